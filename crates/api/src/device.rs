@@ -1,0 +1,241 @@
+//! Device: one Windows machine with our agent. Spec is people's, status the gateways'.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What people decide about a device.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "wardring.dev",
+    version = "v1alpha1",
+    kind = "Device",
+    plural = "devices",
+    shortname = "wdev",
+    category = "wardring",
+    namespaced,
+    status = "DeviceStatus",
+    derive = "PartialEq",
+    derive = "Default"
+)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceSpec {
+    /// Observe (scan and report, touch nothing) or Manage.
+    #[serde(default)]
+    pub mode: DeviceMode,
+    /// Which enrolment speaks for this device. Written by the signer or a person, never a gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub enrolment_id: Option<String>,
+    /// IANA time zone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub time_zone: Option<String>,
+    /// A person's hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
+    /// Who answers for the device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub owner: Option<String>,
+}
+
+/// What an agent may do.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+    JsonSchema,
+)]
+pub enum DeviceMode {
+    /// Scan and report; touch nothing.
+    #[default]
+    Observe,
+    /// Carry out jobs.
+    Manage,
+}
+
+/// A person's hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Hold {
+    /// Why.
+    #[schemars(length(min = 1, max = 256))]
+    pub reason: String,
+    /// Until when; without it, until a person lifts it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+}
+
+/// What an agent reports; at most 3 KB, written on change, never a heartbeat.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceStatus {
+    /// Online (controller), PendingReboot, Healthy, UpToDate, SolePatchSource, Quarantined.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 12))]
+    pub conditions: Vec<Condition>,
+    /// Who the device says it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
+    /// Windows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os: Option<OperatingSystem>,
+    /// Version of the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub agent_version: Option<String>,
+    /// Identity of the running boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub boot_id: Option<String>,
+    /// When Windows was last asked for updates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_scan: Option<LastScan>,
+    /// Counters over updates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub updates: Option<UpdateCounts>,
+    /// KBs that are offered and not installed, at most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 10)))]
+    pub missing: Vec<String>,
+    /// KBs whose last installation failed, at most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 10)))]
+    pub failed: Vec<String>,
+    /// Sources that say Windows waits for a restart.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 12))]
+    pub pending_reboot: Vec<PendingRebootSource>,
+    /// Watched services.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub services: Vec<ServiceStatus>,
+    /// Others that patch this device.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(max = 128)))]
+    pub other_patch_sources: Vec<String>,
+}
+
+/// Who the device says it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Identity {
+    /// Computer name.
+    #[schemars(length(max = 63))]
+    pub hostname: String,
+    /// Fully qualified name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub fqdn: Option<String>,
+    /// IP addresses, at most 8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(max = 45)))]
+    pub addresses: Vec<String>,
+    /// Serial number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub serial: Option<String>,
+    /// Model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub model: Option<String>,
+    /// Roles it reports.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub roles: Vec<DeviceRole>,
+}
+
+/// A role that makes a restart delicate.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+pub enum DeviceRole {
+    /// Active Directory domain controller.
+    DomainController,
+    /// Node of a failover cluster.
+    ClusterNode,
+    /// Hyper-V host.
+    HyperVHost,
+    /// Remote Desktop session host.
+    RdsHost,
+}
+
+/// Windows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OperatingSystem {
+    /// Product, such as `Windows Server 2022`: what updates are matched by.
+    #[schemars(length(max = 128))]
+    pub product: String,
+    /// `build.UBR`, such as `20348.2762`.
+    #[schemars(length(max = 32))]
+    pub build: String,
+}
+
+/// The last scan for updates.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LastScan {
+    /// When it ended.
+    pub time: Timestamp,
+    /// Where it asked.
+    #[schemars(length(max = 64))]
+    pub source: String,
+    /// HRESULT, `0x%08X`; `0x00000000` is success.
+    #[schemars(length(max = 10))]
+    pub result: String,
+}
+
+/// Counters over updates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UpdateCounts {
+    /// Installed.
+    pub installed: u32,
+    /// Offered and not installed.
+    pub missing: u32,
+    /// Last installation failed.
+    pub failed: u32,
+}
+
+/// One source that says Windows waits for a restart.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PendingRebootSource {
+    /// Name of the source, such as `ComponentBasedServicing`.
+    #[schemars(length(max = 64))]
+    pub source: String,
+    /// Whether it blocks an installation.
+    pub hard: bool,
+}
+
+/// One watched service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceStatus {
+    /// Service name (not the display name).
+    #[schemars(length(max = 256))]
+    pub name: String,
+    /// State.
+    pub state: ServiceState,
+}
+
+/// State of a Windows service, in Microsoft's words.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+pub enum ServiceState {
+    /// Running.
+    Running,
+    /// Stopped.
+    Stopped,
+    /// Starting.
+    StartPending,
+    /// Stopping.
+    StopPending,
+    /// Paused.
+    Paused,
+    /// There is no such service.
+    Missing,
+}

@@ -1,0 +1,86 @@
+//! DeviceGroup: a selector with the limits that hold for its devices across all rollouts.
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{Cap, DeviceRole, LabelSelector};
+
+/// Devices by label, and what may be done to them. Never a list.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "wardring.dev",
+    version = "v1alpha1",
+    kind = "DeviceGroup",
+    plural = "devicegroups",
+    shortname = "dgroup",
+    category = "wardring",
+    namespaced,
+    status = "DeviceGroupStatus",
+    derive = "PartialEq"
+)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceGroupSpec {
+    /// Labels that people put on devices.
+    pub selector: LabelSelector,
+    /// Who else may patch these devices.
+    #[serde(default)]
+    pub patch_authority: PatchAuthority,
+    /// Roles the group's devices may have; one with another role is held.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub roles: Vec<DeviceRole>,
+    /// Devices unavailable at once, over all rollouts: granted and unproven, or known to be offline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_unavailable: Option<Cap>,
+    /// Whether the group's devices may be rolled back automatically. Default Allow.
+    #[serde(default)]
+    pub rollback: RollbackPolicy,
+}
+
+/// Who else may patch the devices of a group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PatchAuthority {
+    /// Others are known and borne.
+    #[default]
+    Shared,
+    /// A device that something else patches is held.
+    Exclusive,
+    /// Wardring only watches: no device of the group is ever granted.
+    Observe,
+}
+
+/// Whether a group's devices may be rolled back automatically.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RollbackPolicy {
+    /// Yes.
+    #[default]
+    Allow,
+    /// Never.
+    Forbid,
+}
+
+/// What the controller says of a group.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceGroupStatus {
+    /// Devices that match.
+    #[serde(default)]
+    pub devices: u32,
+    /// Of them, unavailable: granted and unproven, or offline.
+    #[serde(default)]
+    pub unavailable: u32,
+    /// Whether gateways may give reboot permits.
+    #[serde(default)]
+    pub reboots: Reboots,
+}
+
+/// Whether gateways may give reboot permits in a group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Reboots {
+    /// Yes.
+    #[default]
+    Open,
+    /// No: too many devices are unavailable.
+    Held,
+}

@@ -1,0 +1,41 @@
+//! UpdateHold: an update barred on some devices, with the reason and the evidence.
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{KbId, LabelSelector};
+
+/// A bar. Written by the controller after a rollback, or by a person; lifted only by a person, by
+/// deleting it.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "wardring.dev",
+    version = "v1alpha1",
+    kind = "UpdateHold",
+    plural = "updateholds",
+    shortname = "uhold",
+    category = "wardring",
+    namespaced,
+    derive = "PartialEq"
+)]
+#[serde(rename_all = "camelCase")]
+pub struct UpdateHoldSpec {
+    /// KBs barred.
+    #[schemars(length(min = 1, max = 50))]
+    pub kbs: Vec<KbId>,
+    /// Devices concerned; without it, every device of the namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<LabelSelector>,
+    /// Why.
+    #[schemars(length(min = 1, max = 512))]
+    pub reason: String,
+    /// What was seen, at most 10 sentences.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10), inner(length(max = 256)))]
+    pub evidence: Vec<String>,
+    /// Rollout whose rollback wrote this, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub rollout: Option<String>,
+}

@@ -1,0 +1,37 @@
+//! API types of group `wardring.dev`, version `v1alpha1`: what people, Git, the controller and the
+//! gateway write to the API server, and the words they share.
+//!
+//! This crate holds shapes only. It must not decide anything, and it knows neither a client nor an
+//! async runtime, so that every process can depend on it.
+
+pub mod conditions;
+mod device;
+mod enrollment;
+mod group;
+mod hold;
+mod job;
+mod ledger;
+pub mod names;
+pub mod reasons;
+mod rollout;
+mod rollout_status;
+mod scalars;
+mod slice;
+mod update;
+
+pub use device::*;
+pub use enrollment::*;
+pub use group::*;
+pub use hold::*;
+pub use job::*;
+pub use ledger::*;
+pub use rollout::*;
+pub use rollout_status::*;
+pub use scalars::*;
+pub use slice::*;
+pub use update::*;
+
+/// The API group of every object of this crate.
+pub const GROUP: &str = "wardring.dev";
+/// The one served and stored version.
+pub const VERSION: &str = "v1alpha1";

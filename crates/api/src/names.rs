@@ -1,0 +1,46 @@
+//! Labels, annotations, finalizers, field managers and well-known object names, in one place.
+
+/// Label on slices, jobs and holds: uid of the rollout they belong to. Used instead of
+/// ownerReferences, because foreground deletion would destroy records before the finalizer runs.
+pub const ROLLOUT_UID_LABEL: &str = "wardring.dev/rollout-uid";
+/// Label on slices and jobs: name of the rollout (for people and selectors).
+pub const ROLLOUT_LABEL: &str = "wardring.dev/rollout";
+/// Label on slices and jobs: name of the stage.
+pub const STAGE_LABEL: &str = "wardring.dev/stage";
+/// Label the signer puts on a Device: name of the EnrollmentToken that admitted it.
+pub const TOKEN_LABEL: &str = "wardring.dev/enrollment-token";
+
+/// Annotation a person stamps on a PatchRollout to retry failed devices once; any new value counts.
+pub const RETRY_ANNOTATION: &str = "wardring.dev/retry-requested-at";
+/// Annotation a person stamps on a Device to let go of its job (a lost machine); any new value counts.
+pub const RELEASE_ANNOTATION: &str = "wardring.dev/release-requested-at";
+/// Annotation a person puts on the PatchLedger to confirm, after a restore from backup, that granting
+/// may resume: its value is the sequence the ledger must jump above.
+pub const RESTORE_CONFIRMED_ANNOTATION: &str = "wardring.dev/restore-confirmed-sequence";
+/// Annotation on a PatchJob that was made again because somebody deleted it; it counts as permitted.
+pub const REPAIRED_ANNOTATION: &str = "wardring.dev/repaired";
+
+/// Finalizer on PatchRollout, so that a deletion recalls jobs that have not started.
+pub const FINALIZER: &str = "wardring.dev/recall";
+
+/// Field manager of the controller.
+pub const CONTROLLER_MANAGER: &str = "wardring-controller";
+/// Field manager of the gateways.
+pub const GATEWAY_MANAGER: &str = "wardring-gateway";
+/// Field manager of `kubectl wardring` (not `kubectl*`, whose fields Flux strips).
+pub const PLUGIN_MANAGER: &str = "wardring";
+
+/// Name of the one PatchLedger in a namespace.
+pub const LEDGER_NAME: &str = "ledger";
+/// Name of the Lease that elects the controller.
+pub const LEASE_NAME: &str = "wardring-controller";
+/// Secret in the system namespace that holds the certificate authority.
+pub const CA_SECRET: &str = "wardring-ca";
+/// Secret in the system namespace with the gateways' serving certificate and key.
+pub const GATEWAY_TLS_SECRET: &str = "wardring-gateway-tls";
+/// ConfigMap in the system namespace that publishes the root certificates (`roots.pem`) and the hash
+/// of the newest (`rootSha256`).
+pub const ROOTS_CONFIGMAP: &str = "wardring-roots";
+
+/// Longest device name: device names are label values and job names.
+pub const MAX_NAME: usize = 63;

@@ -1,0 +1,216 @@
+//! Every reason word that a condition, an event, a slice line or an explanation may carry.
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// A reason, as it stands in conditions, events and slice lines.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Reason { $($(#[doc = $doc])+ $name,)+ }
+
+        impl Reason {
+            /// Every reason, in the order of the reference page.
+            pub const ALL: &'static [Reason] = &[$(Reason::$name,)+];
+
+            /// The CamelCase word.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Reason::$name => stringify!($name),)+ }
+            }
+
+            /// What the reason means and what to do about it.
+            pub fn meaning(self) -> &'static str {
+                match self { $(Reason::$name => concat!($($doc,)+).trim_ascii_start(),)+ }
+            }
+
+            /// The reason with this word, if there is one.
+            pub fn parse(word: &str) -> Option<Reason> {
+                Reason::ALL.iter().copied().find(|reason| reason.as_str() == word)
+            }
+        }
+    };
+}
+
+reasons! {
+    // Rollout.
+    /// The controller has read this generation and planned it.
+    Planned,
+    /// The controller has not planned this generation yet.
+    NewGeneration,
+    /// Devices of the current stage are moving.
+    InProgress,
+    /// The stage is proven and is being watched for its soak time.
+    Soaking,
+    /// Every stage is done.
+    Completed,
+    /// A person suspended the rollout; only an explicit `suspend: false` resumes it.
+    SuspendedByPerson,
+    /// A person ended the rollout.
+    AbortedByPerson,
+    /// More devices failed than `maxFailures` allows.
+    FailureBudgetSpent,
+    /// More devices fell silent than `maxUnreachable` allows.
+    UnreachableBudgetSpent,
+    /// The stage did not finish within its `progressDeadline`.
+    ProgressDeadlineExceeded,
+    /// Fewer devices than `minProven` were really installed and proven, so nothing opens.
+    NotEnoughProven,
+    /// Fewer devices than `minCoverage` of the applicable ones are done.
+    CoverageTooLow,
+    /// The stage selects fewer devices than `minDevices`.
+    TooFewDevices,
+    /// A stage names a group that does not exist.
+    GroupNotFound,
+    /// The manifest is accepted by the schema but cannot be carried out.
+    InvalidSpec,
+    /// No Update object matches the selection.
+    NothingSelected,
+    /// The record of the run is gone or does not match its freeze id.
+    RecordLost,
+    /// Agents have seen a higher sequence than the ledger holds: the cluster was restored from backup.
+    RestoredFromBackup,
+    /// This process's clock and the API server's differ by more than 30 s.
+    ClockSkew,
+    /// A plan broke a safety rule and was not applied; this is a bug to report.
+    PlanRefused,
+    /// Devices are being rolled back.
+    RollingBack,
+    /// Every device to be rolled back is rolled back.
+    RollbackSucceeded,
+    /// A device could not be rolled back.
+    RollbackFailed,
+    /// The rollout was deleted; jobs that have not started are recalled.
+    Deleting,
+    /// The CRDs in the cluster are older than the controller.
+    CrdOutdated,
+    // Why a device does not start (hold reasons).
+    /// The device is in mode Observe: the agent scans and reports and touches nothing.
+    ObserveMode,
+    /// A person holds the device.
+    DeviceHeld,
+    /// The device is quarantined.
+    Quarantined,
+    /// An UpdateHold bars one of the updates on this device.
+    UpdateHeld,
+    /// The device reports a role that its group does not declare.
+    UndeclaredRole,
+    /// Windows waits for a restart that has nothing to do with this rollout.
+    PendingReboot,
+    /// Something else patches the device, and its group demands to be the only source.
+    PatchAuthority,
+    /// No agent is in contact.
+    Offline,
+    /// The device has no enrolment yet.
+    NotEnrolled,
+    /// The device is in the middle of another rollout's job.
+    Busy,
+    /// Every slot of the stage is taken.
+    SlotsTaken,
+    /// The group's `maxUnavailable` is reached.
+    GroupUnavailable,
+    /// The group's reboots are held.
+    RebootsHeld,
+    /// The stage is not open yet.
+    StageNotOpen,
+    /// The rollout stands still (suspended, halted or aborted).
+    RolloutStopped,
+    /// The device waits for its next attempt.
+    Backoff,
+    /// The device's facts are not reported yet.
+    NoFacts,
+    /// The last report is too old to act on.
+    ReportStale,
+    /// The API server says so: another pass must finish first.
+    WriteInFlight,
+    // Outcomes and their details.
+    /// Installed, and proven after the restart where one was needed.
+    Succeeded,
+    /// It was there already, proven by the device.
+    AlreadyInstalled,
+    /// None of the rollout's updates applies to the device's Windows.
+    NotApplicable,
+    /// The device's update source does not offer the update.
+    NotOffered,
+    /// A newer update took its place.
+    Superseded,
+    /// Never contacted within the time its stage allows.
+    Deferred,
+    /// A person shut the device down cleanly.
+    PoweredOff,
+    /// The device did not start in time; it gets a new attempt.
+    NotStarted,
+    /// Somebody else installed the update meanwhile.
+    PatchedOutside,
+    /// The device failed; details say how.
+    Failed,
+    /// The device fell silent after it started.
+    Unreachable,
+    /// Windows took the update back at boot.
+    RevertedByWindows,
+    /// The update is removed again, verified.
+    RolledBack,
+    /// The update cannot be removed.
+    NotReversible,
+    /// A watched service does not run after the update.
+    ServiceDown,
+    /// The device restarts again and again.
+    BootLoop,
+    /// The restart did not happen.
+    RebootStuck,
+    /// The installer returned an error.
+    InstallFailed,
+    /// The download failed.
+    DownloadFailed,
+    /// A check before the installation failed.
+    PreflightFailed,
+    /// The agent lost its journal in the middle of a job.
+    StateLost,
+    /// The device was enrolled anew or deleted in the middle of a job.
+    Replaced,
+    /// The job could not be created.
+    CannotCreate,
+    /// The outcome arrived without a valid signature of the device.
+    BadSignature,
+    /// The last moment to begin (`startBy`) passed.
+    StartByPassed,
+    /// The job was not done by `finishBy`.
+    FinishByPassed,
+    /// The stage's offline policy is Fail, and the device was never contacted.
+    OfflineTooLong,
+    /// A person released the device from its job.
+    Released,
+    // Permits refused.
+    /// There is no such job, or it is another attempt's.
+    NoSuchJob,
+    /// The slice line does not say Granted with this attempt.
+    NotGranted,
+    /// The leader has not renewed its Lease lately.
+    NoLeader,
+    /// The gateway could not read the API server.
+    ApiUnavailable,
+    /// Another live agent asks with the same key.
+    TwoAgents,
+    /// Too late to begin: `startBy` has passed.
+    TooLate,
+    // Enrolment.
+    /// The token is unknown, spent, expired or revoked.
+    TokenRefused,
+    /// The device exists and the token may not replace it.
+    MayNotReplace,
+    /// The proof over the signing request does not verify.
+    BadProof,
+    /// The certificate was issued.
+    Issued,
+    /// The CA's Secret is missing although devices are enrolled.
+    CaMissing,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Reason;
+
+    #[test]
+    fn every_reason_has_a_meaning_and_reads_back() {
+        for reason in Reason::ALL {
+            assert!(reason.meaning().ends_with('.'), "{reason:?}");
+            assert_eq!(Reason::parse(reason.as_str()), Some(*reason));
+        }
+    }
+}

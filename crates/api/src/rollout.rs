@@ -1,0 +1,450 @@
+//! PatchRollout: one run of a set of updates over device groups, in stages. What people write.
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{Cap, LabelSelector, PatchRolloutStatus, Span};
+
+/// One run: which updates, which devices in which order, and what must hold on the way.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "wardring.dev",
+    version = "v1alpha1",
+    kind = "PatchRollout",
+    plural = "patchrollouts",
+    shortname = "prollout",
+    category = "wardring",
+    namespaced,
+    status = "PatchRolloutStatus",
+    derive = "PartialEq"
+)]
+#[serde(rename_all = "camelCase")]
+pub struct PatchRolloutSpec {
+    /// Which updates. Resolved once at start; immutable.
+    pub updates: UpdateSelection,
+    /// Stages, in order. Append-only.
+    #[schemars(length(min = 1, max = 20))]
+    pub stages: Vec<Stage>,
+    /// Checks before anything is deployed to a device.
+    #[serde(default)]
+    pub preflight: Preflight,
+    /// What must be healthy on a device after the update.
+    #[serde(default)]
+    pub health: Health,
+    /// How a device restarts.
+    #[serde(default)]
+    pub reboot: Reboot,
+    /// What happens when a device or a stage fails.
+    #[serde(default)]
+    pub on_failure: OnFailure,
+    /// What happens at a halt to devices that installed and have not restarted.
+    #[serde(default)]
+    pub on_halt: OnHalt,
+    /// A person's pause. Latches: only an explicit `false` resumes, absence changes nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspend: Option<bool>,
+    /// A person's end of the run. One-way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub abort: Option<Abort>,
+}
+
+/// Which updates a rollout brings: exactly one of `select` and `kbs`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UpdateSelection {
+    /// By properties: the normal form, since one Patch Tuesday is many KBs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub select: Option<UpdateSelect>,
+    /// By KB number, such as `KB5068787`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 50))]
+    pub kbs: Vec<KbId>,
+    /// Where devices look for updates.
+    #[serde(default)]
+    pub source: UpdateSource,
+    /// Whether the agent may accept licence terms on the operator's behalf.
+    #[serde(default)]
+    pub accept_eula: bool,
+}
+
+/// Updates by their properties; every given property must match.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UpdateSelect {
+    /// Release month, `2026-11`.
+    #[schemars(regex(pattern = r"^[0-9]{4}-(0[1-9]|1[0-2])$"), length(max = 7))]
+    pub release: String,
+    /// Kinds; default Quality and DotNet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub kinds: Vec<UpdateKind>,
+    /// Microsoft's classifications by name, such as `Security Updates`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 64)))]
+    pub classifications: Vec<String>,
+    /// Products, such as `Windows Server 2022`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(max = 128)))]
+    pub products: Vec<String>,
+    /// Microsoft severities.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub msrc_severities: Vec<MsrcSeverity>,
+    /// KBs that are left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 50))]
+    pub exclude: Vec<KbId>,
+}
+
+/// A KB number with its prefix: `KB5068787`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct KbId(String);
+
+/// Why a text is not a [`KbId`].
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{text:?} is not a KB number like `KB5068787`")]
+pub struct KbIdError {
+    /// The refused text.
+    pub text: String,
+}
+
+impl KbId {
+    /// The number with its prefix.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for KbId {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+impl std::str::FromStr for KbId {
+    type Err = KbIdError;
+
+    fn from_str(text: &str) -> Result<Self, KbIdError> {
+        match text.strip_prefix("KB") {
+            Some(digits)
+                if (5..=8).contains(&digits.len())
+                    && digits.bytes().all(|byte| byte.is_ascii_digit()) =>
+            {
+                Ok(KbId(text.to_owned()))
+            }
+            _ => Err(KbIdError { text: text.to_owned() }),
+        }
+    }
+}
+
+impl TryFrom<String> for KbId {
+    type Error = KbIdError;
+
+    fn try_from(text: String) -> Result<Self, KbIdError> {
+        text.parse()
+    }
+}
+
+impl From<KbId> for String {
+    fn from(kb: KbId) -> String {
+        kb.0
+    }
+}
+
+impl JsonSchema for KbId {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "KbId".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "maxLength": 10, "pattern": "^KB[0-9]{5,8}$" })
+    }
+}
+
+/// What an update is, in words that decide how it is proven and undone.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+pub enum UpdateKind {
+    /// Cumulative quality update of Windows (LCU).
+    Quality,
+    /// .NET Framework or .NET.
+    DotNet,
+    /// Servicing stack alone.
+    ServicingStack,
+    /// Another package of Windows.
+    Other,
+    /// Upgrade to another Windows version; only when named.
+    FeatureUpdate,
+    /// Driver; only when named.
+    Driver,
+    /// Defender definitions; only when named.
+    Definition,
+}
+
+/// Microsoft's severity of a security update.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+pub enum MsrcSeverity {
+    /// Critical.
+    Critical,
+    /// Important.
+    Important,
+    /// Moderate.
+    Moderate,
+    /// Low.
+    Low,
+    /// None given.
+    Unspecified,
+}
+
+/// Where a device looks for updates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum UpdateSource {
+    /// What the device's policy says.
+    #[default]
+    Default,
+    /// The WSUS server of the device's policy.
+    #[serde(rename = "WSUS")]
+    Wsus,
+    /// Windows Update.
+    WindowsUpdate,
+    /// Microsoft Update.
+    MicrosoftUpdate,
+}
+
+/// One stage: devices that go together, under common limits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Stage {
+    /// Name, unique in the rollout.
+    #[schemars(
+        length(min = 1, max = 63),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+    )]
+    pub name: String,
+    /// A DeviceGroup of this namespace. Exactly one of `group` and `selector`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub group: Option<String>,
+    /// Devices by label. Exactly one of `group` and `selector`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<LabelSelector>,
+    /// Devices granted and not yet proven at any moment; rounded down, at least 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_concurrency: Option<Cap>,
+    /// Failed devices the stage bears; strictly more halt it. Default 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_failures: Option<Cap>,
+    /// Unreachable devices the stage bears; default as `maxFailures`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_unreachable: Option<Cap>,
+    /// Fewer selected devices than this are taken for a typo. Default 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100_000))]
+    pub min_devices: Option<u32>,
+    /// Devices that must really be installed and proven before the next stage opens. Default 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100_000))]
+    pub min_proven: Option<u32>,
+    /// Share of the applicable devices that must be done before the next stage opens. Default 100%.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_coverage: Option<Cap>,
+    /// Watch time after the last proof, before the next stage opens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub soak: Option<Span>,
+    /// Longest time from the stage's opening until it is proven. Default 7d.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress_deadline: Option<Span>,
+    /// Longest time from a grant until the device must have begun (bounds the install permit). Default 4h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_within: Option<Span>,
+    /// Longest silence of a device that has begun, outside of a restart. Default 1h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silence_deadline: Option<Span>,
+    /// A restart that takes longer is called slow. Default 30m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reboot_slow_after: Option<Span>,
+    /// A restart that takes longer counts as unreachable. Default 2h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reboot_deadline: Option<Span>,
+    /// Longest time from a grant until the device must be done (bounds the reboot permit). Default 24h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_deadline: Option<Span>,
+    /// What becomes of devices that no agent is in contact with.
+    #[serde(default)]
+    pub offline: Offline,
+    /// Attempts for one device.
+    #[serde(default)]
+    pub retry: Retry,
+}
+
+/// Policy for devices that were never contacted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Offline {
+    /// What to do.
+    #[serde(default)]
+    pub action: OfflineAction,
+    /// After how long; default 24h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Span>,
+}
+
+/// What becomes of a device that was never contacted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OfflineAction {
+    /// Wait until the stage's deadline.
+    #[default]
+    Wait,
+    /// Leave it out of this run, visibly.
+    Defer,
+    /// Count it as failed.
+    Fail,
+}
+
+/// Attempts for one device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Retry {
+    /// Started attempts at most; default 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10))]
+    pub max_attempts: Option<u32>,
+    /// Pause before the next attempt; default 10m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backoff: Option<Span>,
+}
+
+/// Checks before anything is deployed to a device.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Preflight {
+    /// What a pending restart means.
+    #[serde(default)]
+    pub pending_reboot: PendingRebootPolicy,
+    /// Free space the system drive needs, in gigabytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub min_free_disk_gb: Option<u32>,
+    /// Only devices that can take the update back.
+    #[serde(default)]
+    pub require_reversible: bool,
+}
+
+/// What a restart that Windows already waits for means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PendingRebootPolicy {
+    /// The device is held.
+    #[default]
+    Block,
+    /// The agent restarts first, within the same job and caps.
+    RebootFirst,
+}
+
+/// What must be healthy on a device after the update, always compared with its own baseline.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Health {
+    /// Services by name that must run if they ran before (and must exist).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 256)))]
+    pub services: Vec<String>,
+    /// Shortest time between the first contact after the restart and a good verdict. Default 3m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settle: Option<Span>,
+    /// Restart attempts for a service that does not run; default 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 10))]
+    pub restart_attempts: Option<u32>,
+    /// Pause between restart attempts, and between the good samples a verdict needs; default 20s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample_interval: Option<Span>,
+}
+
+/// How a device restarts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Reboot {
+    /// The agent's own countdown before a restart, during which people are told. Default 1m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub countdown: Option<Span>,
+    /// Text shown to people who are logged on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 500))]
+    pub message: Option<String>,
+}
+
+/// What happens when devices fail.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OnFailure {
+    /// Halt only, or roll back too. Default Halt.
+    #[serde(default)]
+    pub action: FailureAction,
+    /// Which devices a rollback reaches. Default Device.
+    #[serde(default)]
+    pub scope: RollbackScope,
+    /// Devices rolled back at once; default 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_concurrency: Option<Cap>,
+}
+
+/// What a failure leads to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum FailureAction {
+    /// Stop and wait for a person.
+    #[default]
+    Halt,
+    /// Stop and take the updates back within `scope`.
+    Rollback,
+}
+
+/// Which devices a rollback reaches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum RollbackScope {
+    /// Devices that failed.
+    #[default]
+    Device,
+    /// Every updated device of the failing stage.
+    Stage,
+    /// Every updated device of the rollout.
+    AllStages,
+}
+
+/// What happens at a halt to devices that installed and have not restarted.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OnHalt {
+    /// Hold them as they are, let them finish, or uninstall. Default Hold.
+    #[serde(default)]
+    pub installed_awaiting_reboot: AwaitingRebootAction,
+}
+
+/// What becomes of an installed device whose restart is outstanding at a halt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AwaitingRebootAction {
+    /// No restart by us until a person decides.
+    #[default]
+    Hold,
+    /// It may restart and be proven.
+    Finish,
+    /// It is rolled back.
+    Uninstall,
+}
+
+/// A person's end of the run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Abort {
+    /// Why.
+    #[schemars(length(min = 1, max = 500))]
+    pub reason: String,
+}

@@ -1,0 +1,288 @@
+//! PatchRollout's status: the controller's word, in counters that do not grow with the fleet.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{KbId, RollbackScope, UpdateKind};
+
+/// Where a rollout stands.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PatchRolloutStatus {
+    /// Generation this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// One word for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<RolloutPhase>,
+    /// One line for people and for the `MESSAGE` column.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub message: Option<String>,
+    /// Ready, Reconciling, Stalled (kstatus), Progressing, Completed, Halted, Suspended, RolledBack.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub conditions: Vec<Condition>,
+    /// Name of the first stage that is not completed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub current_stage: Option<String>,
+    /// Hash over updates, actions and health, with a version prefix (`v1:`); never recomputed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 80))]
+    pub plan_hash: Option<String>,
+    /// What the selection resolved to at start.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub resolved_updates: Vec<ResolvedUpdate>,
+    /// Products among the stages' devices that no selected update covers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20), inner(length(max = 128)))]
+    pub uncovered_products: Vec<String>,
+    /// Next instant at which the plan can change without an event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_evaluation: Option<Timestamp>,
+    /// What the rollout waits for, most important first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    pub waiting_for: Vec<Waiting>,
+    /// Stages in the order of the spec.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    pub stages: Vec<StageStatus>,
+    /// The latched suspension.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspended: Option<Latch>,
+    /// The latched halt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub halted: Option<Latch>,
+    /// The latched end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aborted: Option<Latch>,
+    /// The rollback procedure, once it began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<RollbackStatus>,
+    /// Value of the retry annotation that was answered last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub last_handled_retry: Option<String>,
+}
+
+/// One word for people; machines read conditions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RolloutPhase {
+    /// Accepted, nothing granted yet.
+    Pending,
+    /// Devices move or a stage soaks.
+    Progressing,
+    /// A person suspended it.
+    Suspended,
+    /// The system stopped it.
+    Halted,
+    /// Devices are being rolled back.
+    RollingBack,
+    /// The rollback procedure ended.
+    RolledBack,
+    /// Every stage is done.
+    Completed,
+    /// A person ended it.
+    Aborted,
+    /// It cannot be carried out as written.
+    Invalid,
+}
+
+/// One update of the resolved selection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ResolvedUpdate {
+    /// Product it is for.
+    #[schemars(length(max = 128))]
+    pub product: String,
+    /// KB number.
+    pub kb: KbId,
+    /// Kind, which decides how it is proven.
+    pub kind: UpdateKind,
+    /// Title for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub title: Option<String>,
+    /// `build.UBR` after a proven install, such as `20348.4405`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub target_build: Option<String>,
+    /// Update identities, `<UpdateID>/<revision>`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 64)))]
+    pub identities: Vec<String>,
+}
+
+/// Something the rollout waits for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Waiting {
+    /// Reason word.
+    #[schemars(length(max = 64))]
+    pub reason: String,
+    /// The sentence that explains it.
+    #[schemars(length(max = 512))]
+    pub message: String,
+    /// Devices concerned, if it is about devices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devices: Option<u32>,
+    /// When it may end by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+}
+
+/// Something that happened once and stays until a person changes it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Latch {
+    /// Reason word.
+    #[schemars(length(max = 64))]
+    pub reason: String,
+    /// The sentence that explains it.
+    #[schemars(length(max = 1024))]
+    pub message: String,
+    /// Since when.
+    pub at: Timestamp,
+    /// Stage in which it happened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub stage: Option<String>,
+}
+
+/// The rollback procedure.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RollbackStatus {
+    /// Which devices it reaches.
+    pub scope: RollbackScope,
+    /// Stage whose failure started it.
+    #[schemars(length(max = 63))]
+    pub stage: String,
+    /// Since when.
+    pub started_at: Timestamp,
+    /// When the last device was done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completed_at: Option<Timestamp>,
+}
+
+/// Where a stage stands.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StageStatus {
+    /// Name, as in the spec.
+    #[schemars(length(max = 63))]
+    pub name: String,
+    /// State.
+    pub state: StageState,
+    /// Hash of the frozen list; slices with another one are garbage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 80))]
+    pub freeze_id: Option<String>,
+    /// Caps resolved against the frozen size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caps: Option<ResolvedCaps>,
+    /// Counters over the frozen list.
+    #[serde(default)]
+    pub counts: StageCounts,
+    /// When the stage opened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    /// When the soak began; our own stamp.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub soak_started_at: Option<Timestamp>,
+    /// When the stage was done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completed_at: Option<Timestamp>,
+    /// At most 20 failed devices, `name: outcome — detail`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20), inner(length(max = 256)))]
+    pub failed_sample: Vec<String>,
+}
+
+/// State of a stage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum StageState {
+    /// Not open.
+    #[default]
+    Pending,
+    /// Devices are granted and proven.
+    Open,
+    /// Proven; being watched.
+    Soaking,
+    /// Done.
+    Completed,
+}
+
+/// Caps in whole devices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ResolvedCaps {
+    /// Frozen size of the stage.
+    pub size: u32,
+    /// In flight at most.
+    pub max_concurrency: u32,
+    /// Failures borne.
+    pub max_failures: u32,
+    /// Unreachable devices borne.
+    pub max_unreachable: u32,
+    /// Applicable devices that must be done.
+    pub min_coverage: u32,
+    /// Devices that must be proven.
+    pub min_proven: u32,
+}
+
+/// Counters of a stage. Every frozen device is in exactly one of the fields up to `removed`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StageCounts {
+    /// Frozen size.
+    #[serde(default)]
+    pub total: u32,
+    /// Not granted yet.
+    #[serde(default)]
+    pub pending: u32,
+    /// Granted, no outcome yet.
+    #[serde(default)]
+    pub in_progress: u32,
+    /// Installed and proven.
+    #[serde(default)]
+    pub succeeded: u32,
+    /// It was there already.
+    #[serde(default)]
+    pub already_installed: u32,
+    /// Outside of the updates' scope, not offered, superseded, or patched by somebody else.
+    #[serde(default)]
+    pub not_applicable: u32,
+    /// Left out: never contacted, or switched off by a person.
+    #[serde(default)]
+    pub deferred: u32,
+    /// Failed, or reverted by Windows.
+    #[serde(default)]
+    pub failed: u32,
+    /// Fell silent after it started.
+    #[serde(default)]
+    pub unreachable: u32,
+    /// Rolled back, verified.
+    #[serde(default)]
+    pub rolled_back: u32,
+    /// Rollback failed or is impossible.
+    #[serde(default)]
+    pub rollback_failed: u32,
+    /// Deleted or enrolled anew meanwhile.
+    #[serde(default)]
+    pub removed: u32,
+    /// Of `inProgress`: installed, restart outstanding.
+    #[serde(default)]
+    pub installed_awaiting_reboot: u32,
+    /// Of `inProgress`: restarting now.
+    #[serde(default)]
+    pub rebooting: u32,
+    /// Of `inProgress`: restarting for longer than `rebootSlowAfter`.
+    #[serde(default)]
+    pub reboot_slow: u32,
+}

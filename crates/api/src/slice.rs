@@ -1,0 +1,298 @@
+//! PatchRolloutSlice: the record of a run for at most 100 devices, one readable line each.
+
+use std::{fmt, str::FromStr};
+
+use jiff::Timestamp;
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{JobAction, reasons::Reason};
+
+/// Devices per slice. Measured: a write costs about 2.4 ms at 100 strings and 8 ms at 500.
+pub const SLICE_SIZE: usize = 100;
+
+/// Frozen membership and, per device, attempt, grant and outcome. Written by the controller alone.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "wardring.dev",
+    version = "v1alpha1",
+    kind = "PatchRolloutSlice",
+    plural = "patchrolloutslices",
+    shortname = "pslice",
+    category = "wardring",
+    namespaced,
+    derive = "PartialEq"
+)]
+#[serde(rename_all = "camelCase")]
+pub struct PatchRolloutSliceSpec {
+    /// Name of the rollout.
+    #[schemars(length(max = 63))]
+    pub rollout: String,
+    /// Uid of the rollout.
+    #[schemars(length(max = 64))]
+    pub rollout_uid: String,
+    /// Name of the stage.
+    #[schemars(length(max = 63))]
+    pub stage: String,
+    /// Position of this slice in the stage, from 0.
+    #[schemars(range(min = 0, max = 10_000))]
+    pub index: u32,
+    /// Number of slices of the stage.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub of: u32,
+    /// Hash of the stage's whole list of names.
+    #[schemars(length(max = 80))]
+    pub freeze_id: String,
+    /// One [`SliceLine`] per device, in frozen order.
+    #[schemars(length(max = 100), inner(length(max = 256)))]
+    pub lines: Vec<String>,
+}
+
+/// Where one device of a rollout stands, in one line:
+/// `name attempt state at [action=…] [tries=…] [eid=…] [seq=…] [reason=…] [was=…]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SliceLine {
+    /// Device.
+    pub device: String,
+    /// Number of the last grant, 0 before the first; only grows, over all actions.
+    pub attempt: u32,
+    /// State.
+    pub state: LineState,
+    /// When the state began (whole seconds); absent for Pending lines that never moved.
+    pub at: Option<Timestamp>,
+    /// What the last grant was for; Install unless written.
+    pub action: JobAction,
+    /// Install attempts that really started (a permit was given); bounded by `maxAttempts`.
+    pub tries: u32,
+    /// Enrolment id frozen at the grant: only its key may sign the outcome.
+    pub enrolment_id: Option<String>,
+    /// Ledger sequence of the grant.
+    pub sequence: i64,
+    /// Detail of the state.
+    pub reason: Option<Reason>,
+    /// The bad outcome that a rollback followed.
+    pub was: Option<LineState>,
+}
+
+/// State of a line. `Granted` is the only one in which a device may act.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LineState {
+    /// Not granted, or recalled before it began.
+    Pending,
+    /// Granted; see `action`.
+    Granted,
+    /// Installed and proven.
+    Succeeded,
+    /// It was there already.
+    AlreadyInstalled,
+    /// Out of scope for this Windows.
+    NotApplicable,
+    /// Its source does not offer it.
+    NotOffered,
+    /// A newer update took its place.
+    Superseded,
+    /// Never contacted.
+    Deferred,
+    /// Cleanly switched off by a person.
+    PoweredOff,
+    /// Did not begin in time; may get a new attempt.
+    NotStarted,
+    /// Somebody else installed it.
+    PatchedOutside,
+    /// Failed, see `reason`.
+    Failed,
+    /// Silent after it began.
+    Unreachable,
+    /// Windows took it back at boot.
+    RevertedByWindows,
+    /// Taken back, verified.
+    RolledBack,
+    /// Cannot be taken back.
+    NotReversible,
+    /// Taking it back failed.
+    RollbackFailed,
+}
+
+impl LineState {
+    /// Every state.
+    pub const ALL: &'static [LineState] = &[
+        LineState::Pending,
+        LineState::Granted,
+        LineState::Succeeded,
+        LineState::AlreadyInstalled,
+        LineState::NotApplicable,
+        LineState::NotOffered,
+        LineState::Superseded,
+        LineState::Deferred,
+        LineState::PoweredOff,
+        LineState::NotStarted,
+        LineState::PatchedOutside,
+        LineState::Failed,
+        LineState::Unreachable,
+        LineState::RevertedByWindows,
+        LineState::RolledBack,
+        LineState::NotReversible,
+        LineState::RollbackFailed,
+    ];
+
+    /// The word in the line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LineState::Pending => "Pending",
+            LineState::Granted => "Granted",
+            LineState::Succeeded => "Succeeded",
+            LineState::AlreadyInstalled => "AlreadyInstalled",
+            LineState::NotApplicable => "NotApplicable",
+            LineState::NotOffered => "NotOffered",
+            LineState::Superseded => "Superseded",
+            LineState::Deferred => "Deferred",
+            LineState::PoweredOff => "PoweredOff",
+            LineState::NotStarted => "NotStarted",
+            LineState::PatchedOutside => "PatchedOutside",
+            LineState::Failed => "Failed",
+            LineState::Unreachable => "Unreachable",
+            LineState::RevertedByWindows => "RevertedByWindows",
+            LineState::RolledBack => "RolledBack",
+            LineState::NotReversible => "NotReversible",
+            LineState::RollbackFailed => "RollbackFailed",
+        }
+    }
+
+    /// The state with this word.
+    pub fn parse(word: &str) -> Option<LineState> {
+        LineState::ALL.iter().copied().find(|state| state.as_str() == word)
+    }
+}
+
+/// Why a text is not a [`SliceLine`].
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("slice line {line:?} is malformed: {problem}")]
+pub struct SliceLineError {
+    /// The refused text.
+    pub line: String,
+    /// What is wrong with it.
+    pub problem: &'static str,
+}
+
+impl SliceLine {
+    /// The line of a device that was just frozen.
+    pub fn pending(device: &str) -> SliceLine {
+        SliceLine {
+            device: device.to_owned(),
+            attempt: 0,
+            state: LineState::Pending,
+            at: None,
+            action: JobAction::Install,
+            tries: 0,
+            enrolment_id: None,
+            sequence: 0,
+            reason: None,
+            was: None,
+        }
+    }
+}
+
+impl fmt::Display for SliceLine {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} {} {}", self.device, self.attempt, self.state.as_str())?;
+        if let Some(at) = self.at {
+            write!(out, " {}", crate::conditions::whole_seconds(at))?;
+        }
+        if self.action != JobAction::Install {
+            write!(out, " action={}", self.action.as_str())?;
+        }
+        if self.tries != 0 {
+            write!(out, " tries={}", self.tries)?;
+        }
+        if let Some(id) = &self.enrolment_id {
+            write!(out, " eid={id}")?;
+        }
+        if self.sequence != 0 {
+            write!(out, " seq={}", self.sequence)?;
+        }
+        if let Some(reason) = self.reason {
+            write!(out, " reason={}", reason.as_str())?;
+        }
+        if let Some(was) = self.was {
+            write!(out, " was={}", was.as_str())?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for SliceLine {
+    type Err = SliceLineError;
+
+    fn from_str(text: &str) -> Result<Self, SliceLineError> {
+        let fail = |problem| SliceLineError { line: text.to_owned(), problem };
+        let mut words = text.split(' ');
+        let device = words.next().filter(|word| !word.is_empty()).ok_or(fail("no device"))?;
+        let attempt = words
+            .next()
+            .and_then(|word| word.parse().ok())
+            .ok_or(fail("the attempt is not a number"))?;
+        let state =
+            words.next().and_then(LineState::parse).ok_or(fail("the state is not known"))?;
+        let mut line = SliceLine { attempt, state, ..SliceLine::pending(device) };
+        for word in words {
+            match word.split_once('=') {
+                None => line.at = Some(word.parse().map_err(|_| fail("the time is malformed"))?),
+                Some(("action", value)) => {
+                    line.action = JobAction::parse(value).ok_or(fail("the action is not known"))?;
+                }
+                Some(("tries", value)) => {
+                    line.tries = value.parse().map_err(|_| fail("`tries` is not a number"))?;
+                }
+                Some(("eid", value)) => line.enrolment_id = Some(value.to_owned()),
+                Some(("seq", value)) => {
+                    line.sequence = value.parse().map_err(|_| fail("`seq` is not a number"))?;
+                }
+                Some(("reason", value)) => {
+                    line.reason = Some(Reason::parse(value).ok_or(fail("the reason is not known"))?);
+                }
+                Some(("was", value)) => {
+                    line.was = Some(LineState::parse(value).ok_or(fail("`was` is not known"))?);
+                }
+                Some(_) => return Err(fail("it has an unknown key")),
+            }
+        }
+        Ok(line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_reads_back_as_it_is_written() {
+        let line = SliceLine {
+            attempt: 3,
+            state: LineState::RolledBack,
+            at: Some("2026-11-21T02:14:09Z".parse().unwrap()),
+            action: JobAction::Rollback,
+            tries: 2,
+            enrolment_id: Some("4f2a".to_owned()),
+            sequence: 41,
+            reason: Some(Reason::ServiceDown),
+            was: Some(LineState::Failed),
+            ..SliceLine::pending("ws-17")
+        };
+        assert_eq!(
+            line.to_string(),
+            "ws-17 3 RolledBack 2026-11-21T02:14:09Z action=Rollback tries=2 eid=4f2a seq=41 \
+             reason=ServiceDown was=Failed"
+        );
+        assert_eq!(line.to_string().parse::<SliceLine>().unwrap(), line);
+        assert_eq!(SliceLine::pending("ws-17").to_string(), "ws-17 0 Pending");
+    }
+
+    #[test]
+    fn a_malformed_line_is_named_and_refused() {
+        for text in ["", "ws-17", "ws-17 x Pending", "ws-17 1 Done", "ws-17 1 Failed colour=red"] {
+            let error = text.parse::<SliceLine>().unwrap_err();
+            assert_eq!(error.line, text);
+        }
+    }
+}

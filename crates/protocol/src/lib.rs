@@ -1,0 +1,382 @@
+//! Messages between agent and gateway, JSON over HTTPS, with their limits.
+//!
+//! Identity never stands in a message: it comes from the client certificate alone. This crate knows
+//! neither the API types nor the kube client.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use wardring_seal::JobKey;
+
+/// Largest body either side accepts, bytes.
+pub const MAX_BODY: usize = 64 * 1024;
+/// Protocol version in the path (`/v1/…`) and in reports; a higher one is refused with 400.
+pub const PROTOCOL_VERSION: u32 = 1;
+/// Life of a permit on the agent's monotonic clock, from the moment it asked, milliseconds.
+pub const PERMIT_LIFE_MS: u64 = 60_000;
+/// Longest wait of a long poll, seconds.
+pub const MAX_POLL_WAIT_S: u64 = 300;
+/// Most reports in one batch.
+pub const MAX_REPORTS: usize = 32;
+
+/// Exact bytes sealed by the controller, passed through by the gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sealed {
+    /// JSON text of a [`wardring_seal::JobPayload`].
+    pub payload: String,
+    /// Signature, base64.
+    pub signature: String,
+    /// SHA-256 of the signer's public key, hex.
+    pub key_id: String,
+    /// The signer's certificate (DER, base64).
+    pub certificate: String,
+}
+
+/// Exact bytes signed by the device, passed through by the gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Signed {
+    /// JSON text of a [`wardring_seal::OutcomePayload`].
+    pub payload: String,
+    /// Signature, base64.
+    pub signature: String,
+    /// The device's certificate (DER, base64).
+    pub certificate: String,
+}
+
+/// `POST /v1/enroll` and `POST /v1/renew`. Idempotent: the agent repeats it until it is answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EnrolRequest {
+    /// JSON text of a [`wardring_seal::EnrolmentClaim`].
+    pub claim: String,
+    /// Signature over it, base64.
+    pub proof: String,
+    /// Current certificate (DER, base64); renewal only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
+}
+
+/// Answer to an [`EnrolRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "state")]
+pub enum EnrolAnswer {
+    /// Filed; ask again after so many milliseconds.
+    #[serde(rename_all = "camelCase")]
+    Pending {
+        /// Milliseconds until the next try.
+        retry_ms: u64,
+    },
+    /// Here it is.
+    #[serde(rename_all = "camelCase")]
+    Issued {
+        /// Device certificate (DER, base64).
+        certificate: String,
+        /// Roots to trust (DER, base64).
+        roots: Vec<String>,
+    },
+    /// No.
+    #[serde(rename_all = "camelCase")]
+    Refused {
+        /// Reason word.
+        reason: String,
+        /// The sentence.
+        message: String,
+    },
+}
+
+/// `GET /v1/job?known=<key id>&wait=<seconds>&run=<agent run>&boot=<boot id>&seq=<highest sequence>`
+/// answer: 200. `known` is [`key_id`] of the job the agent has; the call returns early when another
+/// one is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobAnswer {
+    /// The job, if it is another one than `known`. Absence means nothing: watches lag.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<Sealed>,
+    /// Mode that people set on the device.
+    pub mode: Mode,
+    /// Milliseconds until the next poll should begin.
+    pub next_poll_ms: u64,
+    /// Gateway's clock, for skew.
+    pub now: Timestamp,
+}
+
+/// Query of `GET /v1/job`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobQuery {
+    /// [`key_id`] of the job the agent has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known: Option<String>,
+    /// Seconds the gateway may hold the call, at most [`MAX_POLL_WAIT_S`].
+    #[serde(default)]
+    pub wait: u64,
+    /// Run of the agent's process (random per start).
+    pub run: String,
+    /// Running boot.
+    pub boot: String,
+    /// Highest sealed sequence the agent has seen.
+    #[serde(default)]
+    pub seq: i64,
+}
+
+/// What an agent may do, as people set it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mode {
+    /// Scan and report.
+    Observe,
+    /// Carry out jobs.
+    Manage,
+}
+
+/// A short, stable text for a key, usable in a query string.
+pub fn key_id(key: &JobKey) -> String {
+    format!("{}.{}.{}.{:?}", key.rollout_uid, key.device_id, key.attempt, key.action)
+}
+
+/// An irreversible step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Step {
+    /// Begin to install.
+    Install,
+    /// Restart.
+    Reboot,
+    /// Begin to uninstall.
+    Uninstall,
+}
+
+/// `POST /v1/permits`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PermitRequest {
+    /// Which grant.
+    pub key: JobKey,
+    /// Which step.
+    pub step: Step,
+    /// Running boot.
+    pub boot_id: String,
+    /// Run of the agent's process.
+    pub agent_run: String,
+    /// Highest sealed sequence the agent has seen.
+    pub highest_sequence: i64,
+    /// The device's clock.
+    pub now: Timestamp,
+}
+
+/// Answer to a [`PermitRequest`]: always 200 when it could be decided.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "answer")]
+pub enum PermitAnswer {
+    /// Go, within [`PERMIT_LIFE_MS`] of asking.
+    Granted,
+    /// Not now; ask again.
+    #[serde(rename_all = "camelCase")]
+    Refused {
+        /// Reason word.
+        reason: String,
+        /// The sentence.
+        message: String,
+        /// Milliseconds until asking again makes sense.
+        retry_ms: u64,
+    },
+    /// This grant is over (NoSuchJob after a quorum read): drop the job.
+    #[serde(rename_all = "camelCase")]
+    Ended {
+        /// Reason word.
+        reason: String,
+        /// The sentence.
+        message: String,
+    },
+}
+
+/// `POST /v1/reports`: the agent's outbox, in order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReportBatch {
+    /// [`PROTOCOL_VERSION`].
+    pub version: u32,
+    /// Run of the agent's process.
+    pub agent_run: String,
+    /// Running boot.
+    pub boot_id: String,
+    /// The device's clock.
+    pub now: Timestamp,
+    /// Milliseconds since the boot.
+    pub uptime_ms: u64,
+    /// Reports, ascending `seq`.
+    pub reports: Vec<Report>,
+}
+
+/// One report of the outbox.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// Number in the device's own sequence; only grows, also over a lost journal.
+    pub seq: u64,
+    /// What is reported.
+    pub body: ReportBody,
+}
+
+/// What is reported.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "type", content = "data")]
+pub enum ReportBody {
+    /// Everything known about the device; the newest wins.
+    Facts(Box<Facts>),
+    /// Where the job stands; the newest of a key wins.
+    Progress(Progress),
+    /// The end of a grant.
+    Outcome(Signed),
+}
+
+/// Answer to a [`ReportBatch`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReportAck {
+    /// Every report up to here is durable (or dropped for good) and may leave the outbox.
+    pub acked_through: u64,
+    /// Highest number ever seen of this device; an agent that lost its journal jumps above it.
+    pub highest_seen: u64,
+}
+
+/// Everything known about a device. Sizes are capped by the gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Facts {
+    /// Computer name.
+    pub hostname: String,
+    /// Fully qualified name.
+    #[serde(default)]
+    pub fqdn: Option<String>,
+    /// IP addresses.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+    /// Serial number.
+    #[serde(default)]
+    pub serial: Option<String>,
+    /// Model.
+    #[serde(default)]
+    pub model: Option<String>,
+    /// Roles, in the API's words (`DomainController`, `ClusterNode`, `HyperVHost`, `RdsHost`).
+    #[serde(default)]
+    pub roles: Vec<String>,
+    /// Windows product, `Windows Server 2022`.
+    pub product: String,
+    /// `build.UBR`.
+    pub build: String,
+    /// Version of the agent.
+    pub agent_version: String,
+    /// Last scan.
+    #[serde(default)]
+    pub last_scan: Option<Scan>,
+    /// KBs installed (newest first, capped).
+    #[serde(default)]
+    pub installed: Vec<String>,
+    /// Number installed in all.
+    #[serde(default)]
+    pub installed_count: u32,
+    /// KBs offered and not installed.
+    #[serde(default)]
+    pub missing: Vec<String>,
+    /// KBs whose last installation failed.
+    #[serde(default)]
+    pub failed: Vec<String>,
+    /// Sources of a pending restart.
+    #[serde(default)]
+    pub pending_reboot: Vec<RebootSource>,
+    /// Watched services.
+    #[serde(default)]
+    pub services: Vec<ServiceFact>,
+    /// Others that patch this device.
+    #[serde(default)]
+    pub other_patch_sources: Vec<String>,
+    /// A person switched the agent to pause on the device.
+    #[serde(default)]
+    pub paused: bool,
+}
+
+/// A scan for updates.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Scan {
+    /// When it ended, by the device's clock.
+    pub time: Timestamp,
+    /// Where it asked.
+    pub source: String,
+    /// HRESULT, `0x%08X`.
+    pub result: String,
+}
+
+/// A source of a pending restart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RebootSource {
+    /// Name.
+    pub source: String,
+    /// Whether it blocks an installation.
+    pub hard: bool,
+}
+
+/// A watched service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceFact {
+    /// Service name.
+    pub name: String,
+    /// State, in the API's words (`Running`, `Stopped`, …, `Missing`).
+    pub state: String,
+}
+
+/// Where a job stands, unsigned: shown to people, never counted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Progress {
+    /// Which grant.
+    pub key: JobKey,
+    /// State, in the API's words (`Accepted`, `Installing`, …).
+    pub state: String,
+    /// A sentence.
+    #[serde(default)]
+    pub message: String,
+    /// Result per update so far.
+    #[serde(default)]
+    pub updates: Vec<UpdateProgress>,
+    /// Boots seen.
+    #[serde(default)]
+    pub boots: Vec<Boot>,
+    /// Services that do not run.
+    #[serde(default)]
+    pub unhealthy: Vec<String>,
+}
+
+/// Result of one update.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UpdateProgress {
+    /// KB number.
+    pub kb: String,
+    /// Microsoft's OperationResultCode.
+    pub operation_result_code: i32,
+    /// HRESULT, `0x%08X`.
+    #[serde(default)]
+    pub hresult: Option<String>,
+    /// Symbolic name of the HRESULT.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Whether a restart is needed.
+    #[serde(default)]
+    pub reboot_required: bool,
+}
+
+/// One boot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Boot {
+    /// Identity of the boot.
+    pub boot_id: String,
+    /// When the agent first ran in it.
+    pub at: Timestamp,
+    /// Kind, in the API's words (`Expected`, `Foreign`, `Crash`, `Dirty`, `Unknown`).
+    pub kind: String,
+}

@@ -1,0 +1,258 @@
+//! The payloads: what a job asks of one device, what a device answers, what an enrolment claims.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// Version of every payload. A reader refuses a payload with a higher one.
+pub const PAYLOAD_VERSION: u32 = 1;
+
+/// Identity of one grant: which rollout asks which enrolled device for what, for the how-manieth time.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobKey {
+    /// Uid of the PatchRollout.
+    pub rollout_uid: String,
+    /// Enrolment id of the device.
+    pub device_id: String,
+    /// Attempt, from 1.
+    pub attempt: u32,
+    /// What is asked.
+    pub action: Action,
+}
+
+/// The closed set of things a job may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Action {
+    /// Fetch the updates, install nothing.
+    Download,
+    /// Install and prove.
+    Install,
+    /// Take the updates back and prove it.
+    Rollback,
+}
+
+/// A sealed job: everything an agent acts on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct JobPayload {
+    /// [`PAYLOAD_VERSION`].
+    pub version: u32,
+    /// Namespace (tenant) of rollout and device.
+    pub namespace: String,
+    /// Name of the device.
+    pub device: String,
+    /// Name of the rollout, for logs and people.
+    pub rollout: String,
+    /// Name of the stage, for logs and people.
+    pub stage: String,
+    /// Slice that holds the device's line.
+    pub slice: String,
+    /// Which grant this is.
+    pub key: JobKey,
+    /// Ledger sequence of the grant. Agents remember the highest they saw, and refuse lower ones.
+    pub sequence: i64,
+    /// Updates, in order of installation; a rollback goes through them backwards.
+    pub updates: Vec<UpdateTarget>,
+    /// Where the device looks for updates.
+    pub source: UpdateSource,
+    /// Whether licence terms may be accepted.
+    pub accept_eula: bool,
+    /// No install or uninstall begins after this instant.
+    pub start_by: Timestamp,
+    /// No step begins after this instant.
+    pub finish_by: Timestamp,
+    /// Checks before anything happens.
+    pub preflight: Preflight,
+    /// What must be healthy afterwards.
+    pub health: HealthChecks,
+    /// How to restart.
+    pub reboot: RebootRules,
+    /// What the agent does by itself when health fails for good after an install.
+    pub on_unhealthy: OnUnhealthy,
+}
+
+/// One update.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct UpdateTarget {
+    /// KB number, `KB5068787`.
+    pub kb: String,
+    /// Product it is for, `Windows Server 2022`.
+    pub product: String,
+    /// Kind, which decides how it is proven.
+    pub kind: UpdateKind,
+    /// `build.UBR` after a proven install, for quality updates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_build: Option<String>,
+    /// Update identities, `<UpdateID>/<revision>`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub identities: Vec<String>,
+}
+
+/// Kind of an update, in words that decide how it is proven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum UpdateKind {
+    /// Cumulative quality update: proven by build.UBR.
+    Quality,
+    /// .NET: proven by its package or history.
+    DotNet,
+    /// Servicing stack alone.
+    ServicingStack,
+    /// Another package of Windows.
+    Other,
+    /// Upgrade to another Windows version.
+    FeatureUpdate,
+    /// Driver.
+    Driver,
+    /// Defender definitions.
+    Definition,
+}
+
+/// Where a device looks for updates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UpdateSource {
+    /// What the device's policy says.
+    Default,
+    /// The WSUS server of the device's policy.
+    Wsus,
+    /// Windows Update.
+    WindowsUpdate,
+    /// Microsoft Update.
+    MicrosoftUpdate,
+}
+
+/// Checks before anything happens on the device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Preflight {
+    /// Whether a pending restart is cleared by restarting first; otherwise it refuses the job.
+    pub reboot_first: bool,
+    /// Free space the system drive needs, gigabytes; 0 checks nothing.
+    pub min_free_disk_gb: u32,
+    /// Refuse updates that cannot be taken back.
+    pub require_reversible: bool,
+}
+
+/// What must be healthy afterwards, compared with the baseline taken before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HealthChecks {
+    /// Services that must run.
+    pub services: Vec<String>,
+    /// Shortest time after the boot before a good verdict, milliseconds.
+    pub settle_ms: u64,
+    /// Restart attempts per service.
+    pub restart_attempts: u32,
+    /// Time between samples and between restart attempts, milliseconds. Three good samples in a row pass.
+    pub sample_interval_ms: u64,
+}
+
+/// How to restart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RebootRules {
+    /// The agent's own countdown, milliseconds; the permit is asked for at its end.
+    pub countdown_ms: u64,
+    /// Text for people who are logged on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// A device that has not restarted after this long is stuck, milliseconds.
+    pub stuck_after_ms: u64,
+}
+
+/// What the agent does when health fails for good after an install.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnUnhealthy {
+    /// Report Failed and leave everything as it is; the controller decides on a rollback job.
+    Report,
+}
+
+/// What a device says at the end of a grant; signed with its key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OutcomePayload {
+    /// [`PAYLOAD_VERSION`].
+    pub version: u32,
+    /// Which grant this answers.
+    pub key: JobKey,
+    /// Ledger sequence of that grant.
+    pub sequence: i64,
+    /// Namespace of the device.
+    pub namespace: String,
+    /// Name of the device.
+    pub device: String,
+    /// The result.
+    pub result: OutcomeResult,
+    /// Detail word, such as `ServiceDown` (a reason of the API), if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// A sentence for people, at most 256 characters.
+    pub message: String,
+    /// Boot in which the result was found.
+    pub boot_id: String,
+    /// Boot in which the installation ended, if there was one: success after a required restart
+    /// needs `boot_id` to differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installed_in_boot: Option<String>,
+    /// Whether any update asked for a restart.
+    pub reboot_required: bool,
+    /// Whether installing (or uninstalling) really began.
+    pub started: bool,
+    /// `build.UBR` at the end.
+    pub build: String,
+    /// Restarts made for this grant.
+    pub reboots: u32,
+    /// By the device's clock.
+    pub at: Timestamp,
+}
+
+/// Result of a grant, by the device's own proof.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum OutcomeResult {
+    /// Installed and proven, after the restart where one was needed.
+    Succeeded,
+    /// It was there already.
+    AlreadyInstalled,
+    /// Out of scope for this Windows.
+    NotApplicable,
+    /// The device's source does not offer it.
+    NotOffered,
+    /// A newer update took its place.
+    Superseded,
+    /// Did not begin: startBy passed, clock wrong, on battery.
+    NotStarted,
+    /// Somebody else installed it.
+    PatchedOutside,
+    /// A person switched the device off cleanly.
+    PoweredOff,
+    /// Failed, see `reason`.
+    Failed,
+    /// Windows took it back at boot.
+    RevertedByWindows,
+    /// Taken back, verified.
+    RolledBack,
+    /// Cannot be taken back.
+    NotReversible,
+    /// Taking it back failed.
+    RollbackFailed,
+}
+
+/// What an agent claims when it asks for a certificate. Signed with the token's seed (first
+/// enrolment) or the current key (renewal).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EnrolmentClaim {
+    /// [`PAYLOAD_VERSION`].
+    pub version: u32,
+    /// Namespace (tenant).
+    pub namespace: String,
+    /// Name wanted for the device.
+    pub device: String,
+    /// Token, `None` for a renewal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// Certificate signing request (DER, base64) for the new key.
+    pub csr: String,
+    /// When, by the device's clock.
+    pub at: Timestamp,
+}
