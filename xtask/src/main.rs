@@ -1,1 +1,47 @@
-fn main() {}
+//! The project's chores: `cargo xtask check`, `test`, `demo`, `bench`, `gen`.
+//!
+//! Chores are Rust, so that they run the same everywhere and are checked like everything else. They
+//! must not decide anything about patching: they build, start and look.
+
+mod check;
+mod crds;
+mod shell;
+mod test;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Chores of the Wardring project")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The quick part: format, lints, licences, crate table, drift of generated files, unit tests
+    Check,
+    /// Everything: the quick part, then every test on the dev cluster, under Wine and with Helm
+    Test(test::Args),
+    /// Writes the generated files (crds/ and its copy in the chart)
+    Gen {
+        /// Only say whether they are up to date
+        #[arg(long)]
+        check: bool,
+    },
+}
+
+fn main() -> std::process::ExitCode {
+    let result = match Args::parse().command {
+        Command::Check => check::run(),
+        Command::Test(args) => test::run(&args),
+        Command::Gen { check } => crds::generate(check),
+    };
+    match result {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
