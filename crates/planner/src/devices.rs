@@ -1,0 +1,298 @@
+//! Devices and groups in a form that a pass over 100,000 of them can afford: one compact row each,
+//! sorted by name, with products and group memberships resolved once per change.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use jiff::Timestamp;
+use wardring_api::{
+    Device, DeviceGroup, DeviceGroupSpec, DeviceGroupStatus, DeviceMode, DeviceRole, Hold,
+    conditions, names,
+};
+
+use crate::selector::Selector;
+
+/// What the planner needs of one Device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeviceRow {
+    /// Name.
+    pub name: Arc<str>,
+    /// People's labels.
+    pub labels: Arc<BTreeMap<String, String>>,
+    /// Which enrolment speaks for it.
+    pub enrolment_id: Option<Arc<str>>,
+    /// Observe or Manage.
+    pub mode: DeviceMode,
+    /// A person's hold.
+    pub hold: Option<Box<Hold>>,
+    /// Damaged, or two agents run with one key.
+    pub quarantined: bool,
+    /// Whether an agent is in contact; `None` when nothing is known yet.
+    pub online: Option<bool>,
+    /// Since when `online` has its value.
+    pub online_since: Option<Timestamp>,
+    /// Product that updates are matched by; `None` until the agent has reported it.
+    pub product: Option<Arc<str>>,
+    /// `build.UBR`.
+    pub build: Option<Arc<str>>,
+    /// Roles that make a restart delicate.
+    pub roles: Arc<[DeviceRole]>,
+    /// Windows waits for a restart in a way that blocks an installation.
+    pub hard_pending_reboot: bool,
+    /// Something else patches the device.
+    pub other_patch_sources: bool,
+    /// Value of the release annotation, if it is a time.
+    pub release_requested_at: Option<Timestamp>,
+    /// The object is being deleted.
+    pub deleting: bool,
+}
+
+impl DeviceRow {
+    /// An online, enrolled, managed device with nothing in its way.
+    pub fn ready(name: &str, product: &str) -> DeviceRow {
+        DeviceRow {
+            name: name.into(),
+            labels: Arc::default(),
+            enrolment_id: Some(format!("eid-{name}").into()),
+            mode: DeviceMode::Manage,
+            hold: None,
+            quarantined: false,
+            online: Some(true),
+            online_since: None,
+            product: Some(product.into()),
+            build: None,
+            roles: Arc::from([]),
+            hard_pending_reboot: false,
+            other_patch_sources: false,
+            release_requested_at: None,
+            deleting: false,
+        }
+    }
+
+    /// The row of an API object.
+    pub fn new(device: &Device) -> DeviceRow {
+        let status = device.status.as_ref();
+        let list = status.map(|status| status.conditions.as_slice()).unwrap_or_default();
+        let online = list.iter().find(|condition| condition.type_ == conditions::ONLINE);
+        let annotations = device.metadata.annotations.as_ref();
+        DeviceRow {
+            name: device.metadata.name.as_deref().unwrap_or_default().into(),
+            labels: Arc::new(device.metadata.labels.clone().unwrap_or_default()),
+            enrolment_id: device.spec.enrolment_id.as_deref().map(Arc::from),
+            mode: device.spec.mode,
+            hold: device.spec.hold.clone().map(Box::new),
+            quarantined: conditions::is_true(list, conditions::QUARANTINED),
+            online: online.and_then(|condition| match condition.status.as_str() {
+                "True" => Some(true),
+                "False" => Some(false),
+                _ => None,
+            }),
+            online_since: online.map(|condition| condition.last_transition_time.0),
+            product: status
+                .and_then(|status| status.os.as_ref())
+                .filter(|os| !os.product.is_empty())
+                .map(|os| Arc::from(os.product.as_str())),
+            build: status.and_then(|status| status.os.as_ref()).map(|os| Arc::from(&*os.build)),
+            roles: status
+                .and_then(|status| status.identity.as_ref())
+                .map(|identity| Arc::from(identity.roles.as_slice()))
+                .unwrap_or_else(|| Arc::from([])),
+            hard_pending_reboot: status
+                .is_some_and(|status| status.pending_reboot.iter().any(|source| source.hard)),
+            other_patch_sources: status
+                .is_some_and(|status| !status.other_patch_sources.is_empty()),
+            release_requested_at: annotations
+                .and_then(|all| all.get(names::RELEASE_ANNOTATION))
+                .and_then(|value| value.parse().ok()),
+            deleting: device.metadata.deletion_timestamp.is_some(),
+        }
+    }
+
+    /// Whether an agent is known to be in contact.
+    pub fn is_online(&self) -> bool {
+        self.online == Some(true)
+    }
+}
+
+/// A DeviceGroup.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupView {
+    /// Name.
+    pub name: String,
+    /// Selector and limits.
+    pub spec: DeviceGroupSpec,
+    /// What the controller last wrote.
+    pub status: DeviceGroupStatus,
+}
+
+impl GroupView {
+    /// The view of an API object.
+    pub fn new(group: &DeviceGroup) -> GroupView {
+        GroupView {
+            name: group.metadata.name.clone().unwrap_or_default(),
+            spec: group.spec.clone(),
+            status: group.status.clone().unwrap_or_default(),
+        }
+    }
+}
+
+/// Every device and group of a namespace, sorted by name, with memberships and products resolved.
+/// The shell keeps one and changes single rows; a pass only reads it.
+#[derive(Clone, Debug, Default)]
+pub struct DeviceTable {
+    rows: Vec<DeviceRow>,
+    /// Parallel to `rows`: groups of the row, by position in `groups`.
+    memberships: Vec<Arc<[u16]>>,
+    /// Parallel to `rows`: position in `products`, or `NO_PRODUCT`.
+    product_ids: Vec<u16>,
+    groups: Vec<GroupView>,
+    selectors: Vec<Selector>,
+    products: Vec<Arc<str>>,
+}
+
+/// Product id of a device that has not reported its product.
+pub const NO_PRODUCT: u16 = u16::MAX;
+
+impl DeviceTable {
+    /// A table over rows and groups in any order. Of rows with one name the last stands.
+    pub fn new(rows: Vec<DeviceRow>, groups: Vec<GroupView>) -> DeviceTable {
+        let by_name: BTreeMap<Arc<str>, DeviceRow> =
+            rows.into_iter().map(|row| (row.name.clone(), row)).collect();
+        let mut table = DeviceTable { rows: by_name.into_values().collect(), ..Default::default() };
+        table.products = {
+            let mut all: Vec<_> = table.rows.iter().filter_map(|row| row.product.clone()).collect();
+            all.sort_unstable();
+            all.dedup();
+            all
+        };
+        table.product_ids =
+            (0..table.rows.len()).map(|index| table.product_id_of(&table.rows[index])).collect();
+        table.set_groups(groups);
+        table
+    }
+
+    /// Replaces the groups. Statuses alone are better changed by [`DeviceTable::set_group_status`].
+    pub fn set_groups(&mut self, mut groups: Vec<GroupView>) {
+        groups.sort_by(|a, b| a.name.cmp(&b.name));
+        self.selectors = groups.iter().map(|group| Selector::new(&group.spec.selector)).collect();
+        self.groups = groups;
+        let mut cache: BTreeMap<Vec<u16>, Arc<[u16]>> = BTreeMap::new();
+        self.memberships = (0..self.rows.len())
+            .map(|index| {
+                let list = self.groups_of_labels(&self.rows[index].labels);
+                cache.entry(list).or_insert_with_key(|list| Arc::from(list.as_slice())).clone()
+            })
+            .collect();
+    }
+
+    /// Takes over what was written to a group's status.
+    pub fn set_group_status(&mut self, name: &str, status: DeviceGroupStatus) {
+        if let Some(group) = self.groups.iter_mut().find(|group| group.name == name) {
+            group.status = status;
+        }
+    }
+
+    /// Adds or replaces one row.
+    pub fn upsert(&mut self, row: DeviceRow) {
+        let product = self.intern_product(&row);
+        match self.position(&row.name) {
+            Ok(index) => {
+                if self.rows[index].labels != row.labels {
+                    self.memberships[index] = Arc::from(self.groups_of_labels(&row.labels));
+                }
+                self.product_ids[index] = product;
+                self.rows[index] = row;
+            }
+            Err(index) => {
+                let groups = Arc::from(self.groups_of_labels(&row.labels));
+                self.memberships.insert(index, groups);
+                self.product_ids.insert(index, product);
+                self.rows.insert(index, row);
+            }
+        }
+    }
+
+    /// Removes one row.
+    pub fn remove(&mut self, name: &str) {
+        if let Ok(index) = self.position(name) {
+            self.rows.remove(index);
+            self.memberships.remove(index);
+            self.product_ids.remove(index);
+        }
+    }
+
+    /// Rows by name.
+    pub fn rows(&self) -> &[DeviceRow] {
+        &self.rows
+    }
+
+    /// Groups by name.
+    pub fn groups(&self) -> &[GroupView] {
+        &self.groups
+    }
+
+    /// Products that devices reported.
+    pub fn products(&self) -> &[Arc<str>] {
+        &self.products
+    }
+
+    /// Position of a device, if there is one.
+    pub fn find(&self, name: &str) -> Option<usize> {
+        self.position(name).ok()
+    }
+
+    /// The row of a device, if there is one.
+    pub fn get(&self, name: &str) -> Option<&DeviceRow> {
+        self.find(name).map(|index| &self.rows[index])
+    }
+
+    /// Position of a group, if there is one.
+    pub fn find_group(&self, name: &str) -> Option<usize> {
+        self.groups.binary_search_by(|group| group.name.as_str().cmp(name)).ok()
+    }
+
+    /// Groups of the device at `index`, by position.
+    pub fn groups_of(&self, index: usize) -> &[u16] {
+        &self.memberships[index]
+    }
+
+    /// Product of the device at `index`, by position in [`DeviceTable::products`].
+    pub fn product_of(&self, index: usize) -> u16 {
+        self.product_ids[index]
+    }
+
+    /// Positions of a group's devices.
+    pub fn members(&self, group: usize) -> Vec<usize> {
+        let group = group as u16;
+        (0..self.rows.len())
+            .filter(|&index| self.memberships[index].binary_search(&group).is_ok())
+            .collect()
+    }
+
+    fn position(&self, name: &str) -> Result<usize, usize> {
+        self.rows.binary_search_by(|row| (*row.name).cmp(name))
+    }
+
+    fn groups_of_labels(&self, labels: &BTreeMap<String, String>) -> Vec<u16> {
+        (0..self.selectors.len())
+            .filter(|&group| self.selectors[group].matches(labels))
+            .map(|group| group as u16)
+            .collect()
+    }
+
+    fn product_id_of(&self, row: &DeviceRow) -> u16 {
+        row.product
+            .as_ref()
+            .and_then(|product| self.products.iter().position(|known| known == product))
+            .map_or(NO_PRODUCT, |position| position as u16)
+    }
+
+    fn intern_product(&mut self, row: &DeviceRow) -> u16 {
+        if let Some(product) = &row.product
+            && !self.products.contains(product)
+        {
+            // Ids only name positions; what is printed is sorted where it is printed.
+            self.products.push(product.clone());
+        }
+        self.product_id_of(row)
+    }
+}
