@@ -6,6 +6,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use wardring_seal::JobKey;
+pub use wardring_seal::{Sealed, Signed};
 
 /// Largest body either side accepts, bytes.
 pub const MAX_BODY: usize = 64 * 1024;
@@ -17,32 +18,6 @@ pub const PERMIT_LIFE_MS: u64 = 60_000;
 pub const MAX_POLL_WAIT_S: u64 = 300;
 /// Most reports in one batch.
 pub const MAX_REPORTS: usize = 32;
-
-/// Exact bytes sealed by the controller, passed through by the gateway.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Sealed {
-    /// JSON text of a [`wardring_seal::JobPayload`].
-    pub payload: String,
-    /// Signature, base64.
-    pub signature: String,
-    /// SHA-256 of the signer's public key, hex.
-    pub key_id: String,
-    /// The signer's certificate (DER, base64).
-    pub certificate: String,
-}
-
-/// Exact bytes signed by the device, passed through by the gateway.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Signed {
-    /// JSON text of a [`wardring_seal::OutcomePayload`].
-    pub payload: String,
-    /// Signature, base64.
-    pub signature: String,
-    /// The device's certificate (DER, base64).
-    pub certificate: String,
-}
 
 /// `POST /v1/enroll` and `POST /v1/renew`. Idempotent: the agent repeats it until it is answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
