@@ -71,7 +71,8 @@ impl Authority {
         *root == self.roots().certificates()[0]
             && has_its_key
             && is_fresh(&parsed, now)
-            && hosts_of(&parsed).is_some_and(|found| found == hosts.iter().map(canonical).collect())
+            && hosts_of(&parsed)
+                .is_some_and(|found| found == hosts.iter().map(|host| canonical(host)).collect())
             && self.has_issued_server(leaf, now)
     }
 
@@ -102,8 +103,8 @@ fn hosts_of(certificate: &X509Certificate<'_>) -> Option<BTreeSet<String>> {
 }
 
 /// The one way to write a host: an IPv6 address has several.
-fn canonical(host: &String) -> String {
-    host.parse::<IpAddr>().map_or_else(|_| host.clone(), |address| address.to_string())
+fn canonical(host: &str) -> String {
+    host.parse::<IpAddr>().map_or_else(|_| host.to_owned(), |address| address.to_string())
 }
 
 fn address(bytes: &[u8]) -> Option<IpAddr> {
