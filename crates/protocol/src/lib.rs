@@ -18,6 +18,12 @@ pub const PERMIT_LIFE_MS: u64 = 60_000;
 pub const MAX_POLL_WAIT_S: u64 = 300;
 /// Most reports in one batch.
 pub const MAX_REPORTS: usize = 32;
+/// Longest a gateway holds a batch while it makes it durable, milliseconds; an agent's timeout is longer.
+pub const MAX_REPORT_WAIT_MS: u64 = 15_000;
+
+mod limits;
+
+pub use limits::{Malformed, check_batch, check_permit, check_poll};
 
 /// `POST /v1/enroll` and `POST /v1/renew`. Idempotent: the agent repeats it until it is answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -206,13 +212,22 @@ pub enum ReportBody {
 }
 
 /// Answer to a [`ReportBatch`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// Nothing is acked before it is durable (or dropped for good). What is not acked stays in the outbox
+/// and goes out again with the next batch, at the latest after `retry_ms`: gateways write facts and
+/// progress of a device that is being patched late on purpose, together with other writes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReportAck {
     /// Every report up to here is durable (or dropped for good) and may leave the outbox.
     pub acked_through: u64,
-    /// Highest number ever seen of this device; an agent that lost its journal jumps above it.
+    /// Highest number ever seen of this device. An agent whose own last number is lower has lost its
+    /// journal: it jumps above it, and its `Facts` and open reports go out anew with higher numbers,
+    /// because a report with an old number counts as a late copy.
     pub highest_seen: u64,
+    /// Milliseconds until what is not acked should be sent again; 0 if all is.
+    #[serde(default)]
+    pub retry_ms: u64,
 }
 
 /// Everything known about a device. Sizes are capped by the gateway.
