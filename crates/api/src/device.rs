@@ -44,7 +44,17 @@ pub struct DeviceSpec {
 
 /// What an agent may do.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
     JsonSchema,
 )]
 pub enum DeviceMode {
@@ -115,6 +125,10 @@ pub struct DeviceStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), inner(length(max = 128)))]
     pub other_patch_sources: Vec<String>,
+    /// Number of the report these facts are from: late copies of older ones change nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub report_seq: Option<i64>,
 }
 
 /// Who the device says it is.

@@ -139,6 +139,16 @@ pub struct PatchJobStatus {
     /// The outcome, signed by the device. The controller counts nothing without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<SignedBytes>,
+    /// Number of the report that `state` and the rest are from: late copies of older ones change
+    /// nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub report_seq: Option<i64>,
+    /// Runs of the agent that spoke of this attempt, in order of appearance, at most the last 8. An
+    /// earlier one that speaks again means two agents with one key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(max = 64)))]
+    pub runs: Vec<String>,
 }
 
 /// One permit that left a gateway.

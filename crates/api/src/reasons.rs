@@ -189,6 +189,25 @@ reasons! {
     TwoAgents,
     /// Too late to begin: `startBy` has passed.
     TooLate,
+    // Conditions of a device.
+    /// Windows waits for no restart.
+    NoRestartPending,
+    /// Every watched service runs.
+    ServicesRunning,
+    /// The device's update source offers nothing that is not installed.
+    NothingMissing,
+    /// Updates are offered and not installed.
+    UpdatesMissing,
+    /// The last installation of an update failed.
+    UpdatesFailed,
+    /// Windows was last asked for updates more than 48 h ago, or never.
+    ScanTooOld,
+    /// The last search for updates failed.
+    ScanFailed,
+    /// Nothing else patches the device.
+    SoleSource,
+    /// The device was enrolled anew, which ends its quarantine.
+    EnrolledAnew,
     // Enrolment.
     /// The token is unknown, spent, expired or revoked.
     TokenRefused,
