@@ -1,0 +1,91 @@
+//! Which jobs are taken up, and what is answered to the others.
+
+use wardring_protocol::Mode;
+use wardring_seal::{Action, JobPayload, OutcomeResult};
+
+use super::job::{End, JobRun};
+use super::{Effect, Move, Phase, Unexpected, UpdateState, boots, permits, preflight, rollback};
+
+/// People changed what this device may do. A job that has not begun is given back; one that has is
+/// left to the permits, because a half-patched device is worse than a patched one.
+pub(super) fn mode_set(mv: &mut Move, mode: Mode) {
+    mv.state.mode = mode;
+    if mode == Mode::Manage {
+        return;
+    }
+    if let Some(job) = mv.state.job.take_if(|job| !job.begun() && !job.phase.is_irreversible()) {
+        mv.state.job = mv.finish(job, observing());
+    }
+}
+
+/// A job arrived, its seal verified.
+pub(super) fn offered(mv: &mut Move, payload: JobPayload) -> Result<(), Unexpected> {
+    let is_mine = mv.state.me.as_ref().is_some_and(|me| {
+        me.device_id == payload.key.device_id && me.namespace == payload.namespace
+    });
+    if !is_mine {
+        let device_id = payload.key.device_id;
+        return Err(Unexpected::NotMine { namespace: payload.namespace, device_id });
+    }
+    if mv.state.job.as_ref().is_some_and(|job| job.payload.key == payload.key) {
+        return Ok(());
+    }
+    // Answer again instead of running again: our first answer may have been lost.
+    if let Some(outcome) = mv.state.finished.iter().find(|kept| kept.key == payload.key) {
+        mv.effects.push(Effect::Outcome(Box::new(outcome.clone())));
+        return Ok(());
+    }
+    let highest = mv.state.highest_sequence;
+    if payload.sequence <= highest {
+        return Err(Unexpected::OldSequence { offered: payload.sequence, highest });
+    }
+    if let Some(job) = mv.state.job.take_if(|job| !job.phase.is_irreversible()) {
+        let sentence = "another job took this one's place";
+        let end = End::stopped(&job, "NoSuchJob", sentence);
+        mv.state.job = mv.finish(job, end);
+    }
+    if let Some(job) = &mv.state.job {
+        return Err(Unexpected::Busy { phase: job.phase.word() });
+    }
+    mv.state.highest_sequence = payload.sequence;
+    accept(mv, payload);
+    Ok(())
+}
+
+fn accept(mv: &mut Move, payload: JobPayload) {
+    let is_rollback = payload.key.action == Action::Rollback;
+    let first = if is_rollback {
+        Phase::Surveying { checks: 0 }
+    } else {
+        Phase::Preflight { checks: 0 }
+    };
+    let job = JobRun::accepted(payload, mv.now.wall, first);
+    mv.state.job = if let Some(sentence) = mv.state.refuses.clone() {
+        mv.finish(job, End::because(OutcomeResult::NotStarted, "ObserveMode", sentence))
+    } else if mv.state.mode == Mode::Observe {
+        mv.finish(job, observing())
+    } else if mv.state.lost {
+        // Whether this job had begun is exactly what was lost; guessing could install twice.
+        mv.state.lost = false;
+        let mut job = job;
+        for update in &mut job.updates {
+            update.state = UpdateState::Running;
+        }
+        let sentence = "the agent lost its journal and cannot tell what this job has done";
+        mv.finish(job, End::because(OutcomeResult::Failed, "StateLost", sentence))
+    } else if let Some(end) = permits::out_of_time(mv, &job) {
+        mv.finish(job, end)
+    } else if is_rollback {
+        rollback::begin(mv, job)
+    } else if boots::is_loop(&mv.state.boots, 0) {
+        let sentence = "the device restarts again and again; nothing new is begun on it";
+        mv.finish(job, End::because(OutcomeResult::NotStarted, "BootLoop", sentence))
+    } else {
+        preflight::begin(mv, job)
+    };
+}
+
+fn observing() -> End {
+    let sentence = "the device is in mode Observe: the agent reports and touches nothing";
+    End::because(OutcomeResult::NotStarted, "ObserveMode", sentence)
+}

@@ -1,0 +1,262 @@
+//! What reaches the state machine, what it asks for, and what the platform tells it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use wardring_protocol::{Mode, PermitAnswer, Progress, Step};
+use wardring_seal::{JobKey, JobPayload, OutcomePayload, UpdateTarget};
+
+use super::{BootRecord, Me, ServiceSample};
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A run of the agent begins; comes before any contact with a gateway.
+    Started(Box<Start>),
+    /// A gateway told what people allow.
+    ModeSet(Mode),
+    /// A job whose seal was verified.
+    Offered(Box<JobPayload>),
+    /// The answer to an [`Ask`].
+    Answered {
+        /// Turn in which it was asked.
+        turn: u64,
+        /// The answer.
+        answer: Answer,
+    },
+}
+
+/// The beginning of a run of the agent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Start {
+    /// Who this device is.
+    pub me: Me,
+    /// The running boot.
+    pub boot: BootRecord,
+    /// `build.UBR`.
+    pub build: String,
+    /// The journal could not be read, and the device was enrolled before.
+    pub lost: bool,
+    /// Why this build carries out no job, if so.
+    pub refuses: Option<String>,
+}
+
+/// Something to do after the state is durable.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// A question or an act that is answered by [`Event::Answered`] with the same turn.
+    Ask {
+        /// The turn.
+        turn: u64,
+        /// What.
+        ask: Ask,
+    },
+    /// Tell people on the device that it restarts.
+    Announce {
+        /// Text, if the rollout has one.
+        message: Option<String>,
+        /// Milliseconds until the restart.
+        countdown_ms: u64,
+    },
+    /// Where the job stands, for people.
+    Progress(Box<Progress>),
+    /// The end of a job: to be signed, and to enter the outbox in the same write as the state.
+    Outcome(Box<OutcomePayload>),
+}
+
+/// A question or an act. `not_after_mono_ms` is the end of the permit: whoever carries the act out
+/// compares it with the clock once more at the very last moment.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ask {
+    /// Wake me.
+    Wake {
+        /// After so many milliseconds.
+        after_ms: u64,
+    },
+    /// Ask a gateway for a permit.
+    Permit {
+        /// For this grant.
+        key: JobKey,
+        /// For this step.
+        step: Step,
+    },
+    /// Look at the device.
+    Inspect {
+        /// Updates of interest.
+        updates: Vec<UpdateTarget>,
+        /// Services of interest.
+        services: Vec<String>,
+    },
+    /// Download updates; those that are there already cost nothing.
+    Download {
+        /// For this grant.
+        key: JobKey,
+        /// What.
+        updates: Vec<UpdateTarget>,
+    },
+    /// Install one update, unless this grant has installed it already: then tell how that ended.
+    Install {
+        /// For this grant.
+        key: JobKey,
+        /// What.
+        update: UpdateTarget,
+        /// End of the permit.
+        not_after_mono_ms: u64,
+    },
+    /// Tell how an installation ended that an earlier run of the agent may have begun. Begins none.
+    FindInstall {
+        /// For this grant.
+        key: JobKey,
+        /// What.
+        update: UpdateTarget,
+    },
+    /// Remove one update; one that is gone or going already counts as removed.
+    Uninstall {
+        /// For this grant.
+        key: JobKey,
+        /// What.
+        update: UpdateTarget,
+        /// Package identities that the installation added, as far as they are known.
+        packages: Vec<String>,
+        /// End of the permit.
+        not_after_mono_ms: u64,
+    },
+    /// Restart one service, with those that depend on it.
+    RestartService {
+        /// Which.
+        service: String,
+    },
+    /// Restart the device, if it still runs the boot named here. The answer is a new run of the agent.
+    Reboot {
+        /// For this grant.
+        key: JobKey,
+        /// Boot that is to end.
+        boot_before: String,
+        /// End of the permit.
+        not_after_mono_ms: u64,
+    },
+}
+
+/// The answer to an [`Ask`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// The time is over.
+    Woke,
+    /// What a gateway said.
+    Permit {
+        /// When it was asked, on the clock of [`super::Now::mono_ms`].
+        asked_mono_ms: u64,
+        /// The answer; `None` when no gateway could be reached.
+        answer: Option<PermitAnswer>,
+    },
+    /// The permit was over before the act could begin; nothing was begun.
+    PermitExpired,
+    /// What the device looks like.
+    Inspected(Box<Inspection>),
+    /// How the download ended; the error is a sentence.
+    Downloaded(Result<(), String>),
+    /// How the installation ended.
+    Installed(InstallFound),
+    /// How the removal ended.
+    Uninstalled(InstallFound),
+    /// How the restart of the service ended; the error is a sentence.
+    Restarted(Result<(), String>),
+    /// Windows refused to restart; the text is a sentence.
+    RebootRefused(String),
+}
+
+impl Answer {
+    /// Name for error messages.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Answer::Woke => "Woke",
+            Answer::Permit { .. } => "Permit",
+            Answer::PermitExpired => "PermitExpired",
+            Answer::Inspected(_) => "Inspected",
+            Answer::Downloaded(_) => "Downloaded",
+            Answer::Installed(_) => "Installed",
+            Answer::Uninstalled(_) => "Uninstalled",
+            Answer::Restarted(_) => "Restarted",
+            Answer::RebootRefused(_) => "RebootRefused",
+        }
+    }
+}
+
+/// How an installation or a removal stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InstallFound {
+    /// It never began.
+    NotBegun,
+    /// It ended.
+    Ended(ServicingResult),
+}
+
+/// How an installation or a removal ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServicingResult {
+    /// Microsoft's OperationResultCode.
+    pub code: i32,
+    /// HRESULT.
+    pub hresult: u32,
+    /// Whether a restart is needed.
+    pub reboot_required: bool,
+    /// Package identities that came or went.
+    pub packages: Vec<String>,
+}
+
+impl ServicingResult {
+    /// Whether Windows calls it a success (2, or 3: with errors). Proof is another matter.
+    pub fn is_success(&self) -> bool {
+        matches!(self.code, 2 | 3)
+    }
+}
+
+/// What the device looks like at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inspection {
+    /// Windows product.
+    pub product: String,
+    /// `build.UBR`.
+    pub build: String,
+    /// Where each asked update stands, by KB.
+    pub updates: BTreeMap<String, UpdateStatus>,
+    /// Each asked service.
+    pub services: BTreeMap<String, ServiceSample>,
+    /// Hard signals that Windows waits for a restart, by name.
+    pub hard_pending: Vec<String>,
+    /// Windows is installing or removing something at this moment.
+    pub busy: bool,
+    /// Free space on the system drive.
+    pub free_disk_gb: u32,
+}
+
+/// Where an update stands on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpdateStatus {
+    /// The device's source offers it.
+    Offered(Reversible),
+    /// Installed.
+    Installed(Reversible),
+    /// Installed; a restart must finish it.
+    PendingReboot(Reversible),
+    /// Removed; a restart must finish it.
+    Removing,
+    /// A newer update took its place.
+    Superseded,
+    /// The source does not offer it.
+    NotOffered,
+    /// It is not for this Windows.
+    NotApplicable,
+}
+
+/// Whether an update can be taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reversible {
+    /// It should be possible.
+    Expected,
+    /// It is not.
+    No,
+    /// Cannot be told.
+    Unknown,
+}

@@ -1,0 +1,157 @@
+//! Whether the device is as healthy as before: every service against its own baseline.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// State of a service, in Microsoft's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ServiceState {
+    /// Running.
+    Running,
+    /// Stopped.
+    Stopped,
+    /// Starting.
+    StartPending,
+    /// Stopping.
+    StopPending,
+    /// Paused.
+    Paused,
+    /// There is no such service.
+    Missing,
+}
+
+impl ServiceState {
+    /// The word of the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ServiceState::Running => "Running",
+            ServiceState::Stopped => "Stopped",
+            ServiceState::StartPending => "StartPending",
+            ServiceState::StopPending => "StopPending",
+            ServiceState::Paused => "Paused",
+            ServiceState::Missing => "Missing",
+        }
+    }
+}
+
+/// How a service starts. Never used to decide that it *should* run: demand, delayed and
+/// trigger-started services stop by design.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StartType {
+    /// At boot.
+    Auto,
+    /// On demand, or by a trigger.
+    Demand,
+    /// Not at all.
+    Disabled,
+    /// Cannot be told.
+    Unknown,
+}
+
+/// One service at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceSample {
+    /// State.
+    pub state: ServiceState,
+    /// How it starts.
+    pub start: StartType,
+    /// Its process.
+    pub pid: Option<u32>,
+}
+
+impl ServiceSample {
+    /// A service that does not exist.
+    pub fn missing() -> ServiceSample {
+        ServiceSample { state: ServiceState::Missing, start: StartType::Unknown, pid: None }
+    }
+}
+
+/// What the device was like before anything was touched. Never overwritten once it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Baseline {
+    /// When it was taken.
+    pub at: Timestamp,
+    /// `build.UBR`.
+    pub build: String,
+    /// The services of the job.
+    pub services: BTreeMap<String, ServiceSample>,
+}
+
+/// Verdict on one service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// As it should be.
+    Good,
+    /// Still starting.
+    Wait,
+    /// Worse than before; the text says how.
+    Broken(String),
+}
+
+/// Compares a service with its baseline. `before` is `None` only when no baseline exists (the
+/// agent lost it): then a service that exists must run, since nobody can say it did not.
+pub fn judge(before: Option<&ServiceSample>, after: &ServiceSample) -> Verdict {
+    use ServiceState::{Missing, Paused, Running, StartPending, StopPending, Stopped};
+    let was = before.map_or(Running, |sample| sample.state);
+    let disabled = before.is_some_and(|sample| sample.start != StartType::Disabled)
+        && after.start == StartType::Disabled;
+    match (was, after.state) {
+        // Not the update's fault, and not something to repair.
+        (Stopped | StopPending | Missing | Paused, _) => Verdict::Good,
+        (_, Missing) if before.is_none() => Verdict::Good,
+        (_, Running) if disabled => {
+            Verdict::Broken("its start type was changed to Disabled".to_owned())
+        }
+        (_, Running) => Verdict::Good,
+        (_, StartPending) => Verdict::Wait,
+        (_, Missing) => Verdict::Broken("the service is gone".to_owned()),
+        (_, state) if disabled => {
+            Verdict::Broken(format!("it was {}, is {} and Disabled", was.as_str(), state.as_str()))
+        }
+        (_, state) => Verdict::Broken(format!("it was {}, is {}", was.as_str(), state.as_str())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn auto(state: ServiceState) -> ServiceSample {
+        ServiceSample { state, start: StartType::Auto, pid: None }
+    }
+
+    fn after(was: ServiceState, is: ServiceState) -> Verdict {
+        judge(Some(&auto(was)), &auto(is))
+    }
+
+    #[test]
+    fn only_what_ran_before_can_be_broken() {
+        use ServiceState::{Missing, Running, StartPending, Stopped};
+        assert_eq!(after(Running, Running), Verdict::Good);
+        assert_eq!(after(Stopped, Stopped), Verdict::Good);
+        assert_eq!(after(Stopped, Running), Verdict::Good);
+        assert_eq!(after(Missing, Missing), Verdict::Good);
+        assert_eq!(after(Running, StartPending), Verdict::Wait);
+        assert_eq!(after(Running, Stopped), Verdict::Broken("it was Running, is Stopped".into()));
+        assert_eq!(after(Running, Missing), Verdict::Broken("the service is gone".into()));
+    }
+
+    #[test]
+    fn a_start_type_changed_to_disabled_is_broken_even_while_the_service_runs() {
+        let disabled = ServiceSample { start: StartType::Disabled, ..auto(ServiceState::Running) };
+        let verdict = judge(Some(&auto(ServiceState::Running)), &disabled);
+        assert_eq!(verdict, Verdict::Broken("its start type was changed to Disabled".into()));
+        assert_eq!(judge(Some(&disabled), &disabled), Verdict::Good);
+    }
+
+    #[test]
+    fn without_a_baseline_an_existing_service_must_run() {
+        assert_eq!(judge(None, &auto(ServiceState::Running)), Verdict::Good);
+        assert_eq!(judge(None, &ServiceSample::missing()), Verdict::Good);
+        assert!(matches!(judge(None, &auto(ServiceState::Stopped)), Verdict::Broken(_)));
+    }
+}

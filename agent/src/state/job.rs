@@ -1,0 +1,421 @@
+//! One job in hand: its phase, what happened so far, and its end.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use wardring_protocol::{Progress, UpdateProgress};
+use wardring_seal::{
+    Action, JobPayload, OutcomePayload, OutcomeResult, PAYLOAD_VERSION, UpdateTarget,
+};
+
+use super::{
+    Baseline, BootRecord, Effect, MAX_FINISHED, MAX_REBOOTS, Move, ServicingResult,
+};
+
+/// Longest sentence in an outcome or a progress report, characters.
+const MAX_SENTENCE: usize = 256;
+
+/// A job in hand.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobRun {
+    /// What was sealed.
+    pub payload: JobPayload,
+    /// When it was accepted.
+    pub accepted_at: Timestamp,
+    /// Where it stands.
+    pub phase: Phase,
+    /// What the device was like before.
+    pub baseline: Option<Baseline>,
+    /// One per update of the payload, in its order.
+    pub updates: Vec<UpdateRun>,
+    /// An installation or removal was ordered at least once; the baseline is final from here on.
+    pub touched: bool,
+    /// Everything was installed by an earlier attempt; only the proof is left.
+    pub already: bool,
+    /// Boots since the job was accepted.
+    pub boots: Vec<BootRecord>,
+    /// Own restarts.
+    pub reboots: u32,
+    /// Boot in which the last installation or removal was ordered.
+    pub installed_in_boot: Option<String>,
+    /// An update asked for a restart.
+    pub reboot_required: bool,
+    /// Restart attempts per service.
+    pub remediations: BTreeMap<String, u32>,
+    /// Process of each service and how often it changed, to see flapping.
+    pub pids: BTreeMap<String, (u32, u32)>,
+    /// Services that do not run, with the reason.
+    pub unhealthy: Vec<String>,
+    /// An update failed: the job will end as Failed, once the device is at rest.
+    pub trouble: Option<Trouble>,
+    /// The install permit in hand: its end on this run's monotonic clock.
+    pub permit_until_mono_ms: Option<u64>,
+    /// A sentence for people.
+    pub message: String,
+}
+
+/// Why a job will end as Failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// Reason word of the API.
+    pub reason: String,
+    /// The sentence.
+    pub message: String,
+}
+
+/// Where a job stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "phase", rename_all_fields = "camelCase")]
+pub enum Phase {
+    /// Looking at the device; so many looks found Windows busy.
+    Preflight {
+        /// Looks so far.
+        checks: u32,
+    },
+    /// Downloading.
+    Downloading {
+        /// Failed tries so far.
+        tries: u32,
+    },
+    /// Waiting for the permit to install the next update.
+    AwaitingInstall,
+    /// Installing one update.
+    Installing {
+        /// Index of the update.
+        index: usize,
+    },
+    /// Counting down to a restart, then asking for the permit.
+    AwaitingReboot {
+        /// Why.
+        why: RebootWhy,
+        /// This restart counts in the job's bound already.
+        counted: bool,
+        /// Calls that did not lead to a restart.
+        tries: u32,
+    },
+    /// The restart was ordered.
+    Rebooting {
+        /// Why.
+        why: RebootWhy,
+        /// Boot that is to end.
+        boot_before: String,
+        /// Calls that did not lead to a restart.
+        tries: u32,
+    },
+    /// Waiting for Windows to come to rest.
+    Settling {
+        /// Looks so far.
+        checks: u32,
+    },
+    /// Sampling health.
+    Verifying {
+        /// Good samples in a row.
+        good: u32,
+        /// Samples in all.
+        samples: u32,
+    },
+    /// Restarting a service.
+    Remediating {
+        /// Which.
+        service: String,
+        /// Samples in all.
+        samples: u32,
+    },
+    /// Rollback: finding out what is there to remove.
+    Surveying {
+        /// Looks so far.
+        checks: u32,
+    },
+    /// Rollback: waiting for the permit to remove the next update.
+    AwaitingUninstall,
+    /// Rollback: removing one update.
+    Uninstalling {
+        /// Index of the update.
+        index: usize,
+    },
+}
+
+/// What a restart is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RebootWhy {
+    /// To clear a pending restart before the installation.
+    First,
+    /// To finish what was installed or removed.
+    Finish,
+}
+
+impl Phase {
+    /// The state word of the API.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Phase::Preflight { .. } => "Preflight",
+            Phase::Downloading { .. } => "Downloading",
+            Phase::AwaitingInstall => "AwaitingInstall",
+            Phase::Installing { .. } => "Installing",
+            Phase::AwaitingReboot { why: RebootWhy::First, .. } => "RebootFirst",
+            Phase::AwaitingReboot { .. } => "AwaitingReboot",
+            Phase::Rebooting { .. } => "Rebooting",
+            Phase::Settling { .. } => "Settling",
+            Phase::Verifying { .. } => "Verifying",
+            Phase::Remediating { .. } => "Remediating",
+            Phase::Surveying { .. } => "Accepted",
+            Phase::AwaitingUninstall | Phase::Uninstalling { .. } => "Uninstalling",
+        }
+    }
+
+    /// Whether an irreversible act may be running right now.
+    pub fn is_irreversible(&self) -> bool {
+        matches!(
+            self,
+            Phase::Installing { .. } | Phase::Uninstalling { .. } | Phase::Rebooting { .. }
+        )
+    }
+}
+
+/// One update of a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpdateRun {
+    /// KB number.
+    pub kb: String,
+    /// Where it stands.
+    pub state: UpdateState,
+}
+
+/// Where one update of a job stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UpdateState {
+    /// Not looked at yet.
+    Unseen,
+    /// To be installed or removed.
+    Waiting,
+    /// Nothing to do; the word says why (`NotOffered`, …).
+    Skipped(String),
+    /// Ordered; the result is not known.
+    Running,
+    /// Done.
+    Ended(ServicingResult),
+}
+
+/// What an earlier job of a rollout did: what a later attempt or a rollback is measured against.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InstallRecord {
+    /// Rollout.
+    pub rollout_uid: String,
+    /// What the device was like before the first attempt.
+    pub baseline: Option<Baseline>,
+    /// Packages by KB.
+    pub packages: BTreeMap<String, Vec<String>>,
+    /// Boot in which the installation was ordered.
+    pub installed_in_boot: Option<String>,
+    /// An update asked for a restart.
+    pub reboot_required: bool,
+}
+
+impl JobRun {
+    /// A job that was just accepted.
+    pub(super) fn accepted(payload: JobPayload, at: Timestamp, phase: Phase) -> JobRun {
+        let waiting = |update: &UpdateTarget| UpdateRun {
+            kb: update.kb.clone(),
+            state: UpdateState::Unseen,
+        };
+        JobRun {
+            updates: payload.updates.iter().map(waiting).collect(),
+            payload,
+            accepted_at: at,
+            phase,
+            baseline: None,
+            touched: false,
+            already: false,
+            boots: Vec::new(),
+            reboots: 0,
+            installed_in_boot: None,
+            reboot_required: false,
+            remediations: BTreeMap::new(),
+            pids: BTreeMap::new(),
+            unhealthy: Vec::new(),
+            trouble: None,
+            permit_until_mono_ms: None,
+            message: String::new(),
+        }
+    }
+
+    /// Whether this job takes updates back.
+    pub fn is_rollback(&self) -> bool {
+        self.payload.key.action == Action::Rollback
+    }
+
+    /// Whether an installation or removal really began.
+    pub fn begun(&self) -> bool {
+        self.updates
+            .iter()
+            .any(|update| matches!(update.state, UpdateState::Running | UpdateState::Ended(_)))
+    }
+
+    /// The first update that waits; `backwards` for a rollback.
+    pub(super) fn next_update(&self) -> Option<usize> {
+        let waits = |index: &usize| self.updates[*index].state == UpdateState::Waiting;
+        let indices = 0..self.updates.len();
+        if self.is_rollback() { indices.rev().find(waits) } else { indices.into_iter().find(waits) }
+    }
+
+    /// Whether another own restart is within the job's bound.
+    pub(super) fn may_reboot(&self) -> bool {
+        self.reboots < MAX_REBOOTS
+    }
+
+    /// Where the job stands, for people.
+    pub(super) fn progress(&self) -> Progress {
+        Progress {
+            key: self.payload.key.clone(),
+            state: self.phase.word().to_owned(),
+            message: sentence(&self.message),
+            updates: self.updates.iter().filter_map(UpdateRun::progress).collect(),
+            boots: self.boots.iter().rev().take(8).rev().map(BootRecord::report).collect(),
+            unhealthy: self.unhealthy.clone(),
+        }
+    }
+}
+
+impl UpdateRun {
+    fn progress(&self) -> Option<UpdateProgress> {
+        let blank = UpdateProgress {
+            kb: self.kb.clone(),
+            operation_result_code: 0,
+            hresult: None,
+            name: None,
+            reboot_required: false,
+        };
+        match &self.state {
+            UpdateState::Unseen | UpdateState::Waiting => None,
+            UpdateState::Skipped(why) => Some(UpdateProgress { name: Some(why.clone()), ..blank }),
+            UpdateState::Running => Some(UpdateProgress { operation_result_code: 1, ..blank }),
+            UpdateState::Ended(result) => Some(UpdateProgress {
+                operation_result_code: result.code,
+                hresult: Some(format!("0x{:08X}", result.hresult)),
+                reboot_required: result.reboot_required,
+                ..blank
+            }),
+        }
+    }
+}
+
+/// The end of a job, in the words of the API.
+pub(super) struct End {
+    pub result: OutcomeResult,
+    pub reason: Option<String>,
+    pub message: String,
+}
+
+impl End {
+    pub fn of(result: OutcomeResult, message: impl Into<String>) -> End {
+        End { result, reason: None, message: message.into() }
+    }
+
+    pub fn because(result: OutcomeResult, reason: &str, message: impl Into<String>) -> End {
+        End { result, reason: Some(reason.to_owned()), message: message.into() }
+    }
+
+    /// Failed, or in a rollback RollbackFailed: it began and did not end well.
+    pub fn failed(job: &JobRun, reason: &str, message: impl Into<String>) -> End {
+        let result = if job.is_rollback() {
+            OutcomeResult::RollbackFailed
+        } else {
+            OutcomeResult::Failed
+        };
+        End::because(result, reason, message)
+    }
+
+    /// NotStarted as long as nothing began, Failed after.
+    pub fn stopped(job: &JobRun, reason: &str, message: impl Into<String>) -> End {
+        if job.begun() {
+            End::failed(job, reason, message)
+        } else {
+            End::because(OutcomeResult::NotStarted, reason, message)
+        }
+    }
+}
+
+impl Move {
+    /// Ends a job: its outcome is kept for repetition and goes to the outbox, and what it did is
+    /// remembered for a later attempt or a rollback.
+    pub(super) fn finish(&mut self, job: JobRun, end: End) -> Option<JobRun> {
+        let outcome = OutcomePayload {
+            version: PAYLOAD_VERSION,
+            key: job.payload.key.clone(),
+            sequence: job.payload.sequence,
+            namespace: job.payload.namespace.clone(),
+            device: job.payload.device.clone(),
+            result: end.result,
+            reason: end.reason,
+            message: sentence(&end.message),
+            boot_id: self.state.boot.clone(),
+            installed_in_boot: job
+                .installed_in_boot
+                .clone()
+                .filter(|_| job.begun() || job.already),
+            reboot_required: job.reboot_required,
+            started: job.begun(),
+            build: self.state.build.clone(),
+            reboots: job.reboots,
+            at: self.now.wall,
+        };
+        self.remember(&job, end.result);
+        // Answers to what this job asked must not reach the next one.
+        self.state.turn += 1;
+        self.announce(outcome);
+        None
+    }
+
+    /// Keeps an outcome and sends it.
+    pub(super) fn announce(&mut self, outcome: OutcomePayload) {
+        self.state.finished.retain(|kept| kept.key != outcome.key);
+        self.state.finished.push(outcome.clone());
+        let surplus = self.state.finished.len().saturating_sub(MAX_FINISHED);
+        self.state.finished.drain(..surplus);
+        self.effects.push(Effect::Outcome(Box::new(outcome)));
+    }
+
+    fn remember(&mut self, job: &JobRun, result: OutcomeResult) {
+        let rollout_uid = &job.payload.key.rollout_uid;
+        if result == OutcomeResult::RolledBack {
+            self.state.records.retain(|record| record.rollout_uid != *rollout_uid);
+        }
+        if job.is_rollback() || !job.begun() {
+            return;
+        }
+        let mut packages: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for update in &job.updates {
+            if let UpdateState::Ended(result) = &update.state {
+                packages.insert(update.kb.clone(), result.packages.clone());
+            }
+        }
+        let earlier = self.record_of(rollout_uid).cloned();
+        if let Some(earlier) = &earlier {
+            packages.extend(earlier.packages.clone());
+        }
+        let record = InstallRecord {
+            rollout_uid: rollout_uid.clone(),
+            baseline: earlier.and_then(|earlier| earlier.baseline).or(job.baseline.clone()),
+            packages,
+            installed_in_boot: job.installed_in_boot.clone(),
+            reboot_required: job.reboot_required,
+        };
+        self.state.records.retain(|kept| kept.rollout_uid != *rollout_uid);
+        self.state.records.push(record);
+        let surplus = self.state.records.len().saturating_sub(MAX_FINISHED);
+        self.state.records.drain(..surplus);
+    }
+
+    /// What an earlier job of this rollout left.
+    pub(super) fn record_of(&self, rollout_uid: &str) -> Option<&InstallRecord> {
+        self.state.records.iter().find(|record| record.rollout_uid == rollout_uid)
+    }
+}
+
+/// The text, cut to what a report may carry.
+fn sentence(text: &str) -> String {
+    text.chars().take(MAX_SENTENCE).collect()
+}

@@ -1,0 +1,285 @@
+//! What the agent does next: `step(state, now, event)` gives the next state and a list of effects.
+//!
+//! Nothing in here touches a file, a clock or the network. The driver writes the new state to the
+//! journal first and runs the effects after, and every effect is safe to run twice; so a crash at
+//! any point converges. Every question to the outside carries the *turn* in which it was asked, and
+//! an answer to an earlier turn is ignored: a late, doubled or reordered answer changes nothing.
+
+mod accept;
+mod boots;
+mod event;
+mod health;
+mod install;
+mod job;
+mod permits;
+mod preflight;
+mod proof;
+mod reboot;
+mod rollback;
+mod start;
+mod verify;
+
+pub use boots::{BootKind, BootRecord, is_loop};
+pub use event::{
+    Answer, Ask, Effect, Event, InstallFound, Inspection, Reversible, ServicingResult, Start,
+    UpdateStatus,
+};
+pub use health::{Baseline, ServiceSample, ServiceState, StartType, Verdict, judge};
+pub use job::{InstallRecord, JobRun, Phase, RebootWhy, UpdateRun, UpdateState};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use wardring_protocol::Mode;
+use wardring_seal::{JobKey, OutcomePayload};
+
+/// Own restarts one job may make. An update may need two, and a third clears what that left
+/// behind; more would turn a bad update into a loop of our own making.
+pub const MAX_REBOOTS: u32 = 3;
+/// Ended jobs whose outcome is kept, so that a job that is offered again is answered, not run again.
+pub const MAX_FINISHED: usize = 16;
+/// Boots that are remembered.
+const MAX_BOOTS: usize = 16;
+
+/// The instant at which a step is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// The device's clock, which people and thieves may move.
+    pub wall: Timestamp,
+    /// Milliseconds on a clock that only goes forward, from any origin of this run of the agent.
+    pub mono_ms: u64,
+}
+
+/// Who this device is, from its certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Me {
+    /// Namespace (tenant).
+    pub namespace: String,
+    /// Name of the device.
+    pub device: String,
+    /// Enrolment id.
+    pub device_id: String,
+}
+
+/// Everything the agent must not forget. The journal holds exactly this.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct State {
+    /// Who this device is; known once it is enrolled.
+    pub me: Option<Me>,
+    /// What people allow; Observe until a gateway said otherwise.
+    pub mode: Mode,
+    /// Why this build carries out no job at all, if so.
+    pub refuses: Option<String>,
+    /// Number of the current question; only its answers count.
+    pub turn: u64,
+    /// Highest sealed sequence ever accepted.
+    pub highest_sequence: i64,
+    /// Running boot.
+    pub boot: String,
+    /// `build.UBR` as last seen.
+    pub build: String,
+    /// Last boots, oldest first.
+    pub boots: Vec<BootRecord>,
+    /// The journal was lost and no job has been answered since.
+    pub lost: bool,
+    /// The job in hand.
+    pub job: Option<JobRun>,
+    /// Outcomes of the last jobs, oldest first.
+    pub finished: Vec<OutcomePayload>,
+    /// What earlier jobs installed and found before it, oldest first.
+    pub records: Vec<InstallRecord>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        State {
+            me: None,
+            mode: Mode::Observe,
+            refuses: None,
+            turn: 0,
+            highest_sequence: 0,
+            boot: String::new(),
+            build: String::new(),
+            boots: Vec::new(),
+            lost: false,
+            job: None,
+            finished: Vec::new(),
+            records: Vec::new(),
+        }
+    }
+}
+
+impl State {
+    /// Key of the job in hand, or else of the last one that ended: what a poll calls known.
+    pub fn known(&self) -> Option<&JobKey> {
+        let last = || self.finished.last().map(|outcome| &outcome.key);
+        self.job.as_ref().map(|job| &job.payload.key).or_else(last)
+    }
+}
+
+/// Why an event was refused; the state stays as it was.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unexpected {
+    /// The job is for another device.
+    #[error("a job for device {device_id:?} of namespace {namespace:?} is not ours")]
+    NotMine {
+        /// Namespace of the job.
+        namespace: String,
+        /// Device of the job.
+        device_id: String,
+    },
+    /// The job is older than one already seen.
+    #[error("job sequence {offered} is not above {highest}, the highest seen")]
+    OldSequence {
+        /// Sequence of the job.
+        offered: i64,
+        /// Highest sequence seen.
+        highest: i64,
+    },
+    /// A newer job came while an irreversible step runs; it is taken up when the step is over.
+    #[error("a newer job must wait: the device is {phase}")]
+    Busy {
+        /// What it is doing.
+        phase: &'static str,
+    },
+    /// An answer that the phase did not ask for.
+    #[error("the answer {answer} was not asked for in phase {phase}")]
+    Answer {
+        /// The answer.
+        answer: &'static str,
+        /// The phase.
+        phase: &'static str,
+    },
+}
+
+/// Takes one step.
+///
+/// # Errors
+/// An event that makes no sense in this state is refused as a value; the caller keeps its state.
+pub fn step(
+    state: &State,
+    now: Now,
+    event: Event,
+) -> Result<(State, Vec<Effect>), Unexpected> {
+    let mut mv = Move { state: state.clone(), now, effects: Vec::new() };
+    match event {
+        Event::Started(start) => start::started(&mut mv, *start),
+        Event::ModeSet(mode) => accept::mode_set(&mut mv, mode),
+        Event::Offered(payload) => accept::offered(&mut mv, *payload)?,
+        Event::Answered { turn, .. } if turn != state.turn => {}
+        Event::Answered { answer, .. } => answered(&mut mv, answer)?,
+    }
+    mv.report_progress(state);
+    Ok((mv.state, mv.effects))
+}
+
+/// Leads an answer to the phase that asked.
+fn answered(mv: &mut Move, answer: Answer) -> Result<(), Unexpected> {
+    let name = answer.name();
+    let Some(job) = mv.state.job.take() else {
+        return Err(Unexpected::Answer { answer: name, phase: "Idle" });
+    };
+    if let Answer::Inspected(inspection) = &answer {
+        mv.state.build.clone_from(&inspection.build);
+    }
+    mv.state.job = match (job.phase.clone(), answer) {
+        (Phase::Preflight { .. }, Answer::Woke) => preflight::look(mv, job),
+        (Phase::Preflight { checks }, Answer::Inspected(found)) => {
+            preflight::inspected(mv, job, checks, *found)
+        }
+        (Phase::Downloading { tries }, Answer::Woke) => install::download_again(mv, job, tries),
+        (Phase::Downloading { tries }, Answer::Downloaded(result)) => {
+            install::downloaded(mv, job, tries, result)
+        }
+        (Phase::AwaitingInstall, Answer::Woke) => install::ask_again(mv, job),
+        (Phase::AwaitingInstall, Answer::Permit { asked_mono_ms, answer }) => {
+            install::permit_answered(mv, job, asked_mono_ms, answer)
+        }
+        (Phase::Installing { .. }, Answer::Woke) => install::hangs(mv, job),
+        (Phase::Installing { index }, Answer::Installed(found)) => {
+            install::installed(mv, job, index, found)
+        }
+        (Phase::Installing { index }, Answer::PermitExpired) => {
+            install::installed(mv, job, index, InstallFound::NotBegun)
+        }
+        (Phase::AwaitingReboot { .. }, Answer::Woke) => reboot::ask(mv, job),
+        (Phase::AwaitingReboot { why, counted, tries }, Answer::Permit { asked_mono_ms, answer }) => {
+            reboot::permit_answered(mv, job, (why, counted, tries), asked_mono_ms, answer)
+        }
+        (Phase::Rebooting { why, tries, .. }, Answer::Woke | Answer::RebootRefused(_)) => {
+            reboot::stuck(mv, job, why, tries)
+        }
+        (Phase::Rebooting { why, tries, .. }, Answer::PermitExpired) => {
+            reboot::again(mv, job, why, tries)
+        }
+        (Phase::Settling { .. } | Phase::Verifying { .. }, Answer::Woke) => verify::look(mv, job),
+        (Phase::Settling { checks }, Answer::Inspected(found)) => {
+            verify::settled(mv, job, checks, *found)
+        }
+        (Phase::Verifying { good, samples }, Answer::Inspected(found)) => {
+            verify::sampled(mv, job, good, samples, *found)
+        }
+        (Phase::Remediating { samples, .. }, Answer::Restarted(result)) => {
+            verify::restarted(mv, job, samples, result)
+        }
+        (Phase::Surveying { .. }, Answer::Woke) => rollback::look(mv, job),
+        (Phase::Surveying { checks }, Answer::Inspected(found)) => {
+            rollback::surveyed(mv, job, checks, *found)
+        }
+        (Phase::AwaitingUninstall, Answer::Woke) => rollback::ask_again(mv, job),
+        (Phase::AwaitingUninstall, Answer::Permit { asked_mono_ms, answer }) => {
+            rollback::permit_answered(mv, job, asked_mono_ms, answer)
+        }
+        (Phase::Uninstalling { .. }, Answer::Woke) => rollback::hangs(mv, job),
+        (Phase::Uninstalling { index }, Answer::Uninstalled(found)) => {
+            rollback::uninstalled(mv, job, index, found)
+        }
+        (Phase::Uninstalling { index }, Answer::PermitExpired) => {
+            rollback::uninstalled(mv, job, index, InstallFound::NotBegun)
+        }
+        (phase, _) => return Err(Unexpected::Answer { answer: name, phase: phase.word() }),
+    };
+    Ok(())
+}
+
+/// One step being taken.
+struct Move {
+    state: State,
+    now: Now,
+    effects: Vec<Effect>,
+}
+
+impl Move {
+    /// Enters a phase: answers to everything asked before no longer count.
+    fn enter(&mut self, job: &mut JobRun, phase: Phase) {
+        self.state.turn += 1;
+        job.phase = phase;
+    }
+
+    /// Asks something in the current turn.
+    fn ask(&mut self, ask: Ask) {
+        self.effects.push(Effect::Ask { turn: self.state.turn, ask });
+    }
+
+    fn wake_after(&mut self, after_ms: u64) {
+        self.ask(Ask::Wake { after_ms });
+    }
+
+    /// Whether the device is in a boot loop, as far as this job is concerned. What came before a
+    /// rollback was accepted is what the rollback is for.
+    fn loops(&self, job: &JobRun) -> bool {
+        let boots = if job.is_rollback() { &job.boots } else { &self.state.boots };
+        is_loop(boots, job.boots.len())
+    }
+
+    /// Reports the job's state when people would see a difference.
+    fn report_progress(&mut self, before: &State) {
+        let Some(job) = &self.state.job else { return };
+        let progress = job.progress();
+        if before.job.as_ref().map(JobRun::progress).as_ref() != Some(&progress) {
+            self.effects.push(Effect::Progress(Box::new(progress)));
+        }
+    }
+}
+

@@ -1,0 +1,100 @@
+//! What a gateway's answer means for the step that waits for it.
+
+use jiff::SignedDuration;
+use wardring_protocol::{PERMIT_LIFE_MS, PermitAnswer, Step};
+use wardring_seal::OutcomeResult;
+
+use super::job::End;
+use super::{Ask, JobRun, Move};
+
+/// Pause after no gateway could be reached; the driver tried all of them before it said so.
+const UNANSWERED_RETRY_MS: u64 = 5_000;
+/// Pause after a gateway said that the job is gone while the device is in the middle of it. The
+/// controller makes such a job again, so the agent rests and asks, and moves nothing meanwhile.
+const ENDED_RETRY_MS: u64 = 30_000;
+/// Shortest and longest pause that a gateway's hint may ask for.
+const RETRY_MS: std::ops::RangeInclusive<u64> = 200..=600_000;
+/// Reason of a refusal that no later question can change.
+const TOO_LATE: &str = "TooLate";
+
+/// What to do about a permit's answer.
+pub(super) enum Permitted {
+    /// Begin, before this moment of the monotonic clock.
+    Go { until_mono_ms: u64 },
+    /// Ask again at once: the answer took longer than the permit lives.
+    AskAgain,
+    /// Ask again later.
+    Wait { after_ms: u64 },
+    /// It is too late to begin.
+    TooLate(String),
+    /// The grant is over and nothing began.
+    Over(End),
+}
+
+/// Reads an answer. Sets the job's message to what people should know.
+pub(super) fn read(
+    mv: &Move,
+    job: &mut JobRun,
+    asked_mono_ms: u64,
+    answer: Option<PermitAnswer>,
+) -> Permitted {
+    let until_mono_ms = asked_mono_ms.saturating_add(PERMIT_LIFE_MS);
+    match answer {
+        Some(PermitAnswer::Granted) if mv.now.mono_ms < until_mono_ms => {
+            job.message.clear();
+            Permitted::Go { until_mono_ms }
+        }
+        Some(PermitAnswer::Granted) => Permitted::AskAgain,
+        Some(PermitAnswer::Refused { reason, message, .. }) if reason == TOO_LATE => {
+            Permitted::TooLate(message)
+        }
+        Some(PermitAnswer::Refused { message, retry_ms, .. }) => {
+            job.message = message;
+            Permitted::Wait { after_ms: retry_ms.clamp(*RETRY_MS.start(), *RETRY_MS.end()) }
+        }
+        Some(PermitAnswer::Ended { reason, message }) if !job.begun() => {
+            Permitted::Over(End::because(OutcomeResult::NotStarted, &reason, message))
+        }
+        Some(PermitAnswer::Ended { message, .. }) => {
+            job.message = format!("waiting: {message}");
+            Permitted::Wait { after_ms: ENDED_RETRY_MS }
+        }
+        None => {
+            "no gateway answers the request for a permit".clone_into(&mut job.message);
+            Permitted::Wait { after_ms: UNANSWERED_RETRY_MS }
+        }
+    }
+}
+
+/// Asks for a permit, unless the job's own bounds forbid the step by this device's clock.
+pub(super) fn ask(mv: &mut Move, job: JobRun, step: Step) -> Option<JobRun> {
+    if let Some(end) = out_of_time(mv, &job) {
+        return mv.finish(job, end);
+    }
+    mv.ask(Ask::Permit { key: job.payload.key.clone(), step });
+    Some(job)
+}
+
+/// Why no step of this job may begin any more, if so.
+pub(super) fn out_of_time(mv: &Move, job: &JobRun) -> Option<End> {
+    let payload = &job.payload;
+    if !job.begun() && mv.now.wall > payload.start_by {
+        let late = mv.now.wall.duration_since(payload.start_by);
+        return Some(too_late(format!("the last moment to begin passed {} ago", rough(late))));
+    }
+    (mv.now.wall > payload.finish_by).then(|| {
+        End::failed(job, "FinishByPassed", "the job was not done by the end of its time")
+    })
+}
+
+/// The end of a job that could not begin in time.
+pub(super) fn too_late(message: String) -> End {
+    End::because(OutcomeResult::NotStarted, "StartByPassed", message)
+}
+
+fn rough(span: SignedDuration) -> String {
+    match span.as_secs() {
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds => format!("{} min", seconds / 60),
+    }
+}

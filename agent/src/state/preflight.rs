@@ -1,0 +1,213 @@
+//! Before anything is touched: the baseline, what there is to do, and what stands in the way.
+
+use wardring_seal::{Action, OutcomeResult, UpdateTarget};
+
+use super::job::End;
+use super::{
+    Ask, Baseline, Inspection, JobRun, Move, Phase, RebootWhy, Reversible, UpdateState,
+    UpdateStatus, install, permits, proof, reboot, verify,
+};
+
+/// Looks at a device whose Windows is busy before the job is given back.
+const MAX_BUSY_CHECKS: u32 = 30;
+/// Restarts that may be spent on a pending restart before the installation.
+const MAX_FIRST_REBOOTS: u32 = 2;
+
+/// Begins, or begins again after a restart.
+pub(super) fn begin(mv: &mut Move, mut job: JobRun) -> Option<JobRun> {
+    mv.enter(&mut job, Phase::Preflight { checks: 0 });
+    look(mv, job)
+}
+
+/// Looks at the device.
+pub(super) fn look(mv: &mut Move, job: JobRun) -> Option<JobRun> {
+    mv.ask(Ask::Inspect {
+        updates: job.payload.updates.clone(),
+        services: job.payload.health.services.clone(),
+    });
+    Some(job)
+}
+
+/// Decides, from what the device looks like, whether and how the job goes on.
+pub(super) fn inspected(
+    mv: &mut Move,
+    mut job: JobRun,
+    checks: u32,
+    seen: Inspection,
+) -> Option<JobRun> {
+    if let Some(end) = permits::out_of_time(mv, &job) {
+        return mv.finish(job, end);
+    }
+    if seen.busy {
+        if checks >= MAX_BUSY_CHECKS {
+            let sentence = "Windows installs something else and does not come to rest";
+            let end = End::because(OutcomeResult::NotStarted, "PreflightFailed", sentence);
+            return mv.finish(job, end);
+        }
+        let wait = job.payload.health.sample_interval_ms;
+        mv.enter(&mut job, Phase::Preflight { checks: checks + 1 });
+        "waiting: Windows is installing something else".clone_into(&mut job.message);
+        mv.wake_after(wait);
+        return Some(job);
+    }
+    job.message.clear();
+    take_baseline(mv, &mut job, &seen);
+    let before: Vec<UpdateState> =
+        job.updates.iter().map(|update| update.state.clone()).collect();
+    sort_updates(&mut job, &seen);
+    if job.next_update().is_none() {
+        return nothing_to_do(mv, job, &before, &seen);
+    }
+    if let Some(end) = obstacle(&job, &seen) {
+        return mv.finish(job, end);
+    }
+    if job.payload.key.action == Action::Install && needs_restart_first(&job, &seen) {
+        return restart_first(mv, job, &seen);
+    }
+    install::download(mv, job, 0)
+}
+
+/// Takes the baseline, as long as nothing was touched. An earlier attempt of the same rollout that
+/// was not rolled back left its own: what it broke must not become the new normal. A restart that
+/// clears the way for the installation belongs to the job, so the baseline is from before it.
+fn take_baseline(mv: &Move, job: &mut JobRun, seen: &Inspection) {
+    if job.touched || (job.baseline.is_some() && !job.boots.is_empty()) {
+        return;
+    }
+    let earlier = mv.record_of(&job.payload.key.rollout_uid);
+    let own =
+        || Baseline { at: mv.now.wall, build: seen.build.clone(), services: seen.services.clone() };
+    job.baseline =
+        Some(earlier.and_then(|record| record.baseline.clone()).unwrap_or_else(own));
+}
+
+/// Sets for each update whether there is something to do.
+fn sort_updates(job: &mut JobRun, seen: &Inspection) {
+    for (run, target) in job.updates.iter_mut().zip(&job.payload.updates) {
+        if matches!(run.state, UpdateState::Running | UpdateState::Ended(_)) {
+            continue;
+        }
+        run.state = match word(target, seen) {
+            None => UpdateState::Waiting,
+            Some(word) => UpdateState::Skipped(word.to_owned()),
+        };
+    }
+}
+
+/// Why there is nothing to do about an update, if so.
+fn word(target: &UpdateTarget, seen: &Inspection) -> Option<&'static str> {
+    let status = proof::status(target, seen);
+    match status {
+        UpdateStatus::NotApplicable => Some("NotApplicable"),
+        _ if proof::is_present(target, seen) && status != UpdateStatus::Superseded => {
+            Some("AlreadyInstalled")
+        }
+        UpdateStatus::Superseded => Some("Superseded"),
+        UpdateStatus::NotOffered => Some("NotOffered"),
+        UpdateStatus::Offered(_)
+        | UpdateStatus::PendingReboot(_)
+        | UpdateStatus::Removing
+        // The installer's word without the proof: something must still happen.
+        | UpdateStatus::Installed(_) => None,
+    }
+}
+
+/// Nothing to install is never a success: the words say what was found instead.
+fn nothing_to_do(
+    mv: &mut Move,
+    mut job: JobRun,
+    before: &[UpdateState],
+    seen: &Inspection,
+) -> Option<JobRun> {
+    let words: Vec<&str> = job
+        .updates
+        .iter()
+        .filter_map(|update| match &update.state {
+            UpdateState::Skipped(word) => Some(word.as_str()),
+            _ => None,
+        })
+        .collect();
+    let count = |word: &str| words.iter().filter(|found| **found == word).count();
+    let (present, all) = (count("AlreadyInstalled"), words.len());
+    let end = if count("NotOffered") > 0 {
+        End::of(OutcomeResult::NotOffered, listed(&job, "NotOffered", "not offered here"))
+    } else if present == 0 && count("Superseded") > 0 {
+        End::of(OutcomeResult::Superseded, listed(&job, "Superseded", "replaced by newer updates"))
+    } else if present == 0 {
+        let sentence = format!("none of the {all} updates is for {}", seen.product);
+        End::of(OutcomeResult::NotApplicable, sentence)
+    } else if before.contains(&UpdateState::Waiting) {
+        let sentence = format!("somebody else installed it meanwhile; the build is {}", seen.build);
+        End::of(OutcomeResult::PatchedOutside, sentence)
+    } else if let Some(record) = mv.record_of(&job.payload.key.rollout_uid).cloned()
+        && job.payload.key.action == Action::Install
+    {
+        // An earlier attempt of ours installed it and did not end well: only a device that is as
+        // healthy as before that attempt is done.
+        job.already = true;
+        job.installed_in_boot = record.installed_in_boot;
+        job.reboot_required = record.reboot_required;
+        return verify::settle(mv, job);
+    } else {
+        let sentence = format!("it was installed before; the build is {}", seen.build);
+        End::of(OutcomeResult::AlreadyInstalled, sentence)
+    };
+    mv.finish(job, end)
+}
+
+fn listed(job: &JobRun, word: &str, what: &str) -> String {
+    let with_word = |update: &&super::UpdateRun| update.state == UpdateState::Skipped(word.into());
+    let kbs: Vec<&str> =
+        job.updates.iter().filter(with_word).map(|update| update.kb.as_str()).collect();
+    format!("{what}: {}", kbs.join(", "))
+}
+
+/// What makes the job impossible on this device.
+fn obstacle(job: &JobRun, seen: &Inspection) -> Option<End> {
+    let rules = &job.payload.preflight;
+    if seen.free_disk_gb < rules.min_free_disk_gb {
+        let sentence = format!(
+            "the system drive has {} GB free, {} GB are required",
+            seen.free_disk_gb, rules.min_free_disk_gb
+        );
+        return Some(End::because(OutcomeResult::Failed, "PreflightFailed", sentence));
+    }
+    let is_permanent = |kb: &str| {
+        matches!(
+            seen.updates.get(kb),
+            Some(
+                UpdateStatus::Offered(Reversible::No) | UpdateStatus::PendingReboot(Reversible::No)
+            )
+        )
+    };
+    let waiting = job.updates.iter().filter(|update| update.state == UpdateState::Waiting);
+    let permanent = waiting.map(|update| update.kb.as_str()).find(|kb| is_permanent(kb))?;
+    rules.require_reversible.then(|| {
+        let sentence = format!("{permanent} cannot be removed again, and the rollout demands it");
+        End::because(OutcomeResult::Failed, "NotReversible", sentence)
+    })
+}
+
+fn needs_restart_first(job: &JobRun, seen: &Inspection) -> bool {
+    let waits = |kb: &str| {
+        matches!(
+            seen.updates.get(kb),
+            Some(UpdateStatus::PendingReboot(_) | UpdateStatus::Removing)
+        )
+    };
+    !seen.hard_pending.is_empty() || job.updates.iter().any(|update| waits(&update.kb))
+}
+
+fn restart_first(mv: &mut Move, job: JobRun, seen: &Inspection) -> Option<JobRun> {
+    let sources = seen.hard_pending.join(", ");
+    if !job.payload.preflight.reboot_first {
+        let sentence = format!("Windows waits for a restart already ({sources})");
+        return mv.finish(job, End::because(OutcomeResult::NotStarted, "PendingReboot", sentence));
+    }
+    if job.reboots >= MAX_FIRST_REBOOTS {
+        let sentence =
+            format!("Windows still waits for a restart after {} of them ({sources})", job.reboots);
+        return mv.finish(job, End::because(OutcomeResult::Failed, "PreflightFailed", sentence));
+    }
+    reboot::count_down(mv, job, RebootWhy::First, false, 0)
+}

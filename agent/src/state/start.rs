@@ -1,0 +1,102 @@
+//! The beginning of a run: which boot this is, and where the job goes on.
+
+use super::job::End;
+use super::{
+    JobRun, MAX_BOOTS, Move, Phase, RebootWhy, Start, UpdateState, install, preflight,
+    reboot, rollback, verify,
+};
+
+/// Boots that a job remembers: enough to tell a loop, bounded because a loop has no end.
+const MAX_JOB_BOOTS: usize = 8;
+
+/// Takes up work where the journal left it.
+pub(super) fn started(mv: &mut Move, start: Start) {
+    let is_new_boot = mv.state.boot != start.boot.boot_id;
+    let was_enrolled_as = mv.state.me.replace(start.me.clone());
+    mv.state.boot.clone_from(&start.boot.boot_id);
+    mv.state.build = start.build;
+    mv.state.refuses = start.refuses;
+    mv.state.lost |= start.lost;
+    mv.state.turn += 1;
+    if is_new_boot {
+        mv.state.boots.push(start.boot.clone());
+        let surplus = mv.state.boots.len().saturating_sub(MAX_BOOTS);
+        mv.state.boots.drain(..surplus);
+    }
+    let Some(mut job) = mv.state.job.take() else { return };
+    if was_enrolled_as.is_some_and(|me| me != start.me) {
+        // Enrolled anew: the old job belongs to an identity that no longer speaks for this device.
+        let sentence = "the device was enrolled anew";
+        let end = End::stopped(&job, "Replaced", sentence);
+        mv.finish(job, end);
+        return;
+    }
+    // Its clock was another run's.
+    job.permit_until_mono_ms = None;
+    if is_new_boot {
+        job.boots.push(start.boot);
+        let surplus = job.boots.len().saturating_sub(MAX_JOB_BOOTS);
+        job.boots.drain(..surplus);
+        if mv.loops(&job) {
+            let sentence = format!("{} boots since the job was accepted", job.boots.len());
+            let end = End::stopped(&job, "BootLoop", sentence);
+            mv.finish(job, end);
+            return;
+        }
+    }
+    mv.state.job = if is_new_boot { new_boot(mv, job) } else { same_boot(mv, job) };
+}
+
+/// The agent was killed or restarted; Windows was not.
+fn same_boot(mv: &mut Move, job: JobRun) -> Option<JobRun> {
+    match job.phase.clone() {
+        Phase::Preflight { .. } | Phase::Downloading { .. } => preflight::begin(mv, job),
+        Phase::AwaitingInstall if job.begun() => install::begin(mv, job),
+        Phase::AwaitingInstall => preflight::begin(mv, job),
+        Phase::Installing { index } => install::find(mv, job, index),
+        Phase::AwaitingReboot { why, counted, tries } => {
+            reboot::count_down(mv, job, why, counted, tries)
+        }
+        // The call may never have been made: ask again, and repeat it under the same intent.
+        Phase::Rebooting { why, tries, .. } => reboot::again(mv, job, why, tries),
+        Phase::Settling { .. } | Phase::Verifying { .. } | Phase::Remediating { .. } => {
+            verify::settle(mv, job)
+        }
+        Phase::Surveying { .. } | Phase::AwaitingUninstall | Phase::Uninstalling { .. } => {
+            rollback::survey(mv, job)
+        }
+    }
+}
+
+/// Windows was restarted, by us or by anybody.
+fn new_boot(mv: &mut Move, mut job: JobRun) -> Option<JobRun> {
+    match job.phase.clone() {
+        Phase::AwaitingReboot { why: RebootWhy::First, .. }
+        | Phase::Rebooting { why: RebootWhy::First, .. } => preflight::begin(mv, job),
+        Phase::Preflight { .. } | Phase::Downloading { .. } => preflight::begin(mv, job),
+        Phase::AwaitingInstall if !job.begun() => preflight::begin(mv, job),
+        Phase::AwaitingInstall | Phase::Installing { .. } => {
+            // Somebody restarted in the middle. What waits is not begun any more; what runs is
+            // judged by what the device looks like when it has settled.
+            for update in &mut job.updates {
+                if update.state == UpdateState::Waiting {
+                    update.state = UpdateState::Skipped("interrupted by a restart".to_owned());
+                    install::note_trouble(
+                        &mut job.trouble,
+                        &update.kb,
+                        "was not begun: a restart came first",
+                    );
+                }
+            }
+            verify::settle(mv, job)
+        }
+        Phase::AwaitingReboot { .. }
+        | Phase::Rebooting { .. }
+        | Phase::Settling { .. }
+        | Phase::Verifying { .. }
+        | Phase::Remediating { .. } => verify::settle(mv, job),
+        Phase::Surveying { .. } | Phase::AwaitingUninstall | Phase::Uninstalling { .. } => {
+            rollback::survey(mv, job)
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! After the installation or removal: Windows at rest, the proof, and health against the baseline.
+
+use wardring_seal::{OutcomeResult, UpdateTarget};
+
+use super::job::End;
+use super::{
+    Ask, Inspection, JobRun, Move, Phase, RebootWhy, ServiceSample, ServicingResult, UpdateState,
+    Verdict, health, install, proof, reboot,
+};
+
+/// Good samples in a row that make a verdict.
+const GOOD_SAMPLES: u32 = 3;
+/// Samples after which a device that neither passes nor breaks is called broken.
+const MAX_SAMPLES: u32 = 40;
+/// Looks at a device that does not come to rest.
+const MAX_SETTLE_CHECKS: u32 = 40;
+/// Changes of a service's process that count as flapping.
+const FLAPPING: u32 = 3;
+
+/// Waits for Windows to come to rest: delayed services start minutes after a boot.
+pub(super) fn settle(mv: &mut Move, mut job: JobRun) -> Option<JobRun> {
+    mv.enter(&mut job, Phase::Settling { checks: 0 });
+    mv.wake_after(job.payload.health.settle_ms);
+    Some(job)
+}
+
+/// Looks at the device.
+pub(super) fn look(mv: &mut Move, job: JobRun) -> Option<JobRun> {
+    mv.ask(Ask::Inspect {
+        updates: job.payload.updates.clone(),
+        services: job.payload.health.services.clone(),
+    });
+    Some(job)
+}
+
+/// Windows was looked at after the settle time.
+pub(super) fn settled(
+    mv: &mut Move,
+    mut job: JobRun,
+    checks: u32,
+    seen: Inspection,
+) -> Option<JobRun> {
+    if seen.busy && checks < MAX_SETTLE_CHECKS {
+        mv.enter(&mut job, Phase::Settling { checks: checks + 1 });
+        mv.wake_after(job.payload.health.sample_interval_ms);
+        return Some(job);
+    }
+    let in_same_boot = job.installed_in_boot.as_deref() == Some(mv.state.boot.as_str());
+    if !seen.hard_pending.is_empty() || (job.reboot_required && in_same_boot) {
+        // Windows may need a second restart for one update.
+        return reboot::count_down(mv, job, RebootWhy::Finish, false, 0);
+    }
+    fill_interrupted(&mut job, &seen);
+    if let Some(end) = unproven(&job, &seen) {
+        return mv.finish(job, end);
+    }
+    mv.enter(&mut job, Phase::Verifying { good: 0, samples: 0 });
+    look(mv, job)
+}
+
+/// An installation that a restart interrupted is what the device now shows.
+fn fill_interrupted(job: &mut JobRun, seen: &Inspection) {
+    if job.is_rollback() {
+        return;
+    }
+    for (run, target) in job.updates.iter_mut().zip(&job.payload.updates) {
+        if run.state != UpdateState::Running {
+            continue;
+        }
+        let is_there = proof::is_present(target, seen);
+        let code = if is_there { 2 } else { 5 };
+        let packages = Vec::new();
+        run.state = UpdateState::Ended(ServicingResult {
+            code,
+            hresult: 0,
+            reboot_required: is_there,
+            packages,
+        });
+        if !is_there {
+            let what = "was interrupted by a restart and is not installed";
+            install::note_trouble(&mut job.trouble, &run.kb, what);
+        }
+    }
+}
+
+/// The end of a job whose proof fails, if it does.
+fn unproven(job: &JobRun, seen: &Inspection) -> Option<End> {
+    let targets = job.updates.iter().zip(&job.payload.updates);
+    if job.is_rollback() {
+        let mut left = targets.filter(|(_, target)| !proof::is_absent(target, seen));
+        let (run, _) = left.next()?;
+        let sentence = format!("{} is still installed; the build is {}", run.kb, seen.build);
+        return Some(End::because(OutcomeResult::RollbackFailed, "InstallFailed", sentence));
+    }
+    let claims = |state: &UpdateState| match state {
+        UpdateState::Ended(result) => result.is_success(),
+        UpdateState::Skipped(word) => job.already && word == "AlreadyInstalled",
+        _ => false,
+    };
+    let is_missing = |target: &UpdateTarget| !proof::is_present(target, seen);
+    let missing = targets.clone().find(|(run, target)| claims(&run.state) && is_missing(target));
+    if let Some((run, target)) = missing {
+        let wanted = target.target_build.as_deref().unwrap_or("installed");
+        let sentence = format!(
+            "{} was installed, and Windows took it back: expected {wanted}, found {}",
+            run.kb, seen.build
+        );
+        return Some(End::of(OutcomeResult::RevertedByWindows, sentence));
+    }
+    let any_claim = job.updates.iter().any(|run| claims(&run.state));
+    let trouble = job.trouble.as_ref().filter(|_| !any_claim)?;
+    Some(End::because(OutcomeResult::Failed, &trouble.reason, trouble.message.clone()))
+}
+
+/// One sample of health.
+pub(super) fn sampled(
+    mv: &mut Move,
+    mut job: JobRun,
+    good: u32,
+    samples: u32,
+    seen: Inspection,
+) -> Option<JobRun> {
+    // Windows may still take it back while we watch.
+    if let Some(end) = unproven(&job, &seen) {
+        return mv.finish(job, end);
+    }
+    let samples = samples + 1;
+    let (mut broken, waiting) = judge(&mut job, &seen);
+    if broken.is_empty() && samples >= MAX_SAMPLES {
+        broken = waiting.clone();
+    }
+    job.unhealthy =
+        broken.iter().chain(&waiting).map(|(name, why)| format!("{name}: {why}")).collect();
+    if !broken.is_empty() {
+        return repair(mv, job, samples, &broken);
+    }
+    let good = if waiting.is_empty() { good + 1 } else { 0 };
+    if good >= GOOD_SAMPLES {
+        return healthy(mv, job, &seen);
+    }
+    mv.enter(&mut job, Phase::Verifying { good, samples });
+    mv.wake_after(job.payload.health.sample_interval_ms);
+    Some(job)
+}
+
+type Named = Vec<(String, String)>;
+
+/// Services that are broken, and those that still start, each with the reason.
+fn judge(job: &mut JobRun, seen: &Inspection) -> (Named, Named) {
+    let (mut broken, mut waiting) = (Named::new(), Named::new());
+    for name in &job.payload.health.services {
+        let after = seen.services.get(name).cloned().unwrap_or_else(ServiceSample::missing);
+        let before = job.baseline.as_ref().map(|baseline| {
+            baseline.services.get(name).cloned().unwrap_or_else(ServiceSample::missing)
+        });
+        let flaps = count_processes(&mut job.pids, name, &after) >= FLAPPING;
+        match health::judge(before.as_ref(), &after) {
+            Verdict::Good if flaps => {
+                broken.push((name.clone(), "it starts again and again".to_owned()));
+            }
+            Verdict::Good => {}
+            Verdict::Wait => waiting.push((name.clone(), "it is still starting".to_owned())),
+            Verdict::Broken(why) => broken.push((name.clone(), why)),
+        }
+    }
+    (broken, waiting)
+}
+
+/// How often the service's process changed since we began to watch.
+fn count_processes(
+    pids: &mut std::collections::BTreeMap<String, (u32, u32)>,
+    name: &str,
+    sample: &ServiceSample,
+) -> u32 {
+    let Some(pid) = sample.pid else { return pids.get(name).map_or(0, |(_, changes)| *changes) };
+    let (last, changes) = pids.entry(name.to_owned()).or_insert((pid, 0));
+    if *last != pid {
+        *last = pid;
+        *changes += 1;
+    }
+    *changes
+}
+
+/// Restarts a broken service, or gives up when one of them has no attempt left.
+fn repair(mv: &mut Move, mut job: JobRun, samples: u32, broken: &Named) -> Option<JobRun> {
+    let attempts = job.payload.health.restart_attempts;
+    let made = |name: &String| job.remediations.get(name).copied().unwrap_or(0);
+    let is_hopeless = broken.iter().any(|(name, _)| made(name) >= attempts);
+    let Some((service, _)) = broken.first().filter(|_| !is_hopeless && samples < MAX_SAMPLES)
+    else {
+        let names: Vec<String> =
+            broken.iter().map(|(name, why)| format!("{name} ({why})")).collect();
+        let tries = broken.iter().map(|(name, _)| made(name)).max().unwrap_or(0);
+        let sentence =
+            format!("not healthy after {tries} restart attempts: {}", names.join(", "));
+        let end = End::failed(&job, "ServiceDown", sentence);
+        return mv.finish(job, end);
+    };
+    *job.remediations.entry(service.clone()).or_default() += 1;
+    // Our own restart changes the process; it must not count as flapping.
+    job.pids.remove(service);
+    job.message = format!(
+        "restarting {service}, attempt {} of {attempts}",
+        job.remediations[service]
+    );
+    mv.enter(&mut job, Phase::Remediating { service: service.clone(), samples });
+    mv.ask(Ask::RestartService { service: service.clone() });
+    Some(job)
+}
+
+/// The restart of a service ended; the next sample tells whether it helped.
+pub(super) fn restarted(
+    mv: &mut Move,
+    mut job: JobRun,
+    samples: u32,
+    result: Result<(), String>,
+) -> Option<JobRun> {
+    job.message = result.err().unwrap_or_default();
+    mv.enter(&mut job, Phase::Verifying { good: 0, samples });
+    mv.wake_after(job.payload.health.sample_interval_ms);
+    Some(job)
+}
+
+/// Three good samples in a row, and the proof with each of them.
+fn healthy(mv: &mut Move, job: JobRun, seen: &Inspection) -> Option<JobRun> {
+    let restarts = match job.reboots {
+        0 => "no restart".to_owned(),
+        1 => "1 restart".to_owned(),
+        count => format!("{count} restarts"),
+    };
+    let end = if job.is_rollback() {
+        let sentence = format!("removed and verified; the build is {}", seen.build);
+        End::of(OutcomeResult::RolledBack, sentence)
+    } else if job.already {
+        let sentence = "an earlier attempt installed it, and the device is healthy now";
+        End::of(OutcomeResult::AlreadyInstalled, sentence)
+    } else if let Some(trouble) = &job.trouble {
+        End::because(OutcomeResult::Failed, &trouble.reason, trouble.message.clone())
+    } else {
+        let sentence = format!("installed and proven; the build is {}, {restarts}", seen.build);
+        End::of(OutcomeResult::Succeeded, sentence)
+    };
+    mv.finish(job, end)
+}
