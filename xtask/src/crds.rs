@@ -11,6 +11,7 @@ const CHART_COPY: &str = "charts/wardring/files/crds";
 
 /// Writes the generated files, or (with `check`) only says which of them are out of date.
 pub fn generate(check: bool) -> Result<()> {
+    crate::r#gen::generate(check)?;
     copy_into_chart(&root(), check)
 }
 

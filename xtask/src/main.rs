@@ -5,6 +5,7 @@
 
 mod check;
 mod crds;
+mod r#gen;
 mod shell;
 mod test;
 

@@ -5,6 +5,7 @@
 //! async runtime, so that every process can depend on it.
 
 pub mod conditions;
+pub mod crd;
 mod device;
 mod enrollment;
 mod group;
@@ -12,6 +13,7 @@ mod hold;
 mod job;
 mod ledger;
 pub mod names;
+pub mod presence;
 pub mod reasons;
 mod rollout;
 mod rollout_status;

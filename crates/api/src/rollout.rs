@@ -163,7 +163,15 @@ impl JsonSchema for KbId {
     }
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "type": "string", "maxLength": 10, "pattern": "^KB[0-9]{5,8}$" })
+        schemars::json_schema!({
+            "type": "string",
+            "maxLength": 10,
+            "pattern": "^KB[0-9]{5,8}$",
+            "x-kubernetes-validations": [{
+                "rule": "self.matches('^KB[0-9]{5,8}$')",
+                "message": "must be a KB number with its prefix, such as `KB5068787`",
+            }],
+        })
     }
 }
 
@@ -225,10 +233,7 @@ pub enum UpdateSource {
 #[serde(rename_all = "camelCase")]
 pub struct Stage {
     /// Name, unique in the rollout.
-    #[schemars(
-        length(min = 1, max = 63),
-        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
-    )]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
     /// A DeviceGroup of this namespace. Exactly one of `group` and `selector`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -408,7 +413,9 @@ pub enum FailureAction {
 }
 
 /// Which devices a rollback reaches.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 pub enum RollbackScope {
     /// Devices that failed.
     #[default]

@@ -33,6 +33,10 @@ pub struct PatchRolloutStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 80))]
     pub plan_hash: Option<String>,
+    /// Devices of the open stages that are done, of all in them, for the `DONE` column: `41/60`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub progress: Option<String>,
     /// What the selection resolved to at start.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]

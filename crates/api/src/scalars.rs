@@ -106,6 +106,11 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
+/// Spans as manifests may write them: each unit once, the largest first. Narrower than what
+/// [`Span::from_str`] reads, so that an instant plus a span never leaves the calendar.
+const SPAN_PATTERN: &str =
+    "^([0-9]{1,4}d)?([0-9]{1,5}h)?([0-9]{1,6}m)?([0-9]{1,8}s)?([0-9]{1,9}ms)?$";
+
 impl JsonSchema for Span {
     fn schema_name() -> Cow<'static, str> {
         "Span".into()
@@ -118,8 +123,13 @@ impl JsonSchema for Span {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": "string",
+            "minLength": 2,
             "maxLength": 32,
-            "pattern": "^([0-9]{1,9}(ms|s|m|h|d))+$",
+            "pattern": SPAN_PATTERN,
+            "x-kubernetes-validations": [{
+                "rule": format!("self.matches('{SPAN_PATTERN}')"),
+                "message": "must be a span of time like `90s`, `30m`, `2h` or `1d12h`",
+            }],
         })
     }
 }
@@ -212,11 +222,14 @@ impl JsonSchema for Cap {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "x-kubernetes-int-or-string": true,
-            "anyOf": [{ "type": "integer" }, { "type": "string" }],
             "minimum": 0,
             "maximum": 1_000_000,
             "maxLength": 4,
             "pattern": "^(100|[0-9]{1,2})%$",
+            "x-kubernetes-validations": [{
+                "rule": "type(self) == int || self.matches('^(100|[0-9]{1,2})%$')",
+                "message": "must be a number of devices such as `5`, or a percentage from `0%` to `100%`",
+            }],
         })
     }
 }

@@ -249,7 +249,8 @@ impl FromStr for SliceLine {
                     line.sequence = value.parse().map_err(|_| fail("`seq` is not a number"))?;
                 }
                 Some(("reason", value)) => {
-                    line.reason = Some(Reason::parse(value).ok_or(fail("the reason is not known"))?);
+                    line.reason =
+                        Some(Reason::parse(value).ok_or(fail("the reason is not known"))?);
                 }
                 Some(("was", value)) => {
                     line.was = Some(LineState::parse(value).ok_or(fail("`was` is not known"))?);

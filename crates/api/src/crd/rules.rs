@@ -1,0 +1,328 @@
+//! The rules (CEL) that the API server enforces beyond the schema.
+//!
+//! A rule that mentions `oldSelf` is skipped when its own field is set or unset, so one-way rules on
+//! optional fields sit on the parent. Every message starts with the field and says what is right.
+
+/// One rule and where it sits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Dotted path of the schema it sits on; empty for the root.
+    pub path: &'static str,
+    /// The expression that must hold.
+    pub rule: &'static str,
+    /// What the author of a refused manifest reads.
+    pub message: &'static str,
+}
+
+const fn rule(path: &'static str, rule: &'static str, message: &'static str) -> Rule {
+    Rule { path, rule, message }
+}
+
+/// The rules of a kind, in addition to those that value types (spans, caps, KB numbers) bring along.
+pub fn rules(kind: &str) -> &'static [Rule] {
+    match kind {
+        "PatchRollout" => PATCH_ROLLOUT,
+        "PatchRolloutSlice" => PATCH_ROLLOUT_SLICE,
+        "PatchJob" => PATCH_JOB,
+        "PatchLedger" => PATCH_LEDGER,
+        "Device" => DEVICE,
+        "DeviceGroup" => DEVICE_GROUP,
+        "Update" => UPDATE,
+        "EnrollmentToken" => ENROLLMENT_TOKEN,
+        "EnrollmentRequest" => ENROLLMENT_REQUEST,
+        _ => &[],
+    }
+}
+
+// Positions are compared one by one, because the budget for rules has no room for searching a list in
+// a list. Reaches as far as `spec.stages` has room.
+macro_rules! each_stage {
+    () => {
+        "[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19].all(i, "
+    };
+}
+
+// Whether the optional field of stage `i` is as it was.
+macro_rules! same {
+    ($field:literal) => {
+        concat!(
+            "(has(oldSelf.spec.stages[i].",
+            $field,
+            ") ? has(self.spec.stages[i].",
+            $field,
+            ") && oldSelf.spec.stages[i].",
+            $field,
+            " == self.spec.stages[i].",
+            $field,
+            " : !has(self.spec.stages[i].",
+            $field,
+            "))"
+        )
+    };
+}
+
+const SHORT_NAME: &str = "size(self.metadata.name) <= 63";
+const FIXED: &str = "self == oldSelf";
+const POSITIVE: &str = "self.matches('[1-9]')";
+const RELEASE: &str = "self.matches('^[0-9]{4}-(0[1-9]|1[0-2])$')";
+// A selector without requirements is what remains of a mistyped one, and takes every device.
+const SELECTS: &str = "(has(self.matchLabels) && size(self.matchLabels) > 0) || (has(self.matchExpressions) && size(self.matchExpressions) > 0)";
+
+const PATCH_ROLLOUT: &[Rule] = &[
+    rule(
+        "",
+        SHORT_NAME,
+        "metadata.name: must have at most 63 characters, because it becomes a label value",
+    ),
+    rule(
+        "spec.updates",
+        "has(self.select) != (has(self.kbs) && size(self.kbs) > 0)",
+        "spec.updates: give exactly one of `select` (updates by release and kind) and `kbs` (a list of KB numbers)",
+    ),
+    rule(
+        "spec.updates",
+        FIXED,
+        "spec.updates: cannot change, because stages would prove different things; make a new PatchRollout for other updates",
+    ),
+    rule(
+        "spec.updates.select.release",
+        RELEASE,
+        "spec.updates.select.release: must be a month written like `2026-11`",
+    ),
+    rule(
+        "spec.stages",
+        concat!(
+            each_stage!(),
+            "i >= size(oldSelf) || (i < size(self) && self[i].name == oldSelf[i].name))"
+        ),
+        "spec.stages: stages may only be appended; those that exist keep their name and place",
+    ),
+    rule(
+        "",
+        concat!(
+            "!has(self.status) || !has(self.status.stages) || ",
+            each_stage!(),
+            "i >= size(oldSelf.spec.stages) || i >= size(self.spec.stages) || ",
+            "!self.status.stages.exists(t, t.name == oldSelf.spec.stages[i].name && t.state != 'Pending') || ",
+            "(",
+            same!("group"),
+            " && ",
+            same!("selector"),
+            " && oldSelf.spec.stages[i].offline == self.spec.stages[i].offline))"
+        ),
+        "spec.stages[]: `group`, `selector` and `offline` cannot change once the stage has opened, because its devices are frozen; append a stage, or abort and make a new PatchRollout",
+    ),
+    rule(
+        "spec.stages[]",
+        "has(self.group) != has(self.selector)",
+        "spec.stages[]: give exactly one of `group` (a DeviceGroup's name) and `selector` (devices by label)",
+    ),
+    rule(
+        "spec.stages[].name",
+        "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
+        "spec.stages[].name: must consist of lower-case letters, digits and inner `-`, such as `test-servers`",
+    ),
+    rule(
+        "spec.stages[].selector",
+        SELECTS,
+        "spec.stages[].selector: an empty selector would take every device; write `matchLabels` or `matchExpressions`",
+    ),
+    rule(
+        "spec.stages[].progressDeadline",
+        POSITIVE,
+        "spec.stages[].progressDeadline: must be longer than zero, such as `7d`",
+    ),
+    rule(
+        "spec.stages[].startWithin",
+        POSITIVE,
+        "spec.stages[].startWithin: must be longer than zero, such as `4h`",
+    ),
+    rule(
+        "spec.stages[].silenceDeadline",
+        POSITIVE,
+        "spec.stages[].silenceDeadline: must be longer than zero, such as `1h`",
+    ),
+    rule(
+        "spec.stages[].rebootSlowAfter",
+        POSITIVE,
+        "spec.stages[].rebootSlowAfter: must be longer than zero, such as `30m`",
+    ),
+    rule(
+        "spec.stages[].rebootDeadline",
+        POSITIVE,
+        "spec.stages[].rebootDeadline: must be longer than zero, such as `2h`",
+    ),
+    rule(
+        "spec.stages[].deviceDeadline",
+        POSITIVE,
+        "spec.stages[].deviceDeadline: must be longer than zero, such as `24h`",
+    ),
+    rule(
+        "spec.stages[].offline.after",
+        POSITIVE,
+        "spec.stages[].offline.after: must be longer than zero, such as `24h`",
+    ),
+    // CEL's durations know no days; spans with days are compared by the controller.
+    rule(
+        "spec.stages[]",
+        "!has(self.rebootSlowAfter) || !has(self.rebootDeadline) || \
+         self.rebootSlowAfter.contains('d') || self.rebootDeadline.contains('d') || \
+         duration(self.rebootSlowAfter) <= duration(self.rebootDeadline)",
+        "spec.stages[].rebootSlowAfter: must not be longer than `rebootDeadline`",
+    ),
+    rule(
+        "spec.preflight",
+        FIXED,
+        "spec.preflight: cannot change after creation; make a new PatchRollout",
+    ),
+    rule(
+        "spec.health",
+        FIXED,
+        "spec.health: cannot change after creation; make a new PatchRollout",
+    ),
+    rule(
+        "spec.reboot",
+        FIXED,
+        "spec.reboot: cannot change after creation; make a new PatchRollout",
+    ),
+    rule(
+        "spec.onFailure",
+        FIXED,
+        "spec.onFailure: cannot change after creation; make a new PatchRollout",
+    ),
+    rule(
+        "spec.onHalt",
+        FIXED,
+        "spec.onHalt: cannot change after creation; make a new PatchRollout",
+    ),
+    // Removing `abort` is accepted and changes nothing: GitOps tools strip fields that they do not own.
+    rule(
+        "spec.abort",
+        FIXED,
+        "spec.abort: cannot change, because an aborted rollout has ended; make a new PatchRollout",
+    ),
+];
+
+const PATCH_ROLLOUT_SLICE: &[Rule] = &[
+    rule("spec.rollout", FIXED, "spec.rollout: cannot change; a slice belongs to one rollout"),
+    rule(
+        "spec.rolloutUid",
+        FIXED,
+        "spec.rolloutUid: cannot change; a slice belongs to one rollout",
+    ),
+    rule("spec.stage", FIXED, "spec.stage: cannot change; a slice belongs to one stage"),
+    rule("spec.index", FIXED, "spec.index: cannot change; a slice keeps its place in the stage"),
+    rule("spec.of", FIXED, "spec.of: cannot change; the number of slices is frozen"),
+    rule("spec.freezeId", FIXED, "spec.freezeId: cannot change; the stage's devices are frozen"),
+    rule(
+        "spec.lines",
+        "size(self) == size(oldSelf)",
+        "spec.lines: no line may be added or removed; the stage's devices are frozen",
+    ),
+];
+
+const PATCH_JOB: &[Rule] = &[
+    rule(
+        "",
+        SHORT_NAME,
+        "metadata.name: must have at most 63 characters, because it is the name of the device",
+    ),
+    rule(
+        "spec",
+        FIXED,
+        "spec: cannot change, because it is sealed for the device; a new attempt is a new PatchJob",
+    ),
+];
+
+const PATCH_LEDGER: &[Rule] = &[
+    rule(
+        "",
+        "self.metadata.name == 'ledger'",
+        "metadata.name: must be `ledger`; a namespace has exactly one",
+    ),
+    rule(
+        "",
+        "!has(oldSelf.status) || (has(self.status) && self.status.sequence >= oldSelf.status.sequence)",
+        "status.sequence: may only grow; it keeps a former leader from granting",
+    ),
+];
+
+const DEVICE: &[Rule] = &[rule(
+    "",
+    SHORT_NAME,
+    "metadata.name: must have at most 63 characters, because it becomes a label value and the name of the device's job",
+)];
+
+const DEVICE_GROUP: &[Rule] = &[
+    rule(
+        "",
+        SHORT_NAME,
+        "metadata.name: must have at most 63 characters, so that a stage can name it",
+    ),
+    rule(
+        "spec.selector",
+        SELECTS,
+        "spec.selector: an empty selector would take every device; write `matchLabels` or `matchExpressions`",
+    ),
+];
+
+const UPDATE: &[Rule] =
+    &[rule("spec.release", RELEASE, "spec.release: must be a month written like `2026-11`")];
+
+const ENROLLMENT_TOKEN: &[Rule] = &[
+    rule(
+        "",
+        "size(self.metadata.name) <= 63 && !self.metadata.name.contains('.')",
+        "metadata.name: must have at most 63 characters and no dot, because it is written into the token",
+    ),
+    rule(
+        "spec.labels",
+        "self.all(key, !format.qualifiedName().validate(key).hasValue())",
+        "spec.labels: every key must be a label such as `ring` or `example.com/ring`",
+    ),
+    rule(
+        "spec.labels",
+        "self.all(key, !format.labelValue().validate(self[key]).hasValue())",
+        "spec.labels: every value must have at most 63 letters, digits, `-`, `_` or `.`, and begin and end with a letter or digit",
+    ),
+    rule("spec.publicKey", FIXED, "spec.publicKey: cannot change; make a new EnrollmentToken"),
+    rule(
+        "spec.expiresAt",
+        "self <= oldSelf",
+        "spec.expiresAt: may only be brought forward; make a new EnrollmentToken for a longer time",
+    ),
+    rule(
+        "spec.maxUses",
+        "self <= oldSelf",
+        "spec.maxUses: may only be lowered; make a new EnrollmentToken for more devices",
+    ),
+    rule(
+        "spec",
+        "has(self.labels) == has(oldSelf.labels) && (!has(self.labels) || self.labels == oldSelf.labels)",
+        "spec.labels: cannot change; make a new EnrollmentToken",
+    ),
+    rule("spec.mode", FIXED, "spec.mode: cannot change; make a new EnrollmentToken"),
+    rule("spec.mayReplace", FIXED, "spec.mayReplace: cannot change; make a new EnrollmentToken"),
+    rule(
+        "",
+        "!has(oldSelf.status) || !has(oldSelf.status.uses) || \
+         (has(self.status) && has(self.status.uses) && self.status.uses >= oldSelf.status.uses)",
+        "status.uses: may only grow; every certificate that was issued counts",
+    ),
+];
+
+const ENROLLMENT_REQUEST: &[Rule] = &[
+    rule("", SHORT_NAME, "metadata.name: must have at most 63 characters"),
+    rule(
+        "spec",
+        "self.kind == 'Enroll' ? has(self.token) && !has(self.certificate) : has(self.certificate) && !has(self.token)",
+        "spec: kind Enroll needs `token` and no `certificate`, kind Renew needs `certificate` and no `token`",
+    ),
+    rule("spec", FIXED, "spec: cannot change; file a new EnrollmentRequest"),
+    rule(
+        "",
+        "!has(oldSelf.status) || !has(oldSelf.status.certificate) || \
+         (has(self.status) && has(self.status.certificate) && self.status.certificate == oldSelf.status.certificate)",
+        "status.certificate: cannot change once it is issued; file a new EnrollmentRequest",
+    ),
+];
