@@ -1,1 +1,65 @@
-fn main() {}
+//! `kubectl wardring`: what people ask of patch rollouts at a terminal.
+//!
+//! It reads and writes objects under the user's own identity and nothing else: no device is reached from
+//! here, and `status` never lists devices, so it costs the same for ten and for a hundred thousand.
+
+mod args;
+mod cluster;
+mod complaint;
+mod enroll;
+mod explain;
+mod output;
+mod paint;
+mod status;
+mod table;
+mod verbs;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::Parser;
+
+use crate::{
+    args::{Args, Command},
+    cluster::Cluster,
+};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(args).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {}", complaint::sentence(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> Result<ExitCode> {
+    let cluster = Cluster::connect(&args.connection).await?;
+    let limit = args.connection.limit();
+    let watches = matches!(&args.command, Command::Status(status) if status.watch);
+    let (Some(limit), false) = (limit, watches) else { return obey(&cluster, &args.command).await };
+    match tokio::time::timeout(limit, obey(&cluster, &args.command)).await {
+        Ok(result) => result,
+        Err(_) => bail!(
+            "the API server did not answer within {}; --request-timeout gives it longer",
+            args.connection.request_timeout
+        ),
+    }
+}
+
+async fn obey(cluster: &Cluster, command: &Command) -> Result<ExitCode> {
+    match command {
+        Command::Status(status) => return status::run(cluster, status).await,
+        Command::Explain(explain) => explain::run(cluster, explain).await?,
+        Command::Enroll(enroll) => enroll::run(cluster, enroll).await?,
+        Command::Suspend(verb) => verbs::suspend(cluster, verb).await?,
+        Command::Resume(verb) => verbs::resume(cluster, verb).await?,
+        Command::Abort(verb) => verbs::abort(cluster, verb).await?,
+        Command::Retry(verb) => verbs::retry(cluster, verb).await?,
+        Command::Release(verb) => verbs::release(cluster, verb).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

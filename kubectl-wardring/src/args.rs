@@ -1,0 +1,263 @@
+//! The command line, with kubectl's words for what kubectl has words for.
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use wardring_api::Span;
+
+/// Patch rollouts of Windows devices.
+#[derive(Parser)]
+#[command(name = "kubectl wardring", bin_name = "kubectl wardring", version)]
+pub struct Args {
+    /// How to reach the cluster.
+    #[command(flatten)]
+    pub connection: Connection,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// kubectl's connection flags.
+#[derive(ClapArgs)]
+#[command(next_help_heading = "Connection (as in kubectl)")]
+pub struct Connection {
+    /// Path of the kubeconfig file
+    #[arg(long, global = true, value_name = "FILE")]
+    pub kubeconfig: Option<std::path::PathBuf>,
+    /// Context of the kubeconfig
+    #[arg(long, global = true)]
+    pub context: Option<String>,
+    /// Cluster of the kubeconfig
+    #[arg(long, global = true)]
+    pub cluster: Option<String>,
+    /// User of the kubeconfig
+    #[arg(long, global = true)]
+    pub user: Option<String>,
+    /// Namespace; default: the context's
+    #[arg(short, long, global = true)]
+    pub namespace: Option<String>,
+    /// User to impersonate
+    #[arg(long = "as", global = true, value_name = "USER")]
+    pub impersonate: Option<String>,
+    /// Group to impersonate (repeatable)
+    #[arg(long = "as-group", global = true, value_name = "GROUP")]
+    pub impersonate_groups: Vec<String>,
+    /// Longest time for one request, such as 5s or 1m; 0 waits for ever
+    #[arg(long, global = true, value_name = "TIME", default_value = "30s", value_parser = timeout)]
+    pub request_timeout: Span,
+}
+
+impl Connection {
+    /// The longest time for a request, if there is one.
+    pub fn limit(&self) -> Option<std::time::Duration> {
+        let limit = std::time::Duration::try_from(self.request_timeout.duration()).ok()?;
+        (!limit.is_zero()).then_some(limit)
+    }
+}
+
+/// The verbs.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Shows rollouts as a tree of stages: counts, what they wait for, what failed
+    Status(Status),
+    /// Says why a rollout or a device stands where it stands
+    Explain(Explain),
+    /// Makes an enrolment token and prints the line that enrols a device
+    Enroll(Enroll),
+    /// Pauses a rollout; devices get no further permit
+    Suspend(Rollout),
+    /// Lets a suspended rollout go on
+    Resume(Rollout),
+    /// Ends a rollout for good; nothing is installed, removed or restarted any more
+    Abort(Abort),
+    /// Gives the failed devices of a rollout another attempt
+    Retry(Rollout),
+    /// Lets go of something that is held
+    Release(Release),
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Objects as JSON.
+    Json,
+    /// Objects as YAML.
+    Yaml,
+    /// The table with more columns.
+    Wide,
+    /// Only `resource/name`.
+    Name,
+}
+
+/// `status`.
+#[derive(ClapArgs)]
+pub struct Status {
+    /// Rollout; without it, every one of the namespace
+    pub name: Option<String>,
+    /// Rollouts of every namespace
+    #[arg(short = 'A', long, conflicts_with = "name")]
+    pub all_namespaces: bool,
+    /// Keeps looking; with NAME until the rollout ends (exit code 1 unless it completed)
+    #[arg(short, long)]
+    pub watch: bool,
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT")]
+    pub output: Option<Format>,
+}
+
+/// `explain`.
+#[derive(ClapArgs)]
+pub struct Explain {
+    /// Kind of object
+    pub kind: Explained,
+    /// Its name
+    pub name: String,
+}
+
+/// What can be explained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Explained {
+    /// A PatchRollout.
+    #[value(alias = "patchrollout", alias = "prollout")]
+    Rollout,
+    /// A Device.
+    #[value(alias = "wdev")]
+    Device,
+}
+
+/// `enroll`.
+#[derive(ClapArgs)]
+pub struct Enroll {
+    /// Name of the token; default: a random one
+    #[arg(long)]
+    pub name: Option<String>,
+    /// How long it may be used
+    #[arg(long, default_value = "24h", value_name = "TIME")]
+    pub ttl: Span,
+    /// How many devices it may admit
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub max_uses: u32,
+    /// Label for devices that are created by it (repeatable)
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    pub labels: Vec<(String, String)>,
+    /// Mode of devices that are created by it
+    #[arg(long, value_enum, default_value_t = Mode::Observe)]
+    pub mode: Mode,
+    /// Lets it give a new key to a device that is enrolled already
+    #[arg(long)]
+    pub may_replace: bool,
+    /// URL under which devices reach the gateways
+    #[arg(long, value_name = "URL", default_value = "https://GATEWAY:8443")]
+    pub gateway: String,
+    /// Namespace that Wardring is installed in
+    #[arg(
+        long,
+        value_name = "NAMESPACE",
+        default_value = "wardring-system",
+        env = "WARDRING_SYSTEM_NAMESPACE"
+    )]
+    pub system_namespace: String,
+    /// Output format; `json` and `yaml` hold the token too
+    #[arg(short, long, value_name = "FORMAT")]
+    pub output: Option<Format>,
+}
+
+/// What an agent may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Scan and report, touch nothing.
+    #[value(name = "Observe", alias = "observe")]
+    Observe,
+    /// Carry out jobs.
+    #[value(name = "Manage", alias = "manage")]
+    Manage,
+}
+
+/// A verb on one rollout.
+#[derive(ClapArgs)]
+pub struct Rollout {
+    /// The rollout
+    pub name: String,
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT")]
+    pub output: Option<Format>,
+}
+
+/// `abort`.
+#[derive(ClapArgs)]
+pub struct Abort {
+    /// The rollout
+    pub name: String,
+    /// Why; it stands in the rollout for good
+    #[arg(long)]
+    pub reason: String,
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT")]
+    pub output: Option<Format>,
+}
+
+/// `release`.
+#[derive(ClapArgs)]
+pub struct Release {
+    /// Kind of object
+    pub kind: Released,
+    /// Its name
+    pub name: String,
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT")]
+    pub output: Option<Format>,
+}
+
+/// What can be released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Released {
+    /// A Device: its job is given up, for a machine that will not come back.
+    #[value(alias = "wdev")]
+    Device,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("a label has the form KEY=VALUE".to_owned()),
+    }
+}
+
+/// kubectl takes bare seconds too.
+fn timeout(text: &str) -> Result<Span, String> {
+    let seconds: Option<u32> = text.parse().ok();
+    match seconds {
+        Some(seconds) => Ok(Span::from_secs(seconds)),
+        None => text.parse().map_err(|error: wardring_api::SpanError| error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn kubectls_flags_may_stand_before_and_after_the_verb() {
+        for line in [
+            "kubectl-wardring -n patching --context prod status 2026-11 -o wide",
+            "kubectl-wardring status 2026-11 -o wide --context prod -n patching --request-timeout 5",
+        ] {
+            let args = Args::try_parse_from(line.split(' ')).unwrap();
+            assert_eq!(args.connection.namespace.as_deref(), Some("patching"), "{line}");
+            assert_eq!(args.connection.context.as_deref(), Some("prod"), "{line}");
+            let Command::Status(status) = args.command else { panic!("{line}") };
+            assert_eq!(status.output, Some(Format::Wide));
+        }
+    }
+
+    #[test]
+    fn an_abort_without_a_reason_is_refused() {
+        let error = Args::try_parse_from(["kubectl-wardring", "abort", "2026-11"]).err().unwrap();
+        assert!(error.to_string().contains("--reason"), "{error}");
+    }
+}

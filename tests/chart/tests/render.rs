@@ -1,0 +1,187 @@
+//! What Helm renders, without a cluster.
+
+use std::{path::Path, process::Command};
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// The chart's folder.
+fn chart() -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../charts/wardring").display().to_string()
+}
+
+/// Runs Helm with caches of its own; returns whether it succeeded, and everything it printed.
+fn helm(args: &[&str]) -> Result<(bool, String)> {
+    let home = tempfile::tempdir()?;
+    let output = Command::new(wardring_harness::tools::helm()?.path)
+        .args(args)
+        .env("HELM_CACHE_HOME", home.path())
+        .env("HELM_CONFIG_HOME", home.path())
+        .env("HELM_DATA_HOME", home.path())
+        .output()
+        .context("failed to start Helm")?;
+    let text = [output.stdout, output.stderr].concat();
+    Ok((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
+}
+
+/// The rendered objects.
+fn template(args: &[&str]) -> Result<Vec<Value>> {
+    let chart = chart();
+    let fixed = [
+        "template",
+        "wardring",
+        &chart,
+        "--namespace",
+        "wardring-system",
+        "--kube-version",
+        "1.36.0",
+    ];
+    let (succeeded, text) = helm(&[&fixed[..], args].concat())?;
+    anyhow::ensure!(succeeded, "{text}");
+    let documents = serde_yaml::Deserializer::from_str(&text).map(Value::deserialize);
+    let objects = documents.collect::<Result<Vec<_>, _>>()?;
+    Ok(objects.into_iter().filter(|object| !object.is_null()).collect())
+}
+
+fn named<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
+    objects
+        .iter()
+        .find(|object| object["kind"] == kind && object["metadata"]["name"] == name)
+        .unwrap_or_else(|| panic!("the chart renders no {kind} {name}"))
+}
+
+#[test]
+fn the_chart_passes_strict_lint() {
+    let (succeeded, text) =
+        helm(&["lint", "--strict", "--kube-version", "1.36.0", &chart()]).unwrap();
+    assert!(succeeded, "{text}");
+}
+
+#[test]
+fn a_value_that_does_not_exist_or_has_the_wrong_type_is_refused_by_name() {
+    for (setting, word) in [
+        ("gatway.replicas=2", "gatway"),
+        ("gateway.replica=2", "replica"),
+        ("gateway.replicas=two", "replicas"),
+        ("gateway.service.type=Loadbalancer", "type"),
+        ("crds.keep=maybe", "keep"),
+    ] {
+        let error = template(&["--set", setting]).unwrap_err().to_string();
+        assert!(error.contains(word), "{setting}: {error}");
+    }
+}
+
+#[test]
+fn a_cluster_that_is_too_old_is_refused() {
+    let (succeeded, text) =
+        helm(&["template", "wardring", &chart(), "--kube-version", "1.33.9"]).unwrap();
+    assert!(!succeeded && text.contains("1.34"), "{text}");
+}
+
+#[test]
+fn every_crd_comes_with_the_chart_and_outlives_it() {
+    let objects = template(&[]).unwrap();
+    let crds: Vec<_> =
+        objects.iter().filter(|object| object["kind"] == "CustomResourceDefinition").collect();
+
+    let files = std::fs::read_dir(Path::new(&chart()).join("../../crds")).unwrap().count();
+    assert_eq!(crds.len(), files);
+    assert!(crds.len() >= 10, "{} CRDs", crds.len());
+    for crd in &crds {
+        let name = &crd["metadata"]["name"];
+        let policy = &crd["metadata"]["annotations"]["helm.sh/resource-policy"];
+        assert_eq!(policy, "keep", "{name}");
+    }
+    let gone = template(&["--set", "crds.install=false"]).unwrap();
+    assert!(gone.iter().all(|object| object["kind"] != "CustomResourceDefinition"));
+    let unkept = template(&["--set", "crds.keep=false"]).unwrap();
+    let crd = named(&unkept, "CustomResourceDefinition", "patchrollouts.wardring.dev");
+    assert!(crd["metadata"]["annotations"]["helm.sh/resource-policy"].is_null());
+}
+
+#[test]
+fn pods_meet_the_restricted_standard() {
+    let objects = template(&[]).unwrap();
+    for name in ["wardring-controller", "wardring-gateway"] {
+        let pod = &named(&objects, "Deployment", name)["spec"]["template"]["spec"];
+        assert_eq!(pod["serviceAccountName"], name);
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+        assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+        for container in pod["containers"].as_array().unwrap() {
+            let context = &container["securityContext"];
+            assert_eq!(context["allowPrivilegeEscalation"], false);
+            assert_eq!(context["readOnlyRootFilesystem"], true);
+            assert_eq!(context["capabilities"]["drop"], serde_json::json!(["ALL"]));
+        }
+    }
+}
+
+/// Every `(resource, verb)` that the roles of `name` grant.
+fn grants(objects: &[Value], name: &str) -> Vec<(String, String)> {
+    let words = |value: &Value| -> Vec<String> {
+        let list = value.as_array().into_iter().flatten();
+        list.filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let mut grants = Vec::new();
+    for kind in ["ClusterRole", "Role"] {
+        for rule in named(objects, kind, name)["rules"].as_array().into_iter().flatten() {
+            for resource in words(&rule["resources"]) {
+                grants
+                    .extend(words(&rule["verbs"]).into_iter().map(|verb| (resource.clone(), verb)));
+            }
+        }
+    }
+    grants
+}
+
+#[test]
+fn the_gateway_may_write_status_and_file_requests_and_nothing_else() {
+    let objects = template(&[]).unwrap();
+    let reads = ["get", "list", "watch"];
+    let writes: Vec<_> = grants(&objects, "wardring-gateway")
+        .into_iter()
+        .filter(|(_, verb)| !reads.contains(&verb.as_str()))
+        .collect();
+
+    for (resource, verb) in &writes {
+        let is_status = resource.ends_with("/status") && (verb == "update" || verb == "patch");
+        let files_request = resource == "enrollmentrequests" && verb == "create";
+        assert!(is_status || files_request, "the gateway may {verb} {resource}");
+    }
+    assert!(grants(&objects, "wardring-gateway").iter().all(|(_, verb)| verb != "*"));
+}
+
+#[test]
+fn the_controller_deletes_only_records_and_answered_requests() {
+    let objects = template(&[]).unwrap();
+    let grants = grants(&objects, "wardring-controller");
+    let deleted: Vec<_> = grants
+        .iter()
+        .filter(|(_, verb)| verb == "delete")
+        .map(|(resource, _)| resource.as_str())
+        .collect();
+
+    assert_eq!(deleted, ["patchjobs", "patchrolloutslices", "enrollmentrequests"]);
+    assert!(
+        grants.iter().all(|(resource, verb)| verb != "*" && resource != "*" && verb != "escalate")
+    );
+}
+
+#[test]
+fn secrets_are_reached_by_name_only() {
+    let objects = template(&[]).unwrap();
+    for name in ["wardring-controller", "wardring-gateway"] {
+        let cluster_wide = &named(&objects, "ClusterRole", name)["rules"];
+        assert!(!cluster_wide.to_string().contains("secrets"), "{name} reads secrets everywhere");
+        for rule in named(&objects, "Role", name)["rules"].as_array().unwrap() {
+            let creates_only = rule["verbs"] == serde_json::json!(["create"]);
+            let names_secrets = rule["resources"].to_string().contains("secrets");
+            if names_secrets && !creates_only {
+                assert!(rule["resourceNames"].is_array(), "{name}: {rule}");
+                let ca = rule["resourceNames"].to_string().contains("wardring-ca");
+                assert!(!ca || name == "wardring-controller", "the gateway reads the CA's key");
+            }
+        }
+    }
+}
