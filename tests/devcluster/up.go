@@ -38,6 +38,9 @@ func parseOptions(args []string) (options, error) {
 	if err := flags.Parse(args); err != nil {
 		return o, fmt.Errorf("%w\n%s", err, usage)
 	}
+	if o.port < 0 || o.port > 65535 {
+		return o, fmt.Errorf("port %d is not between 0 and 65535", o.port)
+	}
 	if flags.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q\n%s", flags.Arg(0), usage)
 	}
@@ -77,15 +80,15 @@ func run(ctx context.Context, end context.CancelCauseFunc, dir *runDir, o option
 		return err
 	}
 	defer c.kill()
-	if err := c.start(ctx); err != nil {
-		return err
-	}
 	if o.kubeconfigOut != "" {
 		if err := copyKubeconfig(dir.file(adminKubeconfig), o.kubeconfigOut); err != nil {
 			return err
 		}
 		// What it leads to is gone with this run.
 		defer os.Remove(o.kubeconfigOut)
+	}
+	if err := c.start(ctx); err != nil {
+		return err
 	}
 	requests := make(chan request)
 	if err := listen(dir.file(controlSocket), requests); err != nil {

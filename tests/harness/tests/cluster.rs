@@ -157,6 +157,32 @@ async fn an_object_whose_owner_is_deleted_is_collected() {
 }
 
 #[tokio::test]
+async fn helm_installs_a_chart() {
+    let cluster = shared().await;
+    let chart = tempfile::tempdir().unwrap();
+    let templates = chart.path().join("templates");
+    std::fs::create_dir(&templates).unwrap();
+    std::fs::write(
+        chart.path().join("Chart.yaml"),
+        "{ apiVersion: v2, name: small, version: 0.1.0 }",
+    )
+    .unwrap();
+    std::fs::write(
+        templates.join("map.yaml"),
+        "{ apiVersion: v1, kind: ConfigMap, metadata: { name: from-chart } }",
+    )
+    .unwrap();
+    let folder = chart.path().to_str().unwrap();
+
+    let install = ["install", "small", folder, "--namespace", "helm", "--create-namespace"];
+    cluster.helm(&install).await.unwrap().ok().unwrap();
+
+    let maps: Api<ConfigMap> = Api::namespaced(cluster.client().await.unwrap(), "helm");
+    let labels = maps.get("from-chart").await.unwrap().metadata.labels.unwrap_or_default();
+    assert_eq!(labels["app.kubernetes.io/managed-by"], "Helm");
+}
+
+#[tokio::test]
 async fn admission_policies_refuse_with_their_own_words() {
     let cluster = shared().await;
     let policy = r#"

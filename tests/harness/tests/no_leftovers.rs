@@ -120,8 +120,36 @@ async fn a_second_start_builds_nothing() {
     cluster.stop().await.unwrap();
 }
 
+/// Set for this test binary when it plays the process that is killed.
+const VICTIM: &str = "WARDRING_TEST_VICTIM_FOLDER";
+
 #[tokio::test]
-async fn a_process_ends_with_the_thread_pool_but_not_with_a_thread_that_asked_for_it() {
+async fn a_test_killed_with_9_takes_the_processes_it_started_with_it() {
+    if let Some(folder) = std::env::var_os(VICTIM) {
+        let mut sleep = Command::new("sleep");
+        sleep.arg("600");
+        let sleeper =
+            Process::spawn("sleeper", sleep, &Path::new(&folder).join("sleeper")).unwrap();
+        println!("sleeper={}.", sleeper.pid());
+        std::future::pending::<()>().await;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let this_test = "a_test_killed_with_9_takes_the_processes_it_started_with_it";
+    command.args(["--exact", this_test, "--nocapture"]).env(VICTIM, folder.path());
+    let mut victim = Process::spawn("victim", command, &folder.path().join("victim")).unwrap();
+    let line = victim.wait_for_line(LIMIT, "sleeper=").await.unwrap();
+    let (_, pid) = line.split_once("sleeper=").unwrap();
+    let pid = pid.split('.').next().unwrap().parse().unwrap();
+    assert!(is_alive(pid));
+
+    victim.kill().unwrap();
+
+    wait_until_gone(&[pid]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_process_outlives_the_thread_that_asked_for_it() {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");
     let asking = std::thread::spawn(move || {
