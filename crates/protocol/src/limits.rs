@@ -1,0 +1,307 @@
+//! Limits of every message, checked before anything else looks at it. Texts of devices end up in
+//! statuses, logs and pages, so control characters are refused at the door.
+
+use jiff::Timestamp;
+use wardring_seal::JobKey;
+
+use crate::{
+    Boot, Facts, JobQuery, MAX_POLL_WAIT_S, MAX_REPORTS, PROTOCOL_VERSION, PermitRequest, Progress,
+    ReportBatch, ReportBody, UpdateProgress,
+};
+
+/// Shortest and longest plausible times of a device's clock: what lies outside is no time at all,
+/// and years beyond 9999 cannot be written in RFC 3339.
+const EARLIEST: i64 = 0;
+const LATEST: i64 = 253_402_300_799;
+
+/// Why a message is refused with 400. Names the field; never repeats its content.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// Written by a newer agent.
+    #[error("protocol version {version} is not spoken here; the highest is {PROTOCOL_VERSION}")]
+    FutureVersion {
+        /// Version of the message.
+        version: u32,
+    },
+    /// A list has too many entries.
+    #[error("`{field}` has more than {max} entries")]
+    TooMany {
+        /// Which list.
+        field: &'static str,
+        /// Limit.
+        max: usize,
+    },
+    /// A text is too long.
+    #[error("`{field}` has more than {max} bytes")]
+    TooLong {
+        /// Which text.
+        field: &'static str,
+        /// Limit.
+        max: usize,
+    },
+    /// A text that must not be empty is.
+    #[error("`{field}` is empty")]
+    Empty {
+        /// Which text.
+        field: &'static str,
+    },
+    /// A text contains control characters.
+    #[error("`{field}` contains control characters")]
+    ControlCharacters {
+        /// Which text.
+        field: &'static str,
+    },
+    /// Numbers do not ascend.
+    #[error("report numbers must ascend from 1")]
+    Order,
+    /// A number or time is out of range.
+    #[error("`{field}` is out of range")]
+    Range {
+        /// Which number.
+        field: &'static str,
+    },
+}
+
+/// Checks a batch of reports.
+pub fn check_batch(batch: &ReportBatch) -> Result<(), Malformed> {
+    if batch.version > PROTOCOL_VERSION {
+        return Err(Malformed::FutureVersion { version: batch.version });
+    }
+    run_and_boot(&batch.agent_run, &batch.boot_id)?;
+    time("now", batch.now)?;
+    count("reports", &batch.reports, MAX_REPORTS)?;
+    let mut last = 0;
+    for report in &batch.reports {
+        // The number is stored as a signed 64-bit integer.
+        if report.seq <= last || i64::try_from(report.seq).is_err() {
+            return Err(Malformed::Order);
+        }
+        last = report.seq;
+        match &report.body {
+            ReportBody::Facts(facts) => check_facts(facts)?,
+            ReportBody::Progress(progress) => check_progress(progress)?,
+            ReportBody::Outcome(signed) => {
+                filled("outcome.payload", &signed.payload, 16_384)?;
+                filled("outcome.signature", &signed.signature, 256)?;
+                filled("outcome.certificate", &signed.certificate, 4_096)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Checks a request for a permit.
+pub fn check_permit(request: &PermitRequest) -> Result<(), Malformed> {
+    key(&request.key)?;
+    run_and_boot(&request.agent_run, &request.boot_id)?;
+    sequence(request.highest_sequence)?;
+    time("now", request.now)
+}
+
+/// Checks the query of a poll.
+pub fn check_poll(query: &JobQuery) -> Result<(), Malformed> {
+    run_and_boot(&query.run, &query.boot)?;
+    sequence(query.seq)?;
+    if query.wait > MAX_POLL_WAIT_S {
+        return Err(Malformed::Range { field: "wait" });
+    }
+    match &query.known {
+        Some(known) => filled("known", known, 256),
+        None => Ok(()),
+    }
+}
+
+fn check_facts(facts: &Facts) -> Result<(), Malformed> {
+    text("hostname", &facts.hostname, 255)?;
+    for (field, value) in
+        [("fqdn", &facts.fqdn), ("serial", &facts.serial), ("model", &facts.model)]
+    {
+        text(field, value.as_deref().unwrap_or_default(), 255)?;
+    }
+    text("product", &facts.product, 255)?;
+    text("build", &facts.build, 64)?;
+    text("agentVersion", &facts.agent_version, 64)?;
+    texts("addresses", &facts.addresses, 64, 64)?;
+    texts("roles", &facts.roles, 32, 64)?;
+    texts("installed", &facts.installed, 1_024, 64)?;
+    texts("missing", &facts.missing, 512, 64)?;
+    texts("failed", &facts.failed, 512, 64)?;
+    texts("otherPatchSources", &facts.other_patch_sources, 32, 256)?;
+    if let Some(scan) = &facts.last_scan {
+        time("lastScan.time", scan.time)?;
+        text("lastScan.source", &scan.source, 64)?;
+        text("lastScan.result", &scan.result, 10)?;
+    }
+    count("pendingReboot", &facts.pending_reboot, 32)?;
+    for source in &facts.pending_reboot {
+        filled("pendingReboot.source", &source.source, 64)?;
+    }
+    count("services", &facts.services, 256)?;
+    for service in &facts.services {
+        filled("services.name", &service.name, 256)?;
+        filled("services.state", &service.state, 32)?;
+    }
+    Ok(())
+}
+
+fn check_progress(progress: &Progress) -> Result<(), Malformed> {
+    key(&progress.key)?;
+    filled("progress.state", &progress.state, 32)?;
+    text("progress.message", &progress.message, 1_024)?;
+    texts("progress.unhealthy", &progress.unhealthy, 64, 256)?;
+    count("progress.updates", &progress.updates, 64)?;
+    progress.updates.iter().try_for_each(check_update)?;
+    count("progress.boots", &progress.boots, 32)?;
+    progress.boots.iter().try_for_each(check_boot)
+}
+
+fn check_update(update: &UpdateProgress) -> Result<(), Malformed> {
+    filled("updates.kb", &update.kb, 10)?;
+    text("updates.hresult", update.hresult.as_deref().unwrap_or_default(), 10)?;
+    text("updates.name", update.name.as_deref().unwrap_or_default(), 256)?;
+    if (0..=5).contains(&update.operation_result_code) {
+        Ok(())
+    } else {
+        Err(Malformed::Range { field: "updates.operationResultCode" })
+    }
+}
+
+fn check_boot(boot: &Boot) -> Result<(), Malformed> {
+    filled("boots.bootId", &boot.boot_id, 64)?;
+    filled("boots.kind", &boot.kind, 32)?;
+    time("boots.at", boot.at)
+}
+
+fn key(key: &JobKey) -> Result<(), Malformed> {
+    filled("key.rolloutUid", &key.rollout_uid, 64)?;
+    filled("key.deviceId", &key.device_id, 64)
+}
+
+fn run_and_boot(run: &str, boot: &str) -> Result<(), Malformed> {
+    filled("agentRun", run, 64)?;
+    filled("bootId", boot, 64)
+}
+
+fn sequence(sequence: i64) -> Result<(), Malformed> {
+    if sequence < 0 { Err(Malformed::Range { field: "highestSequence" }) } else { Ok(()) }
+}
+
+fn time(field: &'static str, at: Timestamp) -> Result<(), Malformed> {
+    if (EARLIEST..=LATEST).contains(&at.as_second()) {
+        Ok(())
+    } else {
+        Err(Malformed::Range { field })
+    }
+}
+
+fn count<T>(field: &'static str, list: &[T], max: usize) -> Result<(), Malformed> {
+    if list.len() > max { Err(Malformed::TooMany { field, max }) } else { Ok(()) }
+}
+
+fn texts(field: &'static str, list: &[String], most: usize, max: usize) -> Result<(), Malformed> {
+    count(field, list, most)?;
+    list.iter().try_for_each(|item| filled(field, item, max))
+}
+
+fn filled(field: &'static str, value: &str, max: usize) -> Result<(), Malformed> {
+    if value.is_empty() { Err(Malformed::Empty { field }) } else { text(field, value, max) }
+}
+
+fn text(field: &'static str, value: &str, max: usize) -> Result<(), Malformed> {
+    if value.len() > max {
+        Err(Malformed::TooLong { field, max })
+    } else if value.chars().any(is_control) {
+        Err(Malformed::ControlCharacters { field })
+    } else {
+        Ok(())
+    }
+}
+
+/// Control characters, and the invisible ones that turn a line around or hide parts of it.
+fn is_control(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}' | '\u{FEFF}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Report, Signed};
+
+    fn batch(reports: Vec<Report>) -> ReportBatch {
+        ReportBatch {
+            version: PROTOCOL_VERSION,
+            agent_run: "run-1".to_owned(),
+            boot_id: "boot-1".to_owned(),
+            now: "2026-11-21T02:00:00Z".parse().unwrap(),
+            uptime_ms: 1,
+            reports,
+        }
+    }
+
+    fn facts(facts: Facts) -> ReportBatch {
+        batch(vec![Report { seq: 1, body: ReportBody::Facts(Box::new(facts)) }])
+    }
+
+    #[test]
+    fn a_newer_protocol_version_is_refused_by_number() {
+        let newer = ReportBatch { version: PROTOCOL_VERSION + 1, ..batch(vec![]) };
+        assert_eq!(check_batch(&newer), Err(Malformed::FutureVersion { version: 2 }));
+    }
+
+    #[test]
+    fn control_and_direction_characters_are_refused_and_not_repeated() {
+        for evil in ["a\u{1b}[31mb", "a\nb", "a\0b", "a\u{202e}b", "a\u{7f}b", "a\u{85}b"] {
+            let error =
+                check_batch(&facts(Facts { hostname: evil.to_owned(), ..Facts::default() }))
+                    .unwrap_err();
+            assert_eq!(error, Malformed::ControlCharacters { field: "hostname" });
+            assert!(!error.to_string().contains(evil));
+        }
+        assert_eq!(
+            check_batch(&facts(Facts { product: "Größe ✓".to_owned(), ..Facts::default() })),
+            Ok(())
+        );
+    }
+
+    #[test]
+    fn lists_and_texts_have_limits() {
+        let many = Facts { roles: vec!["x".to_owned(); 33], ..Facts::default() };
+        assert_eq!(check_batch(&facts(many)), Err(Malformed::TooMany { field: "roles", max: 32 }));
+        let long = Facts { build: "9".repeat(65), ..Facts::default() };
+        assert_eq!(check_batch(&facts(long)), Err(Malformed::TooLong { field: "build", max: 64 }));
+        let outcome = |seq| Report {
+            seq,
+            body: ReportBody::Outcome(Signed {
+                payload: "{}".to_owned(),
+                signature: "c2ln".to_owned(),
+                certificate: "Y2VydA==".to_owned(),
+            }),
+        };
+        let many = (1..=33).map(outcome).collect();
+        assert_eq!(
+            check_batch(&batch(many)),
+            Err(Malformed::TooMany { field: "reports", max: MAX_REPORTS })
+        );
+        assert_eq!(check_batch(&batch(vec![outcome(2), outcome(2)])), Err(Malformed::Order));
+        assert_eq!(check_batch(&batch(vec![outcome(0)])), Err(Malformed::Order));
+        assert_eq!(check_batch(&batch(vec![outcome(u64::MAX)])), Err(Malformed::Order));
+    }
+
+    #[test]
+    fn a_poll_cannot_wait_for_ever_or_present_nonsense() {
+        let fine = JobQuery {
+            run: "r".to_owned(),
+            boot: "b".to_owned(),
+            wait: MAX_POLL_WAIT_S,
+            ..JobQuery::default()
+        };
+        assert_eq!(check_poll(&fine), Ok(()));
+        let longer = JobQuery { wait: MAX_POLL_WAIT_S + 1, ..fine.clone() };
+        assert_eq!(check_poll(&longer), Err(Malformed::Range { field: "wait" }));
+        let negative = JobQuery { seq: -1, ..fine.clone() };
+        assert_eq!(check_poll(&negative), Err(Malformed::Range { field: "highestSequence" }));
+        let nobody = JobQuery { run: String::new(), ..fine };
+        assert_eq!(check_poll(&nobody), Err(Malformed::Empty { field: "agentRun" }));
+    }
+}
