@@ -78,5 +78,7 @@ async fn versions(cluster: &DevCluster) -> Result<String> {
     let kinds =
         "crds,deployments,services,serviceaccounts,clusterroles,roles,validatingadmissionpolicies";
     let label = "app.kubernetes.io/name=wardring";
-    cluster.kubectl(&["get", kinds, "-A", "-l", label, "-o", columns]).await?.ok()
+    let list = cluster.kubectl(&["get", kinds, "-A", "-l", label, "-o", columns]).await?.ok()?;
+    assert!(list.contains("wardring-gateway"), "{list}");
+    Ok(list)
 }

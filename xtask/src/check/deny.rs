@@ -17,10 +17,12 @@ pub fn check() -> Result<()> {
     let tool = ensure()?;
     let mut command = Command::new(tool);
     // Not advisories: their database has to be fetched, and a check must work without it.
-    command
-        .current_dir(root())
-        .args(["--log-level", "error", "--all-features", "check"])
-        .args(["--hide-inclusion-graph", "bans", "licenses", "sources"]);
+    command.current_dir(root()).args(["--log-level", "error", "--all-features", "check"]).args([
+        "--hide-inclusion-graph",
+        "bans",
+        "licenses",
+        "sources",
+    ]);
     step("dependencies (cargo-deny)", &mut command)
 }
 
