@@ -5,14 +5,35 @@
 //! no map whose order is random: time and every measurement are fields of the snapshot, so one
 //! input always has one answer. `clippy.toml` beside this crate enforces it.
 
+mod caps;
 mod devices;
+mod eligibility;
+mod explain;
+mod freeze;
+mod grants;
+mod halt;
+mod jobs;
+mod line;
+mod outcomes;
 mod permit;
+mod plan;
 mod plan_types;
+mod resolve;
+mod rollback;
 mod selector;
 mod snapshot;
+mod stage;
+mod status;
+mod validate;
+mod wake;
 
+pub use caps::DEFAULT_CONCURRENCY;
 pub use devices::*;
+pub use explain::{DeviceStory, Explanation, explain_device, explain_rollout};
+pub use freeze::freeze_id;
 pub use permit::*;
+pub use plan::plan;
 pub use plan_types::*;
+pub use resolve::{plan_hash, resolve};
 pub use selector::Selector;
 pub use snapshot::*;

@@ -2,7 +2,10 @@
 //! on a fresh read right before it appends to `permitted`.
 
 use jiff::{SignedDuration, Timestamp};
-use wardring_api::{JobAction, PatchRollout, PermitStep, SliceLine, reasons::Reason};
+use wardring_api::{
+    AwaitingRebootAction, DeviceMode, JobAction, LineState, PatchRollout, PermitStep, SliceLine,
+    reasons::Reason,
+};
 
 use crate::{DeviceRow, JobView};
 
@@ -96,4 +99,194 @@ pub enum PermitVerdict {
         /// The sentence.
         message: String,
     },
+}
+
+/// Permits that one job may collect, over all steps and boots.
+pub const MAX_PERMITS: usize = 8;
+
+/// How long an agent waits before it asks again when a person or the run is in the way.
+const ASK_LATER: SignedDuration = SignedDuration::from_secs(30);
+/// The same when only a moment is needed: a leader, a read, a slice write.
+const ASK_SOON: SignedDuration = SignedDuration::from_secs(5);
+
+/// May the device take this step now? Everything that can say no is asked before anything says yes.
+pub fn permit(facts: &PermitFacts<'_>) -> PermitVerdict {
+    let refusal = circumstances(&facts.circumstances)
+        .or_else(|| job(facts))
+        .or_else(|| device(facts))
+        .or_else(|| line(facts))
+        .or_else(|| rollout(facts))
+        .or_else(|| bounds(facts))
+        .or_else(|| group(facts));
+    refusal.unwrap_or_else(|| grant(facts))
+}
+
+fn refused(reason: Reason, retry_after: SignedDuration) -> Option<PermitVerdict> {
+    refused_because(reason, reason.meaning().to_owned(), retry_after)
+}
+
+fn refused_because(
+    reason: Reason,
+    message: String,
+    retry_after: SignedDuration,
+) -> Option<PermitVerdict> {
+    Some(PermitVerdict::Refused { reason, message, retry_after })
+}
+
+fn ended(reason: Reason, message: &str) -> Option<PermitVerdict> {
+    Some(PermitVerdict::Ended { reason, message: message.to_owned() })
+}
+
+/// A gateway that cannot see, or sees something impossible, permits nothing.
+fn circumstances(circumstances: &Circumstances) -> Option<PermitVerdict> {
+    if !circumstances.api_read {
+        return refused(Reason::ApiUnavailable, ASK_SOON);
+    }
+    if !circumstances.clock_trusted {
+        return refused(Reason::ClockSkew, ASK_LATER);
+    }
+    if circumstances.restored_from_backup {
+        return refused(Reason::RestoredFromBackup, ASK_LATER);
+    }
+    if !circumstances.leader_fresh {
+        return refused(Reason::NoLeader, ASK_SOON);
+    }
+    if circumstances.second_live_run {
+        return refused(Reason::TwoAgents, ASK_LATER);
+    }
+    None
+}
+
+fn job(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
+    let request = &facts.request;
+    let job = facts.job.filter(|job| {
+        !job.deleting
+            && job.rollout_uid == request.rollout_uid
+            && job.enrolment_id == request.enrolment_id
+            && job.attempt == request.attempt
+            && job.action == request.action
+    });
+    if job.is_none() {
+        return ended(Reason::NoSuchJob, Reason::NoSuchJob.meaning());
+    }
+    let belongs = match request.step {
+        PermitStep::Install => request.action == JobAction::Install,
+        PermitStep::Uninstall => request.action == JobAction::Rollback,
+        PermitStep::Reboot => request.action != JobAction::Download,
+    };
+    if belongs { None } else { ended(Reason::NoSuchJob, "The job does not ask for this step.") }
+}
+
+fn device(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
+    let enrolled =
+        facts.device.filter(|row| row.enrolment_id.as_deref() == Some(facts.request.enrolment_id));
+    let Some(row) = enrolled else {
+        return ended(Reason::Replaced, Reason::Replaced.meaning());
+    };
+    if row.quarantined {
+        return refused(Reason::Quarantined, ASK_LATER);
+    }
+    if row.mode != DeviceMode::Manage {
+        return refused(Reason::ObserveMode, ASK_LATER);
+    }
+    match &row.hold {
+        Some(hold) if hold.until.is_none_or(|until| facts.now < until) => refused_because(
+            Reason::DeviceHeld,
+            format!("A person holds the device: {}.", hold.reason),
+            ASK_LATER,
+        ),
+        _ => None,
+    }
+}
+
+/// The slice line is the record: only it says that the grant is in force.
+fn line(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
+    let request = &facts.request;
+    let not_granted = |retry| refused(Reason::NotGranted, retry);
+    let Some(line) = facts.line else { return not_granted(ASK_LATER) };
+    let is_same = line.attempt == request.attempt
+        && line.action == request.action
+        && line.enrolment_id.as_deref() == Some(request.enrolment_id);
+    match line.state {
+        LineState::Granted if is_same => None,
+        // A device that was given up takes a slot again before it goes on.
+        LineState::Unreachable if is_same => not_granted(ASK_LATER),
+        _ if line.attempt > request.attempt => {
+            ended(Reason::NotGranted, "A newer attempt took this one's place.")
+        }
+        // The line may be about to be written, or the job about to be deleted.
+        _ => not_granted(ASK_SOON),
+    }
+}
+
+/// The stops. What a person just wrote counts at once, before the controller has latched it.
+fn rollout(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
+    let uid = Some(facts.request.rollout_uid);
+    let Some(rollout) = facts.rollout.filter(|all| all.metadata.uid.as_deref() == uid) else {
+        return ended(Reason::NoSuchJob, "The rollout does not exist any more.");
+    };
+    if rollout.metadata.deletion_timestamp.is_some() {
+        return ended(Reason::Deleting, Reason::Deleting.meaning());
+    }
+    let status = rollout.status.as_ref();
+    let finishes = facts.request.step == PermitStep::Reboot
+        && facts.request.action == JobAction::Install
+        && rollout.spec.on_halt.installed_awaiting_reboot == AwaitingRebootAction::Finish;
+    let is_aborted =
+        rollout.spec.abort.is_some() || status.is_some_and(|status| status.aborted.is_some());
+    if is_aborted && !finishes {
+        return ended(Reason::AbortedByPerson, Reason::AbortedByPerson.meaning());
+    }
+    let is_suspended = rollout.spec.suspend == Some(true)
+        || status.is_some_and(|status| status.suspended.is_some());
+    if is_suspended {
+        return refused(Reason::SuspendedByPerson, ASK_LATER);
+    }
+    let halted = status.and_then(|status| status.halted.as_ref());
+    match halted {
+        // Taking updates back is what a halt is for.
+        Some(_) if finishes || facts.request.action == JobAction::Rollback => None,
+        Some(latch) => refused_because(Reason::RolloutStopped, latch.message.clone(), ASK_LATER),
+        None => None,
+    }
+}
+
+fn bounds(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
+    let job = facts.job?;
+    if facts.now >= job.finish_by {
+        return ended(Reason::FinishByPassed, Reason::FinishByPassed.meaning());
+    }
+    let begins = facts.request.step != PermitStep::Reboot;
+    if begins && facts.now >= job.start_by {
+        return ended(Reason::TooLate, Reason::TooLate.meaning());
+    }
+    None
+}
+
+fn group(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
+    let group = facts.reboots_held_by.filter(|_| facts.request.step == PermitStep::Reboot)?;
+    refused_because(
+        Reason::RebootsHeld,
+        format!("Too many devices of group {group} are unavailable; its reboots are held."),
+        ASK_LATER,
+    )
+}
+
+/// Yes: once per run and boot, and not without end.
+fn grant(facts: &PermitFacts<'_>) -> PermitVerdict {
+    let given = facts.job.map(|job| job.permitted.as_slice()).unwrap_or_default();
+    let request = &facts.request;
+    let repeated = given.iter().any(|permit| {
+        permit.step == request.step
+            && permit.attempt == request.attempt
+            && permit.agent_run == request.agent_run
+            && permit.boot_id == request.boot_id
+    });
+    if !repeated && given.len() >= MAX_PERMITS {
+        return PermitVerdict::Ended {
+            reason: Reason::BootLoop,
+            message: format!("The job has had its {MAX_PERMITS} permits."),
+        };
+    }
+    PermitVerdict::Granted { repeated }
 }

@@ -1,10 +1,14 @@
 //! What a pass decided: exact actions for the shell, and a decision for every device.
 
+use std::sync::Arc;
+
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
     Batch, DeviceGroupStatus, JobAction, LineState, PatchRolloutStatus, ResolvedUpdate, SliceLine,
     UpdateHoldSpec, UpdateSource, reasons::Reason,
 };
+
+use crate::SliceView;
 
 /// The answer to one snapshot.
 ///
@@ -292,8 +296,18 @@ pub struct StageDecisions {
     pub stage: String,
     /// Its verdict in one sentence.
     pub verdict: String,
-    /// Every frozen device by name, with its decision.
-    pub devices: Vec<(String, Decision)>,
+    /// The record the decisions are about, in order.
+    pub slices: Vec<Arc<SliceView>>,
+    /// One decision per line of `slices`, in order.
+    pub decisions: Vec<Decision>,
+}
+
+impl StageDecisions {
+    /// Every frozen device with its decision.
+    pub fn devices(&self) -> impl Iterator<Item = (&str, Decision)> {
+        let names = self.slices.iter().flat_map(|slice| &slice.lines);
+        names.map(|line| line.device.as_str()).zip(self.decisions.iter().copied())
+    }
 }
 
 /// What one pass decided for one device.

@@ -1,0 +1,235 @@
+//! May this device start? Reasons first, slot last: a device that could not start anyway must not
+//! hold a slot, and one that waits for a slot must be able to start.
+
+use wardring_api::{
+    DeviceGroupStatus, DeviceMode, LineState, PatchAuthority, PatchRolloutSpec,
+    PendingRebootPolicy, Reboots, RollbackPolicy, reasons::Reason,
+};
+
+use crate::{
+    DeviceRow, DeviceTable,
+    caps::{Rules, group_limit, later},
+    line::{Line, NONE},
+    resolve::Coverage,
+    validate::{Run, Scene},
+    wake::Wake,
+};
+
+/// Why a device gets no install job, looking at the device and its groups alone.
+pub(crate) fn device_hold(
+    row: &DeviceRow,
+    position: usize,
+    spec: &PatchRolloutSpec,
+    coverage: &Coverage,
+    table: &DeviceTable,
+    wake: &mut Wake,
+) -> Option<Reason> {
+    if let Some(reason) = person_hold(row, wake) {
+        return Some(reason);
+    }
+    if let Some(reason) = group_hold(row, position, table) {
+        return Some(reason);
+    }
+    let product = table.product_of(position);
+    if row.product.is_none() {
+        return Some(Reason::NoFacts);
+    }
+    if coverage.is_held(product, &row.labels) {
+        return Some(Reason::UpdateHeld);
+    }
+    if spec.preflight.require_reversible && coverage.is_irreversible(product) {
+        return Some(Reason::NotReversible);
+    }
+    if !row.is_online() {
+        return Some(Reason::Offline);
+    }
+    if row.hard_pending_reboot && spec.preflight.pending_reboot == PendingRebootPolicy::Block {
+        return Some(Reason::PendingReboot);
+    }
+    None
+}
+
+/// What people decided about the device, for installs and rollbacks alike.
+fn person_hold(row: &DeviceRow, wake: &mut Wake) -> Option<Reason> {
+    if row.enrolment_id.is_none() {
+        return Some(Reason::NotEnrolled);
+    }
+    if row.mode != DeviceMode::Manage {
+        return Some(Reason::ObserveMode);
+    }
+    if let Some(hold) = &row.hold
+        && hold.until.is_none_or(|until| !wake.is_due(until))
+    {
+        return Some(Reason::DeviceHeld);
+    }
+    row.quarantined.then_some(Reason::Quarantined)
+}
+
+/// What the device's groups say about installs on it.
+fn group_hold(row: &DeviceRow, position: usize, table: &DeviceTable) -> Option<Reason> {
+    let groups = || table.groups_of(position).iter().map(|&group| &table.groups()[group as usize]);
+    let authority = |wanted| groups().any(|group| group.spec.patch_authority == wanted);
+    if authority(PatchAuthority::Observe)
+        || (row.other_patch_sources && authority(PatchAuthority::Exclusive))
+    {
+        return Some(Reason::PatchAuthority);
+    }
+    let declared = |role| groups().any(|group| group.spec.roles.contains(role));
+    if !row.roles.iter().all(declared) {
+        return Some(Reason::UndeclaredRole);
+    }
+    None
+}
+
+/// Why a device gets no rollback job now. An update that is barred or a restart that is pending is
+/// no reason to leave it broken.
+pub(crate) fn rollback_hold(row: &DeviceRow, wake: &mut Wake) -> Option<Reason> {
+    person_hold(row, wake).or_else(|| (!row.is_online()).then_some(Reason::Offline))
+}
+
+/// Whether a group of the device forbids automatic rollbacks.
+pub(crate) fn forbids_rollback(position: usize, table: &DeviceTable) -> bool {
+    table
+        .groups_of(position)
+        .iter()
+        .any(|&group| table.groups()[group as usize].spec.rollback == RollbackPolicy::Forbid)
+}
+
+/// Why a waiting line may not be granted yet, apart from slots.
+pub(crate) fn line_hold(
+    line: &Line,
+    run: &Run<'_>,
+    rules: &Rules,
+    claims: &Claims,
+    scene: &Scene<'_>,
+    wake: &mut Wake,
+) -> Option<Reason> {
+    let Some(row) = scene.row(line) else { return Some(Reason::Replaced) };
+    let position = line.row as usize;
+    let spec = &run.rollout.spec;
+    if let Some(reason) = device_hold(row, position, spec, &run.coverage, scene.table, wake) {
+        return Some(reason);
+    }
+    if let Some(reason) = claims.hold(line, run.uid(), scene) {
+        return Some(reason);
+    }
+    let failed_before = !matches!(line.state, LineState::Pending);
+    if let Some(at) = line.at.filter(|_| failed_before)
+        && !wake.is_due(later(at, rules.backoff))
+    {
+        return Some(Reason::Backoff);
+    }
+    (!claims.has_room(position, scene.table)).then_some(Reason::GroupUnavailable)
+}
+
+/// Which devices are taken, and how many of each group are unavailable: one decision over all
+/// rollouts of the namespace.
+pub(crate) struct Claims {
+    /// By row: in flight for some rollout.
+    taken: Vec<bool>,
+    /// By position of the group.
+    groups: Vec<Load>,
+}
+
+/// How many of a group's devices are unavailable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Load {
+    pub size: usize,
+    pub unavailable: usize,
+    pub limit: Option<usize>,
+}
+
+impl Load {
+    /// The group's status as it should be.
+    pub fn status(&self) -> DeviceGroupStatus {
+        let held = self.limit.is_some_and(|limit| self.unavailable > limit);
+        DeviceGroupStatus {
+            devices: self.size as u32,
+            unavailable: self.unavailable as u32,
+            reboots: if held { Reboots::Held } else { Reboots::Open },
+        }
+    }
+}
+
+impl Claims {
+    /// Adds up all runs: granted and unproven, silent, about to be granted, or offline.
+    pub fn new(runs: &[Run<'_>], scene: &Scene<'_>) -> Claims {
+        let table = scene.table;
+        let mut taken = vec![false; table.rows().len()];
+        let mut silent = Vec::new();
+        for line in runs
+            .iter()
+            .flat_map(|run| &run.stages)
+            .flat_map(|stage| &stage.frozen)
+            .flat_map(|frozen| &frozen.lines)
+        {
+            let Some(taken) = taken.get_mut(line.row as usize) else { continue };
+            match line.state {
+                LineState::Granted => *taken = true,
+                LineState::Unreachable if line.job != NONE => silent.push(line.row as usize),
+                _ if line.job != NONE && scene.leftover(line) => *taken = true,
+                _ => {}
+            }
+        }
+        for job in scene.jobs.iter().filter(|job| job.may_have_begun()) {
+            // A rollout that is gone may still have a device at work.
+            if !runs.iter().any(|run| run.uid() == job.rollout_uid)
+                && let Some(row) = table.find(&job.device)
+            {
+                taken[row] = true;
+            }
+        }
+        let mut groups = vec![Load::default(); table.groups().len()];
+        let mut add = |row: usize, unavailable: bool| {
+            for &group in table.groups_of(row) {
+                let load = &mut groups[group as usize];
+                load.size += 1;
+                load.unavailable += usize::from(unavailable);
+            }
+        };
+        silent.sort_unstable();
+        for (position, row) in table.rows().iter().enumerate() {
+            let unavailable = taken[position]
+                || !row.is_online()
+                || (!silent.is_empty() && silent.binary_search(&position).is_ok());
+            add(position, unavailable);
+        }
+        for (load, group) in groups.iter_mut().zip(table.groups()) {
+            load.limit = group.spec.max_unavailable.map(|cap| group_limit(cap, load.size));
+        }
+        Claims { taken, groups }
+    }
+
+    /// The load of every group, by position.
+    pub fn loads(&self) -> &[Load] {
+        &self.groups
+    }
+
+    /// Whether another grant or an unfinished job has the device.
+    pub fn hold(&self, line: &Line, uid: &str, scene: &Scene<'_>) -> Option<Reason> {
+        match scene.any_job(line) {
+            // Our own old job goes first; the next pass grants.
+            Some(job) if job.rollout_uid == uid => Some(Reason::WriteInFlight),
+            Some(_) => Some(Reason::Busy),
+            None => self.taken[line.row as usize].then_some(Reason::Busy),
+        }
+    }
+
+    /// Whether every group of the device can spare one more.
+    pub fn has_room(&self, row: usize, table: &DeviceTable) -> bool {
+        table.groups_of(row).iter().all(|&group| {
+            let load = self.groups[group as usize];
+            load.limit.is_none_or(|limit| load.unavailable < limit)
+        })
+    }
+
+    /// Takes a device: from now on it is unavailable in its groups.
+    pub fn take(&mut self, row: usize, was_unavailable: bool, table: &DeviceTable) {
+        self.taken[row] = true;
+        if !was_unavailable {
+            for &group in table.groups_of(row) {
+                self.groups[group as usize].unavailable += 1;
+            }
+        }
+    }
+}

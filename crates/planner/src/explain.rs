@@ -1,0 +1,308 @@
+//! The sentences: why a device or a rollout does not move, what it does, what became of it. The
+//! controller's status and the plugin use the same ones, and everything here can be told from the
+//! rollout, the slice line, the job, the device and its groups.
+
+use jiff::Timestamp;
+use wardring_api::{
+    LineState, PatchRollout, SliceLine, StageState, conditions::whole_seconds, reasons::Reason,
+};
+
+use crate::{
+    DeviceRow, DeviceTable, GroupView, HoldView, JobOutcome, JobView,
+    caps::{Rules, later},
+    eligibility::device_hold,
+    line::{Doing, Frozen, Line, NONE, doing},
+    resolve::Coverage,
+    wake::Wake,
+};
+
+/// Objects that tell the story of one device in one rollout.
+#[derive(Clone, Debug)]
+pub struct DeviceStory<'a> {
+    /// The instant.
+    pub now: Timestamp,
+    /// The rollout.
+    pub rollout: &'a PatchRollout,
+    /// Stage of the line's slice.
+    pub stage: &'a str,
+    /// The device's line.
+    pub line: &'a SliceLine,
+    /// The job that carries the device's name, of whatever rollout.
+    pub job: Option<&'a JobView>,
+    /// The device, unless it is gone.
+    pub device: Option<&'a DeviceRow>,
+    /// Groups of the namespace.
+    pub groups: &'a [GroupView],
+    /// Holds of the namespace.
+    pub holds: &'a [HoldView],
+}
+
+/// Where a device stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// Reason word, as in conditions and slice lines.
+    pub reason: Reason,
+    /// The sentence.
+    pub message: String,
+    /// When it can change by itself.
+    pub until: Option<Timestamp>,
+}
+
+/// Explains where a device stands and what it waits for.
+pub fn explain_device(story: &DeviceStory<'_>) -> Explanation {
+    let stage = story.rollout.spec.stages.iter().find(|stage| stage.name == story.stage);
+    let Some(stage) = stage else {
+        return Explanation {
+            reason: Reason::RecordLost,
+            message: format!(
+                "{} is in stage {}, which the rollout no longer has.",
+                story.line.device, story.stage
+            ),
+            until: None,
+        };
+    };
+    let rules = Rules::new(stage);
+    let line = working_copy(story.line);
+    if line.state == LineState::Granted {
+        at_work(story, &rules)
+    } else if line.waits(&rules) {
+        waiting(story, &line, &rules)
+    } else {
+        ended(story)
+    }
+}
+
+/// Explains what a rollout waits for, most important first. It says what the controller last wrote.
+pub fn explain_rollout(rollout: &PatchRollout) -> Vec<String> {
+    let Some(status) = &rollout.status else {
+        return vec!["The controller has not looked at this rollout yet.".to_owned()];
+    };
+    let mut lines: Vec<String> = status.message.iter().cloned().collect();
+    for waiting in &status.waiting_for {
+        if !lines.contains(&waiting.message) {
+            lines.push(waiting.message.clone());
+        }
+    }
+    if !status.uncovered_products.is_empty() {
+        lines.push(uncovered(&status.uncovered_products));
+    }
+    lines
+}
+
+/// Names products that the run has nothing for.
+pub(crate) fn uncovered(products: &[String]) -> String {
+    format!("No update of this rollout is for {}.", products.join(", "))
+}
+
+fn at_work(story: &DeviceStory<'_>, rules: &Rules) -> Explanation {
+    let device = &story.line.device;
+    let uid = story.rollout.metadata.uid.as_deref().unwrap_or_default();
+    let job = story.job.filter(|job| job.rollout_uid == uid && job.attempt == story.line.attempt);
+    let say = |reason, message, until| Explanation { reason, message, until };
+    let Some(job) = job else {
+        return say(
+            Reason::InProgress,
+            format!("{device} is granted; its job is being made."),
+            None,
+        );
+    };
+    if job.outcome == JobOutcome::BadSignature {
+        return say(
+            Reason::BadSignature,
+            format!("{device} sent an answer without a valid signature, which is not counted."),
+            Some(job.finish_by),
+        );
+    }
+    let verb = job.state.map_or("waits for contact".to_owned(), |state| format!("is {state:?}"));
+    match doing(job) {
+        Doing::NotBegun => say(
+            Reason::InProgress,
+            format!("{device} has its job and has not begun; it may begin until {}.", job.start_by),
+            Some(job.start_by),
+        ),
+        Doing::AwaitingReboot if is_stopped(story.rollout) => say(
+            Reason::RolloutStopped,
+            format!(
+                "{device} installed, and its restart is held because the rollout stands still."
+            ),
+            None,
+        ),
+        Doing::Rebooting(since) => {
+            let until = later(since, rules.reboot_deadline);
+            let slow = story.now >= later(since, rules.reboot_slow_after);
+            let since = whole_seconds(since);
+            let word = if slow { "restarts slowly" } else { "restarts" };
+            let message =
+                format!("{device} {word} since {since}; it counts as unreachable from {until} on.");
+            say(Reason::InProgress, message, Some(until))
+        }
+        Doing::Working | Doing::AwaitingReboot => say(
+            Reason::InProgress,
+            format!("{device} {verb}; it must be done by {}.", job.finish_by),
+            Some(job.finish_by),
+        ),
+    }
+}
+
+fn waiting(story: &DeviceStory<'_>, line: &Line, rules: &Rules) -> Explanation {
+    let (device, rollout) = (&story.line.device, story.rollout);
+    let (reason, until) = hold(story, line, rules);
+    let message = match reason {
+        Reason::InProgress => format!("{device} can start and is next."),
+        Reason::DeviceHeld => {
+            let held = story.device.and_then(|row| row.hold.as_ref());
+            let why = held.map_or("", |hold| hold.reason.as_str());
+            format!("{device} does not start: a person holds it ({why}).")
+        }
+        Reason::Busy => {
+            let other = story.job.map_or("another rollout", |job| job.rollout.as_str());
+            format!("{device} does not start: it still has a job of {other}.")
+        }
+        Reason::RolloutStopped => {
+            let status = rollout.status.as_ref();
+            let latch = status.and_then(|status| {
+                status.aborted.as_ref().or(status.suspended.as_ref()).or(status.halted.as_ref())
+            });
+            let why = latch.map_or(Reason::RolloutStopped.meaning(), |latch| &latch.message);
+            format!("{device} does not start: {why}")
+        }
+        Reason::Backoff => format!(
+            "{device} gets its next attempt later: the last one ended {}.",
+            last_end(story.line)
+        ),
+        reason => format!("{device} does not start: {}", lower_first(reason.meaning())),
+    };
+    Explanation { reason, message, until }
+}
+
+/// The first thing that keeps a waiting device from starting.
+fn hold(story: &DeviceStory<'_>, line: &Line, rules: &Rules) -> (Reason, Option<Timestamp>) {
+    let rollout = story.rollout;
+    let Some(row) = story.device else { return (Reason::Replaced, None) };
+    let status = rollout.status.clone().unwrap_or_default();
+    let table = DeviceTable::new(vec![row.clone()], story.groups.to_vec());
+    let coverage = Coverage::new(&status.resolved_updates, &[], story.holds, &table);
+    let mut wake = Wake::new(story.now);
+    if let Some(reason) = device_hold(row, 0, &rollout.spec, &coverage, &table, &mut wake) {
+        return (reason, wake.next());
+    }
+    if story.job.is_some() {
+        return (Reason::Busy, None);
+    }
+    if is_stopped(rollout) {
+        return (Reason::RolloutStopped, None);
+    }
+    let stage = status.stages.iter().find(|stage| stage.name == story.stage);
+    if stage.is_none_or(|stage| stage.state != StageState::Open) {
+        return (Reason::StageNotOpen, None);
+    }
+    let again = line.at.map(|at| later(at, rules.backoff));
+    if line.state != LineState::Pending && again.is_some_and(|again| story.now < again) {
+        return (Reason::Backoff, again);
+    }
+    let full = stage.is_some_and(|stage| {
+        stage.caps.is_some_and(|caps| stage.counts.in_progress >= caps.max_concurrency)
+    });
+    if full {
+        return (Reason::SlotsTaken, None);
+    }
+    let crowded = table.groups_of(0).iter().any(|&group| {
+        let group = &table.groups()[group as usize];
+        let size = group.status.devices as usize;
+        group.spec.max_unavailable.is_some_and(|cap| {
+            group.status.unavailable as usize >= crate::caps::group_limit(cap, size)
+        })
+    });
+    if crowded { (Reason::GroupUnavailable, None) } else { (Reason::InProgress, None) }
+}
+
+fn ended(story: &DeviceStory<'_>) -> Explanation {
+    let line = story.line;
+    let reason = Reason::parse(line.state.as_str()).unwrap_or(Reason::Failed);
+    Explanation { reason, message: format!("{} {}", line.device, last_end(line)), until: None }
+}
+
+fn last_end(line: &SliceLine) -> String {
+    let mut text = format!("is {}", line.state.as_str());
+    if let Some(at) = line.at {
+        text.push_str(&format!(" since {at}"));
+    }
+    let said = |reason: &Reason| reason.as_str() != line.state.as_str();
+    match line.reason.filter(said) {
+        Some(reason) => text.push_str(&format!(": {}", lower_first(reason.meaning()))),
+        None => text.push('.'),
+    }
+    text
+}
+
+fn is_stopped(rollout: &PatchRollout) -> bool {
+    let ordered = rollout.spec.suspend == Some(true) || rollout.spec.abort.is_some();
+    ordered
+        || rollout.metadata.deletion_timestamp.is_some()
+        || rollout.status.as_ref().is_some_and(|status| {
+            status.aborted.is_some() || status.suspended.is_some() || status.halted.is_some()
+        })
+}
+
+fn working_copy(line: &SliceLine) -> Line {
+    Line {
+        state: line.state,
+        action: line.action,
+        reason: line.reason,
+        was: line.was,
+        attempt: line.attempt,
+        tries: line.tries,
+        sequence: line.sequence,
+        at: line.at,
+        row: NONE,
+        job: NONE,
+        moved: false,
+        granted_now: false,
+    }
+}
+
+/// `Meaning` as the second half of a sentence. Words like `UpdateHold` keep their capital.
+pub(crate) fn lower_first(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next();
+    let second = text.chars().nth(1);
+    match (first, second) {
+        (Some(first), Some(second))
+            if !second.is_uppercase() && !text.starts_with("UpdateHold") =>
+        {
+            let keeps = text.starts_with("Windows") || text.starts_with("Wardring");
+            if keeps { text.to_owned() } else { first.to_lowercase().chain(letters).collect() }
+        }
+        _ => text.to_owned(),
+    }
+}
+
+/// One failed device as a status shows it.
+pub(crate) fn failed(frozen: &Frozen<'_>, index: usize) -> String {
+    let (line, record) = (frozen.lines[index], frozen.record(index));
+    let detail = line.reason.filter(|reason| reason.as_str() != line.state.as_str());
+    let mut text = format!("{}: {}", record.device, line.state.as_str());
+    if let Some(reason) = detail {
+        text.push_str(&format!(" — {}", reason.as_str()));
+    }
+    if let Some(was) = line.was {
+        text.push_str(&format!(" (after {})", was.as_str()));
+    }
+    text
+}
+
+/// The first few failed devices in one phrase.
+pub(crate) fn sample(frozen: &Frozen<'_>, failed_lines: &[usize]) -> String {
+    const SHOWN: usize = 3;
+    let shown: Vec<String> =
+        failed_lines.iter().take(SHOWN).map(|&index| failed(frozen, index)).collect();
+    let more = failed_lines.len().saturating_sub(SHOWN);
+    if more > 0 { format!("{} and more", shown.join(", ")) } else { shown.join(", ") }
+}
+
+/// Why a number of devices of a stage wait.
+pub(crate) fn held(stage: &str, reason: Reason, count: usize) -> String {
+    let devices =
+        if count == 1 { "1 device waits".to_owned() } else { format!("{count} devices wait") };
+    format!("Stage {stage}: {devices}: {}", lower_first(reason.meaning()))
+}

@@ -1,0 +1,278 @@
+//! The four stops. Latches: what a person or the system stopped stays stopped until a person says
+//! otherwise, whatever happens to the field that said so. Judging: a budget that is broken halts.
+
+use wardring_api::{
+    FailureAction, JobAction, Latch, LineState, RollbackStatus, StageState,
+    conditions::{clip, whole_seconds},
+    names,
+    reasons::Reason,
+};
+
+use crate::{
+    EventKind,
+    caps::later,
+    explain,
+    line::{Line, Tally},
+    validate::{Complaint, Run, Scene, Stop},
+    wake::Wake,
+};
+
+/// What the latches of this pass mean for the order of writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Latched {
+    /// The rollout stopped in this pass: its status is written before anything else.
+    pub stopped: bool,
+    /// A retry is being answered: lines first, then the status.
+    pub retried: bool,
+}
+
+/// Takes over what people ordered.
+pub(crate) fn latch(run: &mut Run<'_>, scene: &Scene<'_>) -> Latched {
+    let spec = &run.rollout.spec;
+    let mut latched = Latched::default();
+    if let Some(abort) = &spec.abort
+        && run.status.aborted.is_none()
+    {
+        let message = format!("A person ended the rollout: {}", abort.reason);
+        run.status.aborted = Some(set(run, Reason::AbortedByPerson, message.clone(), scene));
+        run.emit(EventKind::Warning, Reason::AbortedByPerson, message);
+        latched.stopped = true;
+    }
+    match (spec.suspend, &run.status.suspended) {
+        (Some(true), None) => {
+            let message =
+                "A person suspended the rollout; `spec.suspend: false` resumes it.".to_owned();
+            run.status.suspended =
+                Some(set(run, Reason::SuspendedByPerson, message.clone(), scene));
+            run.emit(EventKind::Normal, Reason::SuspendedByPerson, message);
+            latched.stopped = true;
+        }
+        (Some(false), Some(_)) => {
+            run.status.suspended = None;
+            run.gating = true;
+            run.emit(EventKind::Normal, Reason::InProgress, "A person resumed the rollout.".into());
+        }
+        // Absence changes nothing: an applier that strips the field must not resume a rollout.
+        _ => {}
+    }
+    if !latched.stopped {
+        latched.retried = retry(run, scene);
+    }
+    run.stop = stop_of(run);
+    latched
+}
+
+/// The strongest stop that holds.
+pub(crate) fn stop_of(run: &Run<'_>) -> Option<Stop> {
+    if run.is_deleting() {
+        Some(Stop::Deleting)
+    } else if run.status.aborted.is_some() {
+        Some(Stop::Aborted)
+    } else if run.status.suspended.is_some() {
+        Some(Stop::Suspended)
+    } else if run.status.halted.is_some() {
+        Some(Stop::Halted)
+    } else {
+        None
+    }
+}
+
+fn set(run: &Run<'_>, reason: Reason, message: String, scene: &Scene<'_>) -> Latch {
+    Latch {
+        reason: reason.as_str().to_owned(),
+        message: clip(&message, 1024),
+        at: whole_seconds(scene.now),
+        stage: current_stage(run).map(|position| run.stages[position].spec.name.clone()),
+    }
+}
+
+/// Position of the first stage that is not completed.
+pub(crate) fn current_stage(run: &Run<'_>) -> Option<usize> {
+    run.status.stages.iter().position(|stage| stage.state != StageState::Completed)
+}
+
+/// Answers a person's retry, once per stamp: the halt is lifted, what is not proven begins anew with
+/// fresh attempts, and every deadline and budget counts from now.
+fn retry(run: &mut Run<'_>, scene: &Scene<'_>) -> bool {
+    let annotations = run.rollout.metadata.annotations.as_ref();
+    let Some(stamp) = annotations.and_then(|all| all.get(names::RETRY_ANNOTATION)) else {
+        return false;
+    };
+    let stamp = clip(stamp, 256);
+    if run.is_deleting() || run.status.last_handled_retry.as_ref() == Some(&stamp) {
+        return false;
+    }
+    // A device in the middle of its rollback must come to an end first.
+    let mut lines = run.stages.iter().flat_map(|stage| &stage.frozen).flat_map(|all| &all.lines);
+    if lines.any(|line| line.state == LineState::Granted && line.action == JobAction::Rollback) {
+        return false;
+    }
+    run.status.last_handled_retry = Some(stamp);
+    run.gating = true;
+    if run.status.aborted.is_some() {
+        return true;
+    }
+    run.status.halted = None;
+    run.status.rollback = None;
+    for (stage, status) in run.stages.iter_mut().zip(&mut run.status.stages) {
+        let Some(frozen) = &mut stage.frozen else { continue };
+        for (index, line) in frozen.lines.iter_mut().enumerate() {
+            if begins_anew(line) && scene.row(line).is_some() {
+                line.set(LineState::Pending, None, scene.now);
+                line.action = JobAction::Install;
+                (line.was, line.tries) = (None, 0);
+                frozen.retried.insert(index);
+            }
+        }
+        status.started_at = Some(whole_seconds(scene.now));
+        if !frozen.retried.is_empty() {
+            status.state = StageState::Open;
+            (status.soak_started_at, status.completed_at) = (None, None);
+        }
+    }
+    run.emit(EventKind::Normal, Reason::InProgress, "A person asked for a retry.".to_owned());
+    true
+}
+
+/// Whether a retry gives the device a new attempt. What fell silent or could not be rolled back keeps
+/// its job as a lock, and stays.
+fn begins_anew(line: &Line) -> bool {
+    matches!(
+        line.state,
+        LineState::Failed
+            | LineState::RevertedByWindows
+            | LineState::RolledBack
+            | LineState::NotOffered
+            | LineState::NotStarted
+            | LineState::Deferred
+            | LineState::PoweredOff
+    )
+}
+
+/// Adds up every stage and halts the run if a budget is broken or a deadline has passed. Returns
+/// whether it halted now.
+pub(crate) fn judge(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) -> bool {
+    for (stage, status) in run.stages.iter_mut().zip(&mut run.status.stages) {
+        let Some(frozen) = &stage.frozen else { continue };
+        stage.tally = Tally::of(frozen, &stage.rules, status.started_at, scene);
+        status.caps = Some(stage.rules.caps(frozen.lines.len(), stage.tally.applicable));
+    }
+    // A run that is being resumed or retried is judged by what the next pass reads back.
+    let is_over = matches!(run.stop, Some(Stop::Deleting | Stop::Aborted));
+    if run.gating || is_over || run.status.halted.is_some() || scene.guard.is_some() {
+        return false;
+    }
+    let verdict = (0..run.stages.len())
+        .find_map(|position| verdict(run, position, wake).map(|verdict| (position, verdict)));
+    let Some((position, Complaint { reason, message })) = verdict else { return false };
+    let stage = run.stages[position].spec.name.clone();
+    run.status.halted =
+        Some(Latch { stage: Some(stage.clone()), ..set(run, reason, message.clone(), scene) });
+    let on_failure = &run.rollout.spec.on_failure;
+    // Silence and lateness only halt: an outage of ours must uninstall nothing.
+    if reason == Reason::FailureBudgetSpent && on_failure.action == FailureAction::Rollback {
+        run.status.rollback = Some(RollbackStatus {
+            scope: on_failure.scope,
+            stage,
+            started_at: whole_seconds(scene.now),
+            completed_at: None,
+        });
+    }
+    run.emit(EventKind::Warning, reason, message);
+    run.stop = stop_of(run);
+    true
+}
+
+/// Why the stage halts the run, if it does.
+fn verdict(run: &Run<'_>, position: usize, wake: &mut Wake) -> Option<Complaint> {
+    let (stage, status) = (&run.stages[position], &run.status.stages[position]);
+    let frozen = stage.frozen.as_ref()?;
+    let (tally, caps) = (&stage.tally, status.caps?);
+    let name = &stage.spec.name;
+    if tally.bad > caps.max_failures as usize {
+        return Some(Complaint::new(
+            Reason::FailureBudgetSpent,
+            format!(
+                "Stage {name}: {} of {} devices failed, and maxFailures allows {}: {}.",
+                tally.bad,
+                caps.size,
+                caps.max_failures,
+                explain::sample(frozen, &tally.failed)
+            ),
+        ));
+    }
+    if tally.silent > caps.max_unreachable as usize {
+        return Some(Complaint::new(
+            Reason::UnreachableBudgetSpent,
+            format!(
+                "Stage {name}: {} of {} devices fell silent after they began, and maxUnreachable \
+                 allows {}: {}.",
+                tally.silent,
+                caps.size,
+                caps.max_unreachable,
+                explain::sample(frozen, &tally.failed)
+            ),
+        ));
+    }
+    if status.state != StageState::Open {
+        return None;
+    }
+    let shortfall = shortfall(run, position);
+    if !is_waiting_for_devices(run, position) && shortfall.is_none() {
+        return None;
+    }
+    let deadline = later(status.started_at?, stage.rules.progress_deadline);
+    if !wake.is_due(deadline) {
+        return None;
+    }
+    let halt = shortfall.filter(|_| !is_waiting_for_devices(run, position));
+    Some(halt.unwrap_or_else(|| {
+        Complaint::new(
+            Reason::ProgressDeadlineExceeded,
+            format!(
+                "Stage {name} was not proven within its progressDeadline: {} of {} devices are \
+                 not done.",
+                tally.counts.pending + tally.counts.in_progress,
+                caps.size
+            ),
+        )
+    }))
+}
+
+/// Whether devices of the stage still have something to do.
+pub(crate) fn is_waiting_for_devices(run: &Run<'_>, position: usize) -> bool {
+    let counts = &run.stages[position].tally.counts;
+    counts.pending + counts.in_progress > 0
+}
+
+/// What a stage lacks to be proven once its devices are done: nothing opens on "nothing to install".
+pub(crate) fn shortfall(run: &Run<'_>, position: usize) -> Option<Complaint> {
+    let (stage, status) = (&run.stages[position], &run.status.stages[position]);
+    let (tally, caps) = (&stage.tally, status.caps?);
+    let name = &stage.spec.name;
+    if tally.counts.succeeded < caps.min_proven {
+        return Some(Complaint::new(
+            Reason::NotEnoughProven,
+            format!(
+                "Stage {name}: {} of {} devices were really installed and proven, and minProven \
+                 asks for {}; {} had it already, {} had nothing to install. Nothing opens.",
+                tally.counts.succeeded,
+                caps.size,
+                caps.min_proven,
+                tally.counts.already_installed,
+                tally.counts.not_applicable,
+            ),
+        ));
+    }
+    if tally.done < caps.min_coverage as usize {
+        return Some(Complaint::new(
+            Reason::CoverageTooLow,
+            format!(
+                "Stage {name}: {} of {} applicable devices are done, and minCoverage asks for {}; \
+                 {} were left out.",
+                tally.done, tally.applicable, caps.min_coverage, tally.counts.deferred
+            ),
+        ));
+    }
+    None
+}

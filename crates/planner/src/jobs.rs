@@ -1,0 +1,238 @@
+//! Jobs, level-triggered: a Granted line without its job gets one, a job that no grant needs any
+//! more goes. What may have begun is never deleted to be rid of it.
+
+use jiff::SignedDuration;
+use wardring_api::{LineState, PendingRebootPolicy, Span, reasons::Reason};
+
+use crate::{
+    Action, GrantId, JobEnd, JobHealth, JobOutcome, JobPreflight, JobReboot, JobView, LineChange,
+    NewJob, RecallLine, RecordCause,
+    caps::{Rules, later},
+    line::{Frozen, Line},
+    plan::Lanes,
+    validate::{Run, Scene, Stop},
+    wake::Wake,
+};
+
+/// How long the job of a silent device stays as lock and mailbox.
+const MAILBOX_RETENTION: SignedDuration = SignedDuration::from_hours(30 * 24);
+
+/// Writes what the pass decided about lines: recalls, outcomes and retries.
+pub(crate) fn record_lines(run: &Run<'_>, scene: &Scene<'_>, lanes: &mut Lanes) {
+    for frozen in run.stages.iter().filter_map(|stage| stage.frozen.as_ref()) {
+        for (slice, view) in frozen.slices.iter().enumerate() {
+            let from = frozen.starts[slice];
+            let to = from + view.lines.len();
+            let change = |index: usize| LineChange {
+                index: index - from,
+                line: frozen.rewritten(index, scene),
+            };
+            let recalls: Vec<RecallLine> = frozen
+                .recalls
+                .range(from..to)
+                .map(|(&index, &job_attempt)| RecallLine { change: change(index), job_attempt })
+                .collect();
+            if !recalls.is_empty() {
+                let slice = view.name.clone();
+                lanes.recalls.push(Action::Recall { slice, lines: recalls });
+            }
+            for (set, cause, lane) in [
+                (&frozen.outcomes, RecordCause::Outcomes, &mut lanes.outcomes),
+                (&frozen.retried, RecordCause::Retry, &mut lanes.retries),
+            ] {
+                let changes: Vec<LineChange> =
+                    set.range(from..to).map(|&index| change(index)).collect();
+                if !changes.is_empty() {
+                    lane.push(Action::RecordLines { slice: view.name.clone(), cause, changes });
+                }
+            }
+        }
+    }
+}
+
+/// Makes the jobs that are missing.
+pub(crate) fn create(run: &Run<'_>, scene: &Scene<'_>, lanes: &mut Lanes) {
+    for stage in &run.stages {
+        let Some(frozen) = &stage.frozen else { continue };
+        for (index, line) in frozen.lines.iter().enumerate() {
+            if line.state != LineState::Granted || scene.own_job(line, run.uid()).is_some() {
+                continue;
+            }
+            if let Some(old) = scene.any_job(line) {
+                if old.rollout_uid != run.uid() {
+                    continue;
+                }
+                // The grant before this one: an uninstall takes the place of a held restart.
+                lanes.replaced.push(delete(old, JobEnd::Stale));
+            }
+            if let Some(job) =
+                job(run, stage.spec.name.as_str(), &stage.rules, frozen, index, scene)
+            {
+                lanes.creations.push(Action::CreateJob(Box::new(job)));
+            }
+        }
+    }
+}
+
+fn job(
+    run: &Run<'_>,
+    stage: &str,
+    rules: &Rules,
+    frozen: &Frozen<'_>,
+    index: usize,
+    scene: &Scene<'_>,
+) -> Option<NewJob> {
+    let line = frozen.lines[index];
+    let record = frozen.rewritten(index, scene);
+    let row = scene.row(&line)?;
+    let spec = &run.rollout.spec;
+    let granted_at = line.at?;
+    let grant = GrantId {
+        rollout_uid: run.uid().to_owned(),
+        device: record.device.clone(),
+        attempt: line.attempt,
+    };
+    let repaired = !line.granted_now && !scene.snapshot.uncreated.contains(&grant);
+    let span = |span: Option<Span>, default: Span| span.unwrap_or(default).duration();
+    Some(NewJob {
+        device: record.device,
+        rollout: run.id.clone(),
+        stage: stage.to_owned(),
+        slice: frozen.slices[frozen.locate(index).0].name.clone(),
+        enrolment_id: record.enrolment_id?,
+        attempt: line.attempt,
+        sequence: line.sequence,
+        action: line.action,
+        updates: run
+            .status
+            .resolved_updates
+            .iter()
+            .filter(|update| row.product.as_deref() == Some(update.product.as_str()))
+            .cloned()
+            .collect(),
+        source: spec.updates.source,
+        accept_eula: spec.updates.accept_eula,
+        start_by: later(granted_at, rules.start_within.min(rules.device_deadline)),
+        finish_by: later(granted_at, rules.device_deadline),
+        preflight: JobPreflight {
+            reboot_first: spec.preflight.pending_reboot == PendingRebootPolicy::RebootFirst,
+            min_free_disk_gb: spec.preflight.min_free_disk_gb.unwrap_or(0),
+            require_reversible: spec.preflight.require_reversible,
+        },
+        health: JobHealth {
+            services: spec.health.services.clone(),
+            settle: span(spec.health.settle, Span::from_mins(3)),
+            restart_attempts: spec.health.restart_attempts.unwrap_or(3),
+            sample_interval: span(spec.health.sample_interval, Span::from_secs(20)),
+        },
+        reboot: JobReboot {
+            countdown: span(spec.reboot.countdown, Span::from_mins(1)),
+            message: spec.reboot.message.clone(),
+            stuck_after: rules.reboot_deadline,
+        },
+        repaired,
+    })
+}
+
+/// Deletes the jobs that no grant needs any more.
+pub(crate) fn sweep(runs: &[Run<'_>], scene: &Scene<'_>, lanes: &mut Lanes, wake: &mut Wake) {
+    let mut known = vec![false; scene.jobs.len()];
+    for run in runs {
+        for frozen in run.stages.iter().filter_map(|stage| stage.frozen.as_ref()) {
+            for (index, line) in frozen.lines.iter().enumerate() {
+                let Some(job) = scene.any_job(line) else { continue };
+                if job.rollout_uid != run.uid() || job.deleting {
+                    continue;
+                }
+                known[line.job as usize] = true;
+                // A recall deletes the job itself.
+                if frozen.recalls.contains_key(&index) {
+                    continue;
+                }
+                if let Some(why) = end_of(line, job, scene, wake) {
+                    lanes.deletions.push(delete(job, why));
+                }
+            }
+        }
+        if run.complaint.as_ref().is_some_and(|complaint| complaint.reason == Reason::RecordLost) {
+            // Without its record nobody can say which of the run's jobs are needed.
+            for (position, job) in scene.jobs.iter().enumerate() {
+                known[position] |= job.rollout_uid == run.uid();
+            }
+        }
+    }
+    for (job, _) in scene.jobs.iter().zip(known).filter(|(job, known)| !known && !job.deleting) {
+        let is_over = job.outcome != JobOutcome::None || wake.is_due(job.finish_by);
+        if is_over || !job.may_have_begun() {
+            lanes.deletions.push(delete(job, JobEnd::Garbage));
+        }
+    }
+}
+
+/// Why a job of the line's own rollout is not needed any more.
+fn end_of(line: &Line, job: &JobView, scene: &Scene<'_>, wake: &mut Wake) -> Option<JobEnd> {
+    if line.state == LineState::Granted {
+        // A job of an earlier attempt is replaced where the new one is made.
+        return None;
+    }
+    if job.attempt < line.attempt {
+        let may_report = job.may_have_begun() && job.outcome == JobOutcome::None;
+        return (!may_report || wake.is_due(job.finish_by)).then_some(JobEnd::Stale);
+    }
+    let is_gone = matches!(line.reason, Some(Reason::Replaced | Reason::Released));
+    match line.state {
+        LineState::Pending | LineState::NotStarted if scene.leftover(line) => {
+            (line.state == LineState::NotStarted && job.outcome != JobOutcome::None)
+                .then_some(JobEnd::Done)
+        }
+        LineState::Pending | LineState::NotStarted => Some(JobEnd::Garbage),
+        LineState::Unreachable | LineState::RollbackFailed if is_gone => Some(JobEnd::Released),
+        LineState::Unreachable | LineState::RollbackFailed => {
+            let since = job.created_at.or(line.at)?;
+            wake.is_due(later(since, MAILBOX_RETENTION)).then_some(JobEnd::Garbage)
+        }
+        _ if is_gone => Some(JobEnd::Released),
+        _ => Some(JobEnd::Done),
+    }
+}
+
+fn delete(job: &JobView, why: JobEnd) -> Action {
+    Action::DeleteJob {
+        device: job.device.clone(),
+        attempt: job.attempt,
+        rollout_uid: job.rollout_uid.clone(),
+        why,
+    }
+}
+
+/// Whether nothing of a deleted rollout can start or report any more, so that it may go. Jobs of
+/// devices that fell silent stay without it.
+pub(crate) fn is_released(run: &Run<'_>, scene: &Scene<'_>) -> bool {
+    if run.stop != Some(Stop::Deleting) {
+        return false;
+    }
+    let lines = run.stages.iter().flat_map(|stage| &stage.frozen).flat_map(|all| &all.lines);
+    let mut running = lines.filter(|line| line.moved || line.state == LineState::Granted);
+    if running.next().is_some() {
+        return false;
+    }
+    scene.jobs.iter().filter(|job| job.rollout_uid == run.uid()).all(|job| {
+        // What is left may only be a mailbox: begun, unanswered, and given up by its line.
+        job.may_have_begun()
+            && job.outcome == JobOutcome::None
+            && (is_given_up(run, job) || scene.now >= job.finish_by)
+    })
+}
+
+fn is_given_up(run: &Run<'_>, job: &JobView) -> bool {
+    run.stages.iter().filter_map(|stage| stage.frozen.as_ref()).any(|frozen| {
+        let slice = frozen.slices.iter().position(|slice| slice.name == job.slice);
+        slice.is_some_and(|slice| {
+            let lines = &frozen.slices[slice].lines;
+            lines.iter().position(|line| line.device == job.device).is_some_and(|position| {
+                let line = frozen.lines[frozen.starts[slice] + position];
+                matches!(line.state, LineState::Unreachable | LineState::RollbackFailed)
+            })
+        })
+    })
+}

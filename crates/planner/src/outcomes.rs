@@ -1,0 +1,414 @@
+//! What became of every grant: verified answers first, then the three clocks (never contacted,
+//! silent after start, restarting), then what the API server and people did to devices and jobs.
+//!
+//! Nothing counts as success here but a verified answer to exactly this grant, from after the boot
+//! where one was required. Silence ends as a failure of its own kind, never as nothing.
+
+use jiff::Timestamp;
+use wardring_api::{JobAction, LineState, OfflineAction, PermitStep, reasons::Reason};
+
+use crate::{
+    DeviceRow, GrantId, JobOutcome, JobView, Outcome, OutcomeResult,
+    caps::{Rules, later},
+    line::{Doing, Line, doing},
+    validate::{Run, Scene, Stop},
+    wake::Wake,
+};
+
+/// Grants that one device gets at most without ever beginning, so that an agent that always answers
+/// NotStarted ends too.
+const MAX_GRANTS: u32 = 100;
+
+/// What a line becomes.
+#[derive(Debug)]
+enum Turn {
+    Keep,
+    Becomes(Line),
+    /// Taken back: the job with this attempt goes first.
+    TakenBack(Line, Option<u32>),
+}
+
+/// What decides about the lines of one stage.
+struct Facts<'s, 'a> {
+    scene: &'s Scene<'a>,
+    uid: &'s str,
+    stop: Option<Stop>,
+    rules: Rules,
+    /// When the stage opened, while offline devices' clocks run.
+    opened: Option<Timestamp>,
+    covers: &'s dyn Fn(u16) -> bool,
+}
+
+/// Folds what happened into every frozen line of a run.
+pub(crate) fn fold(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) {
+    let Run { id, stop, stages, status, coverage, .. } = run;
+    for (stage, stage_status) in stages.iter_mut().zip(&status.stages) {
+        let Some(frozen) = &mut stage.frozen else { continue };
+        let facts = Facts {
+            scene,
+            uid: &id.uid,
+            stop: *stop,
+            rules: stage.rules,
+            opened: stage_status
+                .started_at
+                .filter(|_| stage_status.state == wardring_api::StageState::Open),
+            covers: &|product| coverage.covers(product),
+        };
+        for index in 0..frozen.lines.len() {
+            let line = frozen.lines[index];
+            if line.moved || !facts.is_live(&line) {
+                continue;
+            }
+            let record = frozen.record(index);
+            match facts.turn(&line, &record.device, record.enrolment_id.as_deref(), wake) {
+                // The same answer read again is not news.
+                Turn::Becomes(next) if (next.state, next.reason) == (line.state, line.reason) => {}
+                Turn::Keep => {}
+                Turn::Becomes(next) => {
+                    frozen.lines[index] = next;
+                    frozen.outcomes.insert(index);
+                }
+                Turn::TakenBack(next, job) => {
+                    frozen.lines[index] = next;
+                    frozen.recalls.insert(index, job);
+                }
+            }
+        }
+    }
+}
+
+impl Facts<'_, '_> {
+    /// Whether anything can still happen to a line. Most lines of a long run are not.
+    fn is_live(&self, line: &Line) -> bool {
+        match line.state {
+            LineState::Granted
+            | LineState::Pending
+            | LineState::NotStarted
+            | LineState::Unreachable
+            | LineState::RollbackFailed => true,
+            LineState::Failed | LineState::RevertedByWindows => line.may_try_again(&self.rules),
+            _ => false,
+        }
+    }
+
+    fn turn(&self, line: &Line, device: &str, enrolment: Option<&str>, wake: &mut Wake) -> Turn {
+        let job = self
+            .scene
+            .own_job(line, self.uid)
+            .filter(|job| enrolment == Some(job.enrolment_id.as_str()));
+        match line.state {
+            LineState::Granted => self.granted(line, device, enrolment, job, wake),
+            LineState::Pending | LineState::NotStarted => self.waiting(line, job, wake),
+            LineState::Unreachable | LineState::RollbackFailed => {
+                self.mailbox(line, enrolment, job)
+            }
+            _ => match self.scene.row(line) {
+                Some(_) => Turn::Keep,
+                None => self.ends(line, LineState::Failed, Reason::Replaced, None),
+            },
+        }
+    }
+
+    fn granted(
+        &self,
+        line: &Line,
+        device: &str,
+        enrolment: Option<&str>,
+        job: Option<&JobView>,
+        wake: &mut Wake,
+    ) -> Turn {
+        if let Some(outcome) = job.and_then(|job| answer(line, job)) {
+            return self.answered(line, outcome, job);
+        }
+        let row = self.scene.row(line).filter(|row| row.enrolment_id.as_deref() == enrolment);
+        let Some(row) = row else {
+            return self.ends(line, bad_end(line), Reason::Replaced, job);
+        };
+        if is_released(row, line) {
+            return self.ends(line, bad_end(line), Reason::Released, job);
+        }
+        let grant = GrantId {
+            rollout_uid: self.uid.to_owned(),
+            device: device.to_owned(),
+            attempt: line.attempt,
+        };
+        match job {
+            Some(job) if job.may_have_begun() => self.begun(line, row, job, wake),
+            Some(job) => {
+                if self.is_recalled(line) {
+                    return self.taken_back(line, None, Some(job.attempt));
+                }
+                if wake.is_due(job.start_by) {
+                    return self.taken_back(line, Some(Reason::StartByPassed), Some(job.attempt));
+                }
+                Turn::Keep
+            }
+            None if self.scene.snapshot.cannot_create.contains_key(&grant) => {
+                self.ends(line, bad_end(line), Reason::CannotCreate, None)
+            }
+            None => self.jobless(line, &grant, wake),
+        }
+    }
+
+    /// A granted line whose job is not there: not made yet, or deleted by somebody.
+    fn jobless(&self, line: &Line, grant: &GrantId, wake: &mut Wake) -> Turn {
+        let foreign = self.scene.any_job(line).is_some_and(|job| job.rollout_uid != self.uid);
+        if foreign {
+            return self.taken_back(line, Some(Reason::Busy), None);
+        }
+        let granted_at = line.at.unwrap_or(self.scene.now);
+        if self.scene.snapshot.uncreated.contains(grant) {
+            if self.is_recalled(line) {
+                return self.taken_back(line, None, None);
+            }
+            if wake.is_due(later(granted_at, self.rules.start_within)) {
+                return self.taken_back(line, Some(Reason::StartByPassed), None);
+            }
+        }
+        if wake.is_due(later(granted_at, self.rules.device_deadline)) {
+            return self.ends(line, LineState::Unreachable, Reason::FinishByPassed, None);
+        }
+        Turn::Keep
+    }
+
+    /// A grant whose device may have begun: only an answer or a clock ends it.
+    fn begun(&self, line: &Line, row: &DeviceRow, job: &JobView, wake: &mut Wake) -> Turn {
+        let silent = |reason| self.ends(line, LineState::Unreachable, reason, Some(job));
+        let doing = doing(job);
+        if let Doing::Rebooting(since) = doing {
+            wake.at(later(since, self.rules.reboot_slow_after));
+            if wake.is_due(later(since, self.rules.reboot_deadline)) {
+                return silent(Reason::RebootStuck);
+            }
+        } else if !row.is_online() {
+            let permit = job.permitted.iter().map(|permit| permit.at).max();
+            let heard = job.updated_at.max(permit).max(line.at).max(row.online_since);
+            if let Some(heard) = heard
+                && wake.is_due(later(heard, self.rules.silence_deadline))
+            {
+                return silent(Reason::Unreachable);
+            }
+        }
+        // Held by us, in contact and waiting for a person: the clock is not the device's.
+        let held = doing == Doing::AwaitingReboot
+            && row.is_online()
+            && matches!(self.stop, Some(Stop::Aborted | Stop::Suspended | Stop::Halted));
+        if wake.is_due(job.finish_by) && !held {
+            return match job.outcome {
+                JobOutcome::BadSignature => {
+                    self.ends(line, bad_end(line), Reason::BadSignature, Some(job))
+                }
+                _ => silent(Reason::FinishByPassed),
+            };
+        }
+        Turn::Keep
+    }
+
+    /// A line without a grant.
+    fn waiting(&self, line: &Line, job: Option<&JobView>, wake: &mut Wake) -> Turn {
+        if let Some(job) = job.filter(|job| job.may_have_begun()) {
+            // The grant was taken back and had begun all the same: its answer still counts.
+            if let Some(outcome) = answer(line, job) {
+                return self.answered(line, outcome, Some(job));
+            }
+            if wake.is_due(job.finish_by) {
+                return self.ends(line, LineState::Unreachable, Reason::FinishByPassed, Some(job));
+            }
+            return Turn::Keep;
+        }
+        let Some(row) = self.scene.row(line).filter(|row| !row.deleting) else {
+            return self.ends(line, LineState::Failed, Reason::Replaced, None);
+        };
+        let product = self.scene.table.product_of(line.row as usize);
+        if row.product.is_some() && !(self.covers)(product) {
+            return self.ends(line, LineState::NotApplicable, Reason::NotApplicable, None);
+        }
+        if line.attempt >= MAX_GRANTS {
+            return self.ends(line, LineState::Failed, Reason::StartByPassed, None);
+        }
+        let (Some(opened), None, false) = (self.opened, self.stop, row.is_online()) else {
+            return Turn::Keep;
+        };
+        let since = row.online_since.map_or(opened, |since| since.max(opened));
+        let until = later(since, self.rules.offline_after);
+        match self.rules.offline {
+            OfflineAction::Wait => Turn::Keep,
+            OfflineAction::Defer if wake.is_due(until) => {
+                self.ends(line, LineState::Deferred, Reason::Deferred, None)
+            }
+            OfflineAction::Fail if wake.is_due(until) => {
+                self.ends(line, LineState::Failed, Reason::OfflineTooLong, None)
+            }
+            OfflineAction::Defer | OfflineAction::Fail => Turn::Keep,
+        }
+    }
+
+    /// A device that was given up; its job stays as lock and mailbox.
+    fn mailbox(&self, line: &Line, enrolment: Option<&str>, job: Option<&JobView>) -> Turn {
+        let Some(job) = job else { return Turn::Keep };
+        if let Some(outcome) = answer(line, job) {
+            return match self.answered(line, outcome, Some(job)) {
+                Turn::Becomes(next) if next.state == line.state => Turn::Keep,
+                turn => turn,
+            };
+        }
+        let row = self.scene.row(line).filter(|row| row.enrolment_id.as_deref() == enrolment);
+        let reason = match row {
+            None => Reason::Replaced,
+            Some(row) if is_released(row, line) => Reason::Released,
+            Some(_) => return Turn::Keep,
+        };
+        if line.reason == Some(reason) {
+            return Turn::Keep;
+        }
+        // Still unreachable, and counted as that; only its job goes.
+        Turn::Becomes(Line { reason: Some(reason), moved: true, ..*line })
+    }
+
+    /// Whether a grant that has not begun is taken back because the rollout stands still.
+    fn is_recalled(&self, line: &Line) -> bool {
+        match self.stop {
+            None => false,
+            // A halt is what rollbacks are for.
+            Some(Stop::Halted) => line.action != JobAction::Rollback,
+            Some(Stop::Suspended | Stop::Aborted | Stop::Deleting) => true,
+        }
+    }
+
+    fn answered(&self, line: &Line, outcome: &Outcome, job: Option<&JobView>) -> Turn {
+        match line.action {
+            JobAction::Rollback => self.rollback_answered(line, outcome),
+            JobAction::Install | JobAction::Download => self.install_answered(line, outcome, job),
+        }
+    }
+
+    fn install_answered(&self, line: &Line, outcome: &Outcome, job: Option<&JobView>) -> Turn {
+        let mut next = *line;
+        let reason = outcome.reason;
+        let (state, reason) = match outcome.result {
+            OutcomeResult::Succeeded if !outcome.started => {
+                (LineState::AlreadyInstalled, Some(Reason::AlreadyInstalled))
+            }
+            OutcomeResult::Succeeded if !is_from_after_the_boot(outcome) => {
+                (LineState::Failed, Some(Reason::RebootStuck))
+            }
+            OutcomeResult::Succeeded => (LineState::Succeeded, None),
+            OutcomeResult::AlreadyInstalled => (LineState::AlreadyInstalled, reason),
+            OutcomeResult::NotApplicable => (LineState::NotApplicable, reason),
+            OutcomeResult::NotOffered => (LineState::NotOffered, reason),
+            OutcomeResult::Superseded => (LineState::Superseded, reason),
+            OutcomeResult::PatchedOutside => (LineState::PatchedOutside, reason),
+            OutcomeResult::PoweredOff => (LineState::PoweredOff, reason),
+            OutcomeResult::NotStarted if !outcome.started => {
+                next.set(LineState::NotStarted, reason, self.scene.now);
+                return Turn::Becomes(next);
+            }
+            OutcomeResult::NotStarted => (LineState::Failed, Some(Reason::NotStarted)),
+            OutcomeResult::Failed => (LineState::Failed, reason.or(Some(Reason::Failed))),
+            OutcomeResult::RevertedByWindows => (LineState::RevertedByWindows, reason),
+            OutcomeResult::RolledBack => {
+                next.was = Some(LineState::Failed);
+                (LineState::RolledBack, reason)
+            }
+            OutcomeResult::NotReversible => (LineState::Failed, Some(Reason::NotReversible)),
+            OutcomeResult::RollbackFailed => (LineState::RollbackFailed, reason),
+        };
+        if outcome.started || job.is_some_and(was_permitted_to_install) {
+            next.tries += 1;
+        }
+        next.set(state, reason, self.scene.now);
+        Turn::Becomes(next)
+    }
+
+    fn rollback_answered(&self, line: &Line, outcome: &Outcome) -> Turn {
+        let mut next = *line;
+        let (state, reason) = match outcome.result {
+            OutcomeResult::RolledBack => (LineState::RolledBack, outcome.reason),
+            OutcomeResult::NotReversible => (LineState::NotReversible, outcome.reason),
+            OutcomeResult::NotStarted if !outcome.started && line.attempt < MAX_GRANTS => {
+                let Turn::TakenBack(next, _) =
+                    self.taken_back(line, Some(Reason::NotStarted), None)
+                else {
+                    return Turn::Keep;
+                };
+                return Turn::Becomes(next);
+            }
+            _ => (LineState::RollbackFailed, outcome.reason.or(Some(Reason::RollbackFailed))),
+        };
+        next.set(state, reason, self.scene.now);
+        Turn::Becomes(next)
+    }
+
+    /// A grant ends without an answer.
+    fn ends(&self, line: &Line, state: LineState, reason: Reason, job: Option<&JobView>) -> Turn {
+        let mut next = *line;
+        if line.state == LineState::Granted
+            && line.action == JobAction::Install
+            && job.is_none_or(was_permitted_to_install)
+        {
+            // Without the job nobody can say that nothing began.
+            next.tries += 1;
+        }
+        next.set(state, Some(reason), self.scene.now);
+        Turn::Becomes(next)
+    }
+
+    /// A grant that did not begin goes back to where it came from.
+    fn taken_back(&self, line: &Line, reason: Option<Reason>, job: Option<u32>) -> Turn {
+        let mut next = *line;
+        match line.action {
+            JobAction::Rollback => {
+                let state = next.was.take().unwrap_or(LineState::Failed);
+                next.set(state, reason.or(line.reason), self.scene.now);
+            }
+            JobAction::Install | JobAction::Download => {
+                let late = reason == Some(Reason::StartByPassed);
+                let state = if late { LineState::NotStarted } else { LineState::Pending };
+                next.set(state, reason, self.scene.now);
+            }
+        }
+        Turn::TakenBack(next, job)
+    }
+}
+
+/// The bad end of a grant that can have no good one any more.
+fn bad_end(line: &Line) -> LineState {
+    match line.action {
+        JobAction::Rollback => LineState::RollbackFailed,
+        JobAction::Install | JobAction::Download => LineState::Failed,
+    }
+}
+
+/// The verified answer to exactly this grant.
+fn answer<'a>(line: &Line, job: &'a JobView) -> Option<&'a Outcome> {
+    let JobOutcome::Verified(outcome) = &job.outcome else { return None };
+    // A repaired job was sealed anew; the agent may answer what it accepted first.
+    let sequence =
+        outcome.sequence == job.sequence || (job.repaired && outcome.sequence <= job.sequence);
+    (outcome.rollout_uid == job.rollout_uid
+        && outcome.enrolment_id == job.enrolment_id
+        && outcome.attempt == line.attempt
+        && outcome.action == line.action
+        && job.sequence <= line.sequence
+        && sequence)
+        .then_some(outcome)
+}
+
+/// Whether the success was seen after the restart that the installation asked for.
+fn is_from_after_the_boot(outcome: &Outcome) -> bool {
+    !outcome.reboot_required
+        || (!outcome.boot_id.is_empty()
+            && outcome.installed_in_boot.as_ref().is_some_and(|boot| *boot != outcome.boot_id))
+}
+
+fn was_permitted_to_install(job: &JobView) -> bool {
+    job.repaired || job.permitted.iter().any(|permit| permit.step == PermitStep::Install)
+}
+
+/// Whether a person let go of the device after this grant (or after it was given up).
+fn is_released(row: &DeviceRow, line: &Line) -> bool {
+    match (row.release_requested_at, line.at) {
+        (Some(requested), Some(at)) => requested >= at,
+        _ => false,
+    }
+}

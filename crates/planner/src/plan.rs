@@ -1,0 +1,235 @@
+//! One pass, from top to bottom. The steps are those of a stage's life; each is a file of its own.
+
+use std::sync::Arc;
+
+use crate::{
+    Action, Decision, DeviceTable, Plan, RolloutDecisions, Snapshot, StageDecisions,
+    eligibility::Claims,
+    freeze,
+    grants::{self, Pen},
+    halt::{self, Latched},
+    jobs, outcomes, resolve, rollback, stage, status,
+    validate::{Complaint, Run, Scene, validate},
+    wake::Wake,
+};
+
+/// Actions by the place they have in a plan. The order of the fields is the order of the writes.
+#[derive(Default)]
+pub(crate) struct Lanes {
+    /// Finalizers that must be there before anything is granted.
+    pub guards: Vec<Action>,
+    /// Statuses that stop a rollout: before everything else.
+    pub stops: Vec<Action>,
+    /// Lines of a batch that somebody left open.
+    pub fences: Vec<Action>,
+    pub recalls: Vec<Action>,
+    pub outcomes: Vec<Action>,
+    pub retries: Vec<Action>,
+    pub slices: Vec<Action>,
+    pub holds: Vec<Action>,
+    /// Statuses that later passes build on.
+    pub gates: Vec<Action>,
+    pub batches: Vec<Action>,
+    /// Jobs whose place a new grant takes.
+    pub replaced: Vec<Action>,
+    pub creations: Vec<Action>,
+    pub deletions: Vec<Action>,
+    pub statuses: Vec<Action>,
+    pub groups: Vec<Action>,
+    pub garbage: Vec<Action>,
+    pub events: Vec<Action>,
+    pub releases: Vec<Action>,
+}
+
+impl Lanes {
+    fn into_actions(self) -> Vec<Action> {
+        [
+            self.guards,
+            self.stops,
+            self.fences,
+            self.recalls,
+            self.outcomes,
+            self.retries,
+            self.slices,
+            self.holds,
+            self.gates,
+            self.batches,
+            self.replaced,
+            self.creations,
+            self.deletions,
+            self.statuses,
+            self.groups,
+            self.garbage,
+            self.events,
+            self.releases,
+        ]
+        .concat()
+    }
+}
+
+/// Decides what one namespace does next. Total: every snapshot has a plan. Deterministic: equal
+/// snapshots have equal plans, whatever the order of their lists.
+pub fn plan(snapshot: &Snapshot) -> Plan {
+    let (scene, mut runs) = validate(snapshot);
+    let (mut lanes, mut wake) = (Lanes::default(), Wake::new(snapshot.now));
+    if snapshot.guards.namespace_terminating {
+        return let_go(&runs, lanes);
+    }
+    // What people ordered comes first, and takes effect whatever else is wrong.
+    let latched: Vec<Latched> = runs.iter_mut().map(|run| halt::latch(run, &scene)).collect();
+    let waits = if scene.guard.is_none() {
+        decide(&mut runs, &latched, &scene, &mut lanes, &mut wake)
+    } else {
+        stand_still(&mut runs, &scene, &mut wake)
+    };
+    let mut claims = Claims::new(&runs, &scene);
+    let mut pen = Pen::new(&scene);
+    let decisions: Vec<grants::Decisions> = runs
+        .iter_mut()
+        .map(|run| grants::admit(run, &scene, &mut claims, &mut pen, &mut lanes, &mut wake))
+        .collect();
+    if scene.guard.is_none() {
+        write_jobs(&runs, &scene, &mut lanes, &mut wake);
+        write_groups(&claims, scene.table, &mut lanes);
+        collect_garbage(&runs, &scene, &mut lanes, &mut wake);
+    }
+    let rollouts = publish(&mut runs, decisions, &waits, &latched, &scene, &mut lanes, &wake);
+    Plan { actions: lanes.into_actions(), rollouts, next_evaluation: wake.next() }
+}
+
+/// Everything up to the grants: what happened, what it means, and how far the stages move.
+fn decide(
+    runs: &mut [Run<'_>],
+    latched: &[Latched],
+    scene: &Scene<'_>,
+    lanes: &mut Lanes,
+    wake: &mut Wake,
+) -> Vec<(bool, Option<Complaint>)> {
+    grants::close_open_batch(runs, scene, lanes);
+    let mut waits = Vec::with_capacity(runs.len());
+    for (run, latched) in runs.iter_mut().zip(latched) {
+        if !run.has_finalizer() && !run.is_deleting() {
+            lanes.guards.push(Action::AddFinalizer(run.id.clone()));
+        }
+        resolve::resolve_run(run, scene);
+        outcomes::fold(run, scene, wake);
+        let halted = halt::judge(run, scene, wake);
+        if !halted {
+            rollback::steer(run, scene, wake, lanes);
+        }
+        let waiting = stage::advance(run, scene, wake, lanes);
+        waits.push((halted || latched.stopped, waiting));
+    }
+    waits
+}
+
+/// Under a guard nothing is concluded; the counters still tell what is recorded.
+fn stand_still(
+    runs: &mut [Run<'_>],
+    scene: &Scene<'_>,
+    wake: &mut Wake,
+) -> Vec<(bool, Option<Complaint>)> {
+    runs.iter_mut()
+        .map(|run| {
+            halt::judge(run, scene, wake);
+            (false, None)
+        })
+        .collect()
+}
+
+fn write_jobs(runs: &[Run<'_>], scene: &Scene<'_>, lanes: &mut Lanes, wake: &mut Wake) {
+    for run in runs {
+        jobs::record_lines(run, scene, lanes);
+        jobs::create(run, scene, lanes);
+        if run.has_finalizer() && jobs::is_released(run, scene) {
+            lanes.releases.push(Action::RemoveFinalizer(run.id.clone()));
+        }
+    }
+    jobs::sweep(runs, scene, lanes, wake);
+}
+
+/// Group statuses, with the flag that holds restarts while too many devices are unavailable.
+fn write_groups(claims: &Claims, table: &DeviceTable, lanes: &mut Lanes) {
+    for (group, load) in table.groups().iter().zip(claims.loads()) {
+        let status = load.status();
+        if status != group.status {
+            lanes.groups.push(Action::WriteGroupStatus { group: group.name.clone(), status });
+        }
+    }
+}
+
+/// Slices that nobody names: of a list that was not frozen after all, or of a run long gone.
+fn collect_garbage(runs: &[Run<'_>], scene: &Scene<'_>, lanes: &mut Lanes, wake: &mut Wake) {
+    for slice in freeze::garbage(runs, scene, wake) {
+        lanes.garbage.push(Action::DeleteSlice { name: slice.to_owned() });
+    }
+    lanes.garbage.sort_by(|a, b| format!("{a:?}").cmp(&format!("{b:?}")));
+}
+
+/// Statuses, events and the decisions for whoever asks.
+fn publish(
+    runs: &mut [Run<'_>],
+    decisions: Vec<grants::Decisions>,
+    waits: &[(bool, Option<Complaint>)],
+    latched: &[Latched],
+    scene: &Scene<'_>,
+    lanes: &mut Lanes,
+    wake: &Wake,
+) -> Vec<RolloutDecisions> {
+    let mut rollouts = Vec::with_capacity(runs.len());
+    for (index, (run, decisions)) in runs.iter_mut().zip(decisions).enumerate() {
+        let (stopped, waiting) = &waits[index];
+        let stopped = *stopped || latched[index].stopped;
+        let is_news = status::publish(run, &decisions, waiting.as_ref(), scene, wake.next());
+        // The finalizer comes first and alone: everything else relies on it.
+        let is_guarded = run.has_finalizer() || run.is_deleting() || scene.guard.is_some();
+        if is_news && is_guarded {
+            let lane = match (stopped, run.gating) {
+                (true, _) => &mut lanes.stops,
+                (false, true) => &mut lanes.gates,
+                (false, false) => &mut lanes.statuses,
+            };
+            let status = Box::new(run.status.clone());
+            lane.push(Action::WriteStatus { rollout: run.id.clone(), status });
+            status::announce(run);
+            lanes.events.extend(run.events.drain(..).map(Action::Emit));
+        }
+        rollouts.push(told(run, decisions));
+    }
+    rollouts
+}
+
+fn told(run: &Run<'_>, decisions: grants::Decisions) -> RolloutDecisions {
+    let stages = run
+        .stages
+        .iter()
+        .zip(decisions)
+        .filter_map(|(stage, decisions): (_, Vec<Decision>)| {
+            let frozen = stage.frozen.as_ref()?;
+            let counts = &stage.tally.counts;
+            Some(StageDecisions {
+                stage: stage.spec.name.clone(),
+                verdict: format!(
+                    "{} of {} devices are proven, {} at work, {} waiting, {} failed, {} unreachable.",
+                    counts.succeeded,
+                    counts.total,
+                    counts.in_progress,
+                    counts.pending,
+                    counts.failed + counts.rolled_back + counts.rollback_failed,
+                    counts.unreachable
+                ),
+                slices: frozen.slices.iter().map(|slice| Arc::clone(slice)).collect(),
+                decisions,
+            })
+        })
+        .collect();
+    RolloutDecisions { rollout: run.id.clone(), stages, status: Box::new(run.status.clone()) }
+}
+
+/// In a namespace that is being deleted nothing is decided any more; nothing may hold it up either.
+fn let_go(runs: &[Run<'_>], mut lanes: Lanes) -> Plan {
+    for run in runs.iter().filter(|run| run.has_finalizer()) {
+        lanes.releases.push(Action::RemoveFinalizer(run.id.clone()));
+    }
+    Plan { actions: lanes.into_actions(), ..Plan::default() }
+}

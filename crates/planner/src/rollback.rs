@@ -1,0 +1,262 @@
+//! Rolling back: a procedure with its own order, concurrency and brake.
+//!
+//! Failed devices are rolled back one by one as they fail; a broken failure budget widens the scope
+//! to the stage or the whole run, later stages first. Silence never rolls back anybody else, and
+//! when rollbacks themselves fail, no further one begins until a person has looked.
+
+use wardring_api::{
+    AwaitingRebootAction, Cap, FailureAction, JobAction, LineState, RollbackScope, RollbackStatus,
+    UpdateHoldSpec,
+    conditions::{clip, whole_seconds},
+    reasons::Reason,
+};
+
+use crate::{
+    Action, EventKind,
+    caps::later,
+    eligibility::{Claims, forbids_rollback},
+    explain,
+    line::{Doing, Line, doing},
+    plan::Lanes,
+    validate::{Run, Scene, Stop},
+    wake::Wake,
+};
+
+/// What one pass may do about rollbacks of a run.
+pub(crate) struct Round {
+    /// Stage whose devices go now; later stages go first.
+    turn: Option<usize>,
+    /// Rollbacks that may begin now.
+    pub slots: usize,
+    /// Too many rollbacks failed.
+    pub is_braked: bool,
+    is_open: bool,
+}
+
+impl Round {
+    pub fn new(run: &Run<'_>, scene: &Scene<'_>, wake: &mut Wake) -> Round {
+        let is_open = run.status.rollback.as_ref().is_some_and(|all| all.completed_at.is_none())
+            && !is_over_time(run, scene, wake);
+        let turn = (0..run.stages.len()).rev().find(|&position| {
+            let lines = run.stages[position].frozen.iter().flat_map(|frozen| &frozen.lines);
+            let mut lines = lines.filter(|line| !line.moved);
+            lines.any(|line| is_rolling(line) || is_target(run, position, line, scene))
+        });
+        let running: usize = run.stages.iter().map(|stage| stage.tally.rolling_back).sum();
+        let cap = run.rollout.spec.on_failure.max_concurrency.unwrap_or(Cap::Count(1));
+        let size = turn.map_or(0, |position| {
+            run.stages[position].frozen.as_ref().map_or(0, |frozen| frozen.lines.len())
+        });
+        Round {
+            turn: turn.filter(|_| is_open),
+            slots: cap.of(size).max(1).saturating_sub(running),
+            is_braked: is_braked(run),
+            is_open,
+        }
+    }
+
+    /// Whether the line's device is to be rolled back, now or in its turn.
+    pub fn wants(&self, run: &Run<'_>, position: usize, line: &Line, scene: &Scene<'_>) -> bool {
+        self.is_open && !line.moved && is_target(run, position, line, scene)
+    }
+
+    /// Whether it is the stage's turn.
+    pub fn is_turn_of(&self, position: usize) -> bool {
+        self.turn == Some(position)
+    }
+}
+
+fn is_rolling(line: &Line) -> bool {
+    line.state == LineState::Granted && line.action == JobAction::Rollback
+}
+
+/// After as long as a stage may take, devices that could not be reached or were held keep what they
+/// have: a procedure that never ends would block a person's next decision.
+fn is_over_time(run: &Run<'_>, scene: &Scene<'_>, wake: &mut Wake) -> bool {
+    let Some(rollback) = &run.status.rollback else { return false };
+    let stage = run.stages.iter().find(|stage| stage.spec.name == rollback.stage);
+    stage.is_some_and(|stage| {
+        let deadline = later(rollback.started_at, stage.rules.progress_deadline);
+        if rollback.completed_at.is_none() {
+            wake.at(deadline);
+        }
+        scene.now >= deadline
+    })
+}
+
+/// More rollbacks failed than the stage may have failures.
+fn is_braked(run: &Run<'_>) -> bool {
+    let failed: usize = run.stages.iter().map(|stage| stage.tally.rollback_bad).sum();
+    let stage = run.status.rollback.as_ref().map(|rollback| &rollback.stage);
+    let status = run.status.stages.iter().find(|status| Some(&status.name) == stage);
+    let borne = status.and_then(|status| status.caps).map_or(0, |caps| caps.max_failures as usize);
+    failed > borne
+}
+
+/// Whether the device carries something that is to be taken back.
+fn is_target(run: &Run<'_>, position: usize, line: &Line, scene: &Scene<'_>) -> bool {
+    let on_failure = &run.rollout.spec.on_failure;
+    let stage = &run.stages[position];
+    let wanted = match line.state {
+        LineState::Failed | LineState::RevertedByWindows => {
+            on_failure.action == FailureAction::Rollback
+                && line.tries > 0
+                && !line.may_try_again(&stage.rules)
+                && !matches!(line.reason, Some(Reason::Replaced | Reason::Released))
+        }
+        LineState::Succeeded => match &run.status.rollback {
+            Some(rollback) => match rollback.scope {
+                RollbackScope::Device => false,
+                RollbackScope::Stage => rollback.stage == stage.spec.name,
+                RollbackScope::AllStages => true,
+            },
+            None => false,
+        },
+        LineState::Granted => is_held_installed(run, line, scene),
+        _ => false,
+    };
+    wanted && scene.row(line).is_some() && !forbids_rollback(line.row as usize, scene.table)
+}
+
+/// Installed at the halt, restart outstanding, and the rollout says to uninstall then.
+fn is_held_installed(run: &Run<'_>, line: &Line, scene: &Scene<'_>) -> bool {
+    run.stop == Some(Stop::Halted)
+        && run.rollout.spec.on_halt.installed_awaiting_reboot == AwaitingRebootAction::Uninstall
+        && line.action == JobAction::Install
+        && scene
+            .own_job(line, run.uid())
+            .is_some_and(|job| !job.repaired && doing(job) == Doing::AwaitingReboot)
+}
+
+/// Why another grant keeps the device from being rolled back.
+pub(crate) fn claim_hold(
+    line: &Line,
+    run: &Run<'_>,
+    claims: &Claims,
+    scene: &Scene<'_>,
+) -> Option<Reason> {
+    if line.state == LineState::Granted {
+        // Its own installation is what is replaced.
+        return None;
+    }
+    claims.hold(line, run.uid(), scene)
+}
+
+/// Begins and ends the procedure. Each is one status write that later grants rely on.
+pub(crate) fn steer(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake, lanes: &mut Lanes) {
+    let is_over = matches!(run.stop, Some(Stop::Deleting | Stop::Aborted | Stop::Suspended));
+    if run.gating || is_over || run.complaint.is_some() || scene.guard.is_some() {
+        return;
+    }
+    let first = first_target(run, scene);
+    let rolling = run.stages.iter().any(|stage| stage.tally.rolling_back > 0);
+    let in_procedure =
+        run.status.rollback.as_ref().is_some_and(|rollback| rollback.completed_at.is_none());
+    if in_procedure {
+        let is_done = first.is_none() && !may_get_targets(run, scene);
+        if !rolling && (is_done || is_braked(run) || is_over_time(run, scene, wake)) {
+            complete(run, scene, lanes);
+        }
+    } else if let Some(position) = first
+        && !is_braked(run)
+        && (run.status.rollback.is_none() || !is_over_time(run, scene, wake))
+    {
+        let stage = run.stages[position].spec.name.clone();
+        let started_at = whole_seconds(scene.now);
+        let rollback = run.status.rollback.take().unwrap_or(RollbackStatus {
+            scope: RollbackScope::Device,
+            stage,
+            started_at,
+            completed_at: None,
+        });
+        run.status.rollback = Some(RollbackStatus { started_at, completed_at: None, ..rollback });
+        run.gating = true;
+        let note = "Devices that failed are being rolled back.".to_owned();
+        run.emit(EventKind::Warning, Reason::RollingBack, note);
+    }
+}
+
+fn first_target(run: &Run<'_>, scene: &Scene<'_>) -> Option<usize> {
+    (0..run.stages.len()).find(|&position| {
+        let lines = run.stages[position].frozen.iter().flat_map(|frozen| &frozen.lines);
+        let mut lines = lines.filter(|line| !line.moved || !is_rolling(line));
+        lines.any(|line| is_target(run, position, line, scene))
+    })
+}
+
+/// Whether a device that is still at work belongs to the scope once it is done.
+fn may_get_targets(run: &Run<'_>, scene: &Scene<'_>) -> bool {
+    if run.status.halted.is_none() {
+        return false;
+    }
+    let lines = run.stages.iter().flat_map(|stage| &stage.frozen).flat_map(|all| &all.lines);
+    let mut granted = lines.filter(|line| line.state == LineState::Granted);
+    granted.any(|line| {
+        let job = scene.own_job(line, run.uid());
+        job.is_none_or(|job| doing(job) != Doing::AwaitingReboot)
+    })
+}
+
+fn complete(run: &mut Run<'_>, scene: &Scene<'_>, lanes: &mut Lanes) {
+    let braked = is_braked(run);
+    let taken_back: u32 = run.stages.iter().map(|stage| stage.tally.counts.rolled_back).sum();
+    if run.status.halted.is_some() && taken_back > 0 {
+        lanes.holds.push(hold(run, scene));
+    }
+    if let Some(rollback) = &mut run.status.rollback {
+        rollback.completed_at = Some(whole_seconds(scene.now));
+    }
+    run.gating = true;
+    let (kind, reason) = if braked {
+        (EventKind::Warning, Reason::RollbackFailed)
+    } else {
+        (EventKind::Normal, Reason::RollbackSucceeded)
+    };
+    run.emit(kind, reason, format!("The rollback ended: {taken_back} devices are rolled back."));
+}
+
+/// The bar that keeps the updates from coming back until a person lifts it.
+fn hold(run: &Run<'_>, scene: &Scene<'_>) -> Action {
+    let mut products = Vec::new();
+    let mut evidence = Vec::new();
+    for frozen in run.stages.iter().filter_map(|stage| stage.frozen.as_ref()) {
+        for (index, line) in frozen.lines.iter().enumerate() {
+            if line.state == LineState::RolledBack {
+                products.extend(scene.row(line).and_then(|row| row.product.clone()));
+                if evidence.len() < 10 {
+                    evidence.push(clip(&explain::failed(frozen, index), 256));
+                }
+            }
+        }
+    }
+    let updates = &run.status.resolved_updates;
+    let mut kbs: Vec<_> = updates
+        .iter()
+        .filter(|update| products.iter().any(|product| **product == *update.product))
+        .map(|update| update.kb.clone())
+        .collect();
+    if kbs.is_empty() {
+        kbs = updates.iter().map(|update| update.kb.clone()).collect();
+    }
+    kbs.sort();
+    kbs.dedup();
+    kbs.truncate(50);
+    let halt = run.status.halted.as_ref().map_or("", |halt| halt.message.as_str());
+    let uid: String = run.uid().chars().filter(char::is_ascii_alphanumeric).take(8).collect();
+    Action::CreateHold {
+        name: format!("{}-{}", run.id.name, uid.to_ascii_lowercase()),
+        rollout_uid: run.uid().to_owned(),
+        spec: Box::new(UpdateHoldSpec {
+            kbs,
+            selector: None,
+            reason: clip(&format!("Rollout {} was rolled back. {halt}", run.id.name), 512),
+            evidence,
+            rollout: Some(run.id.name.clone()),
+        }),
+    }
+}
+
+/// Whether a stage still has devices that the procedure wants.
+pub(crate) fn is_running(run: &Run<'_>) -> bool {
+    run.status.rollback.as_ref().is_some_and(|rollback| rollback.completed_at.is_none())
+}

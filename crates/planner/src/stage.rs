@@ -1,0 +1,144 @@
+//! How a run moves from stage to stage: freeze, prove, soak, complete, freeze the next. One stage is
+//! open at a time, and the next one opens only behind a status write that says the last is completed.
+
+use wardring_api::{StageState, StageStatus, conditions::whole_seconds, reasons::Reason};
+
+use crate::{
+    Action, EventKind,
+    caps::later,
+    freeze, halt,
+    plan::Lanes,
+    rollback,
+    validate::{Complaint, Run, Scene},
+    wake::Wake,
+};
+
+/// Moves the run's current stage as far as it may go. What the stage waits for, if it is not for
+/// devices, comes back as a complaint to show.
+pub(crate) fn advance(
+    run: &mut Run<'_>,
+    scene: &Scene<'_>,
+    wake: &mut Wake,
+    lanes: &mut Lanes,
+) -> Option<Complaint> {
+    if run.stop.is_some()
+        || run.gating
+        || run.complaint.is_some()
+        || scene.guard.is_some()
+        || run.status.plan_hash.is_none()
+        || !run.has_finalizer()
+    {
+        return None;
+    }
+    for position in 0..run.stages.len() {
+        let waits = match run.status.stages[position].state {
+            StageState::Completed => continue,
+            StageState::Pending => return open(run, position, scene, lanes),
+            StageState::Open | StageState::Soaking => prove(run, position, scene, wake),
+        };
+        if waits.is_some() || run.status.stages[position].state != StageState::Completed {
+            return waits;
+        }
+    }
+    None
+}
+
+/// Whether the stage is proven: every device has a verdict, enough of them are really installed and
+/// proven, enough are covered, and no rollback is under way.
+fn prove(
+    run: &mut Run<'_>,
+    position: usize,
+    scene: &Scene<'_>,
+    wake: &mut Wake,
+) -> Option<Complaint> {
+    let waits = halt::shortfall(run, position);
+    let is_proven = waits.is_none()
+        && !halt::is_waiting_for_devices(run, position)
+        && !rollback::is_running(run);
+    let soak = run.stages[position].rules.soak;
+    let status = &mut run.status.stages[position];
+    if !is_proven {
+        if status.state == StageState::Soaking {
+            // The soak must be continuous: what interrupts it starts it anew.
+            status.state = StageState::Open;
+            status.soak_started_at = None;
+            run.gating = true;
+        }
+        let is_waiting = halt::is_waiting_for_devices(run, position);
+        return waits.filter(|_| !is_waiting);
+    }
+    if status.state == StageState::Open {
+        status.state = StageState::Soaking;
+        status.soak_started_at = Some(whole_seconds(scene.now));
+        run.gating = true;
+    }
+    let status = &mut run.status.stages[position];
+    let since = status.soak_started_at.unwrap_or(scene.now);
+    if wake.is_due(later(since, soak)) {
+        status.state = StageState::Completed;
+        status.completed_at = Some(whole_seconds(scene.now));
+        run.gating = true;
+        let name = run.stages[position].spec.name.clone();
+        let counts = run.stages[position].tally.counts;
+        run.emit(
+            EventKind::Normal,
+            Reason::Completed,
+            format!("Stage {name} is proven: {} devices succeeded.", counts.succeeded),
+        );
+    }
+    None
+}
+
+/// Freezes the stage's membership: slices first, then the status that names their freeze id.
+fn open(
+    run: &mut Run<'_>,
+    position: usize,
+    scene: &Scene<'_>,
+    lanes: &mut Lanes,
+) -> Option<Complaint> {
+    let stage = run.stages[position].spec;
+    let rules = run.stages[position].rules;
+    let members = match freeze::members(run, position, scene) {
+        Ok(members) => members,
+        Err(complaint) => {
+            run.complaint = Some(complaint);
+            return None;
+        }
+    };
+    if members.len() < rules.min_devices {
+        return Some(Complaint::new(
+            Reason::TooFewDevices,
+            format!(
+                "Stage {} selects {} devices, and minDevices asks for {}: check its group or \
+                 selector.",
+                stage.name,
+                members.len(),
+                rules.min_devices
+            ),
+        ));
+    }
+    let (freeze_id, slices) = freeze::slices(run, position, &members, scene);
+    let known = |name: &str| scene.snapshot.slices.iter().any(|slice| slice.name == name);
+    for slice in slices {
+        if !known(&slice.name) {
+            lanes.slices.push(Action::CreateSlice(Box::new(slice)));
+        }
+    }
+    run.status.stages[position] = StageStatus {
+        name: stage.name.clone(),
+        state: StageState::Open,
+        freeze_id: Some(freeze_id),
+        caps: Some(rules.caps(members.len(), members.len())),
+        counts: wardring_api::StageCounts {
+            total: members.len() as u32,
+            pending: members.len() as u32,
+            ..Default::default()
+        },
+        started_at: Some(whole_seconds(scene.now)),
+        ..StageStatus::default()
+    };
+    run.gating = true;
+    let note = format!("Stage {} opened with {} devices.", stage.name, members.len());
+    run.emit(EventKind::Normal, Reason::InProgress, note);
+    None
+}

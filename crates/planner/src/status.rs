@@ -1,0 +1,296 @@
+//! What a rollout's status says after a pass: counters, conditions, and one sentence for everything
+//! that waits. It holds nothing that changes while nothing happens, so an idle run is never written.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use wardring_api::{
+    PatchRolloutStatus, RolloutPhase, StageState, Waiting,
+    conditions::{self, Truth, clip, whole_seconds},
+    reasons::Reason,
+};
+
+use crate::{
+    Decision, EventKind,
+    caps::later,
+    explain,
+    halt::current_stage,
+    validate::{Complaint, Run, Scene, Stop},
+};
+
+/// Fills in the status of a run. Returns whether it differs from what is stored.
+pub(crate) fn publish(
+    run: &mut Run<'_>,
+    decisions: &[Vec<Decision>],
+    waits: Option<&Complaint>,
+    scene: &Scene<'_>,
+    next: Option<Timestamp>,
+) -> bool {
+    count(run);
+    run.status.observed_generation = run.rollout.metadata.generation;
+    let current = current_stage(run);
+    run.status.current_stage = current.map(|position| run.stages[position].spec.name.clone());
+    run.status.waiting_for = waiting_for(run, decisions, waits, scene);
+    run.status.phase = Some(phase(run));
+    run.status.message = Some(message(run));
+    set_conditions(run, scene);
+    run.status.next_evaluation = next.map(whole_seconds);
+    is_news(&run.status, &run.before, scene.now)
+}
+
+/// Whether anything differs but the next evaluation, which is for people and worth no write alone
+/// while the stored one is still ahead.
+fn is_news(status: &PatchRolloutStatus, before: &PatchRolloutStatus, now: Timestamp) -> bool {
+    let next_evaluation = before.next_evaluation;
+    let same = PatchRolloutStatus { next_evaluation, ..status.clone() } == *before;
+    let stale = match (before.next_evaluation, status.next_evaluation) {
+        (Some(stored), Some(_)) => stored < now,
+        (stored, next) => stored.is_some() != next.is_some(),
+    };
+    !same || stale
+}
+
+fn count(run: &mut Run<'_>) {
+    for (stage, status) in run.stages.iter().zip(&mut run.status.stages) {
+        let Some(frozen) = &stage.frozen else { continue };
+        status.counts = stage.tally.counts;
+        status.caps = Some(stage.rules.caps(frozen.lines.len(), stage.tally.applicable));
+        status.failed_sample = stage
+            .tally
+            .failed
+            .iter()
+            .map(|&index| clip(&explain::failed(frozen, index), 256))
+            .collect();
+    }
+}
+
+fn waiting(reason: Reason, message: &str) -> Waiting {
+    Waiting {
+        reason: reason.as_str().to_owned(),
+        message: clip(message, 512),
+        devices: None,
+        until: None,
+    }
+}
+
+fn waiting_for(
+    run: &Run<'_>,
+    decisions: &[Vec<Decision>],
+    waits: Option<&Complaint>,
+    scene: &Scene<'_>,
+) -> Vec<Waiting> {
+    let mut list = Vec::new();
+    for complaint in [scene.guard.as_ref(), run.complaint.as_ref(), waits].into_iter().flatten() {
+        list.push(waiting(complaint.reason, &complaint.message));
+    }
+    for latch in
+        [&run.status.aborted, &run.status.suspended, &run.status.halted].into_iter().flatten()
+    {
+        let reason = Reason::parse(&latch.reason).unwrap_or(Reason::RolloutStopped);
+        list.push(waiting(reason, &latch.message));
+    }
+    if run.stop == Some(Stop::Deleting) {
+        list.push(waiting(Reason::Deleting, Reason::Deleting.meaning()));
+    }
+    if let Some(position) = current_stage(run) {
+        stage_waits(run, position, &mut list);
+    }
+    for (position, decisions) in decisions.iter().enumerate() {
+        device_waits(run, position, decisions, &mut list);
+    }
+    list.truncate(10);
+    list
+}
+
+fn stage_waits(run: &Run<'_>, position: usize, list: &mut Vec<Waiting>) {
+    let (stage, status) = (&run.stages[position], &run.status.stages[position]);
+    let name = &stage.spec.name;
+    if status.state == StageState::Soaking && run.stop.is_none() {
+        let until = status.soak_started_at.map(|since| later(since, stage.rules.soak));
+        list.push(Waiting {
+            until,
+            ..waiting(
+                Reason::Soaking,
+                &format!("Stage {name} is proven and is being watched for its soak time."),
+            )
+        });
+    }
+}
+
+/// What devices of a stage wait for, the most frequent reason first.
+fn device_waits(run: &Run<'_>, position: usize, decisions: &[Decision], list: &mut Vec<Waiting>) {
+    let mut reasons: BTreeMap<Reason, u32> = BTreeMap::new();
+    for decision in decisions {
+        if let Decision::Hold(reason) = decision {
+            *reasons.entry(*reason).or_default() += 1;
+        }
+    }
+    // What one pass has to finish for the next to go on is not worth telling.
+    reasons.remove(&Reason::WriteInFlight);
+    let (name, tally) = (&run.stages[position].spec.name, &run.stages[position].tally.counts);
+    if tally.in_progress > 0 {
+        let slow = match tally.reboot_slow {
+            0 => String::new(),
+            slow => format!(", {slow} of them restart slowly"),
+        };
+        let work = if tally.in_progress == 1 { "device is" } else { "devices are" };
+        list.push(Waiting {
+            devices: Some(tally.in_progress),
+            ..waiting(
+                Reason::InProgress,
+                &format!("Stage {name}: {} {work} at work{slow}.", tally.in_progress),
+            )
+        });
+    }
+    let mut sorted: Vec<(Reason, u32)> = reasons.into_iter().collect();
+    sorted.sort_by_key(|(reason, devices)| (std::cmp::Reverse(*devices), *reason));
+    for (reason, devices) in sorted {
+        list.push(Waiting {
+            devices: Some(devices),
+            ..waiting(reason, &explain::held(name, reason, devices as usize))
+        });
+    }
+}
+
+fn is_completed(run: &Run<'_>) -> bool {
+    !run.status.stages.is_empty() && current_stage(run).is_none()
+}
+
+fn rolled_back(run: &Run<'_>) -> bool {
+    run.status.rollback.as_ref().is_some_and(|rollback| rollback.completed_at.is_some())
+        && run.stages.iter().any(|stage| stage.tally.counts.rolled_back > 0)
+}
+
+fn rollback_failed(run: &Run<'_>) -> bool {
+    run.status.rollback.is_some() && run.stages.iter().any(|stage| stage.tally.rollback_bad > 0)
+}
+
+fn phase(run: &Run<'_>) -> RolloutPhase {
+    let rolling = run.status.rollback.as_ref().is_some_and(|all| all.completed_at.is_none());
+    match run.stop {
+        Some(Stop::Aborted) => return RolloutPhase::Aborted,
+        Some(Stop::Suspended) => return RolloutPhase::Suspended,
+        Some(Stop::Halted) if rolling => return RolloutPhase::RollingBack,
+        Some(Stop::Halted) if rolled_back(run) && !rollback_failed(run) => {
+            return RolloutPhase::RolledBack;
+        }
+        Some(Stop::Halted) => return RolloutPhase::Halted,
+        Some(Stop::Deleting) | None => {}
+    }
+    let is_open = run.status.stages.iter().any(|stage| stage.freeze_id.is_some());
+    if run.complaint.is_some() {
+        RolloutPhase::Invalid
+    } else if is_completed(run) {
+        RolloutPhase::Completed
+    } else if is_open {
+        RolloutPhase::Progressing
+    } else {
+        RolloutPhase::Pending
+    }
+}
+
+fn message(run: &Run<'_>) -> String {
+    let text = match run.status.waiting_for.first() {
+        Some(first) => first.message.clone(),
+        None if is_completed(run) => {
+            let proven: u32 = run.stages.iter().map(|stage| stage.tally.counts.succeeded).sum();
+            format!("Every stage is proven: {proven} devices succeeded.")
+        }
+        None => "Planned.".to_owned(),
+    };
+    clip(&text, 1024)
+}
+
+fn set_conditions(run: &mut Run<'_>, scene: &Scene<'_>) {
+    let generation = run.rollout.metadata.generation;
+    let message = run.status.message.clone().unwrap_or_default();
+    let complaint = scene.guard.clone().or_else(|| run.complaint.clone());
+    let completed = is_completed(run);
+    let (stop, halted, suspended) =
+        (run.stop, run.status.halted.clone(), run.status.suspended.clone());
+    let (is_rolled_back, is_rollback_failed) = (rolled_back(run), rollback_failed(run));
+    let rolling = run.status.rollback.as_ref().is_some_and(|all| all.completed_at.is_none());
+    let soaking = run.status.stages.iter().any(|stage| stage.state == StageState::Soaking);
+    let list = &mut run.status.conditions;
+    let mut set = |kind: &str, truth: Truth, reason: Reason, message: &str| {
+        conditions::set(list, kind, truth, reason, message, generation, scene.now);
+    };
+    match &complaint {
+        Some(Complaint { reason, message }) => {
+            set(conditions::READY, Truth::False, *reason, message)
+        }
+        None => set(conditions::READY, Truth::True, Reason::Planned, "Accepted and in command."),
+    }
+    let progress = if completed {
+        (false, Reason::Completed)
+    } else if stop.is_some() || complaint.is_some() {
+        (false, if rolling { Reason::RollingBack } else { Reason::RolloutStopped })
+    } else if soaking {
+        (true, Reason::Soaking)
+    } else {
+        (true, Reason::InProgress)
+    };
+    set(conditions::PROGRESSING, progress.0.into(), progress.1, &message);
+    let stalled = complaint
+        .map(|complaint| (complaint.reason, complaint.message))
+        .or_else(|| {
+            is_rollback_failed.then(|| {
+                (
+                    Reason::RollbackFailed,
+                    "Devices could not be rolled back; see failedSample.".to_owned(),
+                )
+            })
+        })
+        .or_else(|| {
+            halted.as_ref().map(|latch| {
+                (
+                    Reason::parse(&latch.reason).unwrap_or(Reason::RolloutStopped),
+                    latch.message.clone(),
+                )
+            })
+        })
+        // A person who ended the run has answered whatever stalled it.
+        .filter(|_| !matches!(stop, Some(Stop::Aborted | Stop::Deleting)));
+    if let Some((reason, message)) = &stalled {
+        set(conditions::STALLED, Truth::True, *reason, message);
+    }
+    if completed {
+        set(conditions::COMPLETED, Truth::True, Reason::Completed, &message);
+    }
+    if let Some(latch) = &halted {
+        let reason = Reason::parse(&latch.reason).unwrap_or(Reason::RolloutStopped);
+        set(conditions::HALTED, Truth::True, reason, &latch.message);
+    }
+    if let Some(latch) = &suspended {
+        set(conditions::SUSPENDED, Truth::True, Reason::SuspendedByPerson, &latch.message);
+    }
+    if is_rolled_back {
+        let (truth, reason) = if is_rollback_failed {
+            (Truth::False, Reason::RollbackFailed)
+        } else {
+            (Truth::True, Reason::RollbackSucceeded)
+        };
+        set(conditions::ROLLED_BACK, truth, reason, reason.meaning());
+    }
+    for (kind, holds) in [
+        (conditions::STALLED, stalled.is_some()),
+        (conditions::COMPLETED, completed),
+        (conditions::HALTED, halted.is_some()),
+        (conditions::SUSPENDED, suspended.is_some()),
+        (conditions::ROLLED_BACK, is_rolled_back),
+        (conditions::RECONCILING, false),
+    ] {
+        if !holds {
+            conditions::clear(list, kind);
+        }
+    }
+}
+
+/// Tells the transition to completed, once.
+pub(crate) fn announce(run: &mut Run<'_>) {
+    let was = conditions::is_true(&run.before.conditions, conditions::COMPLETED);
+    if is_completed(run) && !was {
+        let note = "Every stage is proven.".to_owned();
+        run.emit(EventKind::Normal, Reason::Completed, note);
+    }
+}

@@ -1,0 +1,360 @@
+//! From loose API objects to the shapes the pass works on: everything sorted, joined and checked
+//! once. After this no code asks again whether a slice is whole or a stage well-formed.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use wardring_api::{
+    JobAction, LineState, PatchRollout, PatchRolloutStatus, Stage, StageCounts, StageStatus, names,
+    reasons::Reason,
+};
+
+use crate::{
+    DeviceRow, DeviceTable, Event, EventKind, JobView, RolloutRef, SliceView, Snapshot,
+    caps::{Rules, later},
+    freeze,
+    line::{Doing, Frozen, Line, NONE, Tally, doing},
+    resolve::Coverage,
+};
+
+/// What every step of a pass may look at and none may change.
+pub(crate) struct Scene<'a> {
+    pub snapshot: &'a Snapshot,
+    pub now: Timestamp,
+    pub table: &'a DeviceTable,
+    /// Jobs by device.
+    pub jobs: Vec<&'a JobView>,
+    /// Why nothing may be granted in the whole namespace.
+    pub guard: Option<Complaint>,
+}
+
+/// Something that is wrong, in a word and a sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Complaint {
+    pub reason: Reason,
+    pub message: String,
+}
+
+impl Complaint {
+    pub fn new(reason: Reason, message: impl Into<String>) -> Complaint {
+        Complaint { reason, message: message.into() }
+    }
+}
+
+impl<'a> Scene<'a> {
+    fn new(snapshot: &'a Snapshot) -> Scene<'a> {
+        let mut jobs: Vec<&JobView> = snapshot.jobs.iter().map(Arc::as_ref).collect();
+        jobs.sort_by(|a, b| a.device.cmp(&b.device));
+        let guards = &snapshot.guards;
+        let guard = if !guards.clock_trusted {
+            Some(Complaint::new(
+                Reason::ClockSkew,
+                "The clocks of the controller and the API server differ by more than 30 s; nothing \
+                 is granted until they agree.",
+            ))
+        } else {
+            guards.restored_from_backup.map(|highest| {
+                Complaint::new(
+                    Reason::RestoredFromBackup,
+                    format!(
+                        "Agents have seen sequence {highest}, and the ledger is at {}: the cluster \
+                         was restored from a backup. Nothing is granted until a person confirms it \
+                         (annotation {}={highest} on PatchLedger {}).",
+                        snapshot.ledger.sequence,
+                        names::RESTORE_CONFIRMED_ANNOTATION,
+                        names::LEDGER_NAME,
+                    ),
+                )
+            })
+        };
+        Scene { snapshot, now: snapshot.now, table: &snapshot.devices, jobs, guard }
+    }
+
+    /// The device of a line, unless it is gone.
+    pub fn row(&self, line: &Line) -> Option<&'a DeviceRow> {
+        self.table.rows().get(line.row as usize)
+    }
+
+    /// The job that carries the line's device name, of whatever rollout.
+    pub fn any_job(&self, line: &Line) -> Option<&'a JobView> {
+        self.jobs.get(line.job as usize).copied()
+    }
+
+    /// The job that the line's last grant made.
+    pub fn own_job(&self, line: &Line, rollout_uid: &str) -> Option<&'a JobView> {
+        self.any_job(line).filter(|job| {
+            job.rollout_uid == rollout_uid
+                && job.attempt == line.attempt
+                && job.action == line.action
+        })
+    }
+
+    /// Whether a job of an ungranted line may have begun all the same: it holds a slot.
+    pub fn leftover(&self, line: &Line) -> bool {
+        matches!(line.state, LineState::Pending | LineState::NotStarted)
+            && self
+                .any_job(line)
+                .is_some_and(|job| job.attempt == line.attempt && job.may_have_begun())
+    }
+
+    /// Counts what a granted line's device is doing about its restart.
+    pub fn count_reboots(&self, line: &Line, rules: &Rules, counts: &mut StageCounts) {
+        let job = self.any_job(line).filter(|job| job.attempt == line.attempt);
+        match job.map(doing) {
+            Some(Doing::AwaitingReboot) if line.action == JobAction::Install => {
+                counts.installed_awaiting_reboot += 1;
+            }
+            Some(Doing::Rebooting(since)) => {
+                counts.rebooting += 1;
+                if self.now >= later(since, rules.reboot_slow_after) {
+                    counts.reboot_slow += 1;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn job_of(&self, device: &str) -> u32 {
+        let found = self.jobs.binary_search_by(|job| job.device.as_str().cmp(device));
+        found.map_or(NONE, |position| position as u32)
+    }
+}
+
+/// One rollout while a pass works on it.
+pub(crate) struct Run<'a> {
+    pub rollout: &'a PatchRollout,
+    pub id: RolloutRef,
+    pub before: PatchRolloutStatus,
+    /// The status as it will be.
+    pub status: PatchRolloutStatus,
+    pub stages: Vec<StageRun<'a>>,
+    /// Why the rollout cannot be carried out as it stands.
+    pub complaint: Option<Complaint>,
+    /// Why nothing new starts.
+    pub stop: Option<Stop>,
+    /// A write that later steps rely on changed in this pass: no grant before it is durable.
+    pub gating: bool,
+    /// What the resolved updates mean for each product.
+    pub coverage: Coverage,
+    pub events: Vec<Event>,
+}
+
+/// Why nothing of a rollout starts, strongest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stop {
+    Deleting,
+    Aborted,
+    Suspended,
+    Halted,
+}
+
+/// One stage of a run.
+pub(crate) struct StageRun<'a> {
+    pub spec: &'a Stage,
+    pub rules: Rules,
+    pub frozen: Option<Frozen<'a>>,
+    pub tally: Tally,
+}
+
+impl Run<'_> {
+    pub fn uid(&self) -> &str {
+        &self.id.uid
+    }
+
+    pub fn is_deleting(&self) -> bool {
+        self.rollout.metadata.deletion_timestamp.is_some()
+    }
+
+    pub fn has_finalizer(&self) -> bool {
+        let finalizers = self.rollout.metadata.finalizers.iter().flatten();
+        finalizers.into_iter().any(|name| name == names::FINALIZER)
+    }
+
+    pub fn emit(&mut self, kind: EventKind, reason: Reason, note: String) {
+        self.events.push(Event { rollout: self.id.clone(), kind, reason, note });
+    }
+}
+
+/// Sorts, joins and checks a snapshot.
+pub(crate) fn validate(snapshot: &Snapshot) -> (Scene<'_>, Vec<Run<'_>>) {
+    let scene = Scene::new(snapshot);
+    let mut slices: Vec<&Arc<SliceView>> = snapshot.slices.iter().collect();
+    slices.sort_by(|a, b| slice_order(a).cmp(&slice_order(b)));
+    let mut rollouts: Vec<&PatchRollout> = snapshot.rollouts.iter().map(Arc::as_ref).collect();
+    rollouts.sort_by(|a, b| {
+        (&a.metadata.name, &a.metadata.uid).cmp(&(&b.metadata.name, &b.metadata.uid))
+    });
+    let runs = rollouts.into_iter().map(|rollout| run(rollout, &slices, &scene)).collect();
+    (scene, runs)
+}
+
+fn slice_order(slice: &SliceView) -> (&str, &str, &str, u32, &str) {
+    (&slice.rollout_uid, &slice.stage, &slice.freeze_id, slice.index, &slice.name)
+}
+
+fn run<'a>(rollout: &'a PatchRollout, slices: &[&'a Arc<SliceView>], scene: &Scene<'a>) -> Run<'a> {
+    let before = rollout.status.clone().unwrap_or_default();
+    let id = RolloutRef {
+        name: rollout.metadata.name.clone().unwrap_or_default(),
+        uid: rollout.metadata.uid.clone().unwrap_or_default(),
+    };
+    let mut status = before.clone();
+    status.stages = rollout.spec.stages.iter().map(|stage| stage_status(&before, stage)).collect();
+    let mut complaint = spec_complaint(rollout);
+    let mut stages = Vec::with_capacity(rollout.spec.stages.len());
+    for (spec, stage_status) in rollout.spec.stages.iter().zip(&status.stages) {
+        let frozen = match &stage_status.freeze_id {
+            None => None,
+            Some(freeze_id) => match whole(slices, &id.uid, &spec.name, freeze_id) {
+                Ok(slices) => Some(join(slices, scene)),
+                Err(problem) => {
+                    complaint.get_or_insert_with(|| {
+                        Complaint::new(
+                            Reason::RecordLost,
+                            format!(
+                                "The record of stage {} is not what was frozen: {problem}. Nothing \
+                                 starts any more; restore the PatchRolloutSlices or begin a new \
+                                 rollout.",
+                                spec.name
+                            ),
+                        )
+                    });
+                    None
+                }
+            },
+        };
+        stages.push(StageRun { spec, rules: Rules::new(spec), frozen, tally: Tally::default() });
+    }
+    Run {
+        rollout,
+        id,
+        coverage: Coverage::default(),
+        before,
+        status,
+        stages,
+        complaint,
+        stop: None,
+        gating: false,
+        events: Vec::new(),
+    }
+}
+
+fn stage_status(before: &PatchRolloutStatus, stage: &Stage) -> StageStatus {
+    let known = before.stages.iter().find(|known| known.name == stage.name).cloned();
+    known.unwrap_or_else(|| StageStatus { name: stage.name.clone(), ..StageStatus::default() })
+}
+
+/// What the schema's rules refuse, for clusters whose CRDs are older or whose objects are.
+fn spec_complaint(rollout: &PatchRollout) -> Option<Complaint> {
+    let spec = &rollout.spec;
+    let invalid = |message: String| Some(Complaint::new(Reason::InvalidSpec, message));
+    if spec.updates.select.is_some() != spec.updates.kbs.is_empty() {
+        return invalid("spec.updates needs exactly one of `select` and `kbs`.".to_owned());
+    }
+    if spec.stages.is_empty() {
+        return invalid("spec.stages is empty: name at least one stage.".to_owned());
+    }
+    for (position, stage) in spec.stages.iter().enumerate() {
+        if stage.group.is_some() == stage.selector.is_some() {
+            return invalid(format!(
+                "Stage {} needs exactly one of `group` and `selector`.",
+                stage.name
+            ));
+        }
+        if spec.stages[..position].iter().any(|earlier| earlier.name == stage.name) {
+            return invalid(format!("Two stages are called {}.", stage.name));
+        }
+    }
+    None
+}
+
+/// The slices of a frozen stage, if all of them are there and say what was frozen.
+fn whole<'a>(
+    slices: &[&'a Arc<SliceView>],
+    uid: &str,
+    stage: &str,
+    freeze_id: &str,
+) -> Result<Vec<&'a Arc<SliceView>>, String> {
+    let key = (uid, stage, freeze_id);
+    let of = |slice: &SliceView| {
+        let (uid, stage, freeze_id, ..) = slice_order(slice);
+        (uid, stage, freeze_id).cmp(&key)
+    };
+    let from = slices.partition_point(|slice| of(slice).is_lt());
+    let to = slices.partition_point(|slice| of(slice).is_le());
+    let found = slices[from..to].to_vec();
+    if let Some(problem) = found.iter().find_map(|slice| slice.damaged.as_ref()) {
+        return Err(problem.clone());
+    }
+    let expected = found.first().map_or(0, |slice| slice.of as usize);
+    if found.len() != expected
+        || found.iter().enumerate().any(|(index, slice)| slice.index as usize != index)
+    {
+        return Err(format!("{} of {expected} slices are there", found.len()));
+    }
+    if freeze::freeze_id(found.iter().map(|slice| &slice.names_digest)) != freeze_id {
+        return Err("its names do not add up to the freeze id".to_owned());
+    }
+    Ok(found)
+}
+
+/// Joins a stage's lines with devices and jobs. Lines and rows are both sorted by name, so one walk
+/// does it; a line out of order is merely found more slowly.
+fn join<'a>(slices: Vec<&'a Arc<SliceView>>, scene: &Scene<'a>) -> Frozen<'a> {
+    let rows = scene.table.rows();
+    let mut lines = Vec::with_capacity(slices.iter().map(|slice| slice.lines.len()).sum());
+    let mut starts = Vec::with_capacity(slices.len());
+    let mut cursor = 0;
+    for slice in &slices {
+        starts.push(lines.len());
+        for record in &slice.lines {
+            let name = record.device.as_str();
+            let row = seek(rows, &mut cursor, name);
+            lines.push(Line {
+                state: record.state,
+                action: record.action,
+                reason: record.reason,
+                was: record.was,
+                attempt: record.attempt,
+                tries: record.tries,
+                sequence: record.sequence,
+                at: record.at,
+                row,
+                job: if scene.jobs.is_empty() { NONE } else { scene.job_of(name) },
+                moved: false,
+                granted_now: false,
+            });
+        }
+    }
+    Frozen {
+        slices,
+        starts,
+        lines,
+        outcomes: Default::default(),
+        retried: Default::default(),
+        recalls: Default::default(),
+    }
+}
+
+/// Position of `name` in `rows`, looked for from `cursor` on in growing steps.
+fn seek(rows: &[DeviceRow], cursor: &mut usize, name: &str) -> u32 {
+    let behind = *cursor > 0 && rows.get(*cursor - 1).is_some_and(|row| name <= &*row.name);
+    let mut low = if behind { 0 } else { *cursor };
+    let mut step = 1;
+    while rows.get(low + step - 1).is_some_and(|row| &*row.name < name) {
+        low += step;
+        step *= 2;
+    }
+    let high = (low + step).min(rows.len());
+    let found = rows[low..high].binary_search_by(|row| (*row.name).cmp(name));
+    match found {
+        Ok(offset) => {
+            *cursor = low + offset + 1;
+            (low + offset) as u32
+        }
+        Err(offset) => {
+            *cursor = low + offset;
+            NONE
+        }
+    }
+}
