@@ -287,8 +287,10 @@ fn an_authority_and_a_device_key_survive_being_stored() {
     let key = DeviceKey::generate().unwrap();
 
     assert_eq!(stored.roots(), authority.roots());
-    assert_eq!(stored.enrolment_id("uid-1"), authority.enrolment_id("uid-1"));
-    assert_ne!(stored.enrolment_id("uid-1"), stored.enrolment_id("uid-2"));
+    let id =
+        |authority: &Authority, device| authority.enrolment_id(&request(&key), NAMESPACE, device);
+    assert_eq!(id(&stored, "ws-17"), id(&authority, "ws-17"));
+    assert_ne!(id(&stored, "ws-17"), id(&stored, "ws-18"));
     assert_eq!(DeviceKey::from_pem(&key.to_pem()).unwrap().key_id(), key.key_id());
     let roots = Roots::from_pem(&authority.roots().to_pem()).unwrap();
     assert_eq!(&roots, authority.roots());

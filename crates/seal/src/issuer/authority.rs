@@ -83,12 +83,18 @@ impl Authority {
         &self.key_pem
     }
 
-    /// The enrolment id that a claim leads to. It is a function of the claim, so that a signer that
-    /// crashed half-way, or sees a claim again, comes to the same answer; and keyed, so that nobody
-    /// can choose an id by choosing a claim.
-    pub fn enrolment_id(&self, claim: &str) -> String {
+    /// The enrolment id that the key of `request` gets as `device` in `namespace`. It is a function
+    /// of these, so that a signer that crashed half-way, or a device that never saw the answer and
+    /// asks again, comes to the same id; and keyed, so that nobody can search for a given id.
+    pub fn enrolment_id(
+        &self,
+        request: &CertificateRequest,
+        namespace: &str,
+        device: &str,
+    ) -> String {
         let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, self.issuer.key().serialized_der());
-        let message = format!("wardring enrolment id v1\0{claim}");
+        let message =
+            format!("wardring enrolment id v1\0{namespace}/{device}/{}", request.key_id());
         hex::encode(&ring::hmac::sign(&key, message.as_bytes()).as_ref()[..8])
     }
 
