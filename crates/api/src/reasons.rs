@@ -206,8 +206,6 @@ reasons! {
     ScanFailed,
     /// Nothing else patches the device.
     SoleSource,
-    /// The device was enrolled anew, which ends its quarantine.
-    EnrolledAnew,
     // Enrolment.
     /// The token is unknown, spent, expired or revoked.
     TokenRefused,
@@ -215,6 +213,9 @@ reasons! {
     MayNotReplace,
     /// The proof over the signing request does not verify.
     BadProof,
+    /// The claim was signed more than an hour before it was filed, or in the future; check the
+    /// device's clock. The agent signs a new one.
+    StaleClaim,
     /// The certificate was issued.
     Issued,
     /// The CA's Secret is missing although devices are enrolled.
