@@ -1,0 +1,230 @@
+//! The plugin as people run it, against a real API server. No controller runs: statuses are written by
+//! hand, so that every state can be had at once.
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use wardring_harness::DevCluster;
+
+fn plugin(kubeconfig: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_kubectl-wardring"))
+        .args(args)
+        .env("KUBECONFIG", kubeconfig)
+        .env_remove("WARDRING_SYSTEM_NAMESPACE")
+        .output()
+        .unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// The one sentence of a failure.
+fn complaint(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty());
+    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    text
+}
+
+async fn with_crds() -> Result<DevCluster> {
+    let cluster = DevCluster::start().await?;
+    let crds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds").display().to_string();
+    cluster.kubectl(&["apply", "--server-side", "-f", &crds]).await?.ok()?;
+    let established = "--for=condition=Established";
+    cluster.kubectl(&["wait", established, "crd", "--all", "--timeout=60s"]).await?.ok()?;
+    cluster.kubectl(&["create", "namespace", "patching"]).await?.ok()?;
+    Ok(cluster)
+}
+
+const ROLLOUT: &str = "
+apiVersion: wardring.dev/v1alpha1
+kind: PatchRollout
+metadata: { name: november, namespace: patching }
+spec:
+  updates: { select: { release: 2026-11 } }
+  stages: [{ name: test, group: test }, { name: production, group: production }]
+";
+
+async fn field(cluster: &DevCluster, kind: &str, name: &str, pointer: &str) -> Result<Value> {
+    let text = cluster.kubectl(&["get", kind, name, "-n", "patching", "-o", "json"]).await?.ok()?;
+    let object: Value = serde_json::from_str(&text)?;
+    Ok(object.pointer(pointer).cloned().unwrap_or_default())
+}
+
+#[test]
+fn without_a_cluster_the_plugin_says_what_to_do() {
+    let missing = plugin(Path::new("no-such-file"), &["status", "--kubeconfig", "no-such-file"]);
+    assert!(complaint(&missing).contains("cannot use the kubeconfig no-such-file"));
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config");
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{ "name": "c", "cluster": { "server": "http://127.0.0.1:1" } }],
+        "users": [{ "name": "c", "user": {} }],
+        "contexts": [{ "name": "c", "context": { "cluster": "c", "user": "c" } }],
+    });
+    std::fs::write(&file, config.to_string()).unwrap();
+    let refused = complaint(&plugin(&file, &["status"]));
+    assert!(refused.contains("cannot reach the API server"), "{refused}");
+    assert!(refused.contains("is the cluster running"), "{refused}");
+
+    let usage = plugin(&file, &["abort", "november"]);
+    assert_eq!(usage.status.code(), Some(2), "a wrong command line is kubectl's exit code too");
+}
+
+#[tokio::test]
+async fn a_cluster_without_the_crds_is_told_apart_from_one_without_rollouts() -> Result<()> {
+    let bare = DevCluster::start().await?;
+    let text = complaint(&plugin(bare.kubeconfig_path(), &["status"]));
+    assert!(text.contains("install the chart"), "{text}");
+    bare.stop().await?;
+
+    let cluster = with_crds().await?;
+    let config = cluster.kubeconfig_path();
+    let empty = plugin(config, &["status", "-n", "patching"]);
+    assert_eq!(stdout(&empty), "");
+    let note = String::from_utf8_lossy(&empty.stderr).into_owned();
+    assert_eq!(note, "No rollouts found in namespace patching.\n");
+    let missing = complaint(&plugin(config, &["status", "november", "-n", "patching"]));
+    assert!(missing.contains("\"november\" not found"), "{missing}");
+    let forbidden = complaint(&plugin(config, &["status", "-n", "patching", "--as", "nobody"]));
+    assert!(forbidden.contains("you may not do that"), "{forbidden}");
+    cluster.stop().await
+}
+
+#[tokio::test]
+async fn verbs_write_one_field_each_and_formats_are_those_of_kubectl() -> Result<()> {
+    let cluster = with_crds().await?;
+    let config = cluster.kubeconfig_path().to_owned();
+    let run = |args: &[&str]| stdout(&plugin(&config, &[args, &["-n", "patching"]].concat()));
+    cluster.kubectl_apply(ROLLOUT).await?.ok()?;
+
+    assert!(run(&["status"]).contains("november        Unplanned"));
+    assert_eq!(run(&["status", "-o", "name"]), "patchrollout.wardring.dev/november\n");
+    let one: Value = serde_json::from_str(&run(&["status", "november", "-o", "json"]))?;
+    assert_eq!(one["kind"], "PatchRollout");
+    let list: Value = serde_yaml::from_str(&run(&["status", "-o", "yaml"]))?;
+    assert_eq!(list["items"][0]["metadata"]["name"], "november");
+
+    let said = run(&["suspend", "november"]);
+    assert!(said.starts_with("patchrollout.wardring.dev/november suspended"), "{said}");
+    assert_eq!(field(&cluster, "prollout", "november", "/spec/suspend").await?, true);
+    let manager = "jsonpath={.metadata.managedFields[*].manager}";
+    let managers =
+        ["get", "prollout", "november", "-n", "patching", "--show-managed-fields", "-o", manager];
+    let managers = cluster.kubectl(&managers).await?.ok()?;
+    assert!(managers.split(' ').any(|name| name == "wardring"), "{managers}");
+    run(&["resume", "november"]);
+    // An explicit no: the suspension latches, so that absence would change nothing.
+    assert_eq!(field(&cluster, "prollout", "november", "/spec/suspend").await?, false);
+    run(&["retry", "november"]);
+    let stamp = "/metadata/annotations/wardring.dev~1retry-requested-at";
+    assert!(field(&cluster, "prollout", "november", stamp).await?.is_string());
+    assert_eq!(
+        run(&["abort", "november", "--reason", "wrong month", "-o", "name"]),
+        "patchrollout.wardring.dev/november\n"
+    );
+    assert_eq!(field(&cluster, "prollout", "november", "/spec/abort/reason").await?, "wrong month");
+
+    let device = "apiVersion: wardring.dev/v1alpha1\nkind: Device\nmetadata: {name: srv-01, namespace: patching}\nspec: {mode: Manage}\n";
+    cluster.kubectl_apply(device).await?.ok()?;
+    assert!(run(&["release", "device", "srv-01"]).contains("device.wardring.dev/srv-01 released"));
+    let stamp = "/metadata/annotations/wardring.dev~1release-requested-at";
+    assert!(field(&cluster, "wdev", "srv-01", stamp).await?.is_string());
+    let text = run(&["explain", "device", "srv-01"]);
+    assert!(text.contains("srv-01 is not enrolled"), "{text}");
+    cluster.stop().await
+}
+
+#[tokio::test]
+async fn enroll_makes_a_token_whose_secret_is_only_in_the_line_it_prints() -> Result<()> {
+    let cluster = with_crds().await?;
+    let config = cluster.kubeconfig_path().to_owned();
+    let enroll = [
+        "enroll",
+        "-n",
+        "patching",
+        "--name",
+        "servers",
+        "--label",
+        "group=servers",
+        "--ttl",
+        "8h",
+        "--max-uses",
+        "5",
+    ];
+    let too_early = complaint(&plugin(&config, &enroll));
+    assert!(too_early.contains("ConfigMap wardring-roots"), "{too_early}");
+
+    let hash = "ab".repeat(32);
+    let roots = format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: wardring-roots, namespace: wardring-system}}\ndata: {{rootSha256: {hash}}}\n"
+    );
+    cluster.kubectl(&["create", "namespace", "wardring-system"]).await?.ok()?;
+    cluster.kubectl_apply(&roots).await?.ok()?;
+    let gateway = ["--gateway", "https://gw.example:8443"];
+    let line = stdout(&plugin(&config, &[&enroll[..], &gateway].concat()));
+
+    assert!(
+        line.starts_with(
+            "wardring-agent run --gateway https://gw.example:8443 --token patching/servers."
+        ),
+        "{line}"
+    );
+    assert!(line.trim_end().ends_with(&hash), "{line}");
+    let spec = field(&cluster, "etoken", "servers", "/spec").await?;
+    assert_eq!(spec["labels"], json!({ "group": "servers" }));
+    assert_eq!(spec["mode"], "Observe");
+    let seed = line.rsplit('.').nth(1).unwrap();
+    assert!(!spec.to_string().contains(seed), "the seed is stored in the cluster");
+
+    let again = complaint(&plugin(&config, &enroll));
+    assert!(again.contains("already exists"), "{again}");
+    cluster.stop().await
+}
+
+#[tokio::test]
+async fn watching_a_rollout_ends_with_it_and_only_completion_is_a_success() -> Result<()> {
+    let cluster = with_crds().await?;
+    let config = cluster.kubeconfig_path().to_owned();
+    cluster.kubectl_apply(ROLLOUT).await?.ok()?;
+    for (phase, code) in [("Halted", 1), ("Completed", 0)] {
+        set_phase(&cluster, "Progressing").await?;
+        let mut watch = Command::new(env!("CARGO_BIN_EXE_kubectl-wardring"));
+        watch.args(["status", "november", "-w", "-n", "patching"]).env("KUBECONFIG", &config);
+        let mut watch = watch.stdout(std::process::Stdio::piped()).spawn()?;
+        set_phase(&cluster, phase).await?;
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut watch.stdout.take().unwrap(), &mut text)?;
+        assert_eq!(watch.wait()?.code(), Some(code), "{phase}: {text}");
+        assert!(text.contains(&format!("november        {phase}")), "{text}");
+    }
+    cluster.stop().await
+}
+
+async fn set_phase(cluster: &DevCluster, phase: &str) -> Result<()> {
+    let generation = field(cluster, "prollout", "november", "/metadata/generation").await?;
+    let status = json!({ "status": { "phase": phase, "observedGeneration": generation } });
+    let patch = status.to_string();
+    let args = [
+        "patch",
+        "prollout",
+        "november",
+        "-n",
+        "patching",
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        &patch,
+    ];
+    cluster.kubectl(&args).await?.ok()?;
+    Ok(())
+}
