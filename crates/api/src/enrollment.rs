@@ -25,7 +25,7 @@ use crate::DeviceMode;
 #[serde(rename_all = "camelCase")]
 pub struct EnrollmentTokenSpec {
     /// Public key of the seed (Ed25519, 32 bytes, base64).
-    #[schemars(length(min = 44, max = 44))]
+    #[schemars(length(min = 44, max = 44), regex(pattern = r"^[A-Za-z0-9+/]{43}=$"))]
     pub public_key: String,
     /// No enrolment after this instant.
     pub expires_at: Timestamp,

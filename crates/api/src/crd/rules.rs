@@ -219,6 +219,11 @@ const PATCH_ROLLOUT_SLICE: &[Rule] = &[
         "size(self) == size(oldSelf)",
         "spec.lines: no line may be added or removed; the stage's devices are frozen",
     ),
+    rule(
+        "spec.lines",
+        "self.map(line, line.split(' ', 2)[0]) == oldSelf.map(line, line.split(' ', 2)[0])",
+        "spec.lines: every line keeps its device, in the order of the freeze",
+    ),
 ];
 
 const PATCH_JOB: &[Rule] = &[
