@@ -176,7 +176,7 @@ impl Signer {
         let mut decided = Vec::with_capacity(requests.len());
         let mut counted = false;
         let mut names = BTreeSet::new();
-        for (request, device) in requests.iter().zip(&devices) {
+        for (request, device) in requests.iter().zip(devices) {
             // Of two requests for one device, the second is decided when the first is written:
             // refused then, it does not use the token.
             let decision = if names.insert(&request.spec.device) {
@@ -191,14 +191,14 @@ impl Signer {
                 count(token.status.get_or_insert_default(), &request.name_any());
                 counted = true;
             }
-            decided.push((request, device, decision));
+            decided.push((Arc::clone(request), device, decision));
         }
         if let (true, Some(token)) = (counted, &token) {
             self.write_count(token).await?;
         }
         let results: Vec<_> = stream::iter(decided)
             .map(|(request, device, decision)| {
-                self.carry_out(&keys, request, device.as_ref(), decision, now)
+                self.carry_out(&keys, request, device, decision, now)
             })
             .buffer_unordered(CONCURRENCY)
             .collect()
@@ -222,21 +222,21 @@ impl Signer {
     async fn carry_out(
         &self,
         keys: &Keys,
-        request: &EnrollmentRequest,
-        device: Option<&Device>,
+        request: Arc<EnrollmentRequest>,
+        device: Option<Device>,
         decision: Decision,
         now: Timestamp,
     ) -> Result<Option<String>, SignerError> {
         let status = match decision {
             Decision::Wait => return Ok(None),
-            Decision::Refuse(refused) => refusal(request, refused, now),
-            Decision::Issue(issue) => match self.bind(request, device, &issue).await? {
+            Decision::Refuse(refused) => refusal(&request, refused, now),
+            Decision::Issue(issue) => match self.bind(&request, device.as_ref(), &issue).await? {
                 Bound::No => return Ok(None),
-                Bound::Never(refused) => refusal(request, refused, now),
-                Bound::Yes => self.issue(keys, request, &issue, now)?,
+                Bound::Never(refused) => refusal(&request, refused, now),
+                Bound::Yes => self.issue(keys, &request, &issue, now)?,
             },
         };
-        self.write_answer(request, &status).await
+        self.write_answer(&request, &status).await
     }
 
     fn issue(
@@ -333,7 +333,8 @@ impl Signer {
     ) -> Result<Vec<Option<Device>>, SignerError> {
         let devices: Api<Device> = Api::namespaced(self.client.clone(), namespace);
         let devices = &devices;
-        stream::iter(requests)
+        // Owned items: a stream over borrowed ones could not be spawned.
+        stream::iter(requests.to_vec())
             .map(|request| async move {
                 get(devices, &request.spec.device, "read the device").await
             })
