@@ -16,19 +16,19 @@ fn plugin(kubeconfig: &Path, args: &[&str]) -> Output {
         .env("KUBECONFIG", kubeconfig)
         .env_remove("WARDRING_SYSTEM_NAMESPACE")
         .output()
-        .unwrap()
+        .expect("the plugin was built for this test")
 }
 
 fn stdout(output: &Output) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout.clone()).unwrap()
+    String::from_utf8(output.stdout.clone()).expect("the plugin prints UTF-8")
 }
 
 /// The one sentence of a failure.
 fn complaint(output: &Output) -> String {
     assert_eq!(output.status.code(), Some(1));
     assert!(output.stdout.is_empty());
-    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    let text = String::from_utf8(output.stderr.clone()).expect("the plugin prints UTF-8");
     assert_eq!(text.lines().count(), 1, "{text}");
     text
 }
