@@ -1,3 +1,17 @@
-//! The agent: a pure state machine, a journal, and thin shells around them.
+//! The agent: a pure state machine ([`state`]), a journal, and thin shells around them.
+//!
+//! The state machine decides, the driver writes its state down and carries out its effects, the
+//! platform is the device, the client the gateways. Nothing here executes anything that came from
+//! outside: a job names updates and services, and its actions are a closed set.
 
+mod chance;
+pub mod client;
+pub mod driver;
+pub mod enrol;
+pub mod gateway;
+pub mod identity;
+pub mod journal;
+pub mod outbox;
+pub mod platform;
+pub mod run;
 pub mod state;

@@ -153,6 +153,8 @@ pub enum Answer {
     PermitExpired,
     /// What the device looks like.
     Inspected(Box<Inspection>),
+    /// The device could not be looked at; the text is a sentence.
+    Blind(String),
     /// How the download ended; the error is a sentence.
     Downloaded(Result<(), String>),
     /// How the installation ended.
@@ -173,6 +175,7 @@ impl Answer {
             Answer::Permit { .. } => "Permit",
             Answer::PermitExpired => "PermitExpired",
             Answer::Inspected(_) => "Inspected",
+            Answer::Blind(_) => "Blind",
             Answer::Downloaded(_) => "Downloaded",
             Answer::Installed(_) => "Installed",
             Answer::Uninstalled(_) => "Uninstalled",

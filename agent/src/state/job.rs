@@ -13,7 +13,7 @@ use super::{
     Baseline, BootRecord, Effect, MAX_FINISHED, MAX_REBOOTS, Move, ServicingResult,
 };
 
-/// Longest sentence in an outcome or a progress report, characters.
+/// Longest sentence in an outcome or a progress report, bytes.
 const MAX_SENTENCE: usize = 256;
 
 /// A job in hand.
@@ -274,7 +274,7 @@ impl JobRun {
             message: sentence(&self.message),
             updates: self.updates.iter().filter_map(UpdateRun::progress).collect(),
             boots: self.boots.iter().rev().take(8).rev().map(BootRecord::report).collect(),
-            unhealthy: self.unhealthy.clone(),
+            unhealthy: self.unhealthy.iter().map(|text| sentence(text)).collect(),
         }
     }
 }
@@ -415,7 +415,16 @@ impl Move {
     }
 }
 
-/// The text, cut to what a report may carry.
+/// The text as a report may carry it: one line, and not too long.
 fn sentence(text: &str) -> String {
-    text.chars().take(MAX_SENTENCE).collect()
+    // What turns a line around or hides parts of it is as unwelcome as a control character.
+    let is_unprintable = |char: char| {
+        char.is_control()
+            || matches!(char, '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}')
+            || matches!(char, '\u{2066}'..='\u{2069}' | '\u{FEFF}')
+    };
+    let mut line = text.replace(is_unprintable, " ");
+    let end = (0..=MAX_SENTENCE.min(line.len())).rev().find(|end| line.is_char_boundary(*end));
+    line.truncate(end.unwrap_or(0));
+    line
 }

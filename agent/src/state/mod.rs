@@ -238,6 +238,7 @@ fn answered(mv: &mut Move, answer: Answer) -> Result<(), Unexpected> {
         (Phase::Uninstalling { index }, Answer::PermitExpired) => {
             rollback::uninstalled(mv, job, index, InstallFound::NotBegun)
         }
+        (_, Answer::Blind(why)) => verify::blind(mv, job, why),
         (phase, _) => return Err(Unexpected::Answer { answer: name, phase: phase.word() }),
     };
     Ok(())

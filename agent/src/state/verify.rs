@@ -33,6 +33,33 @@ pub(super) fn look(mv: &mut Move, job: JobRun) -> Option<JobRun> {
     Some(job)
 }
 
+/// The device could not be looked at. Not seeing is never good: it is tried again, and in the end
+/// the job fails for it.
+pub(super) fn blind(mv: &mut Move, mut job: JobRun, why: String) -> Option<JobRun> {
+    let again = match &job.phase {
+        Phase::Preflight { checks } => Phase::Preflight { checks: checks + 1 },
+        Phase::Surveying { checks } => Phase::Surveying { checks: checks + 1 },
+        Phase::Settling { checks } => Phase::Settling { checks: checks + 1 },
+        Phase::Verifying { samples, .. } => Phase::Verifying { good: 0, samples: samples + 1 },
+        other => other.clone(),
+    };
+    let (Phase::Preflight { checks: looks }
+    | Phase::Surveying { checks: looks }
+    | Phase::Settling { checks: looks }
+    | Phase::Verifying { samples: looks, .. }) = again
+    else {
+        return Some(job);
+    };
+    if looks >= MAX_SAMPLES {
+        let end = End::stopped(&job, "PreflightFailed", format!("cannot inspect the device: {why}"));
+        return mv.finish(job, end);
+    }
+    job.message = format!("cannot inspect the device: {why}");
+    mv.enter(&mut job, again);
+    mv.wake_after(job.payload.health.sample_interval_ms);
+    Some(job)
+}
+
 /// Windows was looked at after the settle time.
 pub(super) fn settled(
     mv: &mut Move,

@@ -1,1 +1,4 @@
-//! Tests of the real agent.
+//! What the agent's end-to-end tests stand on: a gateway in the test's own process, over real TLS,
+//! and a Wine prefix of their own for the Windows build.
+
+pub mod gateway;

@@ -1,0 +1,282 @@
+//! HTTPS to the gateways: several addresses with fail-over, the device's certificate, and limits on
+//! what is read back.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
+
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url};
+use rustls::ClientConfig;
+use rustls::client::Resumption;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use wardring_protocol::{
+    EnrolAnswer, EnrolRequest, JobAnswer, JobQuery, MAX_BODY, MAX_REPORT_WAIT_MS, PermitAnswer,
+    PermitRequest, ReportAck, ReportBatch,
+};
+use wardring_seal::Fingerprint;
+use wardring_seal::tls::{TlsError, client_config, first_contact_config};
+
+use crate::gateway::{Gateway, GatewayError};
+use crate::identity::Identity;
+
+const CONNECT: Duration = Duration::from_secs(5);
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// Longest for a small question. Two gateways must fit into the life of a permit.
+const SHORT: Duration = Duration::from_secs(15);
+/// Grace beyond what the gateway may hold a call.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Where the gateways are.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    gateways: Vec<Url>,
+    proxy: Option<Url>,
+}
+
+/// Why an address cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum AddressError {
+    /// None is given.
+    #[error("give at least one gateway: --gateway https://HOST:PORT")]
+    None,
+    /// Not an HTTPS URL.
+    #[error("`{text}` is not a gateway address; it must look like https://HOST:PORT")]
+    NotHttps {
+        /// The text.
+        text: String,
+    },
+    /// Not a proxy URL.
+    #[error("`{text}` is not the address of a proxy; it must look like http://HOST:PORT")]
+    Proxy {
+        /// The text.
+        text: String,
+    },
+}
+
+impl Addresses {
+    /// Reads addresses; `proxy` is used for all of them.
+    ///
+    /// # Errors
+    /// There is none, or one cannot be read.
+    pub fn parse(gateways: &[String], proxy: Option<&str>) -> Result<Addresses, AddressError> {
+        let parse = |text: &String| {
+            let url = Url::parse(text).ok().filter(|url| url.scheme() == "https" && url.has_host());
+            url.ok_or_else(|| AddressError::NotHttps { text: text.clone() })
+        };
+        let gateways = gateways.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+        if gateways.is_empty() {
+            return Err(AddressError::None);
+        }
+        let proxy = proxy
+            .map(|text| Url::parse(text).map_err(|_| AddressError::Proxy { text: text.to_owned() }))
+            .transpose()?;
+        Ok(Addresses { gateways, proxy })
+    }
+}
+
+/// Why no client can be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// TLS.
+    #[error("failed to set up TLS for the gateways")]
+    Tls(#[from] TlsError),
+    /// HTTP.
+    #[error("failed to set up HTTP for the gateways")]
+    Http(#[from] reqwest::Error),
+}
+
+/// A client of the gateways.
+pub struct HttpGateway {
+    addresses: Addresses,
+    /// The one that answered last comes first.
+    current: AtomicUsize,
+    client: RwLock<Client>,
+}
+
+impl HttpGateway {
+    /// Trusts nothing but the root that the token names: for the first claim.
+    ///
+    /// # Errors
+    /// TLS or HTTP cannot be set up.
+    pub fn first_contact(addresses: &Addresses, root: Fingerprint) -> Result<Self, ClientError> {
+        Self::new(addresses, first_contact_config(root)?)
+    }
+
+    /// Trusts the identity's roots and presents no certificate: for a renewal, also of a certificate
+    /// that has expired.
+    ///
+    /// # Errors
+    /// TLS or HTTP cannot be set up.
+    pub fn anonymous(addresses: &Addresses, identity: &Identity) -> Result<Self, ClientError> {
+        Self::new(addresses, client_config(&identity.roots, None)?)
+    }
+
+    /// Trusts the identity's roots and presents its certificate.
+    ///
+    /// # Errors
+    /// TLS or HTTP cannot be set up.
+    pub fn identified(addresses: &Addresses, identity: &Identity) -> Result<Self, ClientError> {
+        Self::new(addresses, identified_config(identity)?)
+    }
+
+    fn new(addresses: &Addresses, tls: ClientConfig) -> Result<Self, ClientError> {
+        Ok(HttpGateway {
+            client: RwLock::new(client(addresses, tls)?),
+            addresses: addresses.clone(),
+            current: AtomicUsize::new(0),
+        })
+    }
+
+    /// Presents another certificate from now on.
+    ///
+    /// # Errors
+    /// TLS or HTTP cannot be set up; the old one stays in use.
+    pub fn use_identity(&self, identity: &Identity) -> Result<(), ClientError> {
+        let client = client(&self.addresses, identified_config(identity)?)?;
+        *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
+        Ok(())
+    }
+
+    /// Hands in a claim: `/v1/enroll`, or `/v1/renew`.
+    ///
+    /// # Errors
+    /// No gateway answered, or it refused.
+    pub async fn claim(
+        &self,
+        path: &str,
+        request: &EnrolRequest,
+    ) -> Result<EnrolAnswer, GatewayError> {
+        self.call(Method::POST, path, SHORT, |builder| builder.json(request)).await
+    }
+
+    async fn post<B: Serialize + Sync, A: DeserializeOwned>(
+        &self,
+        path: &str,
+        limit: Duration,
+        body: &B,
+    ) -> Result<A, GatewayError> {
+        self.call(Method::POST, path, limit, |builder| builder.json(body)).await
+    }
+
+    /// Asks one gateway after the other until one answers.
+    async fn call<A: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        limit: Duration,
+        fill: impl Fn(RequestBuilder) -> RequestBuilder,
+    ) -> Result<A, GatewayError> {
+        let client = self.client.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let first = self.current.load(Ordering::Relaxed);
+        let count = self.addresses.gateways.len();
+        let mut last = GatewayError::Unreachable { detail: "there is none".to_owned() };
+        for offset in 0..count {
+            let index = (first + offset) % count;
+            let mut url = self.addresses.gateways[index].clone();
+            url.set_path(path);
+            let request = fill(client.request(method.clone(), url)).timeout(limit);
+            match answer(request).await {
+                Ok(answer) => {
+                    self.current.store(index, Ordering::Relaxed);
+                    return Ok(answer);
+                }
+                Err(error @ GatewayError::Refused { .. }) => return Err(error),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+}
+
+impl Gateway for HttpGateway {
+    async fn poll(&self, query: &JobQuery) -> Result<JobAnswer, GatewayError> {
+        let limit = Duration::from_secs(query.wait) + GRACE;
+        self.call(Method::GET, "/v1/job", limit, |builder| builder.query(query)).await
+    }
+
+    async fn permit(&self, request: &PermitRequest) -> Result<PermitAnswer, GatewayError> {
+        self.post("/v1/permits", SHORT, request).await
+    }
+
+    async fn report(&self, batch: &ReportBatch) -> Result<ReportAck, GatewayError> {
+        let limit = Duration::from_millis(MAX_REPORT_WAIT_MS) + GRACE;
+        self.post("/v1/reports", limit, batch).await
+    }
+}
+
+fn identified_config(identity: &Identity) -> Result<ClientConfig, TlsError> {
+    client_config(&identity.roots, Some((&identity.certificate, &identity.key)))
+}
+
+fn client(addresses: &Addresses, mut tls: ClientConfig) -> Result<Client, ClientError> {
+    // The gateways resume no session; a cache for it would only cost memory.
+    tls.resumption = Resumption::disabled();
+    // One connection carries the long poll, permits and reports side by side.
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let builder = Client::builder()
+        .tls_backend_preconfigured(tls)
+        .connect_timeout(CONNECT)
+        // A gateway that vanished without a word must not hold the connection for minutes.
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .http2_keep_alive_timeout(CONNECT)
+        .redirect(reqwest::redirect::Policy::none())
+        .user_agent(concat!("wardring-agent/", env!("CARGO_PKG_VERSION")));
+    let builder = match &addresses.proxy {
+        Some(proxy) => builder.proxy(reqwest::Proxy::https(proxy.clone())?),
+        None => builder.no_proxy(),
+    };
+    Ok(builder.build()?)
+}
+
+async fn answer<A: DeserializeOwned>(request: RequestBuilder) -> Result<A, GatewayError> {
+    let unreachable =
+        |error: reqwest::Error| GatewayError::Unreachable { detail: chain(&error) };
+    let response = request.send().await.map_err(unreachable)?;
+    let status = response.status();
+    let retry_after_s = response
+        .headers()
+        .get("retry-after")
+        .and_then(|value| value.to_str().ok())
+        .and_then(|text| text.parse().ok());
+    let body = read(response).await?;
+    if status.is_success() {
+        return serde_json::from_slice(&body).map_err(|error| GatewayError::Unreachable {
+            detail: format!("its answer cannot be understood: {error}"),
+        });
+    }
+    if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
+        return Err(GatewayError::Busy { status: status.as_u16(), retry_after_s });
+    }
+    let message = String::from_utf8_lossy(&body).chars().take(300).collect();
+    Err(GatewayError::Refused { status: status.as_u16(), message })
+}
+
+/// Reads a body of bounded size: a gateway is trusted with nothing, not even our memory.
+async fn read(mut response: Response) -> Result<Vec<u8>, GatewayError> {
+    let mut body = Vec::new();
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) if body.len() + chunk.len() <= MAX_BODY => {
+                body.extend_from_slice(&chunk);
+            }
+            Ok(Some(_)) => {
+                let detail = format!("its answer is larger than {MAX_BODY} bytes");
+                return Err(GatewayError::Unreachable { detail });
+            }
+            Ok(None) => return Ok(body),
+            Err(error) => return Err(GatewayError::Unreachable { detail: chain(&error) }),
+        }
+    }
+}
+
+/// The whole chain of an error in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}

@@ -1,0 +1,109 @@
+//! Carrying out what the state machine asks for.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use wardring_protocol::{PermitRequest, Step};
+use wardring_seal::JobKey;
+
+use super::{Msg, Run};
+use crate::gateway::Gateway;
+use crate::platform::{Performed, Permit, Platform, wall_clock};
+use crate::state::{Answer, Ask, Event, InstallFound};
+
+impl<P: Platform, G: Gateway> Run<'_, P, G> {
+    /// Begins one act; its answer comes back as an event of the same turn.
+    pub(super) fn carry_out(&mut self, turn: u64, ask: Ask) {
+        let platform = Arc::clone(&self.agent.platform);
+        match ask {
+            Ask::Wake { after_ms } => {
+                let at = Instant::now() + Duration::from_millis(after_ms);
+                self.timer = Some((at, turn));
+            }
+            Ask::Permit { key, step } => self.ask_permit(turn, key, step),
+            Ask::Inspect { updates, services } => self.answer_with(turn, async move {
+                match platform.inspect(&updates, &services).await {
+                    Ok(seen) => Answer::Inspected(Box::new(seen)),
+                    Err(why) => Answer::Blind(why),
+                }
+            }),
+            Ask::Download { key, updates } => self.answer_with(turn, async move {
+                Answer::Downloaded(platform.download(&key, &updates).await)
+            }),
+            Ask::Install { key, update, not_after_mono_ms } => {
+                let permit = self.permit(not_after_mono_ms);
+                self.answer_with(turn, async move {
+                    let performed = platform.install(&key, &update, permit).await;
+                    performed_as(performed, Answer::Installed)
+                });
+            }
+            Ask::FindInstall { key, update } => self.answer_with(turn, async move {
+                Answer::Installed(platform.find_install(&key, &update).await)
+            }),
+            Ask::Uninstall { key, update, packages, not_after_mono_ms } => {
+                let permit = self.permit(not_after_mono_ms);
+                self.answer_with(turn, async move {
+                    let performed = platform.uninstall(&key, &update, &packages, permit).await;
+                    performed_as(performed, Answer::Uninstalled)
+                });
+            }
+            Ask::RestartService { service } => self.answer_with(turn, async move {
+                Answer::Restarted(platform.restart(&service).await)
+            }),
+            Ask::Reboot { key, boot_before, not_after_mono_ms } => {
+                // The journal write may have taken long; the permit may be over by now.
+                let answer = if !self.permit(not_after_mono_ms).is_alive() {
+                    Answer::PermitExpired
+                } else if let Err(why) = platform.reboot(&key, &boot_before) {
+                    Answer::RebootRefused(why)
+                } else {
+                    return;
+                };
+                self.answer_with(turn, async { answer });
+            }
+        }
+    }
+
+    fn permit(&self, not_after_mono_ms: u64) -> Permit {
+        Permit { until: self.begun + Duration::from_millis(not_after_mono_ms) }
+    }
+
+    fn ask_permit(&mut self, turn: u64, key: JobKey, step: Step) {
+        let request = PermitRequest {
+            key,
+            step,
+            boot_id: self.saved.state.boot.clone(),
+            agent_run: self.id.clone(),
+            highest_sequence: self.saved.state.highest_sequence,
+            now: wall_clock(),
+        };
+        let asked_mono_ms = self.now().mono_ms;
+        let gateway = Arc::clone(&self.agent.gateway);
+        self.answer_with(turn, async move {
+            let answer = match gateway.permit(&request).await {
+                Ok(answer) => Some(answer),
+                Err(error) => {
+                    tracing::warn!(%error, "no answer to the request for a permit");
+                    None
+                }
+            };
+            Answer::Permit { asked_mono_ms, answer }
+        });
+    }
+
+    fn answer_with(&mut self, turn: u64, act: impl Future<Output = Answer> + Send + 'static) {
+        let tx = self.tx.clone();
+        self.tasks.spawn(async move {
+            let answer = act.await;
+            // Nobody reads it when the run is over.
+            let _ = tx.send(Msg::Event(Event::Answered { turn, answer }));
+        });
+    }
+}
+
+fn performed_as(performed: Performed, answer: fn(InstallFound) -> Answer) -> Answer {
+    match performed {
+        Performed::Ended(result) => answer(InstallFound::Ended(result)),
+        Performed::PermitExpired => Answer::PermitExpired,
+    }
+}

@@ -1,0 +1,149 @@
+//! What the agent needs of the device, as traits with two implementors each: Windows itself, and a
+//! scripted Windows made of a file. Nothing above this folder knows which one it talks to.
+
+#[cfg(all(feature = "scripted", not(windows)))]
+pub mod scripted;
+#[cfg(windows)]
+pub mod windows;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+
+use jiff::Timestamp;
+use wardring_protocol::Facts;
+use wardring_seal::{JobKey, UpdateTarget};
+
+use crate::state::{BootKind, InstallFound, Inspection, ServiceSample};
+
+/// The running boot, as the platform knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunningBoot {
+    /// Identity; another one after every start of the operating system.
+    pub id: String,
+    /// Why it came, if that can be told.
+    pub kind: BootKind,
+    /// Milliseconds since it came.
+    pub uptime_ms: u64,
+}
+
+/// The device as a whole.
+pub trait Machine: Send + Sync + 'static {
+    /// Why this build carries out no job here, if so.
+    fn refuses(&self) -> Option<&'static str>;
+
+    /// The running boot.
+    fn boot(&self) -> RunningBoot;
+
+    /// `build.UBR`.
+    fn build(&self) -> String;
+
+    /// Everything there is to report.
+    fn facts(&self) -> Facts;
+
+    /// Tells people who are logged on about a restart.
+    fn announce(&self, message: Option<&str>, countdown_ms: u64);
+
+    /// Orders a restart, unless the device runs another boot than `boot_before` already.
+    ///
+    /// # Errors
+    /// A sentence, when the operating system refuses.
+    fn reboot(&self, key: &JobKey, boot_before: &str) -> Result<(), String>;
+
+    /// Resolves when the operating system ends under the agent.
+    fn ended(&self) -> impl Future<Output = ()> + Send;
+}
+
+/// Updates of the operating system. Every act is safe to repeat for the same key and update.
+pub trait Updates: Send + Sync + 'static {
+    /// Looks at updates, services and signs of a pending restart.
+    ///
+    /// # Errors
+    /// A sentence, when that cannot be found out.
+    fn inspect(
+        &self,
+        updates: &[UpdateTarget],
+        services: &[String],
+    ) -> impl Future<Output = Result<Inspection, String>> + Send;
+
+    /// Downloads.
+    ///
+    /// # Errors
+    /// A sentence.
+    fn download(
+        &self,
+        key: &JobKey,
+        updates: &[UpdateTarget],
+    ) -> impl Future<Output = Result<(), String>> + Send;
+
+    /// Installs, or tells how the installation under the same key ended. `permit` is asked at the
+    /// last moment before anything begins.
+    fn install(
+        &self,
+        key: &JobKey,
+        update: &UpdateTarget,
+        permit: Permit,
+    ) -> impl Future<Output = Performed> + Send;
+
+    /// Tells how an installation ended that may have begun; waits for its end, begins none.
+    fn find_install(
+        &self,
+        key: &JobKey,
+        update: &UpdateTarget,
+    ) -> impl Future<Output = InstallFound> + Send;
+
+    /// Removes.
+    fn uninstall(
+        &self,
+        key: &JobKey,
+        update: &UpdateTarget,
+        packages: &[String],
+        permit: Permit,
+    ) -> impl Future<Output = Performed> + Send;
+}
+
+/// Services of the operating system.
+pub trait Services: Send + Sync + 'static {
+    /// Looks at services by name; one that does not exist is `Missing`.
+    ///
+    /// # Errors
+    /// A sentence, when the service manager does not answer.
+    fn sample(&self, names: &[String]) -> Result<BTreeMap<String, ServiceSample>, String>;
+
+    /// Restarts a service, with those that depend on it.
+    ///
+    /// # Errors
+    /// A sentence.
+    fn restart(&self, name: &str) -> impl Future<Output = Result<(), String>> + Send;
+}
+
+/// A device in every respect.
+pub trait Platform: Machine + Updates + Services {}
+impl<T: Machine + Updates + Services> Platform for T {}
+
+/// A permit on the run's monotonic clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Permit {
+    /// The moment after which nothing may begin.
+    pub until: std::time::Instant,
+}
+
+impl Permit {
+    /// Whether something may begin now.
+    pub fn is_alive(&self) -> bool {
+        std::time::Instant::now() < self.until
+    }
+}
+
+/// How an act ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Performed {
+    /// It was done, now or before.
+    Ended(crate::state::ServicingResult),
+    /// The permit was over; nothing was begun.
+    PermitExpired,
+}
+
+/// The device's clock.
+pub fn wall_clock() -> Timestamp {
+    Timestamp::now()
+}

@@ -1,0 +1,219 @@
+//! The world file: what the scripted Windows is, and what its updates do to it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use wardring_protocol::RebootSource;
+
+use crate::state::ServiceState;
+
+/// A scripted Windows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct World {
+    /// Product, `Windows Server 2022`.
+    pub product: String,
+    /// `build.UBR` before any update of this file.
+    pub build: String,
+    /// Services and their state after a boot without trouble.
+    #[serde(default)]
+    pub services: BTreeMap<String, ServiceState>,
+    /// Updates that its source knows.
+    #[serde(default)]
+    pub updates: Vec<ScriptedUpdate>,
+    /// Signs of a pending restart that are there from the beginning; a restart clears them.
+    #[serde(default)]
+    pub pending_reboot: Vec<RebootSource>,
+    /// Time that a restart takes, milliseconds.
+    #[serde(default = "half_a_second")]
+    pub reboot_ms: u64,
+    /// Free space on the system drive.
+    #[serde(default = "a_hundred")]
+    pub free_disk_gb: u32,
+    /// Model of the hardware.
+    #[serde(default)]
+    pub model: Option<String>,
+    /// Roles, in the API's words.
+    #[serde(default)]
+    pub roles: Vec<String>,
+    /// IP addresses.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+    /// Others that patch this device.
+    #[serde(default)]
+    pub other_patch_sources: Vec<String>,
+}
+
+/// One update of a scripted Windows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ScriptedUpdate {
+    /// KB number.
+    pub kb: String,
+    /// Title.
+    #[serde(default)]
+    pub title: String,
+    /// Where it stands at first.
+    #[serde(default)]
+    pub availability: Availability,
+    /// `build.UBR` once it is in force.
+    #[serde(default)]
+    pub target_build: Option<String>,
+    /// Whether a restart finishes it.
+    #[serde(default = "yes")]
+    pub reboot_required: bool,
+    /// Time that its installation takes, milliseconds.
+    #[serde(default = "a_tenth_of_a_second")]
+    pub install_ms: u64,
+    /// Time that its download takes, milliseconds.
+    #[serde(default)]
+    pub download_ms: u64,
+    /// Whether it can be removed.
+    #[serde(default = "yes")]
+    pub uninstallable: bool,
+    /// What goes wrong.
+    #[serde(default)]
+    pub effects: Effects,
+}
+
+/// Where an update stands at first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Availability {
+    /// The source offers it.
+    #[default]
+    Offered,
+    /// It is installed.
+    Installed,
+    /// The source does not offer it.
+    NotOffered,
+    /// A newer one took its place.
+    Superseded,
+    /// It is not for this Windows.
+    NotApplicable,
+}
+
+/// What goes wrong with an update. What it breaks stays broken until it is removed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Effects {
+    /// Services that do not come back from the restart.
+    #[serde(default)]
+    pub after_reboot: Vec<StoppedService>,
+    /// The device never comes back from the restart.
+    #[serde(default)]
+    pub never_return: bool,
+    /// It crashes so many times after the restart before it stays up.
+    #[serde(default)]
+    pub boot_loop: u32,
+    /// Windows takes it back at the restart.
+    #[serde(default)]
+    pub revert_at_boot: bool,
+    /// The installation never ends.
+    #[serde(default)]
+    pub hang_install: bool,
+    /// The installation fails with this HRESULT, `0x80070643`.
+    #[serde(default)]
+    pub fail_install: Option<String>,
+    /// The removal fails with this HRESULT.
+    #[serde(default)]
+    pub fail_uninstall: Option<String>,
+    /// The download fails.
+    #[serde(default)]
+    pub fail_download: bool,
+    /// No gateway can be reached after the restart.
+    #[serde(default)]
+    pub network_dead_after_reboot: bool,
+}
+
+/// A service that an update stops.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StoppedService {
+    /// Which.
+    pub stop_service: String,
+    /// Whether restarting it fails.
+    #[serde(default)]
+    pub refuses_restart: bool,
+}
+
+fn half_a_second() -> u64 {
+    500
+}
+
+fn a_tenth_of_a_second() -> u64 {
+    100
+}
+
+fn a_hundred() -> u32 {
+    100
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Why a world file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum WorldError {
+    /// Not readable.
+    #[error("failed to read the world file {path}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not a world.
+    #[error("failed to understand the world file {path}")]
+    Parse {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: serde_yaml::Error,
+    },
+    /// An HRESULT is not one.
+    #[error("`{text}` is not an HRESULT such as 0x80070643")]
+    Hresult {
+        /// The text.
+        text: String,
+    },
+}
+
+impl World {
+    /// Reads a world file, YAML or JSON.
+    ///
+    /// # Errors
+    /// The file cannot be read or is not a world.
+    pub fn read(path: &Path) -> Result<World, WorldError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| WorldError::Read { path: path.to_owned(), source })?;
+        let world: World = serde_yaml::from_str(&text)
+            .map_err(|source| WorldError::Parse { path: path.to_owned(), source })?;
+        world.check()?;
+        Ok(world)
+    }
+
+    /// Checks what the shape of the file cannot say.
+    ///
+    /// # Errors
+    /// An HRESULT is not one.
+    pub fn check(&self) -> Result<(), WorldError> {
+        let codes = self
+            .updates
+            .iter()
+            .flat_map(|update| [&update.effects.fail_install, &update.effects.fail_uninstall]);
+        codes.flatten().try_for_each(|text| {
+            hresult(text).map(|_| ()).ok_or_else(|| WorldError::Hresult { text: text.clone() })
+        })
+    }
+
+    pub(super) fn update(&self, kb: &str) -> Option<&ScriptedUpdate> {
+        self.updates.iter().find(|update| update.kb == kb)
+    }
+}
+
+/// The number behind `0x80070643`.
+pub(super) fn hresult(text: &str) -> Option<u32> {
+    text.strip_prefix("0x").and_then(|digits| u32::from_str_radix(digits, 16).ok())
+}

@@ -1,0 +1,219 @@
+//! One device's agent from its first start to its last: folder, lock, enrolment, renewal.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::chance;
+use crate::client::{AddressError, Addresses, ClientError, HttpGateway};
+use crate::driver::{Agent, RunEnd};
+use crate::enrol::{self, EnrolError};
+use crate::gateway::Gateway;
+use crate::identity::{Credentials, IdentityError, IdentityFile, Known};
+use crate::journal::{Durability, Journal, Loaded, Saved, WriteError};
+use crate::platform::{Platform, wall_clock};
+
+/// How often it is asked whether the certificate must be renewed.
+const RENEWAL_CHECK: Duration = Duration::from_secs(3600);
+/// Pause after a renewal was refused.
+const RENEWAL_RETRY: Duration = Duration::from_secs(600);
+
+/// What a device needs to know to take part.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Addresses of the gateways.
+    pub gateways: Vec<String>,
+    /// Proxy for all of them.
+    pub proxy: Option<String>,
+    /// Token, needed until the device is enrolled.
+    pub token: Option<String>,
+    /// Name of the device.
+    pub name: String,
+    /// Folder of journal and identity.
+    pub folder: PathBuf,
+    /// How far a journal write goes.
+    pub durability: Durability,
+    /// Longest a gateway is asked to hold a poll, seconds.
+    pub poll_wait_s: u64,
+}
+
+/// Why an agent cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// An address.
+    #[error("the address of the gateway cannot be used")]
+    Address(#[from] AddressError),
+    /// The folder.
+    #[error("failed to use the data folder {folder}")]
+    Folder {
+        /// Which.
+        folder: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Somebody else uses it.
+    #[error("another agent uses the data folder {folder}; stop it first")]
+    Locked {
+        /// Which.
+        folder: PathBuf,
+    },
+    /// The journal.
+    #[error("failed to begin the journal")]
+    Journal(#[from] WriteError),
+    /// Enrolment.
+    #[error("the device is not enrolled")]
+    Enrol(#[from] EnrolError),
+    /// The identity.
+    #[error("failed to read the device's identity")]
+    Identity(#[from] IdentityError),
+    /// The connection.
+    #[error("failed to prepare the connection")]
+    Client(#[from] ClientError),
+}
+
+/// A device that is enrolled and ready to run.
+pub struct Ready {
+    setup: Setup,
+    addresses: Addresses,
+    credentials: Credentials,
+    journal: Journal,
+    gateway: Arc<HttpGateway>,
+    /// Held as long as this agent lives: two agents on one journal would both install.
+    _lock: File,
+}
+
+impl Setup {
+    /// Locks the folder, begins the journal and enrols the device where that is still to be done.
+    ///
+    /// # Errors
+    /// One of these is not possible. An unreachable gateway is waited for.
+    pub async fn prepare(self) -> Result<Ready, SetupError> {
+        let addresses = Addresses::parse(&self.gateways, self.proxy.as_deref())?;
+        let lock = lock(&self.folder)?;
+        let file = IdentityFile::new(&self.folder);
+        let journal = Journal::new(&self.folder, self.durability);
+        // Before the enrolment, so that an enrolled device without a journal is one that lost it.
+        if matches!(file.load()?, Known::Nothing) && journal.load() == Loaded::Fresh {
+            journal.save(&Saved::default())?;
+        }
+        let mut identity =
+            enrol::enrol(&file, &addresses, self.token.as_deref(), &self.name).await?;
+        if wall_clock() >= identity.details.not_after {
+            // Without this nothing but a renewal would be answered.
+            identity = enrol::renew(&file, &addresses, &identity).await?;
+        }
+        let gateway = Arc::new(HttpGateway::identified(&addresses, &identity)?);
+        let credentials = Credentials::new(identity);
+        Ok(Ready { setup: self, addresses, credentials, journal, gateway, _lock: lock })
+    }
+}
+
+impl Ready {
+    /// The gateways, with the device's certificate.
+    pub fn gateway(&self) -> Arc<HttpGateway> {
+        Arc::clone(&self.gateway)
+    }
+
+    /// Runs the agent in one boot of the device.
+    pub async fn run<P: Platform, G: Gateway>(
+        &self,
+        platform: Arc<P>,
+        gateway: Arc<G>,
+        stop: watch::Receiver<bool>,
+    ) -> RunEnd {
+        let agent = Agent {
+            platform,
+            gateway,
+            credentials: self.credentials.clone(),
+            journal: self.journal.clone(),
+            poll_wait_s: self.setup.poll_wait_s,
+        };
+        tokio::select! {
+            end = agent.run(stop) => end,
+            never = self.renew() => never,
+        }
+    }
+
+    /// Renews the certificate whenever two thirds of its life are over.
+    async fn renew(&self) -> RunEnd {
+        let file = IdentityFile::new(&self.setup.folder);
+        loop {
+            let current = self.credentials.current();
+            let left = current.renew_at().duration_since(wall_clock());
+            let left = Duration::try_from(left).unwrap_or(Duration::ZERO);
+            if !left.is_zero() {
+                tokio::time::sleep(left.min(RENEWAL_CHECK)).await;
+                continue;
+            }
+            let renewed = enrol::renew(&file, &self.addresses, &current).await;
+            let used = renewed.map(|identity| {
+                let used = self.gateway.use_identity(&identity);
+                self.credentials.replace(identity);
+                used
+            });
+            match used {
+                Ok(Ok(())) => {
+                    // One that lives shortly is due again at once by its own dates.
+                    let ends = self.credentials.current().details.not_after;
+                    let left = Duration::try_from(ends.duration_since(wall_clock()));
+                    tokio::time::sleep(left.unwrap_or_default() / 3).await;
+                }
+                Ok(Err(error)) => tracing::error!(%error, "the new certificate is not in use yet"),
+                Err(error) => {
+                    tracing::error!(device = self.setup.name, %error, "the renewal failed");
+                    tokio::time::sleep(chance::around(RENEWAL_RETRY)).await;
+                }
+            }
+        }
+    }
+}
+
+fn lock(folder: &Path) -> Result<File, SetupError> {
+    let failed = |source| SetupError::Folder { folder: folder.to_owned(), source };
+    fs::create_dir_all(folder).map_err(failed)?;
+    let file = File::create(folder.join("lock")).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(SetupError::Locked { folder: folder.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+/// Lives the life of a scripted device, restart after restart, until `stop` becomes true. `arrived`
+/// is told once, when the device is enrolled.
+///
+/// # Errors
+/// The device cannot begin.
+#[cfg(all(feature = "scripted", not(windows)))]
+pub async fn live_scripted(
+    setup: Setup,
+    world: Arc<crate::platform::scripted::World>,
+    mut stop: watch::Receiver<bool>,
+    arrived: impl FnOnce(),
+) -> Result<(), SetupError> {
+    use crate::platform::scripted::{Scripted, ScriptedNetwork};
+    let failed =
+        |source| SetupError::Folder { folder: setup.folder.clone(), source };
+    let device =
+        Arc::new(Scripted::open(&setup.name, world, &setup.folder).map_err(failed)?);
+    let ready = tokio::select! {
+        ready = setup.prepare() => ready?,
+        _ = stop.wait_for(|stop| *stop) => return Ok(()),
+    };
+    arrived();
+    let network = Arc::new(ScriptedNetwork::new(Arc::clone(&device), ready.gateway()));
+    loop {
+        tokio::select! {
+            () = device.up() => {}
+            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+        }
+        let end = ready.run(Arc::clone(&device), Arc::clone(&network), stop.clone()).await;
+        if end == RunEnd::Stopped {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! The agent with its scripted device against a gateway over real TLS.
+
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use wardring_agent::journal::Durability;
+use wardring_agent::platform::scripted::World;
+use wardring_agent::run::{Setup, SetupError, live_scripted};
+use wardring_protocol::{PermitAnswer, Step};
+use wardring_seal::{
+    Action, HealthChecks, JobKey, JobPayload, OnUnhealthy, OutcomeResult, PAYLOAD_VERSION,
+    Preflight, RebootRules, UpdateKind, UpdateSource, UpdateTarget,
+};
+use wardring_wine_tests::gateway::{NAMESPACE, TestGateway};
+
+const SERVER: &str = r#"
+product: Windows Server 2022
+build: "20348.2700"
+rebootMs: 50
+services: {MSSQLSERVER: Running, Spooler: Running, wuauserv: Stopped}
+updates:
+  - {kb: KB5068787, targetBuild: "20348.2762", installMs: 50}
+"#;
+
+/// An agent on a scripted device that is stopped when the test ends.
+struct Device {
+    stop: watch::Sender<bool>,
+    life: JoinHandle<Result<(), SetupError>>,
+}
+
+fn switch_on(gateway: &TestGateway, name: &str, world: &str, folder: &Path) -> Device {
+    let world_file = folder.join("world.yaml");
+    std::fs::write(&world_file, world).unwrap();
+    let setup = Setup {
+        gateways: vec![gateway.url()],
+        proxy: None,
+        token: Some(gateway.token.reveal()),
+        name: name.to_owned(),
+        folder: folder.join("data"),
+        durability: Durability::Disk,
+        poll_wait_s: 5,
+    };
+    let world = Arc::new(World::read(&world_file).unwrap());
+    let (stop, stopped) = watch::channel(false);
+    Device { stop, life: tokio::spawn(live_scripted(setup, world, stopped, || {})) }
+}
+
+impl Device {
+    async fn switch_off(self) {
+        self.stop.send_replace(true);
+        self.life.await.unwrap().unwrap();
+    }
+
+    /// As `kill -9` does: nothing is said, nothing is written.
+    fn kill(self) {
+        self.life.abort();
+    }
+}
+
+fn job(sequence: i64, action: Action) -> JobPayload {
+    let later = |hours| Timestamp::now() + SignedDuration::from_hours(hours);
+    JobPayload {
+        version: PAYLOAD_VERSION,
+        namespace: NAMESPACE.to_owned(),
+        device: "srv-1".to_owned(),
+        rollout: "2026-11".to_owned(),
+        stage: "test".to_owned(),
+        slice: "2026-11-test-0".to_owned(),
+        key: JobKey {
+            rollout_uid: "rollout".to_owned(),
+            device_id: String::new(),
+            attempt: u32::try_from(sequence).unwrap(),
+            action,
+        },
+        sequence,
+        updates: vec![UpdateTarget {
+            kb: "KB5068787".to_owned(),
+            product: "Windows Server 2022".to_owned(),
+            kind: UpdateKind::Quality,
+            target_build: Some("20348.2762".to_owned()),
+            identities: Vec::new(),
+        }],
+        source: UpdateSource::Default,
+        accept_eula: false,
+        start_by: later(1),
+        finish_by: later(2),
+        preflight: Preflight {
+            reboot_first: false,
+            min_free_disk_gb: 0,
+            require_reversible: false,
+        },
+        health: HealthChecks {
+            services: ["MSSQLSERVER", "Spooler", "wuauserv"].map(str::to_owned).to_vec(),
+            settle_ms: 20,
+            restart_attempts: 2,
+            sample_interval_ms: 20,
+        },
+        reboot: RebootRules { countdown_ms: 30, message: None, stuck_after_ms: 5_000 },
+        on_unhealthy: OnUnhealthy::Report,
+    }
+}
+
+/// Lines of the world journal that tell of this event.
+fn recorded(folder: &Path, event: &str) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(folder.join("data/world-journal.jsonl")).unwrap_or_default();
+    let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    lines.filter(|line| line["event"] == event).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_enrols_reports_and_proves_an_update_after_the_restart() {
+    let gateway = TestGateway::start(SignedDuration::from_hours(24)).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let device = switch_on(&gateway, "srv-1", SERVER, folder.path());
+
+    let seen = gateway.wait_for("srv-1", "facts", |seen| seen.facts.is_some()).await;
+    assert_eq!(seen.claims, 2, "the first claim was answered with Pending");
+    let facts = seen.facts.unwrap();
+    assert_eq!((facts.build.as_str(), facts.missing.len()), ("20348.2700", 1));
+
+    gateway.give("srv-1", job(1, Action::Install));
+    let seen = gateway.wait_for("srv-1", "an outcome", |seen| !seen.outcomes.is_empty()).await;
+    let outcome = &seen.outcomes[0];
+    assert_eq!(outcome.result, OutcomeResult::Succeeded, "{}", outcome.message);
+    assert_eq!(outcome.build, "20348.2762");
+    assert!(outcome.started && outcome.reboot_required);
+    assert_ne!(Some(&outcome.boot_id), outcome.installed_in_boot.as_ref());
+    assert_eq!(seen.granted, [Step::Install, Step::Reboot]);
+    assert_eq!(seen.runs.len(), 2, "one run of the agent per boot");
+    let newer = |facts: &wardring_protocol::Facts| facts.build == "20348.2762";
+    gateway.wait_for("srv-1", "new facts", |seen| seen.facts.as_ref().is_some_and(newer)).await;
+    device.switch_off().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_stays_down_fails_the_device_and_a_rollback_repairs_it() {
+    let world = SERVER.replace(
+        "installMs: 50}",
+        "installMs: 50, effects: {afterReboot: [{stopService: MSSQLSERVER, refusesRestart: true}]}}",
+    );
+    let gateway = TestGateway::start(SignedDuration::from_hours(24)).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let device = switch_on(&gateway, "srv-1", &world, folder.path());
+    gateway.wait_for("srv-1", "facts", |seen| seen.facts.is_some()).await;
+
+    gateway.give("srv-1", job(1, Action::Install));
+    let seen = gateway.wait_for("srv-1", "an outcome", |seen| !seen.outcomes.is_empty()).await;
+    let outcome = &seen.outcomes[0];
+    assert_eq!(outcome.result, OutcomeResult::Failed);
+    assert_eq!(outcome.reason.as_deref(), Some("ServiceDown"));
+    assert_eq!(recorded(folder.path(), "restartService").len(), 2, "it tried as often as told");
+    assert!(seen.states.contains(&"Remediating".to_owned()));
+
+    gateway.give("srv-1", job(2, Action::Rollback));
+    let seen = gateway.wait_for("srv-1", "the second", |seen| seen.outcomes.len() == 2).await;
+    let outcome = &seen.outcomes[1];
+    assert_eq!(outcome.result, OutcomeResult::RolledBack, "{}", outcome.message);
+    assert_eq!(outcome.build, "20348.2700");
+    assert_eq!(seen.granted, [Step::Install, Step::Reboot, Step::Uninstall, Step::Reboot]);
+    device.switch_off().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_altered_job_and_a_refused_permit_install_nothing() {
+    let gateway = TestGateway::start(SignedDuration::from_hours(24)).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let device = switch_on(&gateway, "srv-1", SERVER, folder.path());
+    gateway.wait_for("srv-1", "facts", |seen| seen.facts.is_some()).await;
+
+    gateway.give_altered("srv-1", job(1, Action::Install));
+    let halted = PermitAnswer::Refused {
+        reason: "RolloutStopped".to_owned(),
+        message: "the rollout is suspended".to_owned(),
+        retry_ms: 200,
+    };
+    let ended = PermitAnswer::Ended {
+        reason: "NoSuchJob".to_owned(),
+        message: "there is no such job".to_owned(),
+    };
+    gateway.answer_permits("srv-1", [halted, ended]);
+    gateway.give("srv-1", job(2, Action::Install));
+    let seen = gateway.wait_for("srv-1", "an outcome", |seen| !seen.outcomes.is_empty()).await;
+    let outcome = &seen.outcomes[0];
+    assert_eq!(outcome.result, OutcomeResult::NotStarted);
+    assert_eq!(outcome.reason.as_deref(), Some("NoSuchJob"));
+    assert!(recorded(folder.path(), "install").is_empty());
+    assert!(seen.granted.is_empty());
+    device.switch_off().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_killed_at_many_moments_installs_once_and_comes_to_the_end() {
+    let gateway = TestGateway::start(SignedDuration::from_hours(24)).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut device = switch_on(&gateway, "srv-1", SERVER, folder.path());
+    gateway.wait_for("srv-1", "facts", |seen| seen.facts.is_some()).await;
+    gateway.give("srv-1", job(1, Action::Install));
+    for state in ["Downloading", "Installing", "AwaitingReboot", "Settling", "Verifying"] {
+        gateway
+            .wait_for("srv-1", state, |seen| {
+                seen.states.iter().any(|known| known == state) || !seen.outcomes.is_empty()
+            })
+            .await;
+        device.kill();
+        // The lock of the folder goes with the agent.
+        tokio::task::yield_now().await;
+        device = switch_on(&gateway, "srv-1", SERVER, folder.path());
+    }
+    let seen = gateway.wait_for("srv-1", "an outcome", |seen| !seen.outcomes.is_empty()).await;
+    assert_eq!(seen.outcomes[0].result, OutcomeResult::Succeeded, "{}", seen.outcomes[0].message);
+    assert_eq!(recorded(folder.path(), "install").len(), 1);
+    assert!(recorded(folder.path(), "reboot").len() <= 2);
+    device.switch_off().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_is_renewed_before_it_ends_and_the_enrolment_stays() {
+    let gateway = TestGateway::start(SignedDuration::from_secs(6)).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let device = switch_on(&gateway, "srv-1", SERVER, folder.path());
+    let seen = gateway.wait_for("srv-1", "facts", |seen| seen.facts.is_some()).await;
+    let enrolment = seen.enrolment_id;
+    let seen = gateway.wait_for("srv-1", "a renewal", |seen| seen.certificates >= 2).await;
+    assert_eq!(seen.enrolment_id, enrolment);
+    // Its outcome is signed with the new key.
+    gateway.give("srv-1", job(1, Action::Download));
+    gateway.wait_for("srv-1", "an outcome", |seen| !seen.outcomes.is_empty()).await;
+    device.switch_off().await;
+}
