@@ -6,6 +6,7 @@
 //! input always has one answer. `clippy.toml` beside this crate enforces it.
 
 mod caps;
+mod check;
 mod devices;
 mod eligibility;
 mod explain;
@@ -28,6 +29,7 @@ mod validate;
 mod wake;
 
 pub use caps::DEFAULT_CONCURRENCY;
+pub use check::{Violation, check};
 pub use devices::*;
 pub use explain::{DeviceStory, Explanation, explain_device, explain_rollout};
 pub use freeze::freeze_id;

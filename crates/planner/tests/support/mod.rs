@@ -1,0 +1,373 @@
+//! A small world in memory: an API server's worth of objects that plans are applied to, and agents
+//! that do what a script says, asking the permit rule before every irreversible step. Time is a
+//! number of minutes.
+#![allow(dead_code)] // Each test binary uses its own part.
+
+pub mod agent;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use wardring_api::{
+    DeviceGroupSpec, DeviceGroupStatus, LabelSelector, LineState, PatchRollout, PatchRolloutSlice,
+    PatchRolloutSliceSpec, PatchRolloutSpec, PatchRolloutStatus, SliceLine, UpdateHoldSpec,
+    UpdateSpec, names,
+};
+use wardring_planner::{
+    Action, DeviceRow, DeviceTable, GrantId, GroupView, Guards, HoldView, JobOutcome, JobView,
+    LedgerView, Plan, SliceView, Snapshot, check, plan,
+};
+
+use agent::Agent;
+
+pub const SERVER: &str = "Windows Server 2022";
+
+/// Everything there is.
+#[derive(Clone)]
+pub struct World {
+    pub now: Timestamp,
+    pub guards: Guards,
+    pub ledger: LedgerView,
+    pub rollouts: BTreeMap<String, PatchRollout>,
+    pub slices: BTreeMap<String, PatchRolloutSlice>,
+    pub jobs: BTreeMap<String, JobView>,
+    pub devices: BTreeMap<String, DeviceRow>,
+    pub groups: BTreeMap<String, GroupView>,
+    pub updates: Vec<UpdateSpec>,
+    pub holds: BTreeMap<String, UpdateHoldSpec>,
+    pub agents: BTreeMap<String, Agent>,
+    /// Grants whose job this controller knows it never asked for.
+    pub uncreated: BTreeSet<GrantId>,
+    pub events: Vec<String>,
+    /// Writes that would not be idle, for quiescence and write counts.
+    pub writes: usize,
+    /// Permits given, as `device step at`.
+    pub permits: Vec<(String, wardring_api::PermitStep, Timestamp)>,
+    next_uid: u32,
+}
+
+pub fn start() -> Timestamp {
+    "2026-11-20T22:00:00Z".parse().unwrap()
+}
+
+impl World {
+    pub fn new() -> World {
+        World {
+            now: start(),
+            guards: Guards::default(),
+            ledger: LedgerView { present: true, sequence: 0, batch: None },
+            rollouts: BTreeMap::new(),
+            slices: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            devices: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            updates: vec![update("KB5068787", SERVER), update("KB5068791", "Windows 11 24H2")],
+            holds: BTreeMap::new(),
+            agents: BTreeMap::new(),
+            uncreated: BTreeSet::new(),
+            events: Vec::new(),
+            writes: 0,
+            permits: Vec::new(),
+            next_uid: 0,
+        }
+    }
+
+    /// Adds a group that selects devices by `stage=<name>`.
+    pub fn group(&mut self, name: &str) -> &mut GroupView {
+        let selector: LabelSelector =
+            serde_yaml::from_str(&format!("matchLabels: {{stage: {name}}}")).unwrap();
+        let spec: DeviceGroupSpec = DeviceGroupSpec {
+            selector,
+            patch_authority: Default::default(),
+            roles: Vec::new(),
+            max_unavailable: None,
+            rollback: Default::default(),
+        };
+        let view = GroupView { name: name.to_owned(), spec, status: DeviceGroupStatus::default() };
+        self.groups.entry(name.to_owned()).or_insert(view)
+    }
+
+    /// Adds a device with its agent.
+    pub fn device(&mut self, name: &str, group: &str, product: &str) -> &mut DeviceRow {
+        let mut row = DeviceRow::ready(name, product);
+        row.labels = Arc::new(BTreeMap::from([("stage".to_owned(), group.to_owned())]));
+        self.agents.insert(name.to_owned(), Agent::new(name));
+        self.devices.insert(name.to_owned(), row);
+        self.devices.get_mut(name).unwrap()
+    }
+
+    /// Creates a rollout from the YAML of its spec.
+    pub fn rollout(&mut self, name: &str, spec: &str) {
+        let spec: PatchRolloutSpec = serde_yaml::from_str(spec).expect("the spec reads");
+        self.next_uid += 1;
+        let mut rollout = PatchRollout::new(name, spec);
+        rollout.metadata.uid = Some(format!("{:08x}-{name}", self.next_uid));
+        rollout.metadata.generation = Some(1);
+        self.rollouts.insert(name.to_owned(), rollout);
+    }
+
+    pub fn edit(&mut self, rollout: &str, change: impl FnOnce(&mut PatchRolloutSpec)) {
+        let rollout = self.rollouts.get_mut(rollout).unwrap();
+        change(&mut rollout.spec);
+        *rollout.metadata.generation.as_mut().unwrap() += 1;
+    }
+
+    pub fn retry(&mut self, rollout: &str) {
+        let stamp = self.now.to_string();
+        let rollout = self.rollouts.get_mut(rollout).unwrap();
+        let annotations = rollout.metadata.annotations.get_or_insert_default();
+        annotations.insert(names::RETRY_ANNOTATION.to_owned(), stamp);
+    }
+
+    pub fn delete_rollout(&mut self, rollout: &str) {
+        let now = self.now;
+        if let Some(rollout) = self.rollouts.get_mut(rollout) {
+            rollout.metadata.deletion_timestamp.get_or_insert(api_time(now));
+            if rollout.metadata.finalizers.as_ref().is_none_or(Vec::is_empty) {
+                let name = rollout.metadata.name.clone().unwrap();
+                self.rollouts.remove(&name);
+            }
+        }
+    }
+
+    pub fn set_online(&mut self, device: &str, online: bool) {
+        let now = self.now;
+        if let Some(row) = self.devices.get_mut(device)
+            && row.online != Some(online)
+        {
+            row.online = Some(online);
+            row.online_since = Some(now);
+        }
+    }
+
+    pub fn status(&self, rollout: &str) -> PatchRolloutStatus {
+        self.rollouts.get(rollout).and_then(|all| all.status.clone()).unwrap_or_default()
+    }
+
+    /// The line of a device in a rollout.
+    pub fn line(&self, rollout: &str, device: &str) -> Option<SliceLine> {
+        let uid = self.rollouts.get(rollout)?.metadata.uid.clone()?;
+        self.lines()
+            .into_iter()
+            .find_map(|(of, _, line)| (of == uid && line.device == device).then_some(line))
+    }
+
+    pub fn state(&self, rollout: &str, device: &str) -> Option<LineState> {
+        self.line(rollout, device).map(|line| line.state)
+    }
+
+    /// Every line as `(rollout uid, stage, line)`.
+    pub fn lines(&self) -> Vec<(String, String, SliceLine)> {
+        let all = self.slices.values().flat_map(|slice| {
+            let spec = &slice.spec;
+            spec.lines.iter().map(|text| {
+                (spec.rollout_uid.clone(), spec.stage.clone(), text.parse().expect("a line reads"))
+            })
+        });
+        all.collect()
+    }
+
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            namespace: "tenant".to_owned(),
+            now: self.now,
+            guards: self.guards.clone(),
+            ledger: self.ledger.clone(),
+            rollouts: self.rollouts.values().cloned().map(Arc::new).collect(),
+            slices: self.slices.values().map(|slice| Arc::new(SliceView::new(slice))).collect(),
+            jobs: self.jobs.values().cloned().map(Arc::new).collect(),
+            devices: Arc::new(DeviceTable::new(
+                self.devices.values().cloned().collect(),
+                self.groups.values().cloned().collect(),
+            )),
+            updates: self.updates.iter().cloned().map(Arc::new).collect(),
+            holds: self
+                .holds
+                .iter()
+                .map(|(name, spec)| HoldView { name: name.clone(), spec: spec.clone() })
+                .collect(),
+            uncreated: self.uncreated.clone(),
+            cannot_create: BTreeMap::new(),
+        }
+    }
+
+    /// Plans and checks once.
+    pub fn plan(&self) -> Plan {
+        let snapshot = self.snapshot();
+        let plan = plan(&snapshot);
+        let violations = check(&snapshot, &plan);
+        assert!(violations.is_empty(), "{violations:#?}\n{:#?}", plan.actions);
+        plan
+    }
+
+    /// Plans and applies until nothing is left to do. `look` sees the world after every write.
+    pub fn settle_watched(&mut self, mut look: impl FnMut(&World)) -> Plan {
+        for _ in 0..40 {
+            let plan = self.plan();
+            if plan.actions.is_empty() {
+                return plan;
+            }
+            for action in &plan.actions {
+                self.apply(action);
+                look(self);
+            }
+        }
+        panic!("plans do not come to rest: {:#?}", self.plan().actions);
+    }
+
+    pub fn settle(&mut self) -> Plan {
+        self.settle_watched(|_| {})
+    }
+
+    /// A controller that dies after some writes of its plan and is followed by another one.
+    pub fn crash_after(&mut self, writes: usize, mut look: impl FnMut(&World)) {
+        let plan = self.plan();
+        for action in plan.actions.iter().take(writes) {
+            self.apply(action);
+            look(self);
+        }
+        self.uncreated.clear();
+        self.ledger.sequence += 1;
+    }
+
+    /// One minute: time passes, agents act, the controller plans.
+    pub fn minute(&mut self, look: impl FnMut(&World)) -> Plan {
+        self.now += SignedDuration::from_mins(1);
+        self.run_agents();
+        self.settle_watched(look)
+    }
+
+    pub fn run_agents(&mut self) {
+        let names: Vec<String> = self.agents.keys().cloned().collect();
+        for name in names {
+            let Some(mut agent) = self.agents.remove(&name) else { continue };
+            agent.minute(self);
+            self.agents.insert(name, agent);
+        }
+    }
+
+    pub fn apply(&mut self, action: &Action) {
+        self.writes += 1;
+        match action {
+            Action::AddFinalizer(id) => {
+                let rollout = self.rollouts.get_mut(&id.name).unwrap();
+                rollout
+                    .metadata
+                    .finalizers
+                    .get_or_insert_default()
+                    .push(names::FINALIZER.to_owned());
+            }
+            Action::RemoveFinalizer(id) => {
+                let rollout = self.rollouts.get_mut(&id.name).unwrap();
+                rollout.metadata.finalizers = None;
+                if rollout.metadata.deletion_timestamp.is_some() {
+                    self.rollouts.remove(&id.name);
+                }
+            }
+            Action::WriteStatus { rollout, status } => {
+                let rollout = self.rollouts.get_mut(&rollout.name).unwrap();
+                assert_ne!(rollout.status.as_ref(), Some(&**status), "a write without a change");
+                rollout.status = Some((**status).clone());
+            }
+            Action::CreateSlice(new) => {
+                let spec = PatchRolloutSliceSpec {
+                    rollout: new.rollout.name.clone(),
+                    rollout_uid: new.rollout.uid.clone(),
+                    stage: new.stage.clone(),
+                    index: new.index,
+                    of: new.of,
+                    freeze_id: new.freeze_id.clone(),
+                    lines: new.lines.iter().map(SliceLine::to_string).collect(),
+                };
+                let mut slice = PatchRolloutSlice::new(&new.name, spec);
+                slice.metadata.creation_timestamp = Some(api_time(self.now));
+                self.slices.entry(new.name.clone()).or_insert(slice);
+            }
+            Action::DeleteSlice { name } => {
+                self.slices.remove(name);
+            }
+            Action::OpenBatch { expected_sequence, batch } => {
+                assert_eq!(self.ledger.sequence, *expected_sequence, "the ledger moved");
+                self.ledger.sequence = batch.sequence;
+                self.ledger.batch = Some(batch.clone());
+            }
+            Action::RecordLines { slice, changes, .. } => {
+                for change in changes {
+                    self.write_line(slice, change.index, &change.line);
+                }
+            }
+            Action::Recall { slice, lines } => {
+                for line in lines {
+                    if line.job_attempt.is_some() {
+                        self.jobs.remove(&line.change.line.device);
+                    }
+                    self.write_line(slice, line.change.index, &line.change.line);
+                }
+            }
+            Action::CreateJob(new) => {
+                let job = JobView {
+                    device: new.device.clone(),
+                    rollout: new.rollout.name.clone(),
+                    rollout_uid: new.rollout.uid.clone(),
+                    stage: new.stage.clone(),
+                    slice: new.slice.clone(),
+                    enrolment_id: new.enrolment_id.clone(),
+                    attempt: new.attempt,
+                    sequence: new.sequence,
+                    action: new.action,
+                    start_by: new.start_by,
+                    finish_by: new.finish_by,
+                    created_at: Some(self.now),
+                    permitted: Vec::new(),
+                    state: None,
+                    updated_at: None,
+                    message: None,
+                    unhealthy: Vec::new(),
+                    repaired: new.repaired,
+                    deleting: false,
+                    outcome: JobOutcome::None,
+                };
+                let old = self.jobs.insert(new.device.clone(), job);
+                assert!(old.is_none(), "two jobs for {}", new.device);
+                assert!(!new.updates.is_empty(), "a job without updates for {}", new.device);
+            }
+            Action::DeleteJob { device, attempt, .. } => {
+                let job = self.jobs.get(device).expect("the job exists");
+                assert_eq!(job.attempt, *attempt);
+                self.jobs.remove(device);
+            }
+            Action::CreateHold { name, spec, .. } => {
+                self.holds.insert(name.clone(), (**spec).clone());
+            }
+            Action::WriteGroupStatus { group, status } => {
+                self.groups.get_mut(group).unwrap().status = status.clone();
+            }
+            Action::Emit(event) => {
+                self.writes -= 1;
+                self.events.push(format!("{} {}", event.reason.as_str(), event.note));
+            }
+        }
+    }
+
+    fn write_line(&mut self, slice: &str, index: usize, line: &SliceLine) {
+        let slice = self.slices.get_mut(slice).unwrap();
+        let text = line.to_string();
+        assert_eq!(text.parse::<SliceLine>().unwrap(), *line, "a line reads back");
+        slice.spec.lines[index] = text;
+    }
+}
+
+pub fn api_time(at: Timestamp) -> Time {
+    Time(at)
+}
+
+pub fn update(kb: &str, product: &str) -> UpdateSpec {
+    serde_yaml::from_str(&format!(
+        "{{kb: {kb}, title: '2026-11 {product}', product: {product}, kind: Quality, release: 2026-11}}"
+    ))
+    .unwrap()
+}
