@@ -1,0 +1,81 @@
+//! Reads straight from the API server, never from the cache, with the server's clock.
+
+use http::{Request, header::DATE};
+use http_body_util::BodyExt;
+use jiff::{SignedDuration, Timestamp, fmt::rfc2822::DateTimeParser};
+use k8s_openapi::NamespaceResourceScope;
+use kube::{Client, Resource, client::Body};
+use serde::de::DeserializeOwned;
+
+/// Clocks that differ by more make times meaningless.
+const SKEW_BORNE: SignedDuration = SignedDuration::from_secs(30);
+
+/// Why a read gave nothing to rely on.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The call.
+    #[error("failed to ask the API server")]
+    Call(#[source] kube::Error),
+    /// The answer.
+    #[error("the API server answered {code}")]
+    Answer {
+        /// HTTP status.
+        code: u16,
+    },
+    /// The answer's body.
+    #[error("failed to read the API server's answer")]
+    Body,
+}
+
+/// An object (if it is there), and whether our clock and the API server's agree.
+#[derive(Debug)]
+pub struct Fresh<K> {
+    /// The object.
+    pub object: Option<K>,
+    /// Both clocks are within 30 s.
+    pub clock_trusted: bool,
+}
+
+/// Reads one object with the clock of the server that answered.
+pub async fn read<K>(client: &Client, namespace: &str, name: &str) -> Result<Fresh<K>, ReadError>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + DeserializeOwned,
+{
+    let url = format!("{}/{name}", K::url_path(&(), Some(namespace)));
+    let request = Request::get(url)
+        .body(Body::empty())
+        .expect("names of namespaces and objects are valid in a path");
+    let response = client.send(request).await.map_err(ReadError::Call)?;
+    let date = response.headers().get(DATE).and_then(|value| value.to_str().ok());
+    let clock_trusted = date.is_some_and(|date| is_close(date, Timestamp::now()));
+    let code = response.status().as_u16();
+    let object = match code {
+        200 => {
+            let bytes = response.into_body().collect().await.map_err(|_| ReadError::Body)?;
+            Some(serde_json::from_slice(&bytes.to_bytes()).map_err(|_| ReadError::Body)?)
+        }
+        404 => None,
+        code => return Err(ReadError::Answer { code }),
+    };
+    Ok(Fresh { object, clock_trusted })
+}
+
+fn is_close(date: &str, now: Timestamp) -> bool {
+    let Ok(theirs) = DateTimeParser::new().parse_timestamp(date) else { return false };
+    now.duration_since(theirs).abs() <= SKEW_BORNE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_a_minute_is_borne_and_more_is_not() {
+        let now: Timestamp = "2026-11-21T02:00:30Z".parse().unwrap();
+        assert!(is_close("Sat, 21 Nov 2026 02:00:00 GMT", now));
+        assert!(is_close("Sat, 21 Nov 2026 02:01:00 GMT", now));
+        assert!(!is_close("Sat, 21 Nov 2026 01:59:59 GMT", now));
+        assert!(!is_close("Sat, 21 Nov 2026 05:00:00 GMT", now));
+        assert!(!is_close("yesterday", now));
+    }
+}

@@ -1,0 +1,73 @@
+//! A batch of reports, reduced to what is worth a write.
+
+use std::collections::BTreeMap;
+
+use wardring_protocol::{Facts, Progress, ReportBatch, ReportBody, Signed};
+use wardring_seal::{JobKey, OutcomePayload};
+
+/// Progress of a grant with the number of its report.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProgressReport {
+    /// Number of the report.
+    pub seq: u64,
+    /// What it says.
+    pub progress: Progress,
+}
+
+/// An outcome with the number of its report.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OutcomeReport {
+    /// Number of the report.
+    pub seq: u64,
+    /// Namespace that the payload names.
+    pub namespace: String,
+    /// The signed bytes.
+    pub signed: Signed,
+}
+
+/// What is left of a batch: one fact sheet, one progress and one outcome per grant.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Reduced {
+    /// The newest facts.
+    pub facts: Option<(u64, Facts)>,
+    /// The newest progress of each grant.
+    pub progress: BTreeMap<JobKey, ProgressReport>,
+    /// The first outcome of each grant.
+    pub outcomes: BTreeMap<JobKey, OutcomeReport>,
+    /// Reports that can never be stored.
+    pub unreadable: u32,
+}
+
+/// Reduces a batch.
+pub fn reduce(batch: ReportBatch) -> Reduced {
+    let mut reduced = Reduced::default();
+    for report in batch.reports {
+        let seq = report.seq;
+        match report.body {
+            ReportBody::Facts(facts) => {
+                if reduced.facts.as_ref().is_none_or(|(newest, _)| *newest < seq) {
+                    reduced.facts = Some((seq, *facts));
+                }
+            }
+            ReportBody::Progress(progress) => {
+                let newest = reduced.progress.get(&progress.key).map_or(0, |newest| newest.seq);
+                if newest < seq {
+                    let report = ProgressReport { seq, progress };
+                    reduced.progress.insert(report.progress.key.clone(), report);
+                }
+            }
+            ReportBody::Outcome(signed) => {
+                // Read to know which grant it answers; whether it counts is the controller's to say.
+                match serde_json::from_str::<OutcomePayload>(&signed.payload) {
+                    Ok(payload) => {
+                        let namespace = payload.namespace;
+                        let report = OutcomeReport { seq, namespace, signed };
+                        reduced.outcomes.entry(payload.key).or_insert(report);
+                    }
+                    Err(_) => reduced.unreadable += 1,
+                }
+            }
+        }
+    }
+    reduced
+}

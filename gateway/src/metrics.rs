@@ -1,0 +1,153 @@
+//! Metrics, few and bounded: no label grows with the fleet.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+use crate::budget::Written;
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Requests {
+    route: &'static str,
+    code: u16,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Writes {
+    kind: &'static str,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Permits {
+    step: &'static str,
+    answer: &'static str,
+}
+
+/// Every metric of the gateway.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<Requests, Counter>,
+    writes: Family<Writes, Counter>,
+    write_seconds: Histogram,
+    permits: Family<Permits, Counter>,
+    /// Open connections.
+    pub connections: Gauge,
+    /// Handshakes that failed.
+    pub handshakes_failed: Counter,
+    /// Connections closed because there were too many.
+    pub connections_refused: Counter,
+    /// Reports that were acked and dropped because they are nobody's.
+    pub reports_dropped: Counter,
+    waiting: Gauge,
+    budget: Gauge<f64, AtomicU64>,
+    devices: Gauge,
+    jobs: Gauge,
+}
+
+impl Metrics {
+    /// All of them, at zero.
+    pub fn new() -> Metrics {
+        let mut metrics = Metrics {
+            registry: Registry::with_prefix("wardring_gateway"),
+            requests: Family::default(),
+            writes: Family::default(),
+            write_seconds: Histogram::new(exponential_buckets(0.002, 2.0, 12)),
+            permits: Family::default(),
+            connections: Gauge::default(),
+            handshakes_failed: Counter::default(),
+            connections_refused: Counter::default(),
+            reports_dropped: Counter::default(),
+            waiting: Gauge::default(),
+            budget: Gauge::default(),
+            devices: Gauge::default(),
+            jobs: Gauge::default(),
+        };
+        let registry = &mut metrics.registry;
+        registry.register("requests", "Requests answered", metrics.requests.clone());
+        registry.register("writes", "Calls to the API server by kind", metrics.writes.clone());
+        registry.register(
+            "write_seconds",
+            "Time of calls to the API server",
+            metrics.write_seconds.clone(),
+        );
+        registry.register("permits", "Permits asked for", metrics.permits.clone());
+        registry.register("connections", "Open connections", metrics.connections.clone());
+        registry.register(
+            "handshakes_failed",
+            "TLS handshakes that failed",
+            metrics.handshakes_failed.clone(),
+        );
+        registry.register(
+            "connections_refused",
+            "Connections closed because there were too many",
+            metrics.connections_refused.clone(),
+        );
+        registry.register(
+            "reports_dropped",
+            "Reports acked and dropped because no job of the device is meant",
+            metrics.reports_dropped.clone(),
+        );
+        registry.register("writes_waiting", "Writes that wait", metrics.waiting.clone());
+        registry.register(
+            "write_budget",
+            "Writes per second that we allow ourselves",
+            metrics.budget.clone(),
+        );
+        registry.register("devices", "Devices in the cache", metrics.devices.clone());
+        registry.register("jobs", "Jobs in the cache", metrics.jobs.clone());
+        metrics
+    }
+
+    /// Counts an answered request.
+    pub fn answered(&self, route: &'static str, code: u16) {
+        self.requests.get_or_create(&Requests { route, code }).inc();
+    }
+
+    /// Counts a call to the API server.
+    pub fn wrote(&self, kind: &'static str, written: Written) {
+        let result = match written {
+            Written::After(latency) => {
+                self.write_seconds.observe(latency.as_secs_f64());
+                "answered"
+            }
+            Written::Throttled => "throttled",
+        };
+        self.writes.get_or_create(&Writes { kind, result }).inc();
+    }
+
+    /// Counts a permit.
+    pub fn permit(&self, step: &'static str, answer: &'static str) {
+        self.permits.get_or_create(&Permits { step, answer }).inc();
+    }
+
+    /// The text that Prometheus scrapes.
+    pub fn text(&self, load: (usize, usize, f64), sizes: (usize, usize)) -> String {
+        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        self.waiting.set(count(load.0 + load.1));
+        self.budget.set(load.2);
+        self.devices.set(count(sizes.0));
+        self.jobs.set(count(sizes.1));
+        let mut text = String::new();
+        match encode(&mut text, &self.registry) {
+            Ok(()) => text,
+            Err(_) => unreachable!("writing to a string does not fail"),
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        Metrics::new()
+    }
+}

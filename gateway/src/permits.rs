@@ -1,0 +1,335 @@
+//! `POST /v1/permits`: the desk that every irreversible step passes.
+//!
+//! The rule is the planner's. This module reads everything fresh, appends the permit by
+//! compare-and-swap, and only then answers; whatever goes wrong on the way is a refusal.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{Json, extract::State};
+use jiff::{SignedDuration, Timestamp};
+use kube::{
+    Api, Resource,
+    api::{ListParams, PostParams},
+};
+use tokio::time;
+use wardring_api::{
+    Device, DeviceGroup, JobAction, PatchJob, PatchRollout, PatchRolloutSlice, Permit, PermitStep,
+    Reboots, SliceLine, conditions, names::GATEWAY_MANAGER, reasons::Reason,
+};
+use wardring_planner::{
+    Circumstances, DeviceRow, DeviceTable, GroupView, JobOutcome, JobView, PermitFacts,
+    PermitRequest as Asked, PermitVerdict, permit as rule,
+};
+use wardring_protocol::{PermitAnswer, PermitRequest, Step, check_permit};
+use wardring_seal::Action;
+
+use crate::{
+    Gateway,
+    answer::Refusal,
+    body::Message,
+    budget::Written,
+    cache::path,
+    fresh::{self, ReadError},
+    identity::Speaker,
+    merge::{apply_permit, sighting},
+    runs::Sighting,
+    writes::{JobSlot, JobWish, WriteError, merged},
+};
+
+/// An agent's permit lives a minute from when it asked, so a slow answer is worth little.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Conflicts borne; each one means that somebody else changed the job meanwhile.
+const TRIES: usize = 5;
+const RETRY_UNREADABLE: SignedDuration = SignedDuration::from_secs(5);
+
+/// Decides on one step of one job.
+pub async fn permit(
+    State(gateway): State<Arc<Gateway>>,
+    speaker: Speaker,
+    Message(request): Message<PermitRequest>,
+) -> Result<Json<PermitAnswer>, Refusal> {
+    check_permit(&request).map_err(|malformed| Refusal::malformed(malformed.to_string()))?;
+    if request.key.device_id != speaker.enrolment_id() {
+        return Err(Refusal::forbidden("this job is another device's"));
+    }
+    speaker.peer.note_sequence(request.highest_sequence);
+    let seen = gateway.note_run(&speaker, &request.agent_run);
+    let desk = Desk { gateway: &gateway, speaker: &speaker, request: &request, seen };
+    let verdict = match time::timeout(PATIENCE, desk.decide()).await {
+        Ok(Ok(verdict)) => verdict,
+        Ok(Err(error)) => {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "a permit could not be decided"
+            );
+            unreadable()
+        }
+        Err(_) => unreadable(),
+    };
+    Ok(Json(desk.answer(verdict)))
+}
+
+/// Why a permit could not be decided.
+#[derive(Debug, thiserror::Error)]
+enum DeskError {
+    #[error("failed to read what the permit depends on")]
+    Read(#[from] ReadError),
+    #[error("failed to read what the permit depends on")]
+    List(#[source] kube::Error),
+    #[error("failed to record the permit")]
+    Record(#[source] kube::Error),
+    #[error("the job changes too fast to record a permit")]
+    Conflicts,
+}
+
+struct Desk<'a> {
+    gateway: &'a Gateway,
+    speaker: &'a Speaker,
+    request: &'a PermitRequest,
+    seen: Sighting,
+}
+
+/// Everything the rule looks at, as just read.
+struct Read {
+    job: Option<PatchJob>,
+    slice: Option<PatchRolloutSlice>,
+    rollout: Option<PatchRollout>,
+    device: Option<Device>,
+    groups: Vec<DeviceGroup>,
+    clock_trusted: bool,
+}
+
+impl Desk<'_> {
+    async fn decide(&self) -> Result<PermitVerdict, DeskError> {
+        for _ in 0..TRIES {
+            let read = self.read().await?;
+            let now = Timestamp::now();
+            let verdict = self.rule(&read, now);
+            let job = match (&verdict, read.job) {
+                (PermitVerdict::Granted { repeated: false }, Some(job)) => job,
+                _ => return Ok(verdict),
+            };
+            if self.record(job, now).await? {
+                return Ok(verdict);
+            }
+        }
+        Err(DeskError::Conflicts)
+    }
+
+    async fn read(&self) -> Result<Read, DeskError> {
+        let client = &self.gateway.client;
+        let (namespace, name) = (&*self.speaker.device.namespace, &*self.speaker.device.name);
+        let fresh::Fresh { object: job, clock_trusted } =
+            fresh::read::<PatchJob>(client, namespace, name).await?;
+        let Some(job) = job else {
+            return Ok(Read {
+                job: None,
+                slice: None,
+                rollout: None,
+                device: None,
+                groups: Vec::new(),
+                clock_trusted,
+            });
+        };
+        let groups: Api<DeviceGroup> = Api::namespaced(client.clone(), namespace);
+        let everything = ListParams::default();
+        let (slice, rollout, device, groups) = tokio::join!(
+            fresh::read::<PatchRolloutSlice>(client, namespace, &job.spec.slice),
+            fresh::read::<PatchRollout>(client, namespace, &job.spec.rollout),
+            fresh::read::<Device>(client, namespace, name),
+            // Without a resource version this is a consistent read too.
+            groups.list(&everything),
+        );
+        Ok(Read {
+            slice: slice?.object,
+            rollout: rollout?.object,
+            device: device?.object,
+            groups: groups.map_err(DeskError::List)?.items,
+            clock_trusted,
+            job: Some(job),
+        })
+    }
+
+    fn rule(&self, read: &Read, now: Timestamp) -> PermitVerdict {
+        let job = read.job.as_ref().map(|job| JobView::new(job, JobOutcome::None));
+        let device = read.device.as_ref().map(DeviceRow::new);
+        let line = read.slice.as_ref().and_then(|slice| line_of(slice, &self.speaker.device.name));
+        let held = device.as_ref().and_then(|row| reboots_held_by(row, &read.groups));
+        let key = &self.request.key;
+        rule(&PermitFacts {
+            now,
+            request: Asked {
+                rollout_uid: &key.rollout_uid,
+                enrolment_id: self.speaker.enrolment_id(),
+                attempt: key.attempt,
+                action: action_of(key.action),
+                step: step_of(self.request.step),
+                agent_run: &self.request.agent_run,
+                boot_id: &self.request.boot_id,
+            },
+            job: job.as_ref(),
+            line: line.as_ref(),
+            rollout: read.rollout.as_ref(),
+            device: device.as_ref(),
+            reboots_held_by: held.as_deref(),
+            circumstances: Circumstances {
+                leader_fresh: self.gateway.leader.is_fresh(),
+                api_read: true,
+                second_live_run: self.has_second_run(read),
+                clock_trusted: read.clock_trusted,
+                restored_from_backup: self.was_restored(read),
+            },
+        })
+    }
+
+    fn has_second_run(&self, read: &Read) -> bool {
+        let status = read.job.as_ref().and_then(|job| job.status.as_ref());
+        let recorded = status.map_or(Sighting::One, |status| {
+            sighting(status, self.request.key.attempt, &self.request.agent_run)
+        });
+        if recorded == Sighting::Two {
+            self.gateway.quarantine(self.speaker);
+        }
+        self.seen != Sighting::One || recorded != Sighting::One
+    }
+
+    /// The controller said so, or this very agent holds a newer job than the API server knows.
+    fn was_restored(&self, read: &Read) -> bool {
+        let reason = Reason::RestoredFromBackup.as_str();
+        let status = read.rollout.as_ref().and_then(|rollout| rollout.status.as_ref());
+        let said = status.is_some_and(|status| {
+            let is_it = |condition: &&k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| {
+                condition.type_ == conditions::STALLED && condition.reason == reason
+            };
+            status.conditions.iter().find(is_it).is_some_and(|stalled| stalled.status == "True")
+        });
+        let known = read.job.as_ref().map_or(i64::MAX, |job| job.spec.sequence);
+        said || self.request.highest_sequence > known
+    }
+
+    /// Appends the permit; false if the job changed since it was read.
+    async fn record(&self, mut job: PatchJob, now: Timestamp) -> Result<bool, DeskError> {
+        let device = &self.speaker.device;
+        let api: Api<PatchJob> = Api::namespaced(self.gateway.client.clone(), &device.namespace);
+        let slot = self.slot();
+        let riding = self.gateway.writer.ride(&slot);
+        let attempt = job.spec.attempt;
+        let run = Some(self.request.agent_run.clone());
+        let wish = JobWish { run, awaited: None, ..riding.wish() };
+        let mut status = merged(job.status.take().unwrap_or_default(), attempt, &wish, now);
+        apply_permit(
+            &mut status,
+            Permit {
+                step: step_of(self.request.step),
+                at: now,
+                attempt,
+                boot_id: self.request.boot_id.clone(),
+                agent_run: self.request.agent_run.clone(),
+            },
+        );
+        job.status = Some(status);
+        job.meta_mut().managed_fields = None;
+        let began = time::Instant::now();
+        let params =
+            PostParams { field_manager: Some(GATEWAY_MANAGER.to_owned()), ..Default::default() };
+        let written = api.replace_status(&device.name, &params, &job).await;
+        self.gateway.writer.count("permit", Written::After(began.elapsed()));
+        riding.settle(&self.gateway.writer, slot, written.is_ok());
+        match written {
+            Ok(job) => {
+                self.gateway.cache.put_job(job);
+                Ok(true)
+            }
+            // Changed, deleted, or made anew: look again.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(false),
+            Err(error) => Err(DeskError::Record(error)),
+        }
+    }
+
+    fn slot(&self) -> JobSlot {
+        let device = &self.speaker.device;
+        (path(&device.namespace, &device.name), self.request.key.clone())
+    }
+
+    fn answer(&self, verdict: PermitVerdict) -> PermitAnswer {
+        let step = step_of(self.request.step);
+        let word = match self.request.step {
+            Step::Install => "install",
+            Step::Reboot => "reboot",
+            Step::Uninstall => "uninstall",
+        };
+        let metrics = &self.gateway.metrics;
+        match verdict {
+            PermitVerdict::Granted { .. } => {
+                metrics.permit(word, "granted");
+                PermitAnswer::Granted
+            }
+            PermitVerdict::Ended { reason, message } => {
+                metrics.permit(word, "ended");
+                PermitAnswer::Ended { reason: reason.as_str().to_owned(), message }
+            }
+            PermitVerdict::Refused { reason, message, retry_after } => {
+                metrics.permit(word, "refused");
+                self.note_awaited(step);
+                let retry_ms = u64::try_from(retry_after.as_millis()).unwrap_or(1_000);
+                PermitAnswer::Refused { reason: reason.as_str().to_owned(), message, retry_ms }
+            }
+        }
+    }
+
+    /// Shows that the device waits, even if its own report of it was lost.
+    fn note_awaited(&self, step: PermitStep) {
+        let wish = JobWish { awaited: Some(step), ..JobWish::default() };
+        let delay = self.gateway.settings.progress_delay;
+        match self.gateway.writer.job(self.slot(), wish, delay) {
+            // Nobody waits for it.
+            Ok(_) | Err(WriteError::Full) => {}
+            Err(error) => tracing::debug!(%error, "a waiting step was not noted"),
+        }
+    }
+}
+
+fn unreadable() -> PermitVerdict {
+    PermitVerdict::Refused {
+        reason: Reason::ApiUnavailable,
+        message: "The gateway could not read or write what the permit depends on.".to_owned(),
+        retry_after: RETRY_UNREADABLE,
+    }
+}
+
+fn line_of(slice: &PatchRolloutSlice, device: &str) -> Option<SliceLine> {
+    // A malformed line gives no permit, like none.
+    slice
+        .spec
+        .lines
+        .iter()
+        .filter_map(|text| text.parse::<SliceLine>().ok())
+        .find(|line| line.device == device)
+}
+
+fn reboots_held_by(device: &DeviceRow, groups: &[DeviceGroup]) -> Option<String> {
+    let groups = groups.iter().map(GroupView::new).collect();
+    let table = DeviceTable::new(vec![device.clone()], groups);
+    table
+        .groups_of(0)
+        .iter()
+        .map(|&group| &table.groups()[usize::from(group)])
+        .find(|group| group.status.reboots == Reboots::Held)
+        .map(|group| group.name.clone())
+}
+
+fn action_of(action: Action) -> JobAction {
+    match action {
+        Action::Download => JobAction::Download,
+        Action::Install => JobAction::Install,
+        Action::Rollback => JobAction::Rollback,
+    }
+}
+
+fn step_of(step: Step) -> PermitStep {
+    match step {
+        Step::Install => PermitStep::Install,
+        Step::Reboot => PermitStep::Reboot,
+        Step::Uninstall => PermitStep::Uninstall,
+    }
+}
