@@ -144,8 +144,8 @@ pub struct PatchJobStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub report_seq: Option<i64>,
-    /// Runs of the agent that spoke of this attempt, in order of appearance, at most the last 8. An
-    /// earlier one that speaks again means two agents with one key.
+    /// Runs of the agent that spoke of this attempt, one entry per change of speaker, at most the last
+    /// 8. A run that comes back means two agents with one key.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), inner(length(max = 64)))]
     pub runs: Vec<String>,
