@@ -5,6 +5,7 @@
 
 mod check;
 mod crds;
+mod demo;
 mod r#gen;
 mod shell;
 mod test;
@@ -24,6 +25,8 @@ enum Command {
     Check,
     /// Everything: the quick part, then every test on the dev cluster, under Wine and with Helm
     Test(test::Args),
+    /// Plays a patch Tuesday on a real API server with real agents, and checks how it ends
+    Demo(demo::Args),
     /// Writes the generated files (crds/ and its copy in the chart)
     Gen {
         /// Only say whether they are up to date
@@ -36,6 +39,7 @@ fn main() -> std::process::ExitCode {
     let result = match Args::parse().command {
         Command::Check => check::run(),
         Command::Test(args) => test::run(&args),
+        Command::Demo(args) => demo::run(&args),
         Command::Gen { check } => crds::generate(check),
     };
     match result {

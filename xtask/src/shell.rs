@@ -40,6 +40,15 @@ pub fn step(name: &str, command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Builds every program of ours, so that nothing that starts one has to wait for a compiler.
+pub fn build_binaries() -> Result<()> {
+    let mut build = cargo(&["build", "--quiet", "--bins"]);
+    for name in ["wardring-controller", "wardring-gateway", "wardring-agent", "kubectl-wardring"] {
+        build.args(["--package", name]);
+    }
+    step("build", &mut build)
+}
+
 /// Runs `work` under a heading.
 pub fn part(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
     let started = begin(name);

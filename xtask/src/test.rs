@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     check,
-    shell::{cargo, shown},
+    shell::{self, cargo, shown},
 };
 
 /// Options of `cargo xtask test`.
@@ -24,12 +24,7 @@ pub fn run(args: &Args) -> Result<()> {
     if args.filter.is_none() {
         check::run()?;
     }
-    // What the tests start is built first, so that none of them waits for a compiler.
-    let binaries =
-        ["wardring-controller", "wardring-gateway", "wardring-agent", "kubectl-wardring"];
-    let mut build = cargo(&["build"]);
-    build.args(binaries.iter().flat_map(|name| ["--package", name]));
-    crate::shell::step("binaries", &mut build)?;
+    shell::build_binaries()?;
     let counts = run_tests(args.filter.as_deref())?;
     println!("{} passed, {} failed, {} ignored", counts.passed, counts.failed, counts.ignored);
     if counts.failed > 0 || !counts.success {
