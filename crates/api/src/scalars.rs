@@ -250,6 +250,13 @@ mod tests {
     }
 
     #[test]
+    fn the_longest_span_of_a_manifest_fits_the_calendar() {
+        let longest: Span = "9999d99999h999999m99999999s".parse().unwrap();
+        let now: jiff::Timestamp = "2199-12-31T23:59:59Z".parse().unwrap();
+        assert!(now.checked_add(longest.duration()).is_ok());
+    }
+
+    #[test]
     fn a_percentage_rounds_down_and_a_count_stands() {
         assert_eq!("25%".parse::<Cap>().unwrap().of(7), 1);
         assert_eq!("0%".parse::<Cap>().unwrap().of(7), 0);

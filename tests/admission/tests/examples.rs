@@ -18,7 +18,7 @@ async fn the_api_server_takes_every_example_and_knows_every_field_of_it() {
     let folder = folder.to_str().unwrap();
 
     let output = cluster
-        .kubectl(&["apply", "--dry-run=server", "--validate=strict", "-f", folder])
+        .kubectl(&["apply", "--dry-run=server", "--validate=strict", "--recursive", "-f", folder])
         .await
         .unwrap();
 

@@ -39,14 +39,17 @@ fn rules() -> Vec<Rule> {
     let mut rules = Vec::new();
     for crd in all_crds() {
         let kind = crd.spec.names.kind.clone();
-        let mut crd = serde_json::to_value(crd).unwrap();
+        let mut crd = serde_json::to_value(crd).expect("a CRD is plain JSON");
         every_part(&mut crd, &mut |fields| {
             let list = fields.get("x-kubernetes-validations").and_then(Value::as_array);
             for rule in list.into_iter().flatten() {
                 rules.push(Rule {
                     kind: kind.clone(),
-                    message: rule["message"].as_str().unwrap().to_owned(),
-                    is_transition: rule["rule"].as_str().unwrap().contains("oldSelf"),
+                    message: rule["message"].as_str().expect("every rule has a message").to_owned(),
+                    is_transition: rule["rule"]
+                        .as_str()
+                        .expect("a rule is text")
+                        .contains("oldSelf"),
                 });
             }
         });
@@ -57,13 +60,13 @@ fn rules() -> Vec<Rule> {
 /// The CRDs without rules, and without the patterns that say the same as a rule next to them.
 fn crds_without_rules() -> Vec<CustomResourceDefinition> {
     let strip = |crd| {
-        let mut crd = serde_json::to_value(crd).unwrap();
+        let mut crd = serde_json::to_value(crd).expect("a CRD is plain JSON");
         every_part(&mut crd, &mut |fields| {
             if fields.remove("x-kubernetes-validations").is_some() {
                 fields.remove("pattern");
             }
         });
-        serde_json::from_value(crd).unwrap()
+        serde_json::from_value(crd).expect("a CRD without rules is a CRD")
     };
     all_crds().into_iter().map(strip).collect()
 }
