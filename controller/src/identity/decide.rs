@@ -111,7 +111,8 @@ fn enrol(
     }
     let key = CertificateRequest::parse(&claim.csr).map_err(bad_request)?;
     let namespace = request.namespace().unwrap_or_default();
-    let enrolment_id = authority.enrolment_id(&key, &namespace, &claim.device);
+    let token_uid = token.uid().unwrap_or_default();
+    let enrolment_id = authority.enrolment_id(&key, &namespace, &claim.device, &token_uid);
     let bind = match device {
         Some(device) if device.spec.enrolment_id.as_ref() == Some(&enrolment_id) => Bind::Already,
         Some(device) if device.metadata.deletion_timestamp.is_some() => return Ok(Decision::Wait),
@@ -124,8 +125,8 @@ fn enrol(
         Some(_) => Bind::Set,
         None => Bind::Create { labels: labels(token), mode: token.spec.mode },
     };
-    // A device that is bound to this very key has used its token: it may ask again, for it may have
-    // missed the answer, but neither counts nor needs the token to be still good.
+    // A device that is bound to this very key by this token has used it: it may ask again, for it
+    // may have missed the answer, but neither counts nor needs the token to be still good.
     let count = match &bind {
         Bind::Already => false,
         Bind::Create { .. } | Bind::Set => must_count(request, token, now)?,

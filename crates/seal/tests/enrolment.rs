@@ -287,10 +287,12 @@ fn an_authority_and_a_device_key_survive_being_stored() {
     let key = DeviceKey::generate().unwrap();
 
     assert_eq!(stored.roots(), authority.roots());
-    let id =
-        |authority: &Authority, device| authority.enrolment_id(&request(&key), NAMESPACE, device);
-    assert_eq!(id(&stored, "ws-17"), id(&authority, "ws-17"));
-    assert_ne!(id(&stored, "ws-17"), id(&stored, "ws-18"));
+    let id = |authority: &Authority, device, token| {
+        authority.enrolment_id(&request(&key), NAMESPACE, device, token)
+    };
+    assert_eq!(id(&stored, "ws-17", "token-1"), id(&authority, "ws-17", "token-1"));
+    assert_ne!(id(&stored, "ws-17", "token-1"), id(&stored, "ws-18", "token-1"));
+    assert_ne!(id(&stored, "ws-17", "token-1"), id(&stored, "ws-17", "token-2"));
     assert_eq!(DeviceKey::from_pem(&key.to_pem()).unwrap().key_id(), key.key_id());
     let roots = Roots::from_pem(&authority.roots().to_pem()).unwrap();
     assert_eq!(&roots, authority.roots());

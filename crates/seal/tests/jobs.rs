@@ -122,6 +122,25 @@ fn a_gateway_cannot_seal_a_job_with_its_serving_certificate() {
 }
 
 #[test]
+fn a_certificate_of_the_right_purpose_but_another_name_seals_no_job() {
+    let authority = authority();
+    let root_key = rcgen::KeyPair::from_pem(authority.key_pem()).unwrap();
+    let issuer = rcgen::Issuer::from_ca_cert_pem(&authority.certificate_pem(), root_key).unwrap();
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "Something else");
+    let name = "wardring://signer/other".try_into().unwrap();
+    params.subject_alt_names = vec![rcgen::SanType::URI(name)];
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::CodeSigning];
+    let certificate = params.signed_by(&key, &issuer).unwrap();
+    let signer = JobSigner::from_pem(&certificate.pem(), &key.serialize_pem()).unwrap();
+
+    let refused = verify_job(&signer.seal(&job()).unwrap(), authority.roots(), recipient(), now());
+
+    assert_eq!(refused, Err(JobError::Certificate(CertificateError::WrongNames)));
+}
+
+#[test]
 fn an_outcome_is_not_accepted_as_a_job_even_with_the_signers_key() {
     let authority = authority();
     let signer = authority.issue_job_signer(now()).unwrap();

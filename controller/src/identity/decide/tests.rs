@@ -44,6 +44,7 @@ fn world() -> World {
         },
     );
     token.metadata.namespace = Some(NAMESPACE.to_owned());
+    token.metadata.uid = Some("token-uid".to_owned());
     let key = DeviceKey::generate().unwrap();
     let claim = claim_of(&key, Some("ward-3"));
     World { authority, secret, token, key, claim }
@@ -89,7 +90,7 @@ impl World {
 
     fn enrolment_id(&self) -> String {
         let request = CertificateRequest::parse(&self.claim.csr).unwrap();
-        self.authority.enrolment_id(&request, NAMESPACE, "ws-17")
+        self.authority.enrolment_id(&request, NAMESPACE, "ws-17", "token-uid")
     }
 
     /// A renewal by this world's device, with a certificate issued for `enrolment_id` at `issued`.
@@ -183,6 +184,17 @@ fn a_device_that_missed_its_answer_gets_it_with_a_new_claim_even_from_a_spent_to
 
     assert_eq!(issue.bind, Bind::Already);
     assert!(!issue.count);
+}
+
+#[test]
+fn a_key_that_comes_back_with_another_token_is_another_enrolment() {
+    let mut world = world();
+    let bound = device(Some(&world.enrolment_id()));
+    world.token.metadata.uid = Some("later-token".to_owned());
+
+    let decision = world.decide(&world.request(), Some(&bound));
+
+    assert_refused(decision, Reason::MayNotReplace, "mayReplace");
 }
 
 #[test]

@@ -83,18 +83,21 @@ impl Authority {
         &self.key_pem
     }
 
-    /// The enrolment id that the key of `request` gets as `device` in `namespace`. It is a function
-    /// of these, so that a signer that crashed half-way, or a device that never saw the answer and
-    /// asks again, comes to the same id; and keyed, so that nobody can search for a given id.
+    /// The enrolment id that the key of `request` gets as `device` in `namespace` by the token with
+    /// this uid. It is a function of these, so that a signer that crashed half-way, or a device that
+    /// never saw the answer and asks again, comes to the same id; and keyed, so that nobody can
+    /// search for a given id. Another token makes another enrolment: the old certificates are dead.
     pub fn enrolment_id(
         &self,
         request: &CertificateRequest,
         namespace: &str,
         device: &str,
+        token_uid: &str,
     ) -> String {
         let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, self.issuer.key().serialized_der());
+        let key_id = request.key_id();
         let message =
-            format!("wardring enrolment id v1\0{namespace}/{device}/{}", request.key_id());
+            format!("wardring enrolment id v1\0{namespace}/{device}/{key_id}/{token_uid}");
         hex::encode(&ring::hmac::sign(&key, message.as_bytes()).as_ref()[..8])
     }
 
