@@ -4,7 +4,9 @@ mod device;
 mod rollout;
 
 use anyhow::Result;
-use wardring_api::{Device, PatchJob, PatchRollout, PatchRolloutSlice};
+use jiff::Timestamp;
+use kube::api::ListParams;
+use wardring_api::{Device, DeviceGroup, PatchJob, PatchRollout, PatchRolloutSlice, UpdateHold};
 
 use crate::{
     args::{Explain, Explained},
@@ -19,11 +21,17 @@ pub async fn run(cluster: &Cluster, args: &Explain) -> Result<()> {
             rollout::sentences(&cluster.here::<PatchRollout>().get(&args.name).await?)
         }
         Explained::Device => {
-            let device = cluster.here::<Device>().get(&args.name).await?;
-            let job = cluster.here::<PatchJob>().get_opt(&args.name).await?;
+            let all = ListParams::default();
             // A slice holds a hundred devices: few objects even for a large fleet.
-            let slices = cluster.here::<PatchRolloutSlice>().list(&Default::default()).await?;
-            device::sentences(&device, job.as_ref(), &slices.items)
+            let case = device::Case {
+                device: cluster.here::<Device>().get(&args.name).await?,
+                job: cluster.here::<PatchJob>().get_opt(&args.name).await?,
+                slices: cluster.here::<PatchRolloutSlice>().list(&all).await?.items,
+                rollouts: cluster.here::<PatchRollout>().list(&all).await?.items,
+                groups: cluster.here::<DeviceGroup>().list(&all).await?.items,
+                holds: cluster.here::<UpdateHold>().list(&all).await?.items,
+            };
+            device::sentences(&case, Timestamp::now())
         }
     };
     for sentence in sentences {

@@ -1,31 +1,89 @@
-//! Why a device stands where it stands: itself, its job, and its line in the record of every run.
+//! Why a device stands where it stands: itself, its job, and its line in the record of every run. What
+//! keeps it from moving is said in the planner's own sentences.
 
+use jiff::Timestamp;
 use kube::ResourceExt;
 use wardring_api::{
-    Device, DeviceMode, LineState, PatchJob, PatchRolloutSlice, SliceLine, conditions,
+    Device, DeviceGroup, DeviceMode, PatchJob, PatchRollout, PatchRolloutSlice, SliceLine,
+    UpdateHold, conditions,
+};
+use wardring_planner::{
+    DeviceRow, DeviceStory, GroupView, HoldView, JobOutcome, JobView, explain_device,
 };
 
+/// Everything that the cluster knows about the case of one device.
+pub struct Case {
+    /// The device.
+    pub device: Device,
+    /// The job that carries its name.
+    pub job: Option<PatchJob>,
+    /// Slices of the namespace.
+    pub slices: Vec<PatchRolloutSlice>,
+    /// Rollouts of the namespace.
+    pub rollouts: Vec<PatchRollout>,
+    /// Groups of the namespace.
+    pub groups: Vec<DeviceGroup>,
+    /// Holds of the namespace.
+    pub holds: Vec<UpdateHold>,
+}
+
 /// The sentences, most important first.
-pub fn sentences(
-    device: &Device,
-    job: Option<&PatchJob>,
-    slices: &[PatchRolloutSlice],
-) -> Vec<String> {
-    let name = device.name_any();
-    let mut lines = itself(device, &name);
-    match job {
+pub fn sentences(case: &Case, now: Timestamp) -> Vec<String> {
+    let name = case.device.name_any();
+    let mut lines = itself(&case.device, &name);
+    match &case.job {
         Some(job) => lines.extend(of_job(job, &name)),
         None => lines.push(format!("{name} has no job now.")),
     }
-    let mut found = false;
-    for (slice, line) in lines_of(&name, slices) {
-        found = true;
-        lines.push(of_line(slice, &line, &name));
-    }
-    if !found {
+    let stands = in_rollouts(case, &name, now);
+    if stands.is_empty() {
         lines.push(format!("No rollout has {name} in a stage that was opened."));
     }
+    lines.extend(stands);
     lines
+}
+
+/// A sentence for every rollout that has a line for the device.
+fn in_rollouts(case: &Case, name: &str, now: Timestamp) -> Vec<String> {
+    let job = case.job.as_ref().map(|job| JobView::new(job, JobOutcome::None));
+    let row = DeviceRow::new(&case.device);
+    let groups: Vec<_> = case.groups.iter().map(GroupView::new).collect();
+    let holds: Vec<_> = case.holds.iter().map(hold_view).collect();
+    let mut sentences = Vec::new();
+    for slice in &case.slices {
+        let lines = slice.spec.lines.iter().filter_map(|line| line.parse::<SliceLine>().ok());
+        for line in lines.filter(|line| line.device == name) {
+            let spec = &slice.spec;
+            let place = format!("In rollout {}, stage {}", spec.rollout, spec.stage);
+            let same = |rollout: &&PatchRollout| rollout.uid().as_ref() == Some(&spec.rollout_uid);
+            let Some(rollout) = case.rollouts.iter().find(same) else {
+                sentences.push(format!("{place} (deleted since): {}.", line.state.as_str()));
+                continue;
+            };
+            let story = DeviceStory {
+                now,
+                rollout,
+                stage: &spec.stage,
+                line: &line,
+                job: job.as_ref(),
+                device: Some(&row),
+                groups: &groups,
+                holds: &holds,
+            };
+            let explanation = explain_device(&story);
+            let before = line.was.map(|was| format!(" It was {} before.", was.as_str()));
+            sentences.push(format!(
+                "{place}: {}{}",
+                explanation.message,
+                before.unwrap_or_default()
+            ));
+        }
+    }
+    sentences
+}
+
+fn hold_view(hold: &UpdateHold) -> HoldView {
+    HoldView { name: hold.name_any(), spec: hold.spec.clone() }
 }
 
 fn itself(device: &Device, name: &str) -> Vec<String> {
@@ -113,37 +171,6 @@ fn verb(step: wardring_api::PermitStep) -> &'static str {
     }
 }
 
-fn lines_of<'a>(
-    name: &str,
-    slices: &'a [PatchRolloutSlice],
-) -> Vec<(&'a PatchRolloutSlice, SliceLine)> {
-    let mut found = Vec::new();
-    for slice in slices {
-        let lines = slice.spec.lines.iter().filter_map(|line| line.parse::<SliceLine>().ok());
-        found.extend(lines.filter(|line| line.device == name).map(|line| (slice, line)));
-    }
-    found
-}
-
-fn of_line(slice: &PatchRolloutSlice, line: &SliceLine, name: &str) -> String {
-    let place = format!("rollout {}, stage {}", slice.spec.rollout, slice.spec.stage);
-    let since = line.at.map(|at| format!(" since {at}")).unwrap_or_default();
-    let state = match line.state {
-        LineState::Pending => format!("{name} waits{since}"),
-        LineState::Granted => format!("{name} has the word to go{since}"),
-        state => format!("{name} is {}{since}", state.as_str()),
-    };
-    let detail = line.reason.map(|reason| format!(" ({}: {})", reason.as_str(), reason.meaning()));
-    let before = line.was.map(|was| format!(", after it was {}", was.as_str()));
-    let attempt =
-        if line.attempt > 0 { format!(", attempt {}", line.attempt) } else { String::new() };
-    format!(
-        "In {place}{attempt}: {state}{}{}.",
-        before.unwrap_or_default(),
-        detail.unwrap_or_default()
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -176,13 +203,28 @@ mod tests {
         }))
         .unwrap();
 
+        let rollout = serde_json::from_value(json!({
+            "apiVersion": "wardring.dev/v1alpha1", "kind": "PatchRollout",
+            "metadata": { "name": "2026-11", "uid": "u" },
+            "spec": { "updates": {}, "stages": [{ "name": "test", "group": "test" }] },
+        }))
+        .unwrap();
+        let case = Case {
+            device,
+            job: None,
+            slices: vec![slice],
+            rollouts: vec![rollout],
+            groups: Vec::new(),
+            holds: Vec::new(),
+        };
+
         assert_eq!(
-            sentences(&device, None, &[slice]),
+            sentences(&case, "2026-11-21T03:00:00Z".parse().unwrap()),
             [
                 "srv-01 runs Windows Server 2022 20348.2762 and is in contact.",
                 "A person holds it until spec.hold is removed: inventory",
                 "srv-01 has no job now.",
-                "In rollout 2026-11, stage test, attempt 2: srv-01 is RolledBack since 2026-11-21T02:14:09Z, after it was Failed (ServiceDown: A watched service does not run after the update.).",
+                "In rollout 2026-11, stage test: srv-01 is RolledBack since 2026-11-21T02:14:09Z: a watched service does not run after the update. It was Failed before.",
             ]
         );
     }
