@@ -154,6 +154,8 @@ reasons! {
     BootLoop,
     /// The restart did not happen.
     RebootStuck,
+    /// The device did not come back from its restart in time.
+    NotBack,
     /// The installer returned an error.
     InstallFailed,
     /// The download failed.

@@ -4,11 +4,12 @@
 
 use jiff::Timestamp;
 use wardring_api::{
-    LineState, PatchRollout, SliceLine, StageState, conditions::whole_seconds, reasons::Reason,
+    AwaitingRebootAction, JobAction, LineState, PatchRollout, Reboots, SliceLine, StageState,
+    conditions::whole_seconds, reasons::Reason,
 };
 
 use crate::{
-    DeviceRow, DeviceTable, GroupView, HoldView, JobOutcome, JobView,
+    DeviceRow, DeviceTable, GroupView, HoldView, JobOutcome, JobView, Selector,
     caps::{Rules, later},
     eligibility::device_hold,
     line::{Doing, Frozen, Line, NONE, doing},
@@ -120,12 +121,18 @@ fn at_work(story: &DeviceStory<'_>, rules: &Rules) -> Explanation {
             format!("{device} has its job and has not begun; it may begin until {}.", job.start_by),
             Some(job.start_by),
         ),
-        Doing::AwaitingReboot if is_stopped(story.rollout) => say(
+        Doing::AwaitingReboot if is_restart_held(story) => say(
             Reason::RolloutStopped,
-            format!(
-                "{device} installed, and its restart is held because the rollout stands still."
-            ),
+            format!("{device} installed, and its restart is held: the rollout stands still."),
             None,
+        ),
+        Doing::AwaitingReboot if held_group(story).is_some() => say(
+            Reason::RebootsHeld,
+            format!(
+                "{device} waits with its restart: too many devices of group {} are unavailable.",
+                held_group(story).unwrap_or_default()
+            ),
+            Some(job.finish_by),
         ),
         Doing::Rebooting(since) => {
             let until = later(since, rules.reboot_deadline);
@@ -235,6 +242,35 @@ fn last_end(line: &SliceLine) -> String {
     text
 }
 
+/// Whether the stop of the rollout keeps an installed device from restarting.
+fn is_restart_held(story: &DeviceStory<'_>) -> bool {
+    let rollout = story.rollout;
+    let status = rollout.status.as_ref();
+    let only_halted = rollout.spec.suspend != Some(true)
+        && rollout.spec.abort.is_none()
+        && rollout.metadata.deletion_timestamp.is_none()
+        && status.is_some_and(|status| status.aborted.is_none() && status.suspended.is_none());
+    if story.line.action == JobAction::Rollback {
+        return is_stopped(rollout) && !only_halted;
+    }
+    let is_suspended = rollout.spec.suspend == Some(true)
+        || status.is_some_and(|status| status.suspended.is_some());
+    let finishes = rollout.spec.on_halt.installed_awaiting_reboot == AwaitingRebootAction::Finish
+        && !is_suspended
+        && rollout.metadata.deletion_timestamp.is_none();
+    is_stopped(rollout) && !finishes
+}
+
+/// A group of the device whose restarts are held.
+fn held_group<'a>(story: &DeviceStory<'a>) -> Option<&'a str> {
+    let row = story.device?;
+    let mut held = story.groups.iter().filter(|group| {
+        group.status.reboots == Reboots::Held
+            && Selector::new(&group.spec.selector).matches(&row.labels)
+    });
+    held.next().map(|group| group.name.as_str())
+}
+
 fn is_stopped(rollout: &PatchRollout) -> bool {
     let ordered = rollout.spec.suspend == Some(true) || rollout.spec.abort.is_some();
     ordered
@@ -300,9 +336,14 @@ pub(crate) fn sample(frozen: &Frozen<'_>, failed_lines: &[usize]) -> String {
     if more > 0 { format!("{} and more", shown.join(", ")) } else { shown.join(", ") }
 }
 
+/// A number of devices, in words.
+pub(crate) fn devices(count: usize) -> String {
+    if count == 1 { "1 device".to_owned() } else { format!("{count} devices") }
+}
+
 /// Why a number of devices of a stage wait.
 pub(crate) fn held(stage: &str, reason: Reason, count: usize) -> String {
-    let devices =
-        if count == 1 { "1 device waits".to_owned() } else { format!("{count} devices wait") };
+    let verb = if count == 1 { "waits" } else { "wait" };
+    let devices = format!("{} {verb}", devices(count));
     format!("Stage {stage}: {devices}: {}", lower_first(reason.meaning()))
 }

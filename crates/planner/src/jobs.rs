@@ -216,12 +216,10 @@ pub(crate) fn is_released(run: &Run<'_>, scene: &Scene<'_>) -> bool {
     if running.next().is_some() {
         return false;
     }
-    scene.jobs.iter().filter(|job| job.rollout_uid == run.uid()).all(|job| {
-        // What is left may only be a mailbox: begun, unanswered, and given up by its line.
-        job.may_have_begun()
-            && job.outcome == JobOutcome::None
-            && (is_given_up(run, job) || scene.now >= job.finish_by)
-    })
+    // What is left may only be a mailbox: begun, and given up by its line. An answer that verifies
+    // has moved its line above.
+    let mut left = scene.jobs.iter().filter(|job| job.rollout_uid == run.uid());
+    left.all(|job| job.may_have_begun() && (is_given_up(run, job) || scene.now >= job.finish_by))
 }
 
 fn is_given_up(run: &Run<'_>, job: &JobView) -> bool {

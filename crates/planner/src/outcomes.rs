@@ -178,7 +178,7 @@ impl Facts<'_, '_> {
         if let Doing::Rebooting(since) = doing {
             wake.at(later(since, self.rules.reboot_slow_after));
             if wake.is_due(later(since, self.rules.reboot_deadline)) {
-                return silent(Reason::RebootStuck);
+                return silent(Reason::NotBack);
             }
         } else if !row.is_online() {
             let permit = job.permitted.iter().map(|permit| permit.at).max();
@@ -247,10 +247,11 @@ impl Facts<'_, '_> {
     fn mailbox(&self, line: &Line, enrolment: Option<&str>, job: Option<&JobView>) -> Turn {
         let Some(job) = job else { return Turn::Keep };
         if let Some(outcome) = answer(line, job) {
-            return match self.answered(line, outcome, Some(job)) {
-                Turn::Becomes(next) if next.state == line.state => Turn::Keep,
-                turn => turn,
-            };
+            match self.answered(line, outcome, Some(job)) {
+                // The answer that is recorded already.
+                Turn::Becomes(next) if next.state == line.state => {}
+                turn => return turn,
+            }
         }
         let row = self.scene.row(line).filter(|row| row.enrolment_id.as_deref() == enrolment);
         let reason = match row {

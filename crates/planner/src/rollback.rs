@@ -212,7 +212,9 @@ fn complete(run: &mut Run<'_>, scene: &Scene<'_>, lanes: &mut Lanes) {
     } else {
         (EventKind::Normal, Reason::RollbackSucceeded)
     };
-    run.emit(kind, reason, format!("The rollback ended: {taken_back} devices are rolled back."));
+    let note =
+        format!("The rollback ended; rolled back: {}.", explain::devices(taken_back as usize));
+    run.emit(kind, reason, note);
 }
 
 /// The bar that keeps the updates from coming back until a person lifts it.

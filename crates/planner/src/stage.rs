@@ -6,7 +6,7 @@ use wardring_api::{StageState, StageStatus, conditions::whole_seconds, reasons::
 use crate::{
     Action, EventKind,
     caps::later,
-    freeze, halt,
+    explain, freeze, halt,
     plan::Lanes,
     rollback,
     validate::{Complaint, Run, Scene},
@@ -83,7 +83,10 @@ fn prove(
         run.emit(
             EventKind::Normal,
             Reason::Completed,
-            format!("Stage {name} is proven: {} devices succeeded.", counts.succeeded),
+            format!(
+                "Stage {name} is proven: {} succeeded.",
+                explain::devices(counts.succeeded as usize)
+            ),
         );
     }
     None
@@ -138,7 +141,7 @@ fn open(
         ..StageStatus::default()
     };
     run.gating = true;
-    let note = format!("Stage {} opened with {} devices.", stage.name, members.len());
+    let note = format!("Stage {} opened with {}.", stage.name, explain::devices(members.len()));
     run.emit(EventKind::Normal, Reason::InProgress, note);
     None
 }

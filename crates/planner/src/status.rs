@@ -28,6 +28,7 @@ pub(crate) fn publish(
 ) -> bool {
     count(run);
     run.status.observed_generation = run.rollout.metadata.generation;
+    run.status.progress = progress(run);
     let current = current_stage(run);
     run.status.current_stage = current.map(|position| run.stages[position].spec.name.clone());
     run.status.waiting_for = waiting_for(run, decisions, waits, scene);
@@ -64,6 +65,15 @@ fn count(run: &mut Run<'_>) {
     }
 }
 
+/// `41/60`: devices with a verdict, of all in the stages that opened.
+fn progress(run: &Run<'_>) -> Option<String> {
+    let frozen = run.stages.iter().filter(|stage| stage.frozen.is_some());
+    let counts: Vec<_> = frozen.map(|stage| stage.tally.counts).collect();
+    let total: u32 = counts.iter().map(|counts| counts.total).sum();
+    let open: u32 = counts.iter().map(|counts| counts.pending + counts.in_progress).sum();
+    (!counts.is_empty()).then(|| format!("{}/{total}", total - open))
+}
+
 fn waiting(reason: Reason, message: &str) -> Waiting {
     Waiting {
         reason: reason.as_str().to_owned(),
@@ -88,6 +98,13 @@ fn waiting_for(
     {
         let reason = Reason::parse(&latch.reason).unwrap_or(Reason::RolloutStopped);
         list.push(waiting(reason, &latch.message));
+    }
+    if rollback_failed(run) {
+        list.push(waiting(
+            Reason::RollbackFailed,
+            "Devices could not be rolled back; no further rollback begins until a person asks for a \
+             retry.",
+        ));
     }
     if run.stop == Some(Stop::Deleting) {
         list.push(waiting(Reason::Deleting, Reason::Deleting.meaning()));
@@ -194,7 +211,7 @@ fn message(run: &Run<'_>) -> String {
         Some(first) => first.message.clone(),
         None if is_completed(run) => {
             let proven: u32 = run.stages.iter().map(|stage| stage.tally.counts.succeeded).sum();
-            format!("Every stage is proven: {proven} devices succeeded.")
+            format!("Every stage is proven: {} succeeded.", explain::devices(proven as usize))
         }
         None => "Planned.".to_owned(),
     };

@@ -1,6 +1,7 @@
 //! A small world in memory: an API server's worth of objects that plans are applied to, and agents
 //! that do what a script says, asking the permit rule before every irreversible step. Time is a
 //! number of minutes.
+#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
 #![allow(dead_code)] // Each test binary uses its own part.
 
 pub mod agent;
