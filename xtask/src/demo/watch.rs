@@ -26,6 +26,10 @@ pub struct Seen {
     pub permits: BTreeSet<PermitStep>,
     /// States it went through, as far as gateways wrote them.
     pub states: BTreeSet<JobState>,
+    /// Services that did not run.
+    pub unhealthy: BTreeSet<String>,
+    /// Sentences from its agent.
+    pub said: BTreeSet<String>,
 }
 
 /// A rollout at its end, and what was seen on the way.
@@ -88,6 +92,8 @@ impl Seen {
         let Some(status) = &job.status else { return };
         self.permits.extend(status.permitted.iter().map(|permit| permit.step));
         self.states.extend(status.state);
+        self.unhealthy.extend(status.unhealthy.iter().cloned());
+        self.said.extend(status.message.clone());
     }
 }
 
