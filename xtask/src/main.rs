@@ -22,7 +22,7 @@ struct Args {
 #[derive(Subcommand)]
 enum Command {
     /// The quick part: format, lints, licences, crate table, drift of generated files, unit tests
-    Check,
+    Check(check::Args),
     /// Everything: the quick part, then every test on the dev cluster, under Wine and with Helm
     Test(test::Args),
     /// Plays a patch Tuesday on a real API server with real agents, and checks how it ends
@@ -37,7 +37,7 @@ enum Command {
 
 fn main() -> std::process::ExitCode {
     let result = match Args::parse().command {
-        Command::Check => check::run(),
+        Command::Check(args) => check::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Gen { check } => crds::generate(check),

@@ -22,7 +22,7 @@ pub struct Args {
 /// Runs the quick checks, then every test of every crate, and ends with one line that counts them.
 pub fn run(args: &Args) -> Result<()> {
     if args.filter.is_none() {
-        check::run()?;
+        check::all()?;
     }
     shell::build_binaries()?;
     let counts = run_tests(args.filter.as_deref())?;

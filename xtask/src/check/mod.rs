@@ -4,23 +4,65 @@ mod crate_table;
 mod deny;
 
 use anyhow::Result;
+use clap::ValueEnum;
 
 use crate::{
     crds,
     shell::{cargo, part, step},
 };
 
-/// Runs every quick check and stops at the first that fails.
-pub fn run() -> Result<()> {
-    step("format", &mut cargo(&["fmt", "--all", "--check"]))?;
-    part("generated files", || crds::generate(true))?;
-    part("crate table", crate_table::check)?;
-    deny::check()?;
-    step(
-        "lints",
-        &mut cargo(&["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]),
-    )?;
-    step("unit tests", &mut unit_tests())
+/// Options of `cargo xtask check`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only this part (repeatable)
+    #[arg(long, value_enum)]
+    only: Vec<Part>,
+}
+
+/// One part of the check, in the order in which they run: what is quick and fails often comes first.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// rustfmt
+    Format,
+    /// CRDs, their copies and the reference pages are what the types say
+    Generated,
+    /// Who may know whom
+    Crates,
+    /// Banned crates, licences, sources
+    Deny,
+    /// clippy
+    Lints,
+    /// Unit tests
+    Unit,
+}
+
+/// Runs the parts asked for, or all of them, and stops at the first that fails.
+pub fn run(args: &Args) -> Result<()> {
+    for part in Part::value_variants() {
+        if args.only.is_empty() || args.only.contains(part) {
+            part.run()?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs all parts.
+pub fn all() -> Result<()> {
+    run(&Args { only: Vec::new() })
+}
+
+impl Part {
+    fn run(self) -> Result<()> {
+        let lints = ["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"];
+        match self {
+            Part::Format => step("format", &mut cargo(&["fmt", "--all", "--check"])),
+            Part::Generated => part("generated files", || crds::generate(true)),
+            Part::Crates => part("crate table", crate_table::check),
+            Part::Deny => deny::check(),
+            Part::Lints => step("lints", &mut cargo(&lints)),
+            Part::Unit => step("unit tests", &mut unit_tests()),
+        }
+    }
 }
 
 /// The tests inside the crates. What needs a cluster, Wine or Helm lies in crates under `tests/`.
