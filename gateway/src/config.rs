@@ -7,7 +7,7 @@ use wardring_api::Span;
 
 /// Courier and permit desk between Windows devices and the API server.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "wardring-gateway", version)]
+#[command(name = "wardring-gateway", version, args_override_self = true)]
 pub struct Settings {
     /// Namespace of the installation: its Lease, roots and serving certificate.
     #[arg(long, env = "WARDRING_SYSTEM_NAMESPACE", default_value = "wardring-system")]

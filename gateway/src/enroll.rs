@@ -32,7 +32,7 @@ pub async fn enroll(
         return Err(Refusal::malformed("an enrolment carries no certificate; renew at /v1/renew"));
     }
     let claim = read(&request)?;
-    let Some(token) = claim.token.clone().filter(|token| is_name(token)) else {
+    let Some(token) = claim.token.clone().filter(|token| is_token_name(token)) else {
         return Err(Refusal::malformed("an enrolment names its token"));
     };
     let spec = EnrollmentRequestSpec {
@@ -183,7 +183,12 @@ fn sentence(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// A DNS label: what namespaces, tokens and devices are called.
+/// What an EnrollmentToken is called: labels, joined by dots.
+fn is_token_name(text: &str) -> bool {
+    text.len() <= 63 && text.split('.').all(is_name)
+}
+
+/// A DNS label: what namespaces and devices are called.
 fn is_name(text: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     (1..=63).contains(&text.len())

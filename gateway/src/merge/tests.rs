@@ -83,8 +83,8 @@ fn says(status: &DeviceStatus, kind: &str) -> (String, String) {
 /// One thing that may reach a gateway.
 #[derive(Clone, Debug)]
 enum Arrival {
-    Facts(FactsReport),
-    Progress(ProgressReport),
+    Facts(Box<FactsReport>),
+    Progress(Box<ProgressReport>),
     Outcome(Signed),
 }
 
@@ -116,9 +116,10 @@ fn arrivals() -> impl Strategy<Value = Vec<Arrival>> {
             if pending {
                 facts.pending_reboot = vec![RebootSource { source: "Cbs".to_owned(), hard: true }];
             }
-            Arrival::Facts(facts_report(0, facts))
+            Arrival::Facts(Box::new(facts_report(0, facts)))
         }),
-        prop::sample::select(&STATES[..]).prop_map(|state| Arrival::Progress(progress(0, state))),
+        prop::sample::select(&STATES[..])
+            .prop_map(|state| Arrival::Progress(Box::new(progress(0, state)))),
         Just(Arrival::Outcome(outcome("{}"))),
     ];
     prop::collection::vec(one, 1..12).prop_map(|mut arrivals| {
@@ -126,7 +127,7 @@ fn arrivals() -> impl Strategy<Value = Vec<Arrival>> {
             match arrival {
                 Arrival::Facts(report) => report.seq = index as u64 + 1,
                 Arrival::Progress(report) => {
-                    *report = {
+                    **report = {
                         let seq = index as u64 + 1;
                         progress(seq, &report.progress.state)
                     }

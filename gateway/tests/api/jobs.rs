@@ -1,0 +1,135 @@
+//! A job's way: mailbox, permits, progress, outcome.
+
+use std::time::{Duration, Instant};
+
+use wardring_api::{JobState, PermitStep};
+use wardring_protocol::{Mode, PermitAnswer, ReportBody, Step, key_id};
+use wardring_seal::{JobPayload, OutcomeResult};
+
+use crate::support::*;
+
+#[tokio::test]
+async fn a_device_is_patched_through_the_gateway() {
+    let site = Site::new().await;
+    let agent = site.device("ws-1").await;
+    let gateway = site.gateway(&[]).await;
+    gateway.sees_leader().await;
+    let rollout = site.rollout().await;
+
+    // Given a long poll without a job, when one is granted, then it arrives at once.
+    let waiting = async {
+        let began = Instant::now();
+        let answer = gateway.job(&agent, "wait=20").await;
+        (answer, began.elapsed())
+    };
+    let granting = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        site.grant(&agent, &rollout).await
+    };
+    let ((answer, waited), key) = tokio::join!(waiting, granting);
+    assert!(waited < Duration::from_secs(10), "{waited:?}");
+    assert_eq!(answer.mode, Mode::Manage);
+    let sealed = answer.job.unwrap();
+    let payload: JobPayload = serde_json::from_str(&sealed.payload).unwrap();
+    assert_eq!(payload.key, key);
+
+    // The job it has is not sent again.
+    let known = format!("wait=0&known={}", key_id(&key));
+    assert_eq!(gateway.job(&agent, &known).await.job, None);
+
+    // Progress is written with the permit, not on its own.
+    let ack = gateway.report(&agent, vec![(1, progress(&key, "AwaitingInstall"))]).await;
+    assert_eq!((ack.acked_through, ack.highest_seen), (0, 1));
+    assert!(ack.retry_ms > 0);
+    let answer = gateway.permit(&agent, &key, Step::Install).await;
+    assert_eq!(answer, PermitAnswer::Granted);
+    let status = site.job_status(&agent).await;
+    assert_eq!(status.permitted.len(), 1);
+    assert_eq!(status.permitted[0].step, PermitStep::Install);
+    assert_eq!(status.permitted[0].agent_run, agent.run);
+    assert_eq!(status.state, Some(JobState::Installing));
+    assert_eq!(status.report_seq, Some(1));
+    assert_eq!(status.runs, [agent.run.as_str()]);
+
+    // An answer that got lost is asked for again, and adds nothing.
+    assert_eq!(gateway.permit(&agent, &key, Step::Install).await, PermitAnswer::Granted);
+    assert_eq!(site.job_status(&agent).await.permitted.len(), 1);
+    assert_eq!(gateway.permit(&agent, &key, Step::Reboot).await, PermitAnswer::Granted);
+
+    // The outcome is durable when it is acked, with what came before it.
+    let signed = agent.outcome(&key, OutcomeResult::Succeeded);
+    let reports = vec![
+        (1, progress(&key, "AwaitingInstall")),
+        (2, progress(&key, "Verifying")),
+        (3, ReportBody::Outcome(signed.clone())),
+    ];
+    let ack = gateway.report(&agent, reports).await;
+    assert_eq!((ack.acked_through, ack.highest_seen, ack.retry_ms), (3, 3, 0));
+    let status = site.job_status(&agent).await;
+    assert_eq!(status.state, Some(JobState::Done));
+    assert_eq!(status.message.as_deref(), Some("now Verifying"));
+    let outcome = status.outcome.unwrap();
+    assert_eq!((&outcome.payload, &outcome.signature), (&signed.payload, &signed.signature));
+
+    // Sent again, at another gateway: acked, and nothing is written.
+    let other = site.gateway(&[]).await;
+    let before = site.versions(&agent).await;
+    let ack = other.report(&agent, vec![(3, ReportBody::Outcome(signed))]).await;
+    assert_eq!(ack.acked_through, 3);
+    assert_eq!(site.versions(&agent).await, before);
+    // And an answered job is not handed out again.
+    assert_eq!(other.job(&agent, "wait=0").await.job, None);
+}
+
+#[tokio::test]
+async fn a_second_outcome_never_replaces_the_first() {
+    let site = Site::new().await;
+    let agent = site.device("ws-1").await;
+    let key = site.grant(&agent, &site.rollout().await).await;
+    let gateway = site.gateway(&[]).await;
+    let first = agent.outcome(&key, OutcomeResult::Failed);
+    let second = agent.outcome(&key, OutcomeResult::Succeeded);
+    gateway.report(&agent, vec![(1, ReportBody::Outcome(first.clone()))]).await;
+    let ack = gateway.report(&agent, vec![(2, ReportBody::Outcome(second))]).await;
+    assert_eq!(ack.acked_through, 2);
+    assert_eq!(site.job_status(&agent).await.outcome.unwrap().payload, first.payload);
+}
+
+#[tokio::test]
+async fn progress_that_nothing_else_carries_is_written_after_its_delay_and_then_acked() {
+    let site = Site::new().await;
+    let agent = site.device("ws-1").await;
+    let key = site.grant(&agent, &site.rollout().await).await;
+    let gateway = site.gateway(&[]).await;
+    for (seq, state) in [(1, "Accepted"), (2, "Preflight"), (3, "Downloading")] {
+        gateway.report(&agent, vec![(seq, progress(&key, state))]).await;
+    }
+    let is_there = |status: &wardring_api::PatchJobStatus| status.report_seq == Some(3);
+    let status = job_until(&site, &agent, "the progress", is_there).await;
+    assert_eq!(status.state, Some(JobState::Downloading));
+    let ack = gateway.report(&agent, vec![(3, progress(&key, "Downloading"))]).await;
+    assert_eq!((ack.acked_through, ack.retry_ms), (3, 0));
+}
+
+#[tokio::test]
+async fn a_stopping_gateway_ends_long_polls_and_writes_what_waits() {
+    let site = Site::new().await;
+    let agent = site.device("ws-1").await;
+    let gateway = site.gateway(&["--progress-delay", "10m"]).await;
+    let key = site.grant(&agent, &site.rollout().await).await;
+    gateway.sees_job(&agent).await;
+    gateway.report(&agent, vec![(1, progress(&key, "Downloading"))]).await;
+
+    let began = Instant::now();
+    let known = format!("wait=60&known={}", key_id(&key));
+    let (client, url) =
+        (gateway.client(&agent), gateway.url(&format!("/v1/job?run={}&boot=b&{known}", agent.run)));
+    let poll = tokio::spawn(async move { client.get(url).send().await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    gateway.running.stop().await;
+
+    let answer = poll.await.unwrap().unwrap();
+    assert!(answer.status().is_success());
+    assert!(began.elapsed() < Duration::from_secs(10));
+    assert_eq!(site.job_status(&agent).await.state, Some(JobState::Downloading));
+}

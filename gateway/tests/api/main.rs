@@ -1,0 +1,11 @@
+//! The gateway against a real API server, under the real roles of the chart, over real TLS.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
+
+mod enrolment;
+mod facts;
+mod jobs;
+mod permits;
+mod presence;
+mod refusals;
+mod support;

@@ -1,0 +1,179 @@
+//! When a permit is refused, whatever the cache believes.
+
+use kube::api::{DeleteParams, Patch, PatchParams};
+use serde_json::json;
+use wardring_api::{JobState, conditions};
+use wardring_harness::wait_until;
+use wardring_protocol::{PermitAnswer, Step};
+
+use crate::support::*;
+
+fn reason(answer: PermitAnswer) -> String {
+    match answer {
+        PermitAnswer::Granted => "Granted".to_owned(),
+        PermitAnswer::Refused { reason, .. } | PermitAnswer::Ended { reason, .. } => reason,
+    }
+}
+
+#[tokio::test]
+async fn without_a_leader_that_renews_its_lease_nothing_is_permitted() {
+    let mut site = Site::without_leader().await;
+    let agent = site.device("ws-1").await;
+    let key = site.grant(&agent, &site.rollout().await).await;
+    let gateway = site.gateway(&[]).await;
+    assert_eq!(reason(gateway.permit(&agent, &key, Step::Install).await), "NoLeader");
+
+    site.start_leader().await;
+    gateway.sees_leader().await;
+    assert_eq!(gateway.permit(&agent, &key, Step::Install).await, PermitAnswer::Granted);
+
+    // When the leader falls silent, the last renewal carries for its own duration and no longer.
+    site.stop_leader();
+    wait_until(PATIENCE, "the Lease to grow old", async || {
+        (!gateway.running.gateway.leader.is_fresh()).then_some(())
+    })
+    .await
+    .unwrap();
+    assert_eq!(reason(gateway.permit(&agent, &key, Step::Reboot).await), "NoLeader");
+    assert_eq!(site.job_status(&agent).await.permitted.len(), 1);
+}
+
+#[tokio::test]
+async fn a_permit_is_decided_on_a_fresh_read_of_every_object() {
+    let site = Site::new().await;
+    let agent = site.device("ws-1").await;
+    let rollout = site.rollout().await;
+    let key = site.grant(&agent, &rollout).await;
+    let gateway = site.gateway(&[]).await;
+    gateway.sees_leader().await;
+    let params = PatchParams::default();
+
+    // The rollout is suspended; the watch of rollouts does not even exist here.
+    let suspend = |value: bool| Patch::Merge(json!({ "spec": { "suspend": value } }));
+    site.rollouts().patch("november", &params, &suspend(true)).await.unwrap();
+    assert_eq!(reason(gateway.permit(&agent, &key, Step::Install).await), "SuspendedByPerson");
+    site.rollouts().patch("november", &params, &suspend(false)).await.unwrap();
+
+    // The line is no longer granted.
+    let slice = format!("november-{}", agent.name);
+    let line = |text: String| Patch::Merge(json!({ "spec": { "lines": [text] } }));
+    let recalled = line(format!("{} 1 Pending", agent.name));
+    site.slices().patch(&slice, &params, &recalled).await.unwrap();
+    assert_eq!(reason(gateway.permit(&agent, &key, Step::Install).await), "NotGranted");
+    let granted = format!("{} 1 Granted 2026-11-21T02:00:00Z eid={}", agent.name, key.device_id);
+    site.slices().patch(&slice, &params, &line(granted)).await.unwrap();
+
+    // A person holds the device.
+    let hold = Patch::Merge(json!({ "spec": { "hold": { "reason": "audit" } } }));
+    site.devices().patch(&agent.name, &params, &hold).await.unwrap();
+    assert_eq!(reason(gateway.permit(&agent, &key, Step::Install).await), "DeviceHeld");
+    let lift = Patch::Merge(json!({ "spec": { "hold": null } }));
+    site.devices().patch(&agent.name, &params, &lift).await.unwrap();
+
+    // The device is shown waiting, although it never said so itself.
+    let waits =
+        |status: &wardring_api::PatchJobStatus| status.state == Some(JobState::AwaitingInstall);
+    job_until(&site, &agent, "AwaitingInstall", waits).await;
+    assert!(site.job_status(&agent).await.permitted.is_empty());
+
+    // The group's reboots are held.
+    let group = json!({
+        "apiVersion": "wardring.dev/v1alpha1", "kind": "DeviceGroup",
+        "metadata": { "name": "all" },
+        "spec": { "selector": { "matchExpressions": [{ "key": "x", "operator": "DoesNotExist" }] } },
+    });
+    let groups: kube::Api<wardring_api::DeviceGroup> =
+        kube::Api::namespaced(site.client.clone(), &site.tenant);
+    create(&groups, &object(group)).await;
+    let held = Patch::Merge(json!({ "status": { "reboots": "Held" } }));
+    groups.patch_status("all", &params, &held).await.unwrap();
+    assert_eq!(gateway.permit(&agent, &key, Step::Install).await, PermitAnswer::Granted);
+    assert_eq!(reason(gateway.permit(&agent, &key, Step::Reboot).await), "RebootsHeld");
+
+    // The job is gone: this alone ends a job at an agent.
+    site.jobs().delete(&agent.name, &DeleteParams::default()).await.unwrap();
+    let answer = gateway.permit(&agent, &key, Step::Reboot).await;
+    assert!(matches!(&answer, PermitAnswer::Ended { reason, .. } if reason == "NoSuchJob"));
+}
+
+#[tokio::test]
+async fn an_agent_that_holds_a_newer_job_than_the_cluster_gets_nothing() {
+    let site = Site::new().await;
+    let agent = site.device("ws-1").await;
+    let key = site.grant(&agent, &site.rollout().await).await;
+    let gateway = site.gateway(&[]).await;
+    gateway.sees_leader().await;
+    let mut request = agent.ask(&key, Step::Install);
+    request.highest_sequence = 8;
+    let answer = read(gateway.post(&agent, "/v1/permits", &request).await).await;
+    assert_eq!(reason(answer), "RestoredFromBackup");
+}
+
+#[tokio::test]
+async fn two_live_agents_with_one_key_are_both_held() {
+    let site = Site::new().await;
+    let mut agent = site.device("ws-1").await;
+    let other = site.device("ws-2").await;
+    let rollout = site.rollout().await;
+    let key = site.grant(&agent, &rollout).await;
+    let other_key = site.grant(&other, &rollout).await;
+    // Each of the two clones has found another gateway.
+    let (one, two) = (site.gateway(&[]).await, site.gateway(&[]).await);
+    one.sees_leader().await;
+    two.sees_leader().await;
+    let first = agent.run.clone();
+
+    one.report(&agent, vec![(1, progress(&key, "Accepted"))]).await;
+    job_until(&site, &agent, "the first run", |status| status.runs.len() == 1).await;
+    agent.run = "run-of-the-clone".to_owned();
+    two.report(&agent, vec![(2, progress(&key, "Preflight"))]).await;
+    job_until(&site, &agent, "the second run", |status| status.runs.len() == 2).await;
+    agent.run = first;
+    assert_eq!(reason(one.permit(&agent, &key, Step::Install).await), "TwoAgents");
+    one.report(&agent, vec![(3, progress(&key, "Preflight"))]).await;
+    job_until(&site, &agent, "the return", |status| status.runs.len() == 3).await;
+    agent.run = "run-of-the-clone".to_owned();
+    assert_eq!(reason(two.permit(&agent, &key, Step::Install).await), "TwoAgents");
+
+    wait_until(PATIENCE, "the quarantine", async || {
+        let status = site.status(&agent).await;
+        conditions::is_true(&status.conditions, conditions::QUARANTINED).then_some(())
+    })
+    .await
+    .unwrap();
+    assert!(site.job_status(&agent).await.permitted.is_empty());
+    // Nobody else is affected.
+    assert_eq!(one.permit(&other, &other_key, Step::Install).await, PermitAnswer::Granted);
+}
+
+#[tokio::test]
+async fn a_restarted_agent_is_not_taken_for_two() {
+    let site = Site::new().await;
+    let mut agent = site.device("ws-1").await;
+    let key = site.grant(&agent, &site.rollout().await).await;
+    let gateway = site.gateway(&[]).await;
+    gateway.sees_leader().await;
+    for number in 0..6 {
+        agent.run = format!("run-{number}");
+        gateway.report(&agent, vec![(number + 1, progress(&key, "Accepted"))]).await;
+        let runs = usize::try_from(number).unwrap() + 1;
+        job_until(&site, &agent, "the run", |status| status.runs.len() == runs).await;
+    }
+    assert_eq!(gateway.permit(&agent, &key, Step::Install).await, PermitAnswer::Granted);
+}
+
+#[tokio::test]
+async fn many_gateways_asked_at_once_record_every_permit_they_give() {
+    let site = Site::new().await;
+    let agent = site.device("ws-1").await;
+    let key = site.grant(&agent, &site.rollout().await).await;
+    let (one, two) = (site.gateway(&[]).await, site.gateway(&[]).await);
+    one.sees_leader().await;
+    two.sees_leader().await;
+    let (first, second) = tokio::join!(
+        one.permit(&agent, &key, Step::Install),
+        two.permit(&agent, &key, Step::Install)
+    );
+    assert_eq!((first, second), (PermitAnswer::Granted, PermitAnswer::Granted));
+    assert_eq!(site.job_status(&agent).await.permitted.len(), 1, "the second found the first");
+}
