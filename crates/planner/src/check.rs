@@ -2,7 +2,7 @@
 //! planner: it replays the plan's writes over the snapshot, in order, and looks at what stands there
 //! at every moment, because a process may die between any two writes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use wardring_api::{
     Cap, JobAction, LineState, PatchRollout, PatchRolloutStatus, SliceLine, StageState,
@@ -37,9 +37,39 @@ struct Replay<'a> {
     changed: BTreeMap<(&'a str, usize), SliceLine>,
     jobs: BTreeMap<String, Option<&'a JobView>>,
     sequence: i64,
+    /// What is in flight, by rollout uid and stage; added up when it is first asked for.
+    flights: BTreeMap<(String, String), Flight>,
     /// The last batch, and whether its lines are still to be written.
     batch: Option<(wardring_api::Batch, bool)>,
     violations: Vec<Violation>,
+}
+
+/// Devices of one stage that count against its limits.
+#[derive(Default)]
+struct Flight {
+    size: usize,
+    installing: BTreeSet<String>,
+    rolling: BTreeSet<String>,
+    failed: BTreeSet<String>,
+}
+
+impl Flight {
+    fn note(&mut self, line: &SliceLine, has_begun: bool, most_tries: u32) {
+        let mut mark = |set: fn(&mut Flight) -> &mut BTreeSet<String>, holds: bool| {
+            if holds {
+                set(self).insert(line.device.clone());
+            } else {
+                set(self).remove(&line.device);
+            }
+        };
+        let granted = line.state == LineState::Granted;
+        let waits = matches!(line.state, LineState::Pending | LineState::NotStarted);
+        let rollback = line.action == JobAction::Rollback;
+        mark(|all| &mut all.installing, (granted && !rollback) || (waits && has_begun));
+        mark(|all| &mut all.rolling, granted && rollback);
+        let failed = line.state == LineState::Failed && line.tries > 0;
+        mark(|all| &mut all.failed, failed && line.tries >= most_tries);
+    }
 }
 
 impl<'a> Replay<'a> {
@@ -55,6 +85,7 @@ impl<'a> Replay<'a> {
             changed: BTreeMap::new(),
             jobs: snapshot.jobs.iter().map(|job| (job.device.clone(), Some(&**job))).collect(),
             sequence: snapshot.ledger.sequence,
+            flights: BTreeMap::new(),
             batch: snapshot.ledger.batch.clone().map(|batch| (batch, true)),
             violations: Vec::new(),
         }
@@ -311,6 +342,33 @@ impl<'a> Replay<'a> {
         }
     }
 
+    /// Whether the device's job may have begun although its line says that nothing is granted.
+    fn has_begun(&self, uid: &str, line: &SliceLine) -> bool {
+        self.jobs.get(&line.device).copied().flatten().is_some_and(|job| {
+            job.rollout_uid == uid && job.attempt == line.attempt && job.may_have_begun()
+        })
+    }
+
+    /// Adds up a stage once; every line written afterwards is noted.
+    fn flight(&self, rollout: &PatchRollout, slice: &SliceView) -> Flight {
+        let mut flight = Flight::default();
+        let most = most_tries(rollout, &slice.stage);
+        let same = |other: &&&SliceView| {
+            other.rollout_uid == slice.rollout_uid
+                && other.stage == slice.stage
+                && other.freeze_id == slice.freeze_id
+        };
+        for view in self.slices.values().filter(same) {
+            for (index, line) in view.lines.iter().enumerate() {
+                flight.size += 1;
+                let changed = self.changed.get(&(view.name.as_str(), index));
+                let line = changed.unwrap_or(line);
+                flight.note(line, self.has_begun(&slice.rollout_uid, line), most);
+            }
+        }
+        flight
+    }
+
     /// At the moment a batch is open: granted lines, its grants, and jobs that may have begun.
     fn caps(&mut self, batch: &wardring_api::Batch) {
         let Some(slice) = self.slices.get(batch.slice.as_str()).copied() else { return };
@@ -320,51 +378,50 @@ impl<'a> Replay<'a> {
         let Some(stage) = rollout.spec.stages.iter().find(|stage| stage.name == slice.stage) else {
             return;
         };
-        let lines = self.lines_of(&slice.rollout_uid, &slice.stage, Some(&slice.freeze_id));
-        let named = |line: &SliceLine, word: &str| {
-            batch.grants.iter().any(|text| {
-                text.strip_prefix(&line.device)
-                    .is_some_and(|rest| rest.starts_with(' ') && rest.ends_with(word))
-            })
-        };
-        let begun = |line: &SliceLine| {
-            self.snapshot.jobs.iter().any(|job| {
-                job.device == line.device
-                    && job.rollout_uid == slice.rollout_uid
-                    && job.attempt == line.attempt
-                    && job.may_have_begun()
-                    && matches!(line.state, LineState::Pending | LineState::NotStarted)
-            })
-        };
-        let flies = |line: &&SliceLine, action: JobAction| {
-            (line.state == LineState::Granted && line.action == action && !named(line, "Rollback"))
-                || named(line, action.as_str())
-                || (action == JobAction::Install && begun(line))
-        };
-        let count = |action| lines.iter().filter(|line| flies(line, action)).count();
+        let key = (slice.rollout_uid.clone(), slice.stage.clone());
+        let mut flight = self.flights.remove(&key).unwrap_or_else(|| self.flight(rollout, slice));
+        for text in &batch.grants {
+            let mut words = text.split(' ');
+            let device = words.next().unwrap_or_default().to_owned();
+            if text.ends_with("Rollback") {
+                flight.installing.remove(&device);
+                flight.rolling.insert(device);
+            } else {
+                flight.installing.insert(device);
+            }
+        }
         let share = |cap: Cap| match cap {
             Cap::Count(count) => (count as usize).max(1),
-            Cap::Percent(percent) => (lines.len() * percent as usize / 100).max(1),
+            Cap::Percent(percent) => (flight.size * percent as usize / 100).max(1),
         };
-        let installs = count(JobAction::Install);
-        let most = share(stage.max_concurrency.unwrap_or(Cap::Percent(10)));
         let has = |word: &str| batch.grants.iter().any(|text| text.ends_with(word));
+        let (installs, rollbacks) = (flight.installing.len(), flight.rolling.len());
+        let most = share(stage.max_concurrency.unwrap_or(Cap::Percent(10)));
         if has("Install") && installs > most {
             self.breaks("S2", format!("{installs} devices in flight, and {most} are allowed"));
         }
-        let rollbacks = count(JobAction::Rollback);
         let most = share(rollout.spec.on_failure.max_concurrency.unwrap_or(Cap::Count(1)));
         if has("Rollback") && rollbacks > most {
             self.breaks("S2", format!("{rollbacks} rollbacks in flight, and {most} are allowed"));
         }
-        let failed = lines.iter().filter(|line| line.state == LineState::Failed && line.tries > 0);
         let most = match stage.max_failures.unwrap_or(Cap::Count(0)) {
             Cap::Count(count) => count as usize,
-            Cap::Percent(percent) => lines.len() * percent as usize / 100,
+            Cap::Percent(percent) => flight.size * percent as usize / 100,
         };
-        let attempts = stage.retry.max_attempts.unwrap_or(1);
-        if has("Install") && failed.filter(|line| line.tries >= attempts).count() > most {
+        if has("Install") && flight.failed.len() > most {
             self.breaks("S6", format!("a grant in stage {} over its failure budget", stage.name));
+        }
+        self.flights.insert(key, flight);
+    }
+
+    /// Keeps the sums of a stage true after one of its lines was written.
+    fn note(&mut self, view: &SliceView, line: &SliceLine) {
+        let has_begun = self.has_begun(&view.rollout_uid, line);
+        let rollout = self.rollouts.get(view.rollout_uid.as_str()).map(|(rollout, _)| *rollout);
+        let most = rollout.map_or(1, |rollout| most_tries(rollout, &view.stage));
+        let key = (view.rollout_uid.clone(), view.stage.clone());
+        if let Some(flight) = self.flights.get_mut(&key) {
+            flight.note(line, has_begun, most);
         }
     }
 
@@ -396,8 +453,9 @@ impl<'a> Replay<'a> {
         if line.state == LineState::Succeeded && before.state != LineState::Succeeded {
             self.proven(&before);
         }
-        if let Some(view) = self.slices.get(slice) {
+        if let Some(view) = self.slices.get(slice).copied() {
             self.changed.insert((view.name.as_str(), index), line.clone());
+            self.note(view, line);
         }
     }
 
@@ -440,10 +498,10 @@ impl<'a> Replay<'a> {
     }
 
     fn create(&mut self, job: &NewJob) {
-        let lines = self.slices.get(job.slice.as_str()).map_or(0, |slice| slice.lines.len());
-        let line = (0..lines)
-            .filter_map(|index| self.line(&job.slice, index))
-            .find(|line| line.device == job.device);
+        let line = self.slices.get(job.slice.as_str()).and_then(|slice| {
+            let index = slice.lines.iter().position(|line| line.device == job.device)?;
+            self.line(&slice.name, index)
+        });
         let granted = line.is_some_and(|line| {
             line.state == LineState::Granted
                 && line.attempt == job.attempt
@@ -484,4 +542,9 @@ impl<'a> Replay<'a> {
         }
         self.jobs.insert(device.to_owned(), None);
     }
+}
+
+fn most_tries(rollout: &PatchRollout, stage: &str) -> u32 {
+    let stage = rollout.spec.stages.iter().find(|known| known.name == stage);
+    stage.and_then(|stage| stage.retry.max_attempts).unwrap_or(1)
 }

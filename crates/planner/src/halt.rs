@@ -11,7 +11,7 @@ use wardring_api::{
 use crate::{
     EventKind,
     caps::later,
-    explain,
+    explain, freeze,
     line::{Line, Tally},
     validate::{Complaint, Run, Scene, Stop},
     wake::Wake,
@@ -162,8 +162,9 @@ pub(crate) fn judge(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) -> bo
     if run.gating || is_over || run.status.halted.is_some() || scene.guard.is_some() {
         return false;
     }
-    let verdict = (0..run.stages.len())
-        .find_map(|position| verdict(run, position, wake).map(|verdict| (position, verdict)));
+    let verdict = (0..run.stages.len()).find_map(|position| {
+        verdict(run, position, scene, wake).map(|verdict| (position, verdict))
+    });
     let Some((position, Complaint { reason, message })) = verdict else { return false };
     let stage = run.stages[position].spec.name.clone();
     run.status.halted =
@@ -184,9 +185,14 @@ pub(crate) fn judge(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) -> bo
 }
 
 /// Why the stage halts the run, if it does.
-fn verdict(run: &Run<'_>, position: usize, wake: &mut Wake) -> Option<Complaint> {
+fn verdict(
+    run: &Run<'_>,
+    position: usize,
+    scene: &Scene<'_>,
+    wake: &mut Wake,
+) -> Option<Complaint> {
     let (stage, status) = (&run.stages[position], &run.status.stages[position]);
-    let frozen = stage.frozen.as_ref()?;
+    let Some(frozen) = &stage.frozen else { return unopened(run, position, scene, wake) };
     let (tally, caps) = (&stage.tally, status.caps?);
     let name = &stage.spec.name;
     if tally.bad > caps.max_failures as usize {
@@ -237,6 +243,46 @@ fn verdict(run: &Run<'_>, position: usize, wake: &mut Wake) -> Option<Complaint>
             ),
         )
     }))
+}
+
+/// Why the next stage, which selects too few devices to open, halts the run in the end: even a typo
+/// must come to a named end.
+fn unopened(
+    run: &Run<'_>,
+    position: usize,
+    scene: &Scene<'_>,
+    wake: &mut Wake,
+) -> Option<Complaint> {
+    if current_stage(run) != Some(position) || run.status.plan_hash.is_none() {
+        return None;
+    }
+    let before = position.checked_sub(1).and_then(|before| run.status.stages[before].completed_at);
+    let created = run.rollout.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    let retried = run.status.last_handled_retry.as_ref().and_then(|stamp| stamp.parse().ok());
+    let rules = run.stages[position].rules;
+    let since = before.or(created).max(retried)?;
+    // Only a stage that has waited this long is counted again here.
+    let deadline = later(since, rules.progress_deadline);
+    if scene.now < deadline {
+        wake.at(deadline);
+        return None;
+    }
+    let selected = freeze::members(run, position, scene).ok()?.len();
+    (selected < rules.min_devices).then(|| too_few(run, position, selected))
+}
+
+/// A stage that selects fewer devices than `minDevices`.
+pub(crate) fn too_few(run: &Run<'_>, position: usize, selected: usize) -> Complaint {
+    let stage = &run.stages[position];
+    Complaint::new(
+        Reason::TooFewDevices,
+        format!(
+            "Stage {} selects {}, and minDevices asks for {}: check its group or selector.",
+            stage.spec.name,
+            explain::devices(selected),
+            stage.rules.min_devices
+        ),
+    )
 }
 
 /// Whether devices of the stage still have something to do.

@@ -109,16 +109,7 @@ fn open(
         }
     };
     if members.len() < rules.min_devices {
-        return Some(Complaint::new(
-            Reason::TooFewDevices,
-            format!(
-                "Stage {} selects {} devices, and minDevices asks for {}: check its group or \
-                 selector.",
-                stage.name,
-                members.len(),
-                rules.min_devices
-            ),
-        ));
+        return Some(halt::too_few(run, position, members.len()));
     }
     let (freeze_id, slices) = freeze::slices(run, position, &members, scene);
     let known = |name: &str| scene.snapshot.slices.iter().any(|slice| slice.name == name);

@@ -113,11 +113,6 @@ impl<'a> Scene<'a> {
             _ => {}
         }
     }
-
-    fn job_of(&self, device: &str) -> u32 {
-        let found = self.jobs.binary_search_by(|job| job.device.as_str().cmp(device));
-        found.map_or(NONE, |position| position as u32)
-    }
 }
 
 /// One rollout while a pass works on it.
@@ -304,12 +299,13 @@ fn join<'a>(slices: Vec<&'a Arc<SliceView>>, scene: &Scene<'a>) -> Frozen<'a> {
     let rows = scene.table.rows();
     let mut lines = Vec::with_capacity(slices.iter().map(|slice| slice.lines.len()).sum());
     let mut starts = Vec::with_capacity(slices.len());
-    let mut cursor = 0;
+    let (mut cursor, mut job_cursor) = (0, 0);
     for slice in &slices {
         starts.push(lines.len());
         for record in &slice.lines {
             let name = record.device.as_str();
-            let row = seek(rows, &mut cursor, name);
+            let row = seek(rows, |row| &row.name, &mut cursor, name);
+            let job = seek(&scene.jobs, |job| &job.device, &mut job_cursor, name);
             lines.push(Line {
                 state: record.state,
                 action: record.action,
@@ -320,7 +316,7 @@ fn join<'a>(slices: Vec<&'a Arc<SliceView>>, scene: &Scene<'a>) -> Frozen<'a> {
                 sequence: record.sequence,
                 at: record.at,
                 row,
-                job: if scene.jobs.is_empty() { NONE } else { scene.job_of(name) },
+                job,
                 moved: false,
                 granted_now: false,
             });
@@ -336,25 +332,18 @@ fn join<'a>(slices: Vec<&'a Arc<SliceView>>, scene: &Scene<'a>) -> Frozen<'a> {
     }
 }
 
-/// Position of `name` in `rows`, looked for from `cursor` on in growing steps.
-fn seek(rows: &[DeviceRow], cursor: &mut usize, name: &str) -> u32 {
-    let behind = *cursor > 0 && rows.get(*cursor - 1).is_some_and(|row| name <= &*row.name);
+/// Position of `name` in `sorted`, looked for from `cursor` on in growing steps.
+fn seek<T>(sorted: &[T], key: impl Fn(&T) -> &str, cursor: &mut usize, name: &str) -> u32 {
+    let behind = *cursor > 0 && sorted.get(*cursor - 1).is_some_and(|item| name <= key(item));
     let mut low = if behind { 0 } else { *cursor };
     let mut step = 1;
-    while rows.get(low + step - 1).is_some_and(|row| &*row.name < name) {
+    while sorted.get(low + step - 1).is_some_and(|item| key(item) < name) {
         low += step;
         step *= 2;
     }
-    let high = (low + step).min(rows.len());
-    let found = rows[low..high].binary_search_by(|row| (*row.name).cmp(name));
-    match found {
-        Ok(offset) => {
-            *cursor = low + offset + 1;
-            (low + offset) as u32
-        }
-        Err(offset) => {
-            *cursor = low + offset;
-            NONE
-        }
-    }
+    let high = (low + step).min(sorted.len());
+    let found = sorted[low..high].binary_search_by(|item| key(item).cmp(name));
+    let (Ok(offset) | Err(offset)) = found;
+    *cursor = low + offset + usize::from(found.is_ok());
+    found.map_or(NONE, |offset| (low + offset) as u32)
 }

@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use proptest::{collection::vec, prelude::*, sample::select};
@@ -245,6 +245,7 @@ struct Watch {
     devices: usize,
     permits: usize,
     plan_hash: Option<(String, usize)>,
+    opened: BTreeSet<String>,
 }
 
 impl Watch {
@@ -261,6 +262,7 @@ impl Watch {
             devices: case.names().len(),
             permits: 0,
             plan_hash: None,
+            opened: BTreeSet::new(),
         }
     }
 
@@ -328,17 +330,15 @@ impl Watch {
         }
         let status = world.status("november");
         for pair in status.stages.windows(2) {
-            // S3 and S17: the next stage is frozen only behind a proven one.
-            if pair[1].freeze_id.is_some() && self.retries == 0 {
+            // S3 and S17: the next stage is frozen only behind a proven one. Looked at when it opens:
+            // a rollback may take the proof back later.
+            let opens = pair[1].freeze_id.is_some() && self.opened.insert(pair[1].name.clone());
+            if opens {
                 assert_eq!(pair[0].state, StageState::Completed, "S3: {} opened", pair[1].name);
-                let proven = lines.iter().filter(|(_, stage, line)| {
+                let mut proven = lines.iter().filter(|(_, stage, line)| {
                     *stage == pair[0].name && line.state == LineState::Succeeded
                 });
-                assert!(
-                    proven.count() + pair[0].counts.rolled_back as usize >= 1,
-                    "S17: {} opened on nothing",
-                    pair[1].name
-                );
+                assert!(proven.next().is_some(), "S17: {} opened on nothing", pair[1].name);
             }
         }
         // S12: what was resolved stays resolved.
@@ -410,7 +410,8 @@ impl Watch {
                 rollout.status.stages.iter().all(|stage| {
                     stage.counts.in_progress == stage.counts.installed_awaiting_reboot
                 });
-            if !is_over && !(stands && held) && (working || !stands) {
+            let only_a_person_moves_it = is_over || (stands && (held || !working));
+            if !only_a_person_moves_it {
                 assert!(
                     last.next_evaluation.is_some_and(|next| next > world.now),
                     "L3: no next evaluation: {:#?}",
@@ -430,8 +431,21 @@ const HONEST: &[Script] =
 const NOTHING: &[Script] = &[Script::NotOffered, Script::AlreadyInstalled];
 const GOOD: &[Script] = &[Script::Good];
 
+/// Seeds that failed once are run first, from then on. `PROPTEST_CASES` asks for more cases than
+/// the 96 that every run of the tests affords.
+fn config() -> ProptestConfig {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/properties.proptest-regressions");
+    let persistence = proptest::test_runner::FileFailurePersistence::Direct(file);
+    let default = ProptestConfig::default();
+    ProptestConfig {
+        cases: if default.cases == 256 { 96 } else { default.cases },
+        failure_persistence: Some(Box::new(persistence)),
+        ..default
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn caps_order_proof_and_budgets_hold_under_random_faults(case in case(Script::ALL, 6)) {

@@ -108,6 +108,7 @@ impl World {
         let mut rollout = PatchRollout::new(name, spec);
         rollout.metadata.uid = Some(format!("{:08x}-{name}", self.next_uid));
         rollout.metadata.generation = Some(1);
+        rollout.metadata.creation_timestamp = Some(api_time(self.now));
         self.rollouts.insert(name.to_owned(), rollout);
     }
 
