@@ -1,0 +1,360 @@
+//! Single rules, each in the smallest world that can break it.
+#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
+
+mod support;
+
+use std::sync::Arc;
+
+use jiff::SignedDuration;
+use support::{SERVER, World, agent::Script, update};
+use wardring_api::{
+    Batch, Cap, JobAction, LineState, RollbackPolicy, RolloutPhase, conditions, reasons::Reason,
+};
+use wardring_planner::{
+    Action, Decision, GrantId, JobEnd, JobOutcome, Outcome, OutcomeResult, Plan, resolve,
+};
+
+const ONE_STAGE: &str = "
+updates: {select: {release: 2026-11}}
+stages: [{name: test, group: test, maxConcurrency: 1}]";
+
+/// Two devices of one stage; the first is granted.
+fn granted() -> World {
+    let mut world = World::new();
+    world.group("test");
+    world.device("test-1", "test", SERVER);
+    world.device("test-2", "test", SERVER);
+    world.rollout("november", ONE_STAGE);
+    world.settle();
+    assert_eq!(world.state("november", "test-1"), Some(LineState::Granted));
+    world
+}
+
+fn good_answer(world: &World) -> Outcome {
+    let job = &world.jobs["test-1"];
+    Outcome {
+        rollout_uid: job.rollout_uid.clone(),
+        enrolment_id: job.enrolment_id.clone(),
+        attempt: job.attempt,
+        action: job.action,
+        sequence: job.sequence,
+        result: OutcomeResult::Succeeded,
+        reason: None,
+        message: String::new(),
+        boot_id: "boot-2".to_owned(),
+        installed_in_boot: Some("boot-1".to_owned()),
+        reboot_required: true,
+        started: true,
+        build: "20348.4405".to_owned(),
+    }
+}
+
+fn answered(spoil: impl FnOnce(&mut Outcome)) -> (LineState, Option<Reason>) {
+    let mut world = granted();
+    let mut outcome = good_answer(&world);
+    spoil(&mut outcome);
+    world.jobs.get_mut("test-1").unwrap().outcome = JobOutcome::Verified(outcome);
+    world.settle();
+    let line = world.line("november", "test-1").unwrap();
+    (line.state, line.reason)
+}
+
+fn has_grant(plan: &Plan) -> bool {
+    plan.actions.iter().any(|action| matches!(action, Action::OpenBatch { .. }))
+}
+
+#[test]
+fn an_answer_to_another_grant_never_counts() {
+    assert_eq!(answered(|_| {}).0, LineState::Succeeded);
+    assert_eq!(answered(|all| all.attempt = 2).0, LineState::Granted);
+    assert_eq!(answered(|all| all.rollout_uid = "other".to_owned()).0, LineState::Granted);
+    assert_eq!(answered(|all| all.enrolment_id = "other".to_owned()).0, LineState::Granted);
+    assert_eq!(answered(|all| all.action = JobAction::Rollback).0, LineState::Granted);
+    assert_eq!(answered(|all| all.sequence = 99).0, LineState::Granted);
+}
+
+#[test]
+fn success_without_the_required_restart_is_a_failure() {
+    let failed = (LineState::Failed, Some(Reason::RebootStuck));
+    assert_eq!(answered(|all| all.boot_id = "boot-1".to_owned()), failed);
+    assert_eq!(answered(|all| all.installed_in_boot = None), failed);
+    assert_eq!(answered(|all| all.boot_id = String::new()), failed);
+    let no_restart_needed = answered(|all| {
+        all.reboot_required = false;
+        all.installed_in_boot = None;
+    });
+    assert_eq!(no_restart_needed.0, LineState::Succeeded);
+}
+
+#[test]
+fn success_without_an_installation_is_not_proof() {
+    assert_eq!(answered(|all| all.started = false).0, LineState::AlreadyInstalled);
+}
+
+#[test]
+fn a_lost_or_damaged_record_stalls_the_run() {
+    for damage in [0, 1, 2] {
+        let mut world = granted();
+        let name = world.slices.keys().next().unwrap().clone();
+        let lines = &mut world.slices.get_mut(&name).unwrap().spec.lines;
+        match damage {
+            0 => {
+                world.slices.clear();
+            }
+            1 => lines[1] = "test-2 0 Perhaps".to_owned(),
+            _ => lines[1] = "test-9 0 Pending".to_owned(),
+        }
+        world.settle();
+        let status = world.status("november");
+        assert!(conditions::is_true(&status.conditions, conditions::STALLED));
+        assert_eq!(status.waiting_for[0].reason, "RecordLost");
+        assert!(world.jobs.contains_key("test-1"), "a job that may be at work is left alone");
+    }
+}
+
+#[test]
+fn a_batch_that_a_dead_leader_left_open_is_closed_by_writing_its_lines() {
+    let mut world = granted();
+    world.jobs.clear();
+    let slice = world.slices.values_mut().next().unwrap();
+    slice.spec.lines[0] = "test-1 0 Pending".to_owned();
+    let slice = slice.metadata.name.clone().unwrap();
+    let uid = world.rollouts["november"].metadata.uid.clone().unwrap();
+    world.ledger.sequence = 8;
+    world.ledger.batch = Some(Batch {
+        sequence: 7,
+        rollout_uid: uid,
+        slice,
+        grants: vec!["test-1 1 Install".to_owned()],
+    });
+    let mut suspended = world.clone();
+
+    world.settle();
+    let line = world.line("november", "test-1").unwrap();
+    assert_eq!((line.state, line.sequence), (LineState::Granted, 7));
+    assert_eq!(world.state("november", "test-2"), Some(LineState::Pending), "the slot is taken");
+    assert!(!world.jobs["test-1"].repaired, "no job can have existed");
+
+    suspended.edit("november", |spec| spec.suspend = Some(true));
+    suspended.settle();
+    let line = suspended.line("november", "test-1").unwrap();
+    // The line is written all the same: the dead leader's own write must lose.
+    assert_eq!((line.state, line.attempt, line.sequence), (LineState::Pending, 1, 7));
+    assert!(suspended.jobs.is_empty());
+}
+
+#[test]
+fn guards_grant_nothing_and_say_so() {
+    let mut world = World::new();
+    world.group("test");
+    world.device("test-1", "test", SERVER);
+    world.rollout("november", ONE_STAGE);
+    world.settle();
+    world.jobs.clear();
+    let mut skewed = world.clone();
+    skewed.guards.clock_trusted = false;
+    assert!(!has_grant(&skewed.plan()));
+    skewed.settle();
+    assert_eq!(skewed.status("november").waiting_for[0].reason, "ClockSkew");
+    let mut unledgered = world.clone();
+    unledgered.ledger.present = false;
+    assert!(!has_grant(&unledgered.plan()));
+    let mut terminating = world;
+    terminating.guards.namespace_terminating = true;
+    let plan = terminating.plan();
+    assert!(matches!(plan.actions.as_slice(), [Action::RemoveFinalizer(_)]));
+}
+
+#[test]
+fn a_repaired_job_is_never_recalled() {
+    let mut world = granted();
+    world.jobs.clear();
+    world.settle();
+    assert!(world.jobs["test-1"].repaired);
+    world.edit("november", |spec| spec.suspend = Some(true));
+    world.settle();
+    assert_eq!(world.state("november", "test-1"), Some(LineState::Granted));
+    assert!(world.jobs.contains_key("test-1"));
+}
+
+#[test]
+fn a_grant_whose_job_was_never_asked_for_is_not_repaired_but_made() {
+    let mut world = granted();
+    let job = world.jobs.remove("test-1").unwrap();
+    world.uncreated.insert(GrantId {
+        rollout_uid: job.rollout_uid,
+        device: "test-1".to_owned(),
+        attempt: 1,
+    });
+    world.settle();
+    assert!(!world.jobs["test-1"].repaired);
+}
+
+#[test]
+fn suspending_recalls_what_has_not_begun_and_resuming_is_a_new_attempt() {
+    let mut world = granted();
+    world.edit("november", |spec| spec.suspend = Some(true));
+    world.settle();
+    assert_eq!(world.state("november", "test-1"), Some(LineState::Pending));
+    assert!(world.jobs.is_empty());
+    world.edit("november", |spec| spec.suspend = Some(false));
+    world.settle();
+    let line = world.line("november", "test-1").unwrap();
+    assert_eq!((line.attempt, line.tries), (2, 0));
+}
+
+#[test]
+fn a_device_in_two_stages_belongs_to_the_first() {
+    let mut world = World::new();
+    world.group("test");
+    world.device("test-1", "test", SERVER);
+    world.rollout(
+        "november",
+        "{updates: {select: {release: 2026-11}}, stages: [{name: one, group: test}, \
+         {name: two, selector: {matchLabels: {stage: test}}, minDevices: 0, minProven: 0}]}",
+    );
+    for _ in 0..30 {
+        world.minute(|_| {});
+    }
+    let status = world.status("november");
+    assert_eq!(status.phase, Some(RolloutPhase::Completed));
+    assert_eq!((status.stages[0].counts.total, status.stages[1].counts.total), (1, 0));
+    assert_eq!(world.agents["test-1"].begun, 1);
+}
+
+#[test]
+fn a_group_that_forbids_it_is_not_rolled_back() {
+    let mut world = granted();
+    world.groups.get_mut("test").unwrap().spec.rollback = RollbackPolicy::Forbid;
+    world.edit("november", |spec| {
+        spec.on_failure.action = wardring_api::FailureAction::Rollback;
+    });
+    world.agents.get_mut("test-1").unwrap().script = Script::ServiceDown;
+    for _ in 0..60 {
+        world.minute(|_| {});
+    }
+    assert_eq!(world.state("november", "test-1"), Some(LineState::Failed));
+    assert!(world.holds.is_empty());
+}
+
+#[test]
+fn silence_over_its_budget_never_rolls_back_another_device() {
+    let mut world = World::new();
+    world.group("test").spec.max_unavailable = Some(Cap::Count(9));
+    for name in ["test-1", "test-2", "test-3"] {
+        world.device(name, "test", SERVER);
+    }
+    world.agents.get_mut("test-2").unwrap().script = Script::Silent;
+    world.rollout(
+        "november",
+        "{updates: {select: {release: 2026-11}}, stages: [{name: test, group: test}], \
+         onFailure: {action: Rollback, scope: AllStages}}",
+    );
+    for _ in 0..300 {
+        world.minute(|_| {});
+    }
+    assert_eq!(world.status("november").phase, Some(RolloutPhase::Halted));
+    assert_eq!(world.state("november", "test-1"), Some(LineState::Succeeded));
+    assert_eq!(world.state("november", "test-2"), Some(LineState::Unreachable));
+    assert!(world.agents["test-1"].installed && world.status("november").rollback.is_none());
+}
+
+#[test]
+fn the_job_of_a_silent_device_stays_until_it_is_released_or_its_retention_ends() {
+    let mut world = granted();
+    world.agents.get_mut("test-1").unwrap().script = Script::Silent;
+    for _ in 0..300 {
+        world.minute(|_| {});
+    }
+    assert_eq!(world.state("november", "test-1"), Some(LineState::Unreachable));
+    assert!(world.jobs.contains_key("test-1"));
+    let mut old = world.clone();
+    old.now += SignedDuration::from_hours(31 * 24);
+    old.settle();
+    assert!(old.jobs.is_empty());
+    world.devices.get_mut("test-1").unwrap().release_requested_at = Some(world.now);
+    let plan = world.plan();
+    assert!(
+        plan.actions
+            .iter()
+            .any(|action| { matches!(action, Action::DeleteJob { why: JobEnd::Released, .. }) })
+    );
+    world.settle();
+    let line = world.line("november", "test-1").unwrap();
+    assert_eq!((line.state, line.reason), (LineState::Unreachable, Some(Reason::Released)));
+}
+
+#[test]
+fn a_job_that_cannot_be_created_ends_its_line() {
+    let mut world = granted();
+    let job = world.jobs.remove("test-1").unwrap();
+    let mut snapshot = world.snapshot();
+    let grant = GrantId { rollout_uid: job.rollout_uid, device: "test-1".to_owned(), attempt: 1 };
+    snapshot.cannot_create.insert(grant, "the payload is too large".to_owned());
+    let plan = wardring_planner::plan(&snapshot);
+    let ends = plan.actions.iter().any(|action| match action {
+        Action::RecordLines { changes, .. } => {
+            changes.iter().any(|change| change.line.reason == Some(Reason::CannotCreate))
+        }
+        _ => false,
+    });
+    assert!(ends);
+}
+
+#[test]
+fn every_frozen_device_has_a_decision() {
+    let world = granted();
+    let plan = world.plan();
+    let told: Vec<(String, Decision)> = plan.rollouts[0].stages[0]
+        .devices()
+        .map(|(name, decision)| (name.to_owned(), decision))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("test-1".to_owned(), Decision::Continue),
+            ("test-2".to_owned(), Decision::Hold(Reason::SlotsTaken)),
+        ]
+    );
+}
+
+#[test]
+fn a_selection_resolves_per_product_without_what_is_superseded_or_excluded() {
+    let mut old = update("KB5068780", SERVER);
+    old.superseded_by = Some("KB5068787".parse().unwrap());
+    let mut elsewhere = update("KB5068781", "Windows Server 2019");
+    elsewhere.superseded_by = Some("KB5068787".parse().unwrap());
+    let mut driver = update("KB5068799", SERVER);
+    driver.kind = wardring_api::UpdateKind::Driver;
+    let mut past = update("KB5060000", SERVER);
+    past.release = "2026-10".to_owned();
+    let all =
+        [update("KB5068787", SERVER), old, elsewhere, driver, past, update("KB5068782", SERVER)];
+    let catalogue: Vec<_> = all.iter().collect();
+    let yaml = "updates: {select: {release: 2026-11, exclude: [KB5068782]}}\n\
+                stages: [{name: a, group: b}]";
+    let resolved = resolve(&serde_yaml::from_str(yaml).unwrap(), &catalogue).unwrap();
+    let told: Vec<_> =
+        resolved.iter().map(|update| (update.product.as_str(), update.kb.as_str())).collect();
+    assert_eq!(told, [("Windows Server 2019", "KB5068781"), (SERVER, "KB5068787")]);
+
+    let yaml = "updates: {kbs: [KB5068787, KB5011111]}\nstages: [{name: a, group: b}]";
+    let (reason, message) = resolve(&serde_yaml::from_str(yaml).unwrap(), &catalogue).unwrap_err();
+    assert_eq!(reason, Reason::NothingSelected);
+    assert!(message.contains("KB5011111") && !message.contains("KB5068787"), "{message}");
+}
+
+#[test]
+fn a_malformed_object_is_named_and_does_not_panic() {
+    let mut world = granted();
+    let mut snapshot = world.snapshot();
+    let mut rollout = (*snapshot.rollouts[0]).clone();
+    rollout.spec.stages.clear();
+    rollout.metadata.name = None;
+    snapshot.rollouts.push(Arc::new(rollout));
+    let plan = wardring_planner::plan(&snapshot);
+    assert!(plan.rollouts.iter().any(|told| {
+        told.status.waiting_for.first().is_some_and(|first| first.reason == "InvalidSpec")
+    }));
+    world.settle();
+}
