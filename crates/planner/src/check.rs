@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use wardring_api::{
     Cap, JobAction, LineState, PatchRollout, PatchRolloutStatus, SliceLine, StageState,
 };
@@ -48,6 +49,8 @@ struct Replay<'a> {
 #[derive(Default)]
 struct Flight {
     size: usize,
+    /// Failures before this were answered by a person's retry.
+    since: Option<Timestamp>,
     installing: BTreeSet<String>,
     rolling: BTreeSet<String>,
     failed: BTreeSet<String>,
@@ -55,6 +58,7 @@ struct Flight {
 
 impl Flight {
     fn note(&mut self, line: &SliceLine, has_begun: bool, most_tries: u32) {
+        let since = self.since;
         let mut mark = |set: fn(&mut Flight) -> &mut BTreeSet<String>, holds: bool| {
             if holds {
                 set(self).insert(line.device.clone());
@@ -68,7 +72,8 @@ impl Flight {
         mark(|all| &mut all.installing, (granted && !rollback) || (waits && has_begun));
         mark(|all| &mut all.rolling, granted && rollback);
         let failed = line.state == LineState::Failed && line.tries > 0;
-        mark(|all| &mut all.failed, failed && line.tries >= most_tries);
+        let counts = since.is_none_or(|since| line.at.is_none_or(|at| at >= since));
+        mark(|all| &mut all.failed, failed && counts && line.tries >= most_tries);
     }
 }
 
@@ -224,6 +229,9 @@ impl<'a> Replay<'a> {
     /// Whether a line of the batch still lacks its sequence.
     fn is_unwritten(&self, batch: &wardring_api::Batch) -> bool {
         let Some(slice) = self.slices.get(batch.slice.as_str()) else { return false };
+        if slice.damaged.is_some() {
+            return false;
+        }
         (0..slice.lines.len()).filter_map(|index| self.line(&batch.slice, index)).any(|line| {
             line.sequence < batch.sequence
                 && batch.grants.iter().any(|text| {
@@ -351,7 +359,10 @@ impl<'a> Replay<'a> {
 
     /// Adds up a stage once; every line written afterwards is noted.
     fn flight(&self, rollout: &PatchRollout, slice: &SliceView) -> Flight {
-        let mut flight = Flight::default();
+        let status = self.rollouts.get(slice.rollout_uid.as_str()).map(|(_, status)| status);
+        let stage = status.and_then(|all| all.stages.iter().find(|all| all.name == slice.stage));
+        let since = stage.and_then(|stage| stage.started_at);
+        let mut flight = Flight { since, ..Flight::default() };
         let most = most_tries(rollout, &slice.stage);
         let same = |other: &&&SliceView| {
             other.rollout_uid == slice.rollout_uid

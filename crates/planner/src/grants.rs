@@ -39,6 +39,7 @@ impl Pen {
 /// rollout goes on, the grants are made; where it stands still, the lines are left ungranted.
 pub(crate) fn close_open_batch(runs: &mut [Run<'_>], scene: &Scene<'_>, lanes: &mut Lanes) {
     let Some(batch) = &scene.snapshot.ledger.batch else { return };
+    let mut is_known = false;
     for run in runs.iter_mut() {
         let may_grant = run.stop.is_none() && run.complaint.is_none();
         let may_roll_back = matches!(run.stop, None | Some(Stop::Halted));
@@ -48,6 +49,7 @@ pub(crate) fn close_open_batch(runs: &mut [Run<'_>], scene: &Scene<'_>, lanes: &
             else {
                 continue;
             };
+            is_known = true;
             let mut changes = Vec::new();
             for (device, attempt, action) in batch.grants.iter().filter_map(|text| entry(text)) {
                 let lines = &frozen.slices[slice].lines;
@@ -80,6 +82,38 @@ pub(crate) fn close_open_batch(runs: &mut [Run<'_>], scene: &Scene<'_>, lanes: &
             }
         }
     }
+    if !is_known {
+        lanes.fences.extend(close_unused(batch, scene));
+    }
+}
+
+/// Closes a batch of a slice that no rollout uses any more, granting nothing. A slice that cannot be
+/// read is left alone: whoever opened the batch cannot have read it either.
+fn close_unused(batch: &Batch, scene: &Scene<'_>) -> Option<Action> {
+    let mut slices = scene.snapshot.slices.iter();
+    let slice = slices.find(|slice| slice.name == batch.slice && slice.damaged.is_none())?;
+    let named = |line: &wardring_api::SliceLine| {
+        batch.grants.iter().filter_map(|text| entry(text)).find_map(|(device, attempt, _)| {
+            let is_open = line.sequence < batch.sequence && line.attempt <= attempt;
+            (device == line.device && is_open).then_some(attempt)
+        })
+    };
+    let changes: Vec<LineChange> = slice
+        .lines
+        .iter()
+        .enumerate()
+        .filter_map(|(index, line)| {
+            let attempt = named(line)?;
+            let line =
+                wardring_api::SliceLine { attempt, sequence: batch.sequence, ..line.clone() };
+            Some(LineChange { index, line })
+        })
+        .collect();
+    (!changes.is_empty()).then(|| Action::RecordLines {
+        slice: slice.name.clone(),
+        cause: RecordCause::Grants,
+        changes,
+    })
 }
 
 /// Reads `device attempt action`.

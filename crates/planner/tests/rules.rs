@@ -144,6 +144,26 @@ fn a_batch_that_a_dead_leader_left_open_is_closed_by_writing_its_lines() {
 }
 
 #[test]
+fn an_open_batch_of_a_rollout_that_is_gone_does_not_block_the_others() {
+    let mut world = granted();
+    let slice = world.slices.values_mut().next().unwrap();
+    slice.spec.lines[0] = "test-1 0 Pending".to_owned();
+    let slice = slice.metadata.name.clone().unwrap();
+    let gone = world.rollouts.remove("november").unwrap();
+    world.ledger.sequence = 8;
+    world.ledger.batch = Some(Batch {
+        sequence: 7,
+        rollout_uid: gone.metadata.uid.unwrap(),
+        slice: slice.clone(),
+        grants: vec!["test-1 1 Install".to_owned()],
+    });
+    world.rollout("december", ONE_STAGE);
+    world.settle();
+    assert_eq!(world.slices[&slice].spec.lines[0], "test-1 1 Pending seq=7");
+    assert_eq!(world.state("december", "test-1"), Some(LineState::Granted));
+}
+
+#[test]
 fn guards_grant_nothing_and_say_so() {
     let mut world = World::new();
     world.group("test");
