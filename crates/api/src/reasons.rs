@@ -97,6 +97,8 @@ reasons! {
     PatchAuthority,
     /// No agent is in contact.
     Offline,
+    /// An agent is in contact.
+    AgentInContact,
     /// The device has no enrolment yet.
     NotEnrolled,
     /// The device is in the middle of another rollout's job.

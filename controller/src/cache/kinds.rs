@@ -1,0 +1,285 @@
+//! How each kind goes into the cache and out of it.
+
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
+
+use kube::{Resource, core::NamespaceResourceScope};
+use serde::de::DeserializeOwned;
+use wardring_api::{
+    DeviceGroup, PatchJob, PatchLedger, PatchRollout, PatchRolloutSlice, Update, UpdateHold,
+    names::LEDGER_NAME,
+};
+use wardring_planner::{HoldView, SliceView};
+
+use super::{
+    device::SlimDevice,
+    intern::Interner,
+    namespace::{CachedJob, Namespace, Stored, group_view},
+};
+
+/// The kinds that are watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// PatchLedger.
+    Ledger,
+    /// PatchRollout.
+    Rollout,
+    /// PatchRolloutSlice.
+    Slice,
+    /// PatchJob.
+    Job,
+    /// Device.
+    Device,
+    /// DeviceGroup.
+    Group,
+    /// Update.
+    Update,
+    /// UpdateHold.
+    Hold,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Kind; 8] = [
+        Kind::Ledger,
+        Kind::Rollout,
+        Kind::Slice,
+        Kind::Job,
+        Kind::Device,
+        Kind::Group,
+        Kind::Update,
+        Kind::Hold,
+    ];
+
+    /// The kind as the API names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Ledger => "PatchLedger",
+            Kind::Rollout => "PatchRollout",
+            Kind::Slice => "PatchRolloutSlice",
+            Kind::Job => "PatchJob",
+            Kind::Device => "Device",
+            Kind::Group => "DeviceGroup",
+            Kind::Update => "Update",
+            Kind::Hold => "UpdateHold",
+        }
+    }
+}
+
+/// An object that the cache keeps.
+pub trait Cached:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + Debug
+    + DeserializeOwned
+    + Send
+    + Sync
+    + 'static
+{
+    /// Its kind.
+    const KIND: Kind;
+
+    /// Puts it into its namespace unless something newer is there. Says whether that changed
+    /// anything that a pass looks at.
+    fn put(self, space: &mut Namespace, pool: &mut Interner, version: u64) -> bool;
+
+    /// Takes it out. Says whether it was there.
+    fn drop_from(space: &mut Namespace, name: &str) -> bool;
+
+    /// Names of this kind's objects in the namespace.
+    fn names_in(space: &Namespace) -> Vec<String>;
+}
+
+fn stored<T>(object: &impl Resource, version: u64, value: T) -> Stored<T> {
+    let uid = object.meta().uid.as_deref().unwrap_or_default();
+    Stored { uid: Arc::from(uid), version, value: Arc::new(value) }
+}
+
+/// Puts `item` into `map` unless the same or a newer version is there.
+fn put_newer<T>(map: &mut BTreeMap<String, Stored<T>>, name: String, item: Stored<T>) -> bool {
+    if map.get(&name).is_some_and(|known| known.version >= item.version) {
+        return false;
+    }
+    map.insert(name, item);
+    true
+}
+
+fn name_of(object: &impl Resource) -> String {
+    object.meta().name.clone().unwrap_or_default()
+}
+
+impl Cached for PatchLedger {
+    const KIND: Kind = Kind::Ledger;
+
+    fn put(mut self, space: &mut Namespace, _: &mut Interner, version: u64) -> bool {
+        // The schema allows one name only; anything else is none of ours.
+        if self.metadata.name.as_deref() != Some(LEDGER_NAME)
+            || space.ledger.as_ref().is_some_and(|known| known.version >= version)
+        {
+            return false;
+        }
+        self.metadata.managed_fields = None;
+        space.ledger = Some(stored(&self.clone(), version, self));
+        true
+    }
+
+    fn drop_from(space: &mut Namespace, name: &str) -> bool {
+        name == LEDGER_NAME && space.ledger.take().is_some()
+    }
+
+    fn names_in(space: &Namespace) -> Vec<String> {
+        space.ledger.iter().map(|_| LEDGER_NAME.to_owned()).collect()
+    }
+}
+
+impl Cached for PatchRollout {
+    const KIND: Kind = Kind::Rollout;
+
+    fn put(mut self, space: &mut Namespace, _: &mut Interner, version: u64) -> bool {
+        self.metadata.managed_fields = None;
+        let name = name_of(&self);
+        let wanted = |rollout: &PatchRollout| {
+            let meta = &rollout.metadata;
+            (meta.generation, meta.deletion_timestamp.clone(), meta.annotations.clone())
+        };
+        let is_new_intent =
+            space.rollouts.get(&name).is_none_or(|known| wanted(&known.value) != wanted(&self));
+        let item = stored(&self.clone(), version, self);
+        let changed = put_newer(&mut space.rollouts, name, item);
+        if changed && is_new_intent {
+            space.intent += 1;
+        }
+        changed
+    }
+
+    fn drop_from(space: &mut Namespace, name: &str) -> bool {
+        space.intent += 1;
+        space.rollouts.remove(name).is_some()
+    }
+
+    fn names_in(space: &Namespace) -> Vec<String> {
+        space.rollouts.keys().cloned().collect()
+    }
+}
+
+impl Cached for PatchRolloutSlice {
+    const KIND: Kind = Kind::Slice;
+
+    fn put(self, space: &mut Namespace, _: &mut Interner, version: u64) -> bool {
+        let item = stored(&self, version, SliceView::new(&self));
+        put_newer(&mut space.slices, name_of(&self), item)
+    }
+
+    fn drop_from(space: &mut Namespace, name: &str) -> bool {
+        space.slices.remove(name).is_some()
+    }
+
+    fn names_in(space: &Namespace) -> Vec<String> {
+        space.slices.keys().cloned().collect()
+    }
+}
+
+impl Cached for PatchJob {
+    const KIND: Kind = Kind::Job;
+
+    fn put(self, space: &mut Namespace, _: &mut Interner, version: u64) -> bool {
+        let item = stored(&self, version, CachedJob::new(&self));
+        put_newer(&mut space.jobs, name_of(&self), item)
+    }
+
+    fn drop_from(space: &mut Namespace, name: &str) -> bool {
+        space.jobs.remove(name).is_some()
+    }
+
+    fn names_in(space: &Namespace) -> Vec<String> {
+        space.jobs.keys().cloned().collect()
+    }
+}
+
+impl Cached for DeviceGroup {
+    const KIND: Kind = Kind::Group;
+
+    fn put(self, space: &mut Namespace, _: &mut Interner, version: u64) -> bool {
+        let name = name_of(&self);
+        if space.groups.get(&name).is_some_and(|known| known.version >= version) {
+            return false;
+        }
+        space.put_group(stored(&self, version, group_view(&self)));
+        true
+    }
+
+    fn drop_from(space: &mut Namespace, name: &str) -> bool {
+        let was_there = space.groups.remove(name).is_some();
+        if was_there {
+            space.intent += 1;
+            space.refresh_groups();
+        }
+        was_there
+    }
+
+    fn names_in(space: &Namespace) -> Vec<String> {
+        space.groups.keys().cloned().collect()
+    }
+}
+
+impl Cached for Update {
+    const KIND: Kind = Kind::Update;
+
+    fn put(self, space: &mut Namespace, _: &mut Interner, version: u64) -> bool {
+        let item = stored(&self, version, self.spec.clone());
+        put_newer(&mut space.updates, name_of(&self), item)
+    }
+
+    fn drop_from(space: &mut Namespace, name: &str) -> bool {
+        space.updates.remove(name).is_some()
+    }
+
+    fn names_in(space: &Namespace) -> Vec<String> {
+        space.updates.keys().cloned().collect()
+    }
+}
+
+impl Cached for UpdateHold {
+    const KIND: Kind = Kind::Hold;
+
+    fn put(self, space: &mut Namespace, _: &mut Interner, version: u64) -> bool {
+        let name = name_of(&self);
+        let view = HoldView { name: name.clone(), spec: self.spec.clone() };
+        let changed = put_newer(&mut space.holds, name, stored(&self, version, view));
+        space.intent += u64::from(changed);
+        changed
+    }
+
+    fn drop_from(space: &mut Namespace, name: &str) -> bool {
+        space.holds.remove(name).is_some()
+    }
+
+    fn names_in(space: &Namespace) -> Vec<String> {
+        space.holds.keys().cloned().collect()
+    }
+}
+
+impl Cached for SlimDevice {
+    const KIND: Kind = Kind::Device;
+
+    // Devices come from their one watch only and are never fenced, so no version is kept per row.
+    fn put(self, space: &mut Namespace, pool: &mut Interner, _: u64) -> bool {
+        let row = self.into_row(pool);
+        if space.devices.get(&row.name) == Some(&row) {
+            return false;
+        }
+        Arc::make_mut(&mut space.devices).upsert(row);
+        true
+    }
+
+    fn drop_from(space: &mut Namespace, name: &str) -> bool {
+        let is_there = space.devices.find(name).is_some();
+        if is_there {
+            Arc::make_mut(&mut space.devices).remove(name);
+        }
+        is_there
+    }
+
+    fn names_in(space: &Namespace) -> Vec<String> {
+        space.devices.rows().iter().map(|row| row.name.to_string()).collect()
+    }
+}

@@ -1,0 +1,112 @@
+//! What is known of one namespace.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use wardring_api::{DeviceGroup, PatchJob, PatchLedger, PatchRollout, SignedBytes, UpdateSpec};
+use wardring_planner::{DeviceTable, GroupView, HoldView, JobView, SliceView};
+
+use super::Kind;
+
+/// An object with what a compare-and-swap needs.
+#[derive(Debug)]
+pub struct Stored<T> {
+    /// Uid of the object.
+    pub uid: Arc<str>,
+    /// Its resource version.
+    pub version: u64,
+    /// What is kept of it.
+    pub value: Arc<T>,
+}
+
+impl<T> Clone for Stored<T> {
+    fn clone(&self) -> Stored<T> {
+        Stored { uid: self.uid.clone(), version: self.version, value: self.value.clone() }
+    }
+}
+
+/// A job, and its signed answer as it came.
+#[derive(Clone, Debug)]
+pub struct CachedJob {
+    /// What the planner reads, still without verified outcome.
+    pub view: Arc<JobView>,
+    /// The answer to verify.
+    pub signed: Option<SignedBytes>,
+}
+
+impl CachedJob {
+    /// What is kept of a job.
+    pub fn new(job: &PatchJob) -> CachedJob {
+        CachedJob {
+            view: Arc::new(JobView::new(job, wardring_planner::JobOutcome::None)),
+            signed: job.status.as_ref().and_then(|status| status.outcome.clone()),
+        }
+    }
+}
+
+/// What is known of one namespace.
+#[derive(Debug, Default)]
+pub struct Namespace {
+    /// Devices and groups.
+    pub devices: Arc<DeviceTable>,
+    /// Rollouts by name.
+    pub rollouts: BTreeMap<String, Stored<PatchRollout>>,
+    /// Slices by name.
+    pub slices: BTreeMap<String, Stored<SliceView>>,
+    /// Jobs by name.
+    pub jobs: BTreeMap<String, Stored<CachedJob>>,
+    /// Groups by name.
+    pub groups: BTreeMap<String, Stored<GroupView>>,
+    /// Catalogue by name.
+    pub updates: BTreeMap<String, Stored<UpdateSpec>>,
+    /// Bars by name.
+    pub holds: BTreeMap<String, Stored<HoldView>>,
+    /// The ledger.
+    pub ledger: Option<Stored<PatchLedger>>,
+    /// Counts changes of what people want: a pass that is still writing looks at it again then, so
+    /// that a halt does not wait behind a thousand grants.
+    pub intent: u64,
+    pub(super) floors: BTreeMap<Kind, u64>,
+}
+
+impl Namespace {
+    /// Version of the last consistent list of a kind.
+    pub fn floor(&self, kind: Kind) -> u64 {
+        self.floors.get(&kind).copied().unwrap_or(0)
+    }
+
+    /// Whether there is a run, or the record of one.
+    pub fn has_runs(&self) -> bool {
+        !(self.rollouts.is_empty() && self.slices.is_empty() && self.jobs.is_empty())
+    }
+
+    /// Whether a pass over the namespace can have anything to do.
+    pub fn is_active(&self) -> bool {
+        self.has_runs() || !self.groups.is_empty()
+    }
+
+    /// Takes the groups into the device table, with as little work as the change needs.
+    pub(super) fn refresh_groups(&mut self) {
+        let views = self.groups.values().map(|group| (*group.value).clone()).collect();
+        Arc::make_mut(&mut self.devices).set_groups(views);
+    }
+
+    /// Puts one group.
+    pub(super) fn put_group(&mut self, stored: Stored<GroupView>) {
+        let name = stored.value.name.clone();
+        let status = stored.value.status.clone();
+        let is_same_spec =
+            self.groups.get(&name).is_some_and(|known| known.value.spec == stored.value.spec);
+        self.groups.insert(name.clone(), stored);
+        if is_same_spec {
+            Arc::make_mut(&mut self.devices).set_group_status(&name, status);
+        } else {
+            self.intent += 1;
+            self.refresh_groups();
+        }
+    }
+}
+
+/// The view of a group object.
+pub(super) fn group_view(group: &DeviceGroup) -> GroupView {
+    GroupView::new(group)
+}

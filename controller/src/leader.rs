@@ -1,0 +1,200 @@
+//! What a leader does for the length of its term: run a pass over each namespace that changed or
+//! whose time has come, a few namespaces at once, and keep the certificates and enrolments going.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    pass::{Desk, Memory, Pass, pass},
+    progress::Progress,
+};
+
+/// Changes within this span are one pass: a stage of reports arrives in bursts.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+/// Pause before looking again for the cache to catch up.
+const CATCH_UP: Duration = Duration::from_millis(15);
+/// First and longest pause after a failed pass.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+/// The scheduler shows that it lives this often, and looks for namespaces nobody reported.
+const BEAT: Duration = Duration::from_secs(1);
+/// A namespace with a run is looked at this often even if nothing seems to happen: a watch that lost
+/// an event must not stall a rollout for good.
+const AT_LEAST_EVERY: Duration = Duration::from_secs(300);
+
+/// One namespace in the schedule.
+#[derive(Debug, Default)]
+struct Place {
+    /// What passes remember; absent while one runs.
+    memory: Option<Memory>,
+    running: bool,
+    /// When to run, if at all.
+    due: Option<Instant>,
+    /// Changed while a pass was running.
+    changed: bool,
+    failures: u32,
+}
+
+/// Works until the term is over or `stop` is cancelled; passes that run are finished first.
+pub async fn lead(desk: Desk, progress: Progress, workers: usize, stop: CancellationToken) {
+    progress.begin(workers);
+    let mut places: BTreeMap<String, Place> = BTreeMap::new();
+    let mut running: JoinSet<(String, Memory, Pass)> = JoinSet::new();
+    let mut office = desk.office.clone();
+    let mut beat = tokio::time::interval(BEAT);
+    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    mark_changed(
+        &mut places,
+        desk.cache.namespaces(|space| space.is_active() || has_devices(space)),
+    );
+    while desk.in_office() && !stop.is_cancelled() {
+        progress.beat();
+        start_due(&desk, &progress, &mut places, &mut running, workers);
+        let next = next_due(&places, running.len() < workers);
+        tokio::select! {
+            () = stop.cancelled() => {}
+            _ = office.changed() => {}
+            _ = beat.tick() => {}
+            () = desk.cache.dirtied() => mark_changed(&mut places, desk.cache.take_dirty()),
+            () = desk.presence.changed() => mark_changed(&mut places, desk.presence.take_changes()),
+            () = sleep_until(next) => {}
+            Some(ended) = running.join_next() => match ended {
+                Ok((namespace, memory, outcome)) => {
+                    progress.pass_ended(&namespace);
+                    settle(&mut places, namespace, memory, &outcome);
+                }
+                // The place stays without a pass until something changes; a panic is a bug that the
+                // log shows, and the other namespaces go on.
+                Err(error) => {
+                    tracing::error!(%error, "a pass panicked");
+                    revive(&desk, &mut places, &progress);
+                }
+            }
+        }
+    }
+    // Requests under way are finished: their answers are worth having in the log. The office is
+    // checked before each write, so a lost term ends them at the next step.
+    while let Some(ended) = running.join_next().await {
+        if let Ok((namespace, ..)) = ended {
+            progress.pass_ended(&namespace);
+        }
+    }
+    progress.end();
+}
+
+fn has_devices(space: &crate::cache::Namespace) -> bool {
+    !space.devices.rows().is_empty()
+}
+
+fn mark_changed(
+    places: &mut BTreeMap<String, Place>,
+    namespaces: impl IntoIterator<Item = String>,
+) {
+    let due = Instant::now() + DEBOUNCE;
+    for namespace in namespaces {
+        let place = places.entry(namespace).or_default();
+        if place.running {
+            place.changed = true;
+        } else if place.failures == 0 {
+            place.due = Some(place.due.map_or(due, |known| known.min(due)));
+        }
+    }
+}
+
+fn start_due(
+    desk: &Desk,
+    progress: &Progress,
+    places: &mut BTreeMap<String, Place>,
+    running: &mut JoinSet<(String, Memory, Pass)>,
+    workers: usize,
+) {
+    let now = Instant::now();
+    // The longest overdue first: a namespace with a huge rollout never starves another one.
+    let mut due: Vec<(Instant, String)> = places
+        .iter()
+        .filter(|(_, place)| !place.running)
+        .filter_map(|(name, place)| Some((place.due.filter(|due| *due <= now)?, name.clone())))
+        .collect();
+    due.sort();
+    for (_, namespace) in due {
+        if running.len() >= workers {
+            break;
+        }
+        let Some(place) = places.get_mut(&namespace) else { continue };
+        place.due = None;
+        place.running = true;
+        place.changed = false;
+        let mut memory = place.memory.take().unwrap_or_default();
+        let desk = desk.clone();
+        progress.pass_began(&namespace);
+        running.spawn(async move {
+            let outcome = pass(&desk, &namespace, &mut memory).await;
+            (namespace, memory, outcome)
+        });
+    }
+}
+
+fn settle(places: &mut BTreeMap<String, Place>, namespace: String, memory: Memory, outcome: &Pass) {
+    let place = places.entry(namespace).or_default();
+    place.running = false;
+    place.memory = Some(memory);
+    let now = Instant::now();
+    if matches!(outcome, Pass::Failed) {
+        place.failures += 1;
+        place.due = Some(now + backoff(place.failures));
+        return;
+    }
+    place.failures = 0;
+    let again = match outcome {
+        Pass::Done(next) => next
+            .map(|next| now + until(next))
+            .map_or(now + AT_LEAST_EVERY, |due| due.min(now + AT_LEAST_EVERY)),
+        Pass::Again | Pass::Waiting | Pass::Failed => now + CATCH_UP,
+    };
+    place.due = Some(if place.changed { again.min(now + DEBOUNCE) } else { again });
+    place.changed = false;
+}
+
+/// After a panic nobody knows which pass it was: every place that has no task any more starts anew,
+/// with nothing remembered.
+fn revive(desk: &Desk, places: &mut BTreeMap<String, Place>, progress: &Progress) {
+    for (namespace, place) in places.iter_mut().filter(|(_, place)| place.running) {
+        // A pass that still runs keeps its place: two at once only cost conflicts, never safety.
+        tracing::warn!(namespace, term = desk.term, "starting the namespace anew");
+        progress.pass_ended(namespace);
+        place.running = false;
+        place.failures += 1;
+        place.due = Some(Instant::now() + backoff(place.failures));
+    }
+}
+
+fn until(instant: Timestamp) -> Duration {
+    let left = instant.duration_since(Timestamp::now()).max(SignedDuration::ZERO);
+    // A little later than the instant, so that the pass finds it reached.
+    Duration::try_from(left).unwrap_or(AT_LEAST_EVERY) + Duration::from_millis(5)
+}
+
+fn backoff(failures: u32) -> Duration {
+    let factor = 1u32 << failures.saturating_sub(1).min(10);
+    let full = BACKOFF.0.saturating_mul(factor).min(BACKOFF.1);
+    full / 2 + full.mul_f64(rand::random::<f64>() / 2.0)
+}
+
+fn next_due(places: &BTreeMap<String, Place>, has_room: bool) -> Option<Instant> {
+    if !has_room {
+        return None;
+    }
+    places.values().filter(|place| !place.running).filter_map(|place| place.due).min()
+}
+
+async fn sleep_until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,20 @@
+//! The controller: decides (through the planner), signs, and publishes. Its pass is observe →
+//! validate → plan → apply → publish, a namespace at a time.
+//!
+//! This crate must not speak the agents' protocol, and decides nothing itself: what is to be done
+//! stands in the plan.
+
+pub mod cache;
+pub mod clock;
+mod crds;
+pub mod events;
+pub mod health;
+pub mod identity;
+pub mod leader;
+pub mod lease;
+pub mod metrics;
+pub mod pass;
+pub mod presence;
+pub mod progress;
+pub mod settings;
+pub mod start;

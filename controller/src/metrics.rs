@@ -1,0 +1,140 @@
+//! The few numbers that say whether the controller works.
+
+use std::sync::{Arc, atomic::AtomicU64};
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+/// Which pass results are counted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PassLabels {
+    /// `ok`, `skipped`, `conflict`, `failed` or `refused`.
+    pub result: &'static str,
+}
+
+/// One write to the API server.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct WriteLabels {
+    /// Kind of the object.
+    pub kind: &'static str,
+    /// `create`, `replace`, `status`, `patch` or `delete`.
+    pub verb: &'static str,
+}
+
+/// A safety rule.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RuleLabels {
+    /// Its name, such as `S2`.
+    pub rule: String,
+}
+
+/// Rollouts in one phase.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PhaseLabels {
+    /// Namespace.
+    pub namespace: String,
+    /// Phase of the status.
+    pub phase: String,
+}
+
+/// One namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct NamespaceLabels {
+    /// Namespace.
+    pub namespace: String,
+}
+
+/// The numbers; clones share them.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// Passes by result.
+    pub passes: Family<PassLabels, Counter>,
+    /// Time of one pass, writes included.
+    pub pass_seconds: Histogram,
+    /// Plans that broke a safety rule and were not applied.
+    pub plan_violations: Family<RuleLabels, Counter>,
+    /// Writes that reached the API server.
+    pub writes: Family<WriteLabels, Counter>,
+    /// Writes that lost against another writer.
+    pub conflicts: Family<WriteLabels, Counter>,
+    /// 1 while this process leads.
+    pub leader: Gauge,
+    /// Rollouts by phase.
+    pub rollouts: Family<PhaseLabels, Gauge>,
+    /// Devices granted and without outcome.
+    pub devices_in_flight: Family<NamespaceLabels, Gauge>,
+    /// How far our clock is behind the API server's.
+    pub clock_skew_seconds: Gauge<f64, AtomicU64>,
+    registry: Arc<Registry>,
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        Metrics::new()
+    }
+}
+
+impl Metrics {
+    /// Fresh numbers, registered under `wardring_controller_`.
+    pub fn new() -> Metrics {
+        let mut registry = Registry::with_prefix("wardring_controller");
+        // From 1 ms to about 30 s: a pass without writes takes milliseconds, a big one seconds.
+        let pass_seconds = Histogram::new(exponential_buckets(0.001, 2.0, 16));
+        let passes = Family::default();
+        let plan_violations = Family::default();
+        let writes = Family::default();
+        let conflicts = Family::default();
+        let leader: Gauge = Gauge::default();
+        let rollouts = Family::default();
+        let devices_in_flight = Family::default();
+        let clock_skew_seconds = Gauge::default();
+        registry.register("passes", "Passes over a namespace, by result", passes.clone());
+        registry.register("pass_seconds", "Time of one pass", pass_seconds.clone());
+        registry.register(
+            "plan_violations",
+            "Plans that broke a safety rule and were not applied",
+            plan_violations.clone(),
+        );
+        registry.register("writes", "Writes to the API server", writes.clone());
+        registry.register("write_conflicts", "Writes that lost against another", conflicts.clone());
+        registry.register("leader", "1 while this process leads", leader.clone());
+        registry.register("rollouts", "Rollouts by phase", rollouts.clone());
+        registry.register(
+            "devices_in_flight",
+            "Devices granted and without outcome",
+            devices_in_flight.clone(),
+        );
+        registry.register(
+            "clock_skew_seconds",
+            "How far our clock is behind the API server's",
+            clock_skew_seconds.clone(),
+        );
+        Metrics {
+            passes,
+            pass_seconds,
+            plan_violations,
+            writes,
+            conflicts,
+            leader,
+            rollouts,
+            devices_in_flight,
+            clock_skew_seconds,
+            registry: Arc::new(registry),
+        }
+    }
+
+    /// The numbers in the text format of OpenMetrics.
+    pub fn encode(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}

@@ -1,0 +1,293 @@
+//! Carries out a plan: one compare-and-swap per action, in order, against the versions the plan was
+//! made from. It chooses nothing; what it cannot do is left to the next pass.
+
+use std::collections::BTreeMap;
+
+use futures::{StreamExt, stream};
+use wardring_api::PatchRollout;
+use wardring_planner::{Action, GrantId, NewJob, Plan, RecordCause, SliceView};
+
+use super::{Desk, Memory, write::Writer};
+use crate::cache::{CachedJob, Kind, Namespace, Stored};
+
+/// Creates and deletes of one kind that go side by side. The API server gives a client about as much
+/// with 16 as with more, and other clients keep their share.
+const SIDE_BY_SIDE: usize = 16;
+
+/// The versions a plan was made from, moved on by the plan's own writes.
+#[derive(Debug, Default)]
+pub struct Basis {
+    /// Rollouts by name.
+    pub rollouts: BTreeMap<String, Stored<PatchRollout>>,
+    /// Slices by name, as the plan saw them.
+    pub slices: BTreeMap<String, Stored<SliceView>>,
+    /// Slices that the plan's own writes moved on: version and lines.
+    pub rewritten: BTreeMap<String, (u64, Vec<String>)>,
+    /// Jobs by device.
+    pub jobs: BTreeMap<String, Stored<CachedJob>>,
+    /// Version of the ledger.
+    pub ledger: Option<u64>,
+}
+
+impl Basis {
+    /// What the cache holds now; taken in the same moment as the snapshot.
+    pub fn of(space: &Namespace) -> Basis {
+        Basis {
+            rollouts: space.rollouts.clone(),
+            slices: space.slices.clone(),
+            rewritten: BTreeMap::new(),
+            jobs: space.jobs.clone(),
+            ledger: space.ledger.as_ref().map(|ledger| ledger.version),
+        }
+    }
+
+    /// Version and lines of a slice, the plan's own writes included.
+    pub fn slice(&self, name: &str) -> Option<(u64, Vec<String>)> {
+        self.rewritten.get(name).cloned().or_else(|| {
+            let slice = self.slices.get(name)?;
+            let lines = slice.value.lines.iter().map(ToString::to_string).collect();
+            Some((slice.version, lines))
+        })
+    }
+}
+
+/// Why a plan was not carried out to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Stop {
+    /// Somebody else wrote first; the next pass sees what.
+    #[error("another writer was faster with {what}")]
+    Conflict {
+        /// Kind and name.
+        what: String,
+    },
+    /// The API server refused or did not answer: whether it wrote is unknown.
+    #[error("failed to {action}")]
+    Api {
+        /// What we were doing.
+        action: String,
+        /// The client's error.
+        #[source]
+        source: kube::Error,
+    },
+    /// The job could not be sealed.
+    #[error("failed to seal the job of {device}")]
+    Seal {
+        /// The device.
+        device: String,
+        /// The cause.
+        #[source]
+        source: wardring_seal::KeyError,
+    },
+    /// The office is lost.
+    #[error("the term of this leader is over")]
+    TermOver,
+    /// People changed their mind meanwhile: a halt must not wait behind a thousand grants.
+    #[error("what people want changed while the plan was being carried out")]
+    NewIntent,
+    /// The plan names something that its own basis does not hold.
+    #[error("the plan names {what}, which is gone")]
+    Gone {
+        /// Kind and name.
+        what: String,
+    },
+}
+
+/// Carries out `plan`. On `Err` a prefix of it was carried out.
+pub async fn apply(
+    desk: &Desk,
+    namespace: &str,
+    memory: &mut Memory,
+    mut basis: Basis,
+    plan: Plan,
+    intent: u64,
+) -> Result<(), Stop> {
+    let mut writer = Writer::new(desk, namespace, memory);
+    let mut actions = plan.actions.into_iter().peekable();
+    while let Some(action) = actions.next() {
+        if !desk.in_office() {
+            return Err(Stop::TermOver);
+        }
+        if desk.intent(namespace) != intent {
+            return Err(Stop::NewIntent);
+        }
+        match action {
+            Action::AddFinalizer(rollout) => {
+                writer.set_finalizer(&mut basis, &rollout, true).await?
+            }
+            Action::RemoveFinalizer(rollout) => {
+                writer.set_finalizer(&mut basis, &rollout, false).await?;
+            }
+            Action::WriteStatus { rollout, status } => {
+                writer.write_status(&mut basis, &rollout, *status).await?;
+            }
+            Action::CreateSlice(first) => {
+                let mut slices = vec![*first];
+                while let Some(Action::CreateSlice(_)) = actions.peek() {
+                    if let Some(Action::CreateSlice(next)) = actions.next() {
+                        slices.push(*next);
+                    }
+                }
+                let shared = &writer;
+                let made: Vec<_> = stream::iter(slices)
+                    .map(|slice| async move { shared.create_slice(slice).await })
+                    .buffer_unordered(SIDE_BY_SIDE)
+                    .collect()
+                    .await;
+                for result in made {
+                    let version = result?;
+                    writer.memory_wait(Kind::Slice, version);
+                }
+            }
+            Action::OpenBatch { expected_sequence: _, batch } => {
+                writer.open_batch(&mut basis, batch).await?;
+            }
+            Action::RecordLines { slice, cause, changes } => {
+                let granted: Vec<GrantId> = if cause == RecordCause::Grants {
+                    let uid = rollout_uid_of(desk, namespace, &slice);
+                    changes
+                        .iter()
+                        .map(|change| GrantId {
+                            rollout_uid: uid.clone(),
+                            device: change.line.device.clone(),
+                            attempt: change.line.attempt,
+                        })
+                        .collect()
+                } else {
+                    Vec::new()
+                };
+                writer.record_lines(&mut basis, &slice, changes).await?;
+                // From here on we know that no create request was ever sent for these grants.
+                writer.memory.uncreated.extend(granted);
+            }
+            Action::Recall { slice, lines } => writer.recall(&mut basis, &slice, lines).await?,
+            Action::CreateJob(first) => {
+                let mut jobs = vec![*first];
+                while let Some(Action::CreateJob(_)) = actions.peek() {
+                    if let Some(Action::CreateJob(next)) = actions.next() {
+                        jobs.push(*next);
+                    }
+                }
+                create_jobs(&mut writer, jobs, intent).await?;
+            }
+            Action::DeleteJob { device, attempt, rollout_uid, why } => {
+                let mut jobs = vec![(device, attempt, rollout_uid)];
+                while let Some(Action::DeleteJob { .. }) = actions.peek() {
+                    if let Some(Action::DeleteJob { device, attempt, rollout_uid, .. }) =
+                        actions.next()
+                    {
+                        jobs.push((device, attempt, rollout_uid));
+                    }
+                }
+                tracing::debug!(namespace, count = jobs.len(), ?why, "deleting jobs");
+                delete_jobs(&mut writer, &basis, jobs).await;
+            }
+            Action::DeleteSlice { name } => writer.delete_slice(&basis, &name).await,
+            Action::CreateHold { name, rollout_uid, spec } => {
+                writer.create_hold(&name, &rollout_uid, *spec).await?;
+            }
+            Action::WriteGroupStatus { group, status } => {
+                writer.write_group_status(&group, status).await;
+            }
+            Action::Emit(event) => desk.events.emit(namespace, event).await,
+        }
+    }
+    Ok(())
+}
+
+fn rollout_uid_of(desk: &Desk, namespace: &str, slice: &str) -> String {
+    desk.cache.read(namespace, |space| {
+        space
+            .and_then(|space| space.slices.get(slice))
+            .map(|slice| slice.value.rollout_uid.clone())
+            .unwrap_or_default()
+    })
+}
+
+/// Creates jobs side by side. A job that fails does not stop the others; what failed is tried again
+/// by the next pass, or ends its line if the refusal is for good.
+async fn create_jobs(writer: &mut Writer<'_>, jobs: Vec<NewJob>, intent: u64) -> Result<(), Stop> {
+    for job in &jobs {
+        // Whatever becomes of the request: from now on we cannot know that none was sent.
+        writer.memory.uncreated.remove(&grant_of(job));
+    }
+    let shared = &*writer;
+    let results: Vec<_> = stream::iter(jobs)
+        .map(|job| async move {
+            // A halt that arrives while a thousand jobs are being created stops the rest of them.
+            if !shared.desk.in_office() || shared.desk.intent(shared.namespace) != intent {
+                return (job, None);
+            }
+            let created = shared.create_job(&job).await;
+            (job, Some(created))
+        })
+        .buffer_unordered(SIDE_BY_SIDE)
+        .collect()
+        .await;
+    let mut skipped = false;
+    let mut first_error = None;
+    for (job, result) in results {
+        match result {
+            None => {
+                // Not sent after all.
+                if !job.repaired {
+                    writer.memory.uncreated.insert(grant_of(&job));
+                }
+                skipped = true;
+            }
+            Some(Ok(version)) => writer.memory_wait(Kind::Job, version),
+            Some(Err(super::write::JobRefusal::ForGood(words))) => {
+                writer.memory.cannot_create.insert(grant_of(&job), words);
+            }
+            Some(Err(super::write::JobRefusal::Stop(stop))) => {
+                tracing::warn!(
+                    namespace = writer.namespace,
+                    device = job.device,
+                    error = &stop as &dyn std::error::Error,
+                    "a job was not created; the next pass tries again"
+                );
+                first_error.get_or_insert(stop);
+            }
+        }
+    }
+    if skipped {
+        return Err(if writer.desk.in_office() { Stop::NewIntent } else { Stop::TermOver });
+    }
+    first_error.map_or(Ok(()), Err)
+}
+
+fn grant_of(job: &NewJob) -> GrantId {
+    GrantId {
+        rollout_uid: job.rollout.uid.clone(),
+        device: job.device.clone(),
+        attempt: job.attempt,
+    }
+}
+
+async fn delete_jobs(writer: &mut Writer<'_>, basis: &Basis, jobs: Vec<(String, u32, String)>) {
+    let shared = &*writer;
+    let gone: Vec<_> = stream::iter(jobs)
+        .map(|(device, attempt, rollout_uid)| async move {
+            let known = basis.jobs.get(&device).filter(|job| {
+                job.value.view.attempt == attempt && job.value.view.rollout_uid == rollout_uid
+            })?;
+            match shared.delete_job(&device, known).await {
+                Ok(true) => Some((device, known.uid.clone())),
+                Ok(false) => None,
+                Err(stop) => {
+                    tracing::warn!(
+                        namespace = shared.namespace,
+                        device,
+                        error = &stop as &dyn std::error::Error,
+                        "a job was not deleted; the next pass tries again"
+                    );
+                    None
+                }
+            }
+        })
+        .buffer_unordered(SIDE_BY_SIDE)
+        .collect()
+        .await;
+    for (device, uid) in gone.into_iter().flatten() {
+        writer.memory.gone.insert(device, uid);
+    }
+}

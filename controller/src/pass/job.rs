@@ -1,0 +1,149 @@
+//! From the planner's exact wish for a job to the sealed payload and the object around it.
+
+use std::collections::BTreeMap;
+
+use jiff::SignedDuration;
+use kube::api::ObjectMeta;
+use wardring_api::{
+    JobAction, PatchJob, PatchJobSpec, ResolvedUpdate, SealedBytes, UpdateKind, UpdateSource, names,
+};
+use wardring_planner::NewJob;
+use wardring_seal::{
+    self as seal, Action, HealthChecks, JobKey, JobPayload, KeyError, OnUnhealthy, PAYLOAD_VERSION,
+    Preflight, RebootRules, UpdateTarget,
+};
+
+use crate::identity::Identity;
+
+/// The object to create for `job`, sealed for its one device.
+pub fn sealed_job(
+    identity: &Identity,
+    namespace: &str,
+    job: &NewJob,
+) -> Result<PatchJob, KeyError> {
+    let sealed = identity.seal(&payload(namespace, job))?;
+    let labels = BTreeMap::from([
+        (names::ROLLOUT_LABEL.to_owned(), job.rollout.name.clone()),
+        (names::ROLLOUT_UID_LABEL.to_owned(), job.rollout.uid.clone()),
+        (names::STAGE_LABEL.to_owned(), job.stage.clone()),
+    ]);
+    let repaired = (names::REPAIRED_ANNOTATION.to_owned(), "true".to_owned());
+    let mut object = PatchJob::new(
+        &job.device,
+        PatchJobSpec {
+            sealed: SealedBytes {
+                payload: sealed.payload,
+                signature: sealed.signature,
+                key_id: sealed.key_id,
+                certificate: sealed.certificate,
+            },
+            rollout: job.rollout.name.clone(),
+            rollout_uid: job.rollout.uid.clone(),
+            stage: job.stage.clone(),
+            slice: job.slice.clone(),
+            enrolment_id: job.enrolment_id.clone(),
+            attempt: job.attempt,
+            sequence: job.sequence,
+            action: job.action,
+            kbs: job.updates.iter().map(|update| update.kb.to_string()).collect(),
+            start_by: job.start_by,
+            finish_by: job.finish_by,
+        },
+    );
+    object.metadata = ObjectMeta {
+        name: Some(job.device.clone()),
+        labels: Some(labels),
+        annotations: job.repaired.then(|| BTreeMap::from([repaired])),
+        ..ObjectMeta::default()
+    };
+    Ok(object)
+}
+
+/// Whether an existing job is the very grant that `wanted` asks for.
+pub fn is_same_grant(existing: &PatchJob, wanted: &NewJob) -> bool {
+    let spec = &existing.spec;
+    existing.metadata.deletion_timestamp.is_none()
+        && spec.rollout_uid == wanted.rollout.uid
+        && spec.attempt == wanted.attempt
+        && spec.sequence == wanted.sequence
+        && spec.action == wanted.action
+        && spec.enrolment_id == wanted.enrolment_id
+}
+
+fn payload(namespace: &str, job: &NewJob) -> JobPayload {
+    JobPayload {
+        version: PAYLOAD_VERSION,
+        namespace: namespace.to_owned(),
+        device: job.device.clone(),
+        rollout: job.rollout.name.clone(),
+        stage: job.stage.clone(),
+        slice: job.slice.clone(),
+        key: JobKey {
+            rollout_uid: job.rollout.uid.clone(),
+            device_id: job.enrolment_id.clone(),
+            attempt: job.attempt,
+            action: action(job.action),
+        },
+        sequence: job.sequence,
+        updates: job.updates.iter().map(target).collect(),
+        source: match job.source {
+            UpdateSource::Default => seal::UpdateSource::Default,
+            UpdateSource::Wsus => seal::UpdateSource::Wsus,
+            UpdateSource::WindowsUpdate => seal::UpdateSource::WindowsUpdate,
+            UpdateSource::MicrosoftUpdate => seal::UpdateSource::MicrosoftUpdate,
+        },
+        accept_eula: job.accept_eula,
+        start_by: job.start_by,
+        finish_by: job.finish_by,
+        preflight: Preflight {
+            reboot_first: job.preflight.reboot_first,
+            min_free_disk_gb: job.preflight.min_free_disk_gb,
+            require_reversible: job.preflight.require_reversible,
+        },
+        health: HealthChecks {
+            services: job.health.services.clone(),
+            settle_ms: millis(job.health.settle),
+            restart_attempts: job.health.restart_attempts,
+            sample_interval_ms: millis(job.health.sample_interval),
+        },
+        reboot: RebootRules {
+            countdown_ms: millis(job.reboot.countdown),
+            message: job.reboot.message.clone(),
+            stuck_after_ms: millis(job.reboot.stuck_after),
+        },
+        on_unhealthy: OnUnhealthy::Report,
+    }
+}
+
+/// The sealed word for an action.
+pub fn action(action: JobAction) -> Action {
+    match action {
+        JobAction::Download => Action::Download,
+        JobAction::Install => Action::Install,
+        JobAction::Rollback => Action::Rollback,
+    }
+}
+
+fn target(update: &ResolvedUpdate) -> UpdateTarget {
+    UpdateTarget {
+        kb: update.kb.to_string(),
+        product: update.product.clone(),
+        kind: match update.kind {
+            UpdateKind::Quality => seal::UpdateKind::Quality,
+            UpdateKind::DotNet => seal::UpdateKind::DotNet,
+            UpdateKind::ServicingStack => seal::UpdateKind::ServicingStack,
+            UpdateKind::Other => seal::UpdateKind::Other,
+            UpdateKind::FeatureUpdate => seal::UpdateKind::FeatureUpdate,
+            UpdateKind::Driver => seal::UpdateKind::Driver,
+            UpdateKind::Definition => seal::UpdateKind::Definition,
+        },
+        target_build: update.target_build.clone(),
+        identities: update.identities.clone(),
+    }
+}
+
+/// Whole milliseconds, as the sealed payload counts; a negative span (which no manifest can write)
+/// counts as none.
+fn millis(span: SignedDuration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(0)
+}
