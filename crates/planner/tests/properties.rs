@@ -45,6 +45,8 @@ struct Case {
     scope: RollbackScope,
     on_halt: AwaitingRebootAction,
     group_limit: Option<u32>,
+    /// Another rollout wants the devices of the first stage too.
+    second: bool,
     faults: Vec<(u32, Fault)>,
 }
 
@@ -106,14 +108,16 @@ fn case(scripts: &'static [Script], faults: usize) -> impl Strategy<Value = Case
             ][..],
         ),
         proptest::option::of(1..3u32),
+        any::<bool>(),
         vec((1..90u32, fault()), 0..=faults),
     )
-        .prop_map(|(stages, action, scope, on_halt, group_limit, faults)| Case {
+        .prop_map(|(stages, action, scope, on_halt, group_limit, second, faults)| Case {
             stages,
             action,
             scope,
             on_halt,
             group_limit,
+            second,
             faults,
         })
 }
@@ -153,6 +157,14 @@ impl Case {
             "onHalt": { "installedAwaitingReboot": format!("{:?}", self.on_halt) },
         });
         world.rollout("november", &serde_yaml::to_string(&spec).unwrap());
+        if self.second {
+            world.rollout(
+                "other",
+                "{updates: {kbs: [KB5068787]}, stages: [{name: other, group: g0, minProven: 0, \
+                 maxConcurrency: 2, maxFailures: 9, maxUnreachable: 9, minCoverage: 1%, \
+                 progressDeadline: 12h, deviceDeadline: 6h, silenceDeadline: 30m}]}",
+            );
+        }
         world
     }
 
@@ -238,7 +250,9 @@ impl Case {
 /// What is remembered to compare with.
 struct Watch {
     concurrency: BTreeMap<String, usize>,
-    attempts: BTreeMap<String, u32>,
+    second: bool,
+    attempts: BTreeMap<(String, String), u32>,
+    succeeded: BTreeSet<(String, String, u32)>,
     sequence: i64,
     retries: u32,
     most_tries: u32,
@@ -254,7 +268,10 @@ impl Watch {
         Watch {
             concurrency: stages
                 .map(|(position, stage)| (format!("g{position}"), stage.concurrency as usize))
+                .chain([("other".to_owned(), 2)])
                 .collect(),
+            second: case.second,
+            succeeded: BTreeSet::new(),
             attempts: BTreeMap::new(),
             sequence: 0,
             retries: 0,
@@ -271,15 +288,17 @@ impl Watch {
         let lines = world.lines();
         // S2: granted, about to be granted, or possibly begun, together never above the cap.
         for (stage, most) in &self.concurrency {
-            let flying = lines.iter().filter(|(_, of, line)| {
+            let flying = lines.iter().filter(|(uid, of, line)| {
                 let begun = world.jobs.get(&line.device).is_some_and(|job| {
-                    job.may_have_begun()
+                    job.rollout_uid == *uid
+                        && job.may_have_begun()
                         && job.attempt == line.attempt
                         && matches!(line.state, LineState::Pending | LineState::NotStarted)
                         && job.outcome == wardring_planner::JobOutcome::None
                 });
                 let named = world.ledger.batch.as_ref().is_some_and(|batch| {
-                    line.sequence < batch.sequence
+                    batch.rollout_uid == *uid
+                        && line.sequence < batch.sequence
                         && batch.grants.contains(&format!(
                             "{} {} Install",
                             line.device,
@@ -293,26 +312,33 @@ impl Watch {
             let flying = flying.count();
             assert!(flying <= *most, "S2: {flying} in flight in {stage}, {most} allowed");
         }
-        let rolling = lines.iter().filter(|(_, _, line)| {
-            line.state == LineState::Granted && line.action == JobAction::Rollback
+        let rolling = lines.iter().filter(|(_, stage, line)| {
+            let granted = line.state == LineState::Granted && stage != "other";
+            granted && line.action == JobAction::Rollback
         });
         assert!(rolling.count() <= 1, "S2: two rollbacks at once");
         // S4: sequence and attempts only grow.
         assert!(world.ledger.sequence >= self.sequence, "S4: the sequence shrank");
         self.sequence = world.ledger.sequence;
-        for (_, _, line) in &lines {
-            let seen = self.attempts.entry(line.device.clone()).or_default();
+        for (uid, _, line) in &lines {
+            let seen = self.attempts.entry((uid.clone(), line.device.clone())).or_default();
             assert!(line.attempt >= *seen, "S4: the attempt of {} shrank", line.device);
             *seen = line.attempt;
+        }
+        // One device, one job: two rollouts never have it at once.
+        let mut granted = BTreeSet::new();
+        for (_, _, line) in lines.iter().filter(|(_, _, line)| line.state == LineState::Granted) {
+            assert!(granted.insert(&line.device), "two rollouts have {}", line.device);
         }
         self.proofs(world, &lines);
     }
 
     fn proofs(&mut self, world: &World, lines: &[(String, String, wardring_api::SliceLine)]) {
-        for (_, stage, line) in lines {
+        for (uid, stage, line) in lines {
             let Some(agent) = world.agents.get(&line.device) else { continue };
             // S9: success is what really is there, seen after the restart.
-            if line.state == LineState::Succeeded {
+            let grant = (uid.clone(), line.device.clone(), line.attempt);
+            if line.state == LineState::Succeeded && self.succeeded.insert(grant) {
                 assert!(
                     agent.installed && agent.reboots > 0,
                     "S9: {} succeeded without proof",
@@ -320,7 +346,7 @@ impl Watch {
                 );
             }
             // S8: installations are bounded.
-            let most = (self.most_tries) * (1 + self.retries) + 100 * u32::from(agent.begun == 0);
+            let most = self.most_tries * (1 + self.retries) + u32::from(self.second);
             assert!(
                 agent.begun <= most,
                 "S8: {} began {} installs in stage {stage}",
@@ -358,9 +384,9 @@ impl Watch {
             .rollouts
             .get("november")
             .is_none_or(|rollout| rollout.metadata.deletion_timestamp.is_some());
-        for (device, step, at) in new {
+        for given in new.iter().filter(|given| given.rollout == "november") {
             // S13: deleting starts nothing.
-            assert!(!deleted || before_now(*at, world), "S13: {step:?} of {device} after deletion");
+            assert!(!deleted || given.at < world.now, "S13: {given:?} after deletion");
         }
         self.permits = world.permits.len();
         // S6: a broken budget is a halt.
@@ -420,10 +446,6 @@ impl Watch {
             }
         }
     }
-}
-
-fn before_now(at: Timestamp, world: &World) -> bool {
-    at < world.now
 }
 
 const HONEST: &[Script] =
@@ -541,7 +563,8 @@ stages: [{name: g, group: g, progressDeadline: 100d}]");
         let finishes = case.on_halt == AwaitingRebootAction::Finish && stop == 1;
         let later: Vec<_> = world.permits[given..]
             .iter()
-            .filter(|(_, step, _)| !(finishes && *step == PermitStep::Reboot))
+            .filter(|given| given.rollout == "november")
+            .filter(|given| !(finishes && given.step == PermitStep::Reboot))
             .collect();
         prop_assert!(later.is_empty(), "{:?}", later);
     }

@@ -322,6 +322,22 @@ fn a_job_that_cannot_be_created_ends_its_line() {
 }
 
 #[test]
+fn a_deleted_rollout_does_not_wait_for_a_silent_device_with_a_forged_answer() {
+    let mut world = granted();
+    world.agents.get_mut("test-1").unwrap().script = Script::Forger;
+    for minute in 0..(26 * 60) {
+        if minute == 3 {
+            world.delete_rollout("november");
+        }
+        if minute == 7 {
+            world.set_online("test-1", false);
+        }
+        world.minute(|_| {});
+    }
+    assert!(world.rollouts.is_empty());
+}
+
+#[test]
 fn every_frozen_device_has_a_decision() {
     let world = granted();
     let plan = world.plan();

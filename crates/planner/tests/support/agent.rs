@@ -349,8 +349,9 @@ impl Agent {
         if let PermitVerdict::Granted { repeated: false } = verdict {
             assert!(line.is_some_and(|line| line.state == LineState::Granted));
             let at = world.now;
-            world.permits.push((self.name.clone(), step, at));
             let job = world.jobs.get_mut(&self.name).expect("a permit names its job");
+            let (rollout, device) = (job.rollout.clone(), self.name.clone());
+            world.permits.push(super::Given { rollout, device, step, at });
             job.permitted.push(Permit {
                 step,
                 at,

@@ -46,9 +46,18 @@ pub struct World {
     pub events: Vec<String>,
     /// Writes that would not be idle, for quiescence and write counts.
     pub writes: usize,
-    /// Permits given, as `device step at`.
-    pub permits: Vec<(String, wardring_api::PermitStep, Timestamp)>,
+    /// Permits given.
+    pub permits: Vec<Given>,
     next_uid: u32,
+}
+
+/// One permit that left.
+#[derive(Clone, Debug)]
+pub struct Given {
+    pub rollout: String,
+    pub device: String,
+    pub step: wardring_api::PermitStep,
+    pub at: Timestamp,
 }
 
 pub fn start() -> Timestamp {
