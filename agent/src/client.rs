@@ -230,8 +230,7 @@ fn client(addresses: &Addresses, mut tls: ClientConfig) -> Result<Client, Client
 }
 
 async fn answer<A: DeserializeOwned>(request: RequestBuilder) -> Result<A, GatewayError> {
-    let unreachable =
-        |error: reqwest::Error| GatewayError::Unreachable { detail: chain(&error) };
+    let unreachable = |error: reqwest::Error| GatewayError::Unreachable { detail: chain(&error) };
     let response = request.send().await.map_err(unreachable)?;
     let status = response.status();
     let retry_after_s = response

@@ -27,7 +27,9 @@ pub enum EnrolError {
     #[error("the token cannot be used")]
     Token(#[from] TokenError),
     /// There is none and none is needed no more.
-    #[error("this device is not enrolled yet: give a token with --token (kubectl wardring enroll makes one)")]
+    #[error(
+        "this device is not enrolled yet: give a token with --token (kubectl wardring enroll makes one)"
+    )]
     NoToken,
     /// The device was enrolled under another name.
     #[error("this data folder belongs to device {found}; use another folder for device {wanted}")]
@@ -105,8 +107,7 @@ pub async fn enrol(
     let gateway = HttpGateway::first_contact(addresses, token.root())?;
     let trust = Trust::Pinned(token.root());
     let signed = token.sign_claim(&claim);
-    let identity =
-        obtain(&gateway, "/v1/enroll", signed, &trust, None, applicant).await?;
+    let identity = obtain(&gateway, "/v1/enroll", signed, &trust, None, applicant).await?;
     file.keep_identity(&identity)?;
     tracing::info!(device = name, enrolment = identity.me.device_id, "enrolled");
     Ok(identity)

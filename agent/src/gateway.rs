@@ -2,9 +2,7 @@
 
 use std::future::Future;
 
-use wardring_protocol::{
-    JobAnswer, JobQuery, PermitAnswer, PermitRequest, ReportAck, ReportBatch,
-};
+use wardring_protocol::{JobAnswer, JobQuery, PermitAnswer, PermitRequest, ReportAck, ReportBatch};
 
 /// A gateway.
 pub trait Gateway: Send + Sync + 'static {

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use wardring_seal::{DeviceIdentity, DeviceKey, Roots, parse_device_certificate};
 
+use crate::files::replace;
 use crate::state::Me;
 
 const FILE: &str = "identity.json";
@@ -124,7 +125,8 @@ impl IdentityFile {
             STANDARD.decode(certificate).map_err(|error| damaged(error.to_string()))?;
         let details =
             parse_device_certificate(&certificate).map_err(|error| damaged(error.to_string()))?;
-        let roots = Roots::from_base64(&stored.roots).map_err(|error| damaged(error.to_string()))?;
+        let roots =
+            Roots::from_base64(&stored.roots).map_err(|error| damaged(error.to_string()))?;
         let me = Me {
             namespace: stored.namespace,
             device: stored.device,
@@ -167,7 +169,7 @@ impl IdentityFile {
         let written = private_file(&new).and_then(|mut file| {
             file.write_all(&text)?;
             file.sync_all()?;
-            fs::rename(&new, &self.path)
+            replace(&new, &self.path)
         });
         written.map_err(|source| IdentityError::Access { path: self.path.clone(), source })
     }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::files::replace;
 use crate::outbox::Outbox;
 use crate::state::State;
 
@@ -93,8 +94,7 @@ impl Journal {
     /// # Errors
     /// The old journal is still in place, and no effect may run.
     pub fn save(&self, saved: &Saved) -> Result<(), WriteError> {
-        self.try_save(saved)
-            .map_err(|source| WriteError { folder: self.folder.clone(), source })
+        self.try_save(saved).map_err(|source| WriteError { folder: self.folder.clone(), source })
     }
 
     fn try_save(&self, saved: &Saved) -> io::Result<()> {
@@ -105,11 +105,11 @@ impl Journal {
             file.sync_all()?;
         }
         drop(file);
-        match fs::rename(&main, self.folder.join(PREVIOUS)) {
+        match replace(&main, &self.folder.join(PREVIOUS)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        fs::rename(&new, &main)?;
+        replace(&new, &main)?;
         self.sync_folder()
     }
 
@@ -219,7 +219,10 @@ mod tests {
             // A flipped case inside the checksum's hex is the same number.
             let loaded = journal.load();
             let is_same = loaded == Loaded::Found(Box::new(saved(2)));
-            assert!(matches!(loaded, Loaded::Lost(_)) || is_same, "flipped at {length}: {loaded:?}");
+            assert!(
+                matches!(loaded, Loaded::Lost(_)) || is_same,
+                "flipped at {length}: {loaded:?}"
+            );
         }
     }
 

@@ -8,6 +8,9 @@ mod chance;
 pub mod client;
 pub mod driver;
 pub mod enrol;
+#[cfg(windows)]
+mod ffi;
+mod files;
 pub mod gateway;
 pub mod identity;
 pub mod journal;

@@ -119,7 +119,11 @@ mod tests {
 
     fn outcome(text: &str) -> ReportBody {
         let payload = text.to_owned();
-        ReportBody::Outcome(Signed { payload, signature: String::new(), certificate: String::new() })
+        ReportBody::Outcome(Signed {
+            payload,
+            signature: String::new(),
+            certificate: String::new(),
+        })
     }
 
     fn numbers(outbox: &Outbox) -> Vec<u64> {

@@ -196,10 +196,8 @@ pub async fn live_scripted(
     arrived: impl FnOnce(),
 ) -> Result<(), SetupError> {
     use crate::platform::scripted::{Scripted, ScriptedNetwork};
-    let failed =
-        |source| SetupError::Folder { folder: setup.folder.clone(), source };
-    let device =
-        Arc::new(Scripted::open(&setup.name, world, &setup.folder).map_err(failed)?);
+    let failed = |source| SetupError::Folder { folder: setup.folder.clone(), source };
+    let device = Arc::new(Scripted::open(&setup.name, world, &setup.folder).map_err(failed)?);
     let ready = tokio::select! {
         ready = setup.prepare() => ready?,
         _ = stop.wait_for(|stop| *stop) => return Ok(()),

@@ -293,10 +293,8 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
     /// Believes a job only by its seal.
     async fn offered(&mut self, sealed: &Sealed) {
         let identity = self.agent.credentials.current();
-        let recipient = Recipient {
-            namespace: &identity.me.namespace,
-            enrolment_id: &identity.me.device_id,
-        };
+        let recipient =
+            Recipient { namespace: &identity.me.namespace, enrolment_id: &identity.me.device_id };
         match verify_job(sealed, &identity.roots, recipient, wall_clock()) {
             Ok(payload) => self.take(Event::Offered(Box::new(payload))).await,
             Err(error) => {
@@ -370,7 +368,8 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
                     self.send_at = Some(Instant::now());
                 } else if !self.saved.outbox.is_empty() {
                     // The gateway makes the rest durable later.
-                    let pause = Duration::from_millis(ack.retry_ms).clamp(SEND_RETRY.0, SEND_RETRY.1);
+                    let pause =
+                        Duration::from_millis(ack.retry_ms).clamp(SEND_RETRY.0, SEND_RETRY.1);
                     self.send_at = Some(Instant::now() + chance::around(pause));
                 }
             }

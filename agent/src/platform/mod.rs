@@ -3,7 +3,7 @@
 
 #[cfg(all(feature = "scripted", not(windows)))]
 pub mod scripted;
-#[cfg(windows)]
+#[cfg(any(windows, test))]
 pub mod windows;
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use wardring_protocol::Facts;
 use wardring_seal::{JobKey, UpdateTarget};
 
-use crate::state::{BootKind, InstallFound, Inspection, ServiceSample};
+use crate::state::{BootKind, Inspection, InstallFound, ServiceSample};
 
 /// The running boot, as the platform knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -54,11 +54,8 @@ pub(super) fn offered(mv: &mut Move, payload: JobPayload) -> Result<(), Unexpect
 
 fn accept(mv: &mut Move, payload: JobPayload) {
     let is_rollback = payload.key.action == Action::Rollback;
-    let first = if is_rollback {
-        Phase::Surveying { checks: 0 }
-    } else {
-        Phase::Preflight { checks: 0 }
-    };
+    let first =
+        if is_rollback { Phase::Surveying { checks: 0 } } else { Phase::Preflight { checks: 0 } };
     let job = JobRun::accepted(payload, mv.now.wall, first);
     mv.state.job = if let Some(sentence) = mv.state.refuses.clone() {
         mv.finish(job, End::because(OutcomeResult::NotStarted, "ObserveMode", sentence))

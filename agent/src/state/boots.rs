@@ -70,9 +70,8 @@ pub fn is_loop(all: &[BootRecord], of_job: usize) -> bool {
         return true;
     }
     let hard = |boot: &BootRecord| matches!(boot.kind, BootKind::Crash | BootKind::Dirty);
-    let soon = |index: usize| {
-        index > 0 && all[index].at.duration_since(all[index - 1].at) < SHORT_UPTIME
-    };
+    let soon =
+        |index: usize| index > 0 && all[index].at.duration_since(all[index - 1].at) < SHORT_UPTIME;
     let quick_crashes =
         (since..all.len()).filter(|&index| hard(&all[index]) && soon(index)).count();
     if quick_crashes >= 2 {

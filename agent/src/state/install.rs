@@ -187,8 +187,7 @@ fn wrap_up(mv: &mut Move, job: JobRun) -> Option<JobRun> {
         .any(|update| matches!(&update.state, UpdateState::Ended(result) if result.is_success()));
     match &job.trouble {
         Some(trouble) if !any_success && !job.reboot_required => {
-            let end =
-                End::because(OutcomeResult::Failed, &trouble.reason, trouble.message.clone());
+            let end = End::because(OutcomeResult::Failed, &trouble.reason, trouble.message.clone());
             mv.finish(job, end)
         }
         _ if job.reboot_required => reboot::count_down(mv, job, RebootWhy::Finish, false, 0),

@@ -9,9 +9,7 @@ use wardring_seal::{
     Action, JobPayload, OutcomePayload, OutcomeResult, PAYLOAD_VERSION, UpdateTarget,
 };
 
-use super::{
-    Baseline, BootRecord, Effect, MAX_FINISHED, MAX_REBOOTS, Move, ServicingResult,
-};
+use super::{Baseline, BootRecord, Effect, MAX_FINISHED, MAX_REBOOTS, Move, ServicingResult};
 
 /// Longest sentence in an outcome or a progress report, bytes.
 const MAX_SENTENCE: usize = 256;
@@ -217,10 +215,8 @@ pub struct InstallRecord {
 impl JobRun {
     /// A job that was just accepted.
     pub(super) fn accepted(payload: JobPayload, at: Timestamp, phase: Phase) -> JobRun {
-        let waiting = |update: &UpdateTarget| UpdateRun {
-            kb: update.kb.clone(),
-            state: UpdateState::Unseen,
-        };
+        let waiting =
+            |update: &UpdateTarget| UpdateRun { kb: update.kb.clone(), state: UpdateState::Unseen };
         JobRun {
             updates: payload.updates.iter().map(waiting).collect(),
             payload,
@@ -320,11 +316,8 @@ impl End {
 
     /// Failed, or in a rollback RollbackFailed: it began and did not end well.
     pub fn failed(job: &JobRun, reason: &str, message: impl Into<String>) -> End {
-        let result = if job.is_rollback() {
-            OutcomeResult::RollbackFailed
-        } else {
-            OutcomeResult::Failed
-        };
+        let result =
+            if job.is_rollback() { OutcomeResult::RollbackFailed } else { OutcomeResult::Failed };
         End::because(result, reason, message)
     }
 
@@ -352,10 +345,7 @@ impl Move {
             reason: end.reason,
             message: sentence(&end.message),
             boot_id: self.state.boot.clone(),
-            installed_in_boot: job
-                .installed_in_boot
-                .clone()
-                .filter(|_| job.begun() || job.already),
+            installed_in_boot: job.installed_in_boot.clone().filter(|_| job.begun() || job.already),
             reboot_required: job.reboot_required,
             started: job.begun(),
             build: self.state.build.clone(),

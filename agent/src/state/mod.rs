@@ -21,7 +21,7 @@ mod verify;
 
 pub use boots::{BootKind, BootRecord, is_loop};
 pub use event::{
-    Answer, Ask, Effect, Event, InstallFound, Inspection, Reversible, ServicingResult, Start,
+    Answer, Ask, Effect, Event, Inspection, InstallFound, Reversible, ServicingResult, Start,
     UpdateStatus,
 };
 pub use health::{Baseline, ServiceSample, ServiceState, StartType, Verdict, judge};
@@ -157,11 +157,7 @@ pub enum Unexpected {
 ///
 /// # Errors
 /// An event that makes no sense in this state is refused as a value; the caller keeps its state.
-pub fn step(
-    state: &State,
-    now: Now,
-    event: Event,
-) -> Result<(State, Vec<Effect>), Unexpected> {
+pub fn step(state: &State, now: Now, event: Event) -> Result<(State, Vec<Effect>), Unexpected> {
     let mut mv = Move { state: state.clone(), now, effects: Vec::new() };
     match event {
         Event::Started(start) => start::started(&mut mv, *start),
@@ -204,9 +200,10 @@ fn answered(mv: &mut Move, answer: Answer) -> Result<(), Unexpected> {
             install::installed(mv, job, index, InstallFound::NotBegun)
         }
         (Phase::AwaitingReboot { .. }, Answer::Woke) => reboot::ask(mv, job),
-        (Phase::AwaitingReboot { why, counted, tries }, Answer::Permit { asked_mono_ms, answer }) => {
-            reboot::permit_answered(mv, job, (why, counted, tries), asked_mono_ms, answer)
-        }
+        (
+            Phase::AwaitingReboot { why, counted, tries },
+            Answer::Permit { asked_mono_ms, answer },
+        ) => reboot::permit_answered(mv, job, (why, counted, tries), asked_mono_ms, answer),
         (Phase::Rebooting { why, tries, .. }, Answer::Woke | Answer::RebootRefused(_)) => {
             reboot::stuck(mv, job, why, tries)
         }
@@ -283,4 +280,3 @@ impl Move {
         }
     }
 }
-

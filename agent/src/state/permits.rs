@@ -82,9 +82,8 @@ pub(super) fn out_of_time(mv: &Move, job: &JobRun) -> Option<End> {
         let late = mv.now.wall.duration_since(payload.start_by);
         return Some(too_late(format!("the last moment to begin passed {} ago", rough(late))));
     }
-    (mv.now.wall > payload.finish_by).then(|| {
-        End::failed(job, "FinishByPassed", "the job was not done by the end of its time")
-    })
+    (mv.now.wall > payload.finish_by)
+        .then(|| End::failed(job, "FinishByPassed", "the job was not done by the end of its time"))
 }
 
 /// The end of a job that could not begin in time.

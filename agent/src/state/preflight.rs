@@ -52,8 +52,7 @@ pub(super) fn inspected(
     }
     job.message.clear();
     take_baseline(mv, &mut job, &seen);
-    let before: Vec<UpdateState> =
-        job.updates.iter().map(|update| update.state.clone()).collect();
+    let before: Vec<UpdateState> = job.updates.iter().map(|update| update.state.clone()).collect();
     sort_updates(&mut job, &seen);
     if job.next_update().is_none() {
         return nothing_to_do(mv, job, &before, &seen);
@@ -77,8 +76,7 @@ fn take_baseline(mv: &Move, job: &mut JobRun, seen: &Inspection) {
     let earlier = mv.record_of(&job.payload.key.rollout_uid);
     let own =
         || Baseline { at: mv.now.wall, build: seen.build.clone(), services: seen.services.clone() };
-    job.baseline =
-        Some(earlier.and_then(|record| record.baseline.clone()).unwrap_or_else(own));
+    job.baseline = Some(earlier.and_then(|record| record.baseline.clone()).unwrap_or_else(own));
 }
 
 /// Sets for each update whether there is something to do.

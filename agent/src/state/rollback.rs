@@ -6,7 +6,7 @@ use wardring_seal::OutcomeResult;
 use super::job::End;
 use super::permits::{self, Permitted};
 use super::{
-    Ask, InstallFound, Inspection, JobRun, Move, Phase, RebootWhy, Reversible, UpdateState,
+    Ask, Inspection, InstallFound, JobRun, Move, Phase, RebootWhy, Reversible, UpdateState,
     UpdateStatus, proof, reboot, verify,
 };
 

@@ -2,8 +2,8 @@
 
 use super::job::End;
 use super::{
-    JobRun, MAX_BOOTS, Move, Phase, RebootWhy, Start, UpdateState, install, preflight,
-    reboot, rollback, verify,
+    JobRun, MAX_BOOTS, Move, Phase, RebootWhy, Start, UpdateState, install, preflight, reboot,
+    rollback, verify,
 };
 
 /// Boots that a job remembers: enough to tell a loop, bounded because a loop has no end.

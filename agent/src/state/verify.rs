@@ -51,7 +51,8 @@ pub(super) fn blind(mv: &mut Move, mut job: JobRun, why: String) -> Option<JobRu
         return Some(job);
     };
     if looks >= MAX_SAMPLES {
-        let end = End::stopped(&job, "PreflightFailed", format!("cannot inspect the device: {why}"));
+        let end =
+            End::stopped(&job, "PreflightFailed", format!("cannot inspect the device: {why}"));
         return mv.finish(job, end);
     }
     job.message = format!("cannot inspect the device: {why}");
@@ -218,18 +219,15 @@ fn repair(mv: &mut Move, mut job: JobRun, samples: u32, broken: &Named) -> Optio
         let names: Vec<String> =
             broken.iter().map(|(name, why)| format!("{name} ({why})")).collect();
         let tries = broken.iter().map(|(name, _)| made(name)).max().unwrap_or(0);
-        let sentence =
-            format!("not healthy after {tries} restart attempts: {}", names.join(", "));
+        let sentence = format!("not healthy after {tries} restart attempts: {}", names.join(", "));
         let end = End::failed(&job, "ServiceDown", sentence);
         return mv.finish(job, end);
     };
     *job.remediations.entry(service.clone()).or_default() += 1;
     // Our own restart changes the process; it must not count as flapping.
     job.pids.remove(service);
-    job.message = format!(
-        "restarting {service}, attempt {} of {attempts}",
-        job.remediations[service]
-    );
+    job.message =
+        format!("restarting {service}, attempt {} of {attempts}", job.remediations[service]);
     mv.enter(&mut job, Phase::Remediating { service: service.clone(), samples });
     mv.ask(Ask::RestartService { service: service.clone() });
     Some(job)

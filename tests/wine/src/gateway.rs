@@ -247,8 +247,8 @@ fn issue(
     enrolment_id: Option<String>,
 ) -> Result<EnrolAnswer, Refusal> {
     let request = CertificateRequest::parse(csr).map_err(malformed)?;
-    let id =
-        enrolment_id.unwrap_or_else(|| shared.authority.enrolment_id(&request, NAMESPACE, device));
+    let id = enrolment_id
+        .unwrap_or_else(|| shared.authority.enrolment_id(&request, NAMESPACE, device, "token"));
     let der = shared
         .authority
         .issue_device(&request, NAMESPACE, &id, device, Timestamp::now(), shared.life)

@@ -2,3 +2,5 @@
 //! and a Wine prefix of their own for the Windows build.
 
 pub mod gateway;
+pub mod jobs;
+pub mod prefix;

@@ -1,23 +1,20 @@
 //! The agent with its scripted device against a gateway over real TLS.
 
-
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
 
 use std::path::Path;
 use std::sync::Arc;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use wardring_agent::journal::Durability;
 use wardring_agent::platform::scripted::World;
 use wardring_agent::run::{Setup, SetupError, live_scripted};
 use wardring_protocol::{PermitAnswer, Step};
-use wardring_seal::{
-    Action, HealthChecks, JobKey, JobPayload, OnUnhealthy, OutcomeResult, PAYLOAD_VERSION,
-    Preflight, RebootRules, UpdateKind, UpdateSource, UpdateTarget,
-};
-use wardring_wine_tests::gateway::{NAMESPACE, TestGateway};
+use wardring_seal::{Action, OutcomeResult};
+use wardring_wine_tests::gateway::TestGateway;
+use wardring_wine_tests::jobs::job;
 
 const SERVER: &str = r#"
 product: Windows Server 2022
@@ -60,49 +57,6 @@ impl Device {
     /// As `kill -9` does: nothing is said, nothing is written.
     fn kill(self) {
         self.life.abort();
-    }
-}
-
-fn job(sequence: i64, action: Action) -> JobPayload {
-    let later = |hours| Timestamp::now() + SignedDuration::from_hours(hours);
-    JobPayload {
-        version: PAYLOAD_VERSION,
-        namespace: NAMESPACE.to_owned(),
-        device: "srv-1".to_owned(),
-        rollout: "2026-11".to_owned(),
-        stage: "test".to_owned(),
-        slice: "2026-11-test-0".to_owned(),
-        key: JobKey {
-            rollout_uid: "rollout".to_owned(),
-            device_id: String::new(),
-            attempt: u32::try_from(sequence).unwrap(),
-            action,
-        },
-        sequence,
-        updates: vec![UpdateTarget {
-            kb: "KB5068787".to_owned(),
-            product: "Windows Server 2022".to_owned(),
-            kind: UpdateKind::Quality,
-            target_build: Some("20348.2762".to_owned()),
-            identities: Vec::new(),
-        }],
-        source: UpdateSource::Default,
-        accept_eula: false,
-        start_by: later(1),
-        finish_by: later(2),
-        preflight: Preflight {
-            reboot_first: false,
-            min_free_disk_gb: 0,
-            require_reversible: false,
-        },
-        health: HealthChecks {
-            services: ["MSSQLSERVER", "Spooler", "wuauserv"].map(str::to_owned).to_vec(),
-            settle_ms: 20,
-            restart_attempts: 2,
-            sample_interval_ms: 20,
-        },
-        reboot: RebootRules { countdown_ms: 30, message: None, stuck_after_ms: 5_000 },
-        on_unhealthy: OnUnhealthy::Report,
     }
 }
 

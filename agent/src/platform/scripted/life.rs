@@ -55,7 +55,11 @@ pub(super) struct Service {
 pub(super) enum Stand {
     Available(Availability),
     /// At work; without an end it hangs.
-    Working { removes: bool, result: String, ends: Option<Timestamp> },
+    Working {
+        removes: bool,
+        result: String,
+        ends: Option<Timestamp>,
+    },
     PendingReboot,
     Installed,
     Removing,
@@ -322,11 +326,7 @@ impl Life {
 
     /// KBs whose stand is like this.
     pub fn kbs(&self, like: impl Fn(&Stand) -> bool) -> Vec<String> {
-        self.updates
-            .iter()
-            .filter(|(_, stand)| like(stand))
-            .map(|(kb, _)| kb.clone())
-            .collect()
+        self.updates.iter().filter(|(_, stand)| like(stand)).map(|(kb, _)| kb.clone()).collect()
     }
 
     pub fn stand(&self, kb: &str) -> Stand {
@@ -350,5 +350,10 @@ fn failed(hresult: u32) -> ServicingResult {
 }
 
 fn done() -> ServicingResult {
-    ServicingResult { code: SUCCEEDED, hresult: 0x0024_0006, reboot_required: false, packages: Vec::new() }
+    ServicingResult {
+        code: SUCCEEDED,
+        hresult: 0x0024_0006,
+        reboot_required: false,
+        packages: Vec::new(),
+    }
 }

@@ -25,7 +25,7 @@ use wardring_seal::{JobKey, UpdateTarget};
 use self::life::{Life, Order, act, later};
 use super::{Machine, Performed, Permit, RunningBoot, Services, Updates, wall_clock};
 use crate::chance;
-use crate::state::{BootKind, InstallFound, Inspection, ServiceSample};
+use crate::state::{BootKind, Inspection, InstallFound, ServiceSample};
 
 /// A crash comes so soon after a boot: late enough for the agent to see the boot.
 const CRASH_AFTER: Duration = Duration::from_millis(300);
@@ -222,16 +222,13 @@ impl Machine for Scripted {
             life.scanned_at = wall_clock();
             self.keep(&life);
         }
-        let offered = |stand: &life::Stand| {
-            matches!(stand, life::Stand::Available(Availability::Offered))
-        };
+        let offered =
+            |stand: &life::Stand| matches!(stand, life::Stand::Available(Availability::Offered));
         let installed = life.kbs(|stand| *stand == life::Stand::Installed);
         let missing = life.kbs(offered);
         let has_failed = |kb: &&String| {
             let ending = format!(" install {kb}");
-            life.results
-                .iter()
-                .any(|(act, result)| act.ends_with(&ending) && !result.is_success())
+            life.results.iter().any(|(act, result)| act.ends_with(&ending) && !result.is_success())
         };
         Facts {
             hostname: self.name.clone(),
@@ -366,4 +363,3 @@ impl Services for Scripted {
         result
     }
 }
-

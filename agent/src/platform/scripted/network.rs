@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use wardring_protocol::{
-    JobAnswer, JobQuery, PermitAnswer, PermitRequest, ReportAck, ReportBatch,
-};
+use wardring_protocol::{JobAnswer, JobQuery, PermitAnswer, PermitRequest, ReportAck, ReportBatch};
 
 use super::Scripted;
 use crate::gateway::{Gateway, GatewayError};

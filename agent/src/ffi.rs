@@ -1,0 +1,146 @@
+//! The calls into Windows that need `unsafe`, each behind a safe function. Nothing else in the agent
+//! may use it.
+#![allow(unsafe_code, reason = "the one place for calls into Windows")]
+
+use std::io;
+use std::os::windows::ffi::OsStrExt;
+use std::path::Path;
+
+use windows::Win32::Foundation::{
+    CloseHandle, ERROR_INVALID_PARAMETER, ERROR_MORE_DATA, WIN32_ERROR,
+};
+use windows::Win32::Storage::FileSystem::{
+    MOVEFILE_REPLACE_EXISTING, MOVEFILE_WRITE_THROUGH, MoveFileExW,
+};
+use windows::Win32::System::Services::{
+    CloseServiceHandle, ENUM_SERVICE_STATUS_PROCESSW, EnumServicesStatusExW, OpenSCManagerW,
+    SC_ENUM_PROCESS_INFO, SC_HANDLE, SC_MANAGER_CONNECT, SC_MANAGER_ENUMERATE_SERVICE,
+    SERVICE_STATE_ALL, SERVICE_WIN32,
+};
+use windows::Win32::System::SystemInformation::GetTickCount64;
+use windows::Win32::System::Threading::{
+    GetExitCodeProcess, OpenProcess, PROCESS_QUERY_LIMITED_INFORMATION,
+};
+use windows::core::{HSTRING, PCWSTR};
+
+/// Exit code of a process that has not ended.
+const STILL_ACTIVE: u32 = 259;
+
+/// A service as the service control manager lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedService {
+    /// Name.
+    pub name: String,
+    /// State, 1 to 7.
+    pub state: u32,
+    /// Its process; 0 is none.
+    pub pid: u32,
+}
+
+/// Every service of the device, in one call.
+///
+/// # Errors
+/// The service control manager does not answer.
+pub fn list_services() -> windows::core::Result<Vec<ListedService>> {
+    let access = SC_MANAGER_CONNECT | SC_MANAGER_ENUMERATE_SERVICE;
+    // SAFETY: null names mean this computer and its active database; the handle is closed by Manager.
+    let manager = Manager(unsafe { OpenSCManagerW(PCWSTR::null(), PCWSTR::null(), access)? });
+    // u64 keeps the records that Windows writes into it aligned.
+    let mut buffer: Vec<u64> = Vec::new();
+    loop {
+        let (mut needed, mut count) = (0, 0);
+        // SAFETY: any byte of initialised u64s may be written; the length is that of the buffer.
+        let bytes = unsafe {
+            std::slice::from_raw_parts_mut(buffer.as_mut_ptr().cast::<u8>(), buffer.len() * 8)
+        };
+        // SAFETY: the pointers live through the call, and the slice carries its own length.
+        let listed = unsafe {
+            EnumServicesStatusExW(
+                manager.0,
+                SC_ENUM_PROCESS_INFO,
+                SERVICE_WIN32,
+                SERVICE_STATE_ALL,
+                Some(bytes),
+                &mut needed,
+                &mut count,
+                None,
+                PCWSTR::null(),
+            )
+        };
+        match listed {
+            Ok(()) => return Ok(records(&buffer, count)),
+            // Services may be added between the two calls: leave room for some.
+            Err(error) if error.code() == ERROR_MORE_DATA.to_hresult() => {
+                buffer = vec![0; buffer.len() + needed as usize / 8 + 512];
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Reads the records that Windows wrote at the beginning of `buffer`.
+fn records(buffer: &[u64], count: u32) -> Vec<ListedService> {
+    let size = size_of::<ENUM_SERVICE_STATUS_PROCESSW>();
+    let count = (count as usize).min(buffer.len() * 8 / size);
+    // SAFETY: the buffer is aligned, holds at least `count` records, and Windows filled them; their
+    // names point into the same buffer, which outlives the slice.
+    let records = unsafe {
+        std::slice::from_raw_parts(buffer.as_ptr().cast::<ENUM_SERVICE_STATUS_PROCESSW>(), count)
+    };
+    let listed = records.iter().filter_map(|record| {
+        // SAFETY: the name is a string with a terminating zero, within the buffer.
+        let name = unsafe { record.lpServiceName.to_string() }.ok()?;
+        let status = &record.ServiceStatusProcess;
+        Some(ListedService { name, state: status.dwCurrentState.0, pid: status.dwProcessId })
+    });
+    listed.collect()
+}
+
+struct Manager(SC_HANDLE);
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        // SAFETY: the handle was opened by us and is used by nobody else. A failure leaks it at worst.
+        let _ = unsafe { CloseServiceHandle(self.0) };
+    }
+}
+
+/// Whether a process exists. One that may not be looked at does.
+pub fn process_lives(pid: u32) -> bool {
+    // SAFETY: plain values go in; the handle is closed below.
+    match unsafe { OpenProcess(PROCESS_QUERY_LIMITED_INFORMATION, false, pid) } {
+        Err(error) => error.code() != ERROR_INVALID_PARAMETER.to_hresult(),
+        Ok(process) => {
+            let mut code = 0;
+            // SAFETY: the handle is open and `code` lives through the call.
+            let asked = unsafe { GetExitCodeProcess(process, &mut code) };
+            // SAFETY: the handle was opened by us and is used by nobody else.
+            let _ = unsafe { CloseHandle(process) };
+            asked.is_err() || code == STILL_ACTIVE
+        }
+    }
+}
+
+/// Milliseconds since the computer was switched on.
+pub fn uptime_ms() -> u64 {
+    // SAFETY: there is nothing that could go wrong.
+    unsafe { GetTickCount64() }
+}
+
+/// Puts one file in another's place, through to the disk.
+///
+/// # Errors
+/// Windows refuses.
+pub fn replace(from: &Path, to: &Path) -> io::Result<()> {
+    let wide =
+        |path: &Path| HSTRING::from_wide(&path.as_os_str().encode_wide().collect::<Vec<_>>());
+    let flags = MOVEFILE_REPLACE_EXISTING | MOVEFILE_WRITE_THROUGH;
+    // SAFETY: both names are strings with a terminating zero that live through the call.
+    unsafe { MoveFileExW(&wide(from), &wide(to), flags) }.map_err(|error| win32(&error))
+}
+
+/// The same error by the number that the standard library knows.
+fn win32(error: &windows::core::Error) -> io::Error {
+    WIN32_ERROR::from_error(error)
+        .map_or_else(|| error.clone().into(), |code| io::Error::from_raw_os_error(code.0 as i32))
+}

@@ -1,0 +1,190 @@
+//! A Windows of its own for one test: a Wine prefix in a temporary folder, with a real registry and
+//! a real service control manager. Ending its server is a restart of this Windows.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, bail, ensure};
+use tempfile::TempDir;
+
+const TARGET: &str = "x86_64-pc-windows-gnu";
+const COMPILER: &str = "x86_64-w64-mingw32-gcc";
+
+/// Builds the agent for Windows and returns the program's path.
+///
+/// # Errors
+/// A tool is missing or the build fails.
+pub fn build_agent() -> anyhow::Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .current_dir(&root)
+        .args(["build", "--quiet", "--package", "wardring-agent", "--bin", "wardring-agent"])
+        .args(["--target", TARGET, "--message-format", "json-render-diagnostics"])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("failed to start cargo")?;
+    ensure!(
+        output.status.success(),
+        "the agent does not build for {TARGET}; it needs `rustup target add {TARGET}` and `apt-get \
+         install gcc-mingw-w64-x86-64`"
+    );
+    let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+    let messages = lines.lines().filter_map(|line| serde_json::from_str(line).ok());
+    let path = messages
+        .filter_map(|message: serde_json::Value| message["executable"].as_str().map(PathBuf::from))
+        .next_back();
+    path.context("cargo did not say where the program is")
+}
+
+/// A Windows of its own. It ends with the value.
+pub struct Prefix {
+    folder: TempDir,
+}
+
+impl Prefix {
+    /// Sets up a new Windows with the agent in `C:\wardring`.
+    ///
+    /// # Errors
+    /// A tool is missing, or Wine does not work.
+    pub fn create(agent: &Path) -> anyhow::Result<Prefix> {
+        let prefix = Prefix { folder: tempfile::tempdir()? };
+        // Let the setup come to its end before the first boot: a service manager of the setup that
+        // is still there would answer instead of the boot's.
+        prefix.wine(["wineboot", "--init"])?;
+        prefix.server(["-w"])?;
+        prefix.boot()?;
+        let system = prefix.drive().join("windows/system32");
+        let shim = Path::new(env!("CARGO_MANIFEST_DIR")).join("shim/bcryptprimitives.c");
+        let built = Command::new(COMPILER)
+            .args(["-O2", "-shared", "-o"])
+            .arg(system.join("bcryptprimitives.dll"))
+            .arg(shim)
+            .arg("-ladvapi32")
+            .status()
+            .with_context(|| format!("failed to start {COMPILER}"))?;
+        ensure!(built.success(), "the shim does not build");
+        std::fs::create_dir(prefix.drive().join("wardring"))?;
+        std::fs::copy(agent, prefix.drive().join(r"wardring/wardring-agent.exe"))?;
+        Ok(prefix)
+    }
+
+    /// `C:`.
+    pub fn drive(&self) -> PathBuf {
+        self.folder.path().join("drive_c")
+    }
+
+    /// Starts this Windows and keeps it up without programs: otherwise it would end with the first
+    /// command, and every command would be a boot. A test that is killed leaves it for a minute.
+    fn boot(&self) -> anyhow::Result<()> {
+        self.server(["-p60"])?;
+        self.wine(["wineboot"]).map(|_| ())
+    }
+
+    /// Ends this Windows, as hard as a power failure, and starts it again.
+    ///
+    /// # Errors
+    /// Wine does not answer.
+    pub fn restart(&self) -> anyhow::Result<()> {
+        self.server(["-k"])?;
+        self.server(["-w"])?;
+        self.boot()
+    }
+
+    fn server<const N: usize>(&self, arguments: [&str; N]) -> anyhow::Result<()> {
+        let status = self.command("wineserver").args(arguments).status();
+        // `-k` says with 1 that there was nothing to end.
+        status.map(|_| ()).context(MISSING)
+    }
+
+    /// Runs a program of Windows and returns what it printed.
+    ///
+    /// # Errors
+    /// It fails.
+    pub fn wine<const N: usize>(&self, arguments: [&str; N]) -> anyhow::Result<String> {
+        // A file, not a pipe: what the first command starts (the services of this Windows) inherits
+        // it and would keep a pipe open for ever.
+        let path = self.folder.path().join("output");
+        let file = File::create(&path)?;
+        let status = self.command("wine").args(arguments).stdout(file).status().context(MISSING)?;
+        let text = String::from_utf8_lossy(&std::fs::read(&path)?).into_owned();
+        if !status.success() {
+            bail!("`wine {}` ended with {status}: {text}", arguments.join(" "));
+        }
+        Ok(text)
+    }
+
+    /// Sets a value below `HKEY_LOCAL_MACHINE`.
+    ///
+    /// # Errors
+    /// The registry refuses.
+    pub fn set(&self, key: &str, name: &str, kind: &str, data: &str) -> anyhow::Result<()> {
+        let key = format!(r"HKLM\{key}");
+        self.wine(["reg", "add", &key, "/v", name, "/t", kind, "/d", data, "/f"]).map(|_| ())
+    }
+
+    /// Makes a key below `HKEY_LOCAL_MACHINE`.
+    ///
+    /// # Errors
+    /// The registry refuses.
+    pub fn make_key(&self, key: &str) -> anyhow::Result<()> {
+        let key = format!(r"HKLM\{key}");
+        self.wine(["reg", "add", &key, "/f"]).map(|_| ())
+    }
+
+    /// Starts the agent.
+    ///
+    /// # Errors
+    /// Wine does not start.
+    pub fn start_agent<S: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> anyhow::Result<Agent> {
+        let child = self
+            .command("wine")
+            .arg(r"C:\wardring\wardring-agent.exe")
+            .args(arguments)
+            .stderr(Stdio::inherit())
+            .spawn()
+            .context(MISSING)?;
+        Ok(Agent(child))
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env("WINEPREFIX", self.folder.path())
+            .env("WINEDEBUG", "-all")
+            .env("WINEARCH", "win64")
+            // Neither Mono nor Gecko are needed, and their installers would ask.
+            .env("WINEDLLOVERRIDES", "mscoree=;mshtml=")
+            .env_remove("DISPLAY")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command
+    }
+}
+
+const MISSING: &str = "failed to start Wine; install it with `apt-get install wine64`";
+
+impl Drop for Prefix {
+    fn drop(&mut self) {
+        // Only this prefix's own server; the folder goes afterwards.
+        let _ = self.server(["-k"]);
+        let _ = self.server(["-w"]);
+    }
+}
+
+/// An agent under Wine; killed with the value.
+pub struct Agent(Child);
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
