@@ -4,145 +4,62 @@
 //!
 //! Any number of gateways run at once and none holds state that matters: identity comes from the
 //! client certificate, what was reported lives in the objects, and everything in memory may be lost.
+//!
+//! Without the feature `server` only what is pure is left ([`merge`] and [`runs`]): the simulator uses
+//! those, and must not know a client.
 
+#[cfg(feature = "server")]
 pub mod answer;
+#[cfg(feature = "server")]
 pub mod body;
+#[cfg(feature = "server")]
 pub mod bucket;
+#[cfg(feature = "server")]
 pub mod budget;
+#[cfg(feature = "server")]
 pub mod cache;
+#[cfg(feature = "server")]
 pub mod config;
+#[cfg(feature = "server")]
 pub mod enroll;
+#[cfg(feature = "server")]
 pub mod fresh;
+#[cfg(feature = "server")]
+mod gateway;
+#[cfg(feature = "server")]
 pub mod health;
+#[cfg(feature = "server")]
 pub mod identity;
+#[cfg(feature = "server")]
 pub mod lane;
+#[cfg(feature = "server")]
 pub mod leader;
 pub mod merge;
+#[cfg(feature = "server")]
 pub mod metrics;
+#[cfg(feature = "server")]
 pub mod peers;
+#[cfg(feature = "server")]
 pub mod permits;
+#[cfg(feature = "server")]
 pub mod poll;
+#[cfg(feature = "server")]
 pub mod presence;
+#[cfg(feature = "server")]
 pub mod reports;
+#[cfg(feature = "server")]
 pub mod roots;
 pub mod runs;
+#[cfg(feature = "server")]
 pub mod server;
+#[cfg(feature = "server")]
 pub mod start;
+#[cfg(feature = "server")]
 pub mod tls;
+#[cfg(feature = "server")]
 pub mod watches;
+#[cfg(feature = "server")]
 pub mod writes;
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Instant,
-};
-
-use kube::Client;
-use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
-
-use bucket::{Bucket, Rate};
-use cache::path;
-use config::Settings;
-use identity::Speaker;
-use merge::is_quarantined;
-use runs::Sighting;
-use watches::{Readiness, Sinks};
-
-/// How many requests of unknown enrolments may wait for the watch at once.
-const UNBOUND: usize = 256;
-
-/// Everything that requests share.
-pub struct Gateway {
-    /// What the operator set.
-    pub settings: Settings,
-    /// The API server.
-    pub client: Client,
-    /// Devices and jobs.
-    pub cache: Arc<cache::Cache>,
-    /// Whether a leader is at work.
-    pub leader: Arc<leader::Leader>,
-    /// Trusted roots.
-    pub roots: Arc<roots::TrustedRoots>,
-    /// Serving certificate.
-    pub serving: Arc<tls::Serving>,
-    /// What is known so far.
-    pub readiness: Arc<Readiness>,
-    /// Enrolments heard lately.
-    pub peers: peers::Peers,
-    /// Status writes.
-    pub writer: writes::Writer,
-    /// Metrics.
-    pub metrics: Arc<metrics::Metrics>,
-    /// Cancelled when the gateway begins to stop: long polls end at once.
-    pub draining: CancellationToken,
-    began: Instant,
-    unbound: Semaphore,
-    enrolments: Mutex<Bucket>,
-    enrol_rate: Rate,
-}
-
-impl Gateway {
-    /// A gateway that knows nothing yet.
-    pub fn new(settings: Settings, client: Client) -> Gateway {
-        let cache = Arc::new(cache::Cache::default());
-        let metrics = Arc::new(metrics::Metrics::new());
-        let began = Instant::now();
-        let enrol_rate = Rate::new(settings.enrol_rate);
-        let writer =
-            writes::Writer::new(client.clone(), cache.clone(), metrics.clone(), settings.write_cap);
-        Gateway {
-            client,
-            cache,
-            leader: Arc::default(),
-            roots: Arc::default(),
-            serving: Arc::default(),
-            readiness: Arc::default(),
-            peers: peers::Peers::new(Rate::new(settings.device_rate)),
-            writer,
-            metrics,
-            draining: CancellationToken::new(),
-            began,
-            unbound: Semaphore::new(UNBOUND),
-            enrolments: Mutex::new(Bucket::full(enrol_rate, began.elapsed())),
-            enrol_rate,
-            settings,
-        }
-    }
-
-    /// Where the watches deliver.
-    pub fn sinks(&self) -> Sinks {
-        Sinks {
-            cache: self.cache.clone(),
-            leader: self.leader.clone(),
-            roots: self.roots.clone(),
-            serving: self.serving.clone(),
-            readiness: self.readiness.clone(),
-        }
-    }
-
-    /// Takes note of the run that speaks, and quarantines its device if two live agents take turns.
-    fn note_run(&self, speaker: &Speaker, run: &str) -> Sighting {
-        let sighting = speaker.peer.note_run(run);
-        if sighting == Sighting::Two {
-            self.quarantine(speaker);
-        }
-        sighting
-    }
-
-    fn quarantine(&self, speaker: &Speaker) {
-        let device = path(&speaker.device.namespace, &speaker.device.name);
-        let known = self.cache.device_at(&device);
-        if known.is_some_and(|device| is_quarantined(&device.conditions())) {
-            return;
-        }
-        let (writer, enrolment_id) = (self.writer.clone(), speaker.enrolment_id().to_owned());
-        tokio::spawn(async move {
-            tracing::warn!(device, "two live agents speak with one key");
-            if let Err(error) = writer.quarantine(&device, &enrolment_id).await {
-                // The next request of either agent tries again.
-                tracing::warn!(device, %error, "a device could not be quarantined");
-            }
-        });
-    }
-}
+#[cfg(feature = "server")]
+pub use gateway::Gateway;
