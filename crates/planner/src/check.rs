@@ -2,12 +2,13 @@
 //! planner: it replays the plan's writes over the snapshot, in order, and looks at what stands there
 //! at every moment, because a process may die between any two writes.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod batches;
 
-use jiff::Timestamp;
-use wardring_api::{
-    Cap, JobAction, LineState, PatchRollout, PatchRolloutStatus, SliceLine, StageState,
-};
+use std::collections::BTreeMap;
+
+use wardring_api::{LineState, PatchRollout, PatchRolloutStatus, SliceLine, StageState};
+
+use batches::Flight;
 
 use crate::{Action, JobView, NewJob, Plan, RecordCause, SliceView, Snapshot};
 
@@ -43,38 +44,6 @@ struct Replay<'a> {
     /// The last batch, and whether its lines are still to be written.
     batch: Option<(wardring_api::Batch, bool)>,
     violations: Vec<Violation>,
-}
-
-/// Devices of one stage that count against its limits.
-#[derive(Default)]
-struct Flight {
-    size: usize,
-    /// Failures before this were answered by a person's retry.
-    since: Option<Timestamp>,
-    installing: BTreeSet<String>,
-    rolling: BTreeSet<String>,
-    failed: BTreeSet<String>,
-}
-
-impl Flight {
-    fn note(&mut self, line: &SliceLine, has_begun: bool, most_tries: u32) {
-        let since = self.since;
-        let mut mark = |set: fn(&mut Flight) -> &mut BTreeSet<String>, holds: bool| {
-            if holds {
-                set(self).insert(line.device.clone());
-            } else {
-                set(self).remove(&line.device);
-            }
-        };
-        let granted = line.state == LineState::Granted;
-        let waits = matches!(line.state, LineState::Pending | LineState::NotStarted);
-        let rollback = line.action == JobAction::Rollback;
-        mark(|all| &mut all.installing, (granted && !rollback) || (waits && has_begun));
-        mark(|all| &mut all.rolling, granted && rollback);
-        let failed = line.state == LineState::Failed && line.tries > 0;
-        let counts = since.is_none_or(|since| line.at.is_none_or(|at| at >= since));
-        mark(|all| &mut all.failed, failed && counts && line.tries >= most_tries);
-    }
 }
 
 impl<'a> Replay<'a> {
@@ -198,244 +167,6 @@ impl<'a> Replay<'a> {
             .collect()
     }
 
-    fn open(&mut self, expected: i64, batch: &wardring_api::Batch) {
-        let guards = &self.snapshot.guards;
-        if !guards.clock_trusted
-            || guards.restored_from_backup.is_some()
-            || guards.namespace_terminating
-        {
-            self.breaks("S7", "a batch would open although nothing may be granted".to_owned());
-        }
-        if expected != self.sequence || batch.sequence <= expected {
-            let message = format!("sequence {} would follow {}", batch.sequence, self.sequence);
-            self.breaks("S4", message);
-        }
-        if batch.grants.is_empty() || batch.grants.len() > crate::BATCH_SIZE {
-            self.breaks("S2", format!("a batch of {} grants", batch.grants.len()));
-        }
-        if let Some((open, true)) = &self.batch
-            && self.is_unwritten(open)
-        {
-            self.breaks("S2", "a batch would open over one whose lines are not written".to_owned());
-        }
-        self.sequence = batch.sequence;
-        self.batch = Some((batch.clone(), true));
-        for text in &batch.grants {
-            self.grant(batch, text);
-        }
-        self.caps(batch);
-    }
-
-    /// Whether a line of the batch still lacks its sequence.
-    fn is_unwritten(&self, batch: &wardring_api::Batch) -> bool {
-        let Some(slice) = self.slices.get(batch.slice.as_str()) else { return false };
-        if slice.damaged.is_some() {
-            return false;
-        }
-        (0..slice.lines.len()).filter_map(|index| self.line(&batch.slice, index)).any(|line| {
-            line.sequence < batch.sequence
-                && batch.grants.iter().any(|text| {
-                    let mut words = text.split(' ');
-                    words.next() == Some(line.device.as_str())
-                        && words.next().and_then(|word| word.parse().ok()) >= Some(line.attempt)
-                })
-        })
-    }
-
-    fn grant(&mut self, batch: &wardring_api::Batch, text: &str) {
-        let mut words = text.split(' ');
-        let device = words.next().unwrap_or_default().to_owned();
-        let attempt: u32 = words.next().and_then(|word| word.parse().ok()).unwrap_or_default();
-        let action = words.next().and_then(JobAction::parse);
-        let Some(slice) = self.slices.get(batch.slice.as_str()).copied() else {
-            return self.breaks("S2", format!("{device} would be granted in an unknown slice"));
-        };
-        let index = slice.lines.iter().position(|line| line.device == device);
-        let Some(line) = index.and_then(|index| self.line(&slice.name, index)) else {
-            return self.breaks("S2", format!("{device} is not in slice {}", slice.name));
-        };
-        let returns = line.state == LineState::Unreachable && attempt == line.attempt;
-        if attempt != line.attempt + 1 && !returns {
-            self.breaks(
-                "S4",
-                format!("{device} would go from attempt {} to {attempt}", line.attempt),
-            );
-        }
-        let Some((rollout, status)) = self.rollouts.get(slice.rollout_uid.as_str()).cloned() else {
-            return self.breaks("S1", format!("{device} would be granted for an unknown rollout"));
-        };
-        self.stopped(rollout, &status, &device, action, returns);
-        self.stage_order(rollout, &status, slice, &device, action);
-        self.eligible(&device);
-        if action == Some(JobAction::Install) && !returns {
-            let stage = rollout.spec.stages.iter().find(|stage| stage.name == slice.stage);
-            let most = stage.and_then(|stage| stage.retry.max_attempts).unwrap_or(1);
-            if matches!(line.state, LineState::Succeeded | LineState::AlreadyInstalled)
-                || line.tries >= most
-            {
-                self.breaks("S8", format!("{device} would be installed again"));
-            }
-        }
-    }
-
-    fn stopped(
-        &mut self,
-        rollout: &PatchRollout,
-        status: &PatchRolloutStatus,
-        device: &str,
-        action: Option<JobAction>,
-        returns: bool,
-    ) {
-        let is_install = action != Some(JobAction::Rollback);
-        let over = rollout.metadata.deletion_timestamp.is_some()
-            || rollout.spec.abort.is_some()
-            || status.aborted.is_some()
-            || rollout.spec.suspend == Some(true)
-            || status.suspended.is_some();
-        let finishes = returns
-            && rollout.spec.on_halt.installed_awaiting_reboot
-                == wardring_api::AwaitingRebootAction::Finish;
-        if over {
-            self.breaks(
-                "S13",
-                format!("{device} would be granted although its rollout is stopped"),
-            );
-        }
-        if status.halted.is_some() && is_install && !finishes {
-            self.breaks("S6", format!("{device} would be granted although its rollout is halted"));
-        }
-    }
-
-    fn stage_order(
-        &mut self,
-        rollout: &PatchRollout,
-        status: &PatchRolloutStatus,
-        slice: &SliceView,
-        device: &str,
-        action: Option<JobAction>,
-    ) {
-        let position = rollout.spec.stages.iter().position(|stage| stage.name == slice.stage);
-        let stages = &status.stages;
-        let stage = position.and_then(|position| stages.get(position));
-        if stage.is_none_or(|stage| stage.freeze_id.as_ref() != Some(&slice.freeze_id)) {
-            self.breaks("S3", format!("{device} is not in a frozen stage"));
-        }
-        let earlier = &stages[..position.unwrap_or(0).min(stages.len())];
-        if action == Some(JobAction::Install)
-            && earlier.iter().any(|stage| stage.state != StageState::Completed)
-        {
-            self.breaks("S3", format!("{device} would be granted before the stages ahead of it"));
-        }
-        if status.plan_hash.is_none() {
-            self.breaks(
-                "S12",
-                format!("{device} would be granted before the updates are resolved"),
-            );
-        }
-    }
-
-    fn eligible(&mut self, device: &str) {
-        let now = self.snapshot.now;
-        let Some(row) = self.snapshot.devices.get(device) else {
-            return self.breaks("S1", format!("{device} does not exist"));
-        };
-        let held = row.hold.as_ref().is_some_and(|hold| hold.until.is_none_or(|until| now < until));
-        if row.mode != wardring_api::DeviceMode::Manage
-            || row.enrolment_id.is_none()
-            || row.quarantined
-            || held
-            || row.online != Some(true)
-        {
-            self.breaks("S14", format!("{device} may not be touched now"));
-        }
-    }
-
-    /// Whether the device's job may have begun although its line says that nothing is granted.
-    fn has_begun(&self, uid: &str, line: &SliceLine) -> bool {
-        self.jobs.get(&line.device).copied().flatten().is_some_and(|job| {
-            job.rollout_uid == uid && job.attempt == line.attempt && job.may_have_begun()
-        })
-    }
-
-    /// Adds up a stage once; every line written afterwards is noted.
-    fn flight(&self, rollout: &PatchRollout, slice: &SliceView) -> Flight {
-        let status = self.rollouts.get(slice.rollout_uid.as_str()).map(|(_, status)| status);
-        let stage = status.and_then(|all| all.stages.iter().find(|all| all.name == slice.stage));
-        let since = stage.and_then(|stage| stage.started_at);
-        let mut flight = Flight { since, ..Flight::default() };
-        let most = most_tries(rollout, &slice.stage);
-        let same = |other: &&&SliceView| {
-            other.rollout_uid == slice.rollout_uid
-                && other.stage == slice.stage
-                && other.freeze_id == slice.freeze_id
-        };
-        for view in self.slices.values().filter(same) {
-            for (index, line) in view.lines.iter().enumerate() {
-                flight.size += 1;
-                let changed = self.changed.get(&(view.name.as_str(), index));
-                let line = changed.unwrap_or(line);
-                flight.note(line, self.has_begun(&slice.rollout_uid, line), most);
-            }
-        }
-        flight
-    }
-
-    /// At the moment a batch is open: granted lines, its grants, and jobs that may have begun.
-    fn caps(&mut self, batch: &wardring_api::Batch) {
-        let Some(slice) = self.slices.get(batch.slice.as_str()).copied() else { return };
-        let Some((rollout, _)) = self.rollouts.get(slice.rollout_uid.as_str()).cloned() else {
-            return;
-        };
-        let Some(stage) = rollout.spec.stages.iter().find(|stage| stage.name == slice.stage) else {
-            return;
-        };
-        let key = (slice.rollout_uid.clone(), slice.stage.clone());
-        let mut flight = self.flights.remove(&key).unwrap_or_else(|| self.flight(rollout, slice));
-        for text in &batch.grants {
-            let mut words = text.split(' ');
-            let device = words.next().unwrap_or_default().to_owned();
-            if text.ends_with("Rollback") {
-                flight.installing.remove(&device);
-                flight.rolling.insert(device);
-            } else {
-                flight.installing.insert(device);
-            }
-        }
-        let share = |cap: Cap| match cap {
-            Cap::Count(count) => (count as usize).max(1),
-            Cap::Percent(percent) => (flight.size * percent as usize / 100).max(1),
-        };
-        let has = |word: &str| batch.grants.iter().any(|text| text.ends_with(word));
-        let (installs, rollbacks) = (flight.installing.len(), flight.rolling.len());
-        let most = share(stage.max_concurrency.unwrap_or(Cap::Percent(10)));
-        if has("Install") && installs > most {
-            self.breaks("S2", format!("{installs} devices in flight, and {most} are allowed"));
-        }
-        let most = share(rollout.spec.on_failure.max_concurrency.unwrap_or(Cap::Count(1)));
-        if has("Rollback") && rollbacks > most {
-            self.breaks("S2", format!("{rollbacks} rollbacks in flight, and {most} are allowed"));
-        }
-        let most = match stage.max_failures.unwrap_or(Cap::Count(0)) {
-            Cap::Count(count) => count as usize,
-            Cap::Percent(percent) => flight.size * percent as usize / 100,
-        };
-        if has("Install") && flight.failed.len() > most {
-            self.breaks("S6", format!("a grant in stage {} over its failure budget", stage.name));
-        }
-        self.flights.insert(key, flight);
-    }
-
-    /// Keeps the sums of a stage true after one of its lines was written.
-    fn note(&mut self, view: &SliceView, line: &SliceLine) {
-        let has_begun = self.has_begun(&view.rollout_uid, line);
-        let rollout = self.rollouts.get(view.rollout_uid.as_str()).map(|(rollout, _)| *rollout);
-        let most = rollout.map_or(1, |rollout| most_tries(rollout, &view.stage));
-        let key = (view.rollout_uid.clone(), view.stage.clone());
-        if let Some(flight) = self.flights.get_mut(&key) {
-            flight.note(line, has_begun, most);
-        }
-    }
-
     fn record(&mut self, slice: &str, cause: RecordCause, index: usize, line: &SliceLine) {
         let Some(before) = self.line(slice, index) else {
             return self.breaks("S2", format!("slice {slice} has no line {index}"));
@@ -553,9 +284,4 @@ impl<'a> Replay<'a> {
         }
         self.jobs.insert(device.to_owned(), None);
     }
-}
-
-fn most_tries(rollout: &PatchRollout, stage: &str) -> u32 {
-    let stage = rollout.spec.stages.iter().find(|known| known.name == stage);
-    stage.and_then(|stage| stage.retry.max_attempts).unwrap_or(1)
 }

@@ -1,14 +1,11 @@
-//! Grants, written ahead: the ledger names them, then the slice lines say Granted, then jobs are
-//! made. An open batch of a leader that died is closed first.
+//! Who starts: every device of every stage gets a decision, and those that start get a grant.
 
-use wardring_api::{
-    AwaitingRebootAction, Batch, JobAction, LineState, StageState, conditions::whole_seconds,
-    reasons::Reason,
-};
+use wardring_api::{AwaitingRebootAction, JobAction, LineState, StageState, reasons::Reason};
 
 use crate::{
-    Action, BATCH_SIZE, Decision, LineChange, RecordCause,
+    Decision,
     eligibility::{Claims, line_hold},
+    ledger::{Pen, Start, write_ahead},
     line::{Frozen, Line, Tally},
     plan::Lanes,
     rollback,
@@ -16,144 +13,8 @@ use crate::{
     wake::Wake,
 };
 
-/// Batches in one plan at most, so that one pass stays short and a halt never waits behind it.
-const BATCHES_PER_PLAN: usize = 32;
-
 /// What was decided for each line of each stage, parallel to the lines.
 pub(crate) type Decisions = Vec<Vec<Decision>>;
-
-/// The next sequence, and how many batches this plan may still open.
-pub(crate) struct Pen {
-    sequence: i64,
-    batches: usize,
-}
-
-impl Pen {
-    pub fn new(scene: &Scene<'_>) -> Pen {
-        Pen { sequence: scene.snapshot.ledger.sequence, batches: BATCHES_PER_PLAN }
-    }
-}
-
-/// Closes a batch whose lines were not written. Its author may still be about to write them, so the
-/// slice must be written in any case: only a lost compare-and-swap stops that author. Where the
-/// rollout goes on, the grants are made; where it stands still, the lines are left ungranted.
-pub(crate) fn close_open_batch(runs: &mut [Run<'_>], scene: &Scene<'_>, lanes: &mut Lanes) {
-    let Some(batch) = &scene.snapshot.ledger.batch else { return };
-    let mut is_known = false;
-    for run in runs.iter_mut() {
-        let may_grant = run.stop.is_none() && run.complaint.is_none();
-        let may_roll_back = matches!(run.stop, None | Some(Stop::Halted));
-        let (uid, now) = (run.id.uid.clone(), scene.now);
-        for frozen in run.stages.iter_mut().filter_map(|stage| stage.frozen.as_mut()) {
-            let Some(slice) = frozen.slices.iter().position(|slice| slice.name == batch.slice)
-            else {
-                continue;
-            };
-            is_known = true;
-            let mut changes = Vec::new();
-            for (device, attempt, action) in batch.grants.iter().filter_map(|text| entry(text)) {
-                let lines = &frozen.slices[slice].lines;
-                let Some(position) = lines.iter().position(|line| line.device == device) else {
-                    continue;
-                };
-                let index = frozen.starts[slice] + position;
-                let mut line = frozen.lines[index];
-                if uid != batch.rollout_uid
-                    || line.sequence >= batch.sequence
-                    || line.attempt > attempt
-                {
-                    continue;
-                }
-                let row = scene.row(&line).filter(|row| row.enrolment_id.is_some());
-                let allowed = match action {
-                    JobAction::Rollback => may_roll_back,
-                    JobAction::Install | JobAction::Download => may_grant,
-                };
-                if row.is_some() && allowed {
-                    grant(&mut line, action, attempt, batch.sequence, now);
-                } else {
-                    (line.sequence, line.attempt, line.moved) = (batch.sequence, attempt, true);
-                }
-                frozen.lines[index] = line;
-                changes.push((position, index));
-            }
-            if !changes.is_empty() {
-                lanes.fences.push(record(frozen, slice, &changes, RecordCause::Grants, scene));
-            }
-        }
-    }
-    if !is_known {
-        lanes.fences.extend(close_unused(batch, scene));
-    }
-}
-
-/// Closes a batch of a slice that no rollout uses any more, granting nothing. A slice that cannot be
-/// read is left alone: whoever opened the batch cannot have read it either.
-fn close_unused(batch: &Batch, scene: &Scene<'_>) -> Option<Action> {
-    let mut slices = scene.snapshot.slices.iter();
-    let slice = slices.find(|slice| slice.name == batch.slice && slice.damaged.is_none())?;
-    let named = |line: &wardring_api::SliceLine| {
-        batch.grants.iter().filter_map(|text| entry(text)).find_map(|(device, attempt, _)| {
-            let is_open = line.sequence < batch.sequence && line.attempt <= attempt;
-            (device == line.device && is_open).then_some(attempt)
-        })
-    };
-    let changes: Vec<LineChange> = slice
-        .lines
-        .iter()
-        .enumerate()
-        .filter_map(|(index, line)| {
-            let attempt = named(line)?;
-            let line =
-                wardring_api::SliceLine { attempt, sequence: batch.sequence, ..line.clone() };
-            Some(LineChange { index, line })
-        })
-        .collect();
-    (!changes.is_empty()).then(|| Action::RecordLines {
-        slice: slice.name.clone(),
-        cause: RecordCause::Grants,
-        changes,
-    })
-}
-
-/// Reads `device attempt action`.
-fn entry(text: &str) -> Option<(&str, u32, JobAction)> {
-    let mut words = text.split(' ');
-    let entry = (words.next()?, words.next()?.parse().ok()?, JobAction::parse(words.next()?)?);
-    words.next().is_none().then_some(entry)
-}
-
-/// Turns a line into a grant. The same attempt again is a device that came back.
-fn grant(line: &mut Line, action: JobAction, attempt: u32, sequence: i64, now: jiff::Timestamp) {
-    if attempt > line.attempt {
-        line.granted_now = true;
-        line.was = match action {
-            JobAction::Rollback => Some(line.state),
-            JobAction::Install | JobAction::Download => None,
-        };
-    }
-    line.state = LineState::Granted;
-    line.reason = None;
-    line.at = Some(whole_seconds(now));
-    (line.action, line.attempt, line.sequence, line.moved) = (action, attempt, sequence, true);
-}
-
-fn record<'a>(
-    frozen: &Frozen<'a>,
-    slice: usize,
-    changes: &[(usize, usize)],
-    cause: RecordCause,
-    scene: &Scene<'a>,
-) -> Action {
-    Action::RecordLines {
-        slice: frozen.slices[slice].name.clone(),
-        cause,
-        changes: changes
-            .iter()
-            .map(|&(index, line)| LineChange { index, line: frozen.rewritten(line, scene) })
-            .collect(),
-    }
-}
 
 /// Whether a run may get grants for `action` in this pass.
 fn may_grant(run: &Run<'_>, scene: &Scene<'_>, action: JobAction) -> bool {
@@ -210,9 +71,6 @@ pub(crate) fn admit<'a>(
     }
     decisions
 }
-
-/// A grant that was decided: line, attempt, action.
-type Start = (usize, u32, JobAction);
 
 /// Decides about the lines of one stage.
 struct Desk<'d, 'a> {
@@ -362,50 +220,4 @@ impl Desk<'_, '_> {
         self.start(index, line, line.attempt + 1, JobAction::Install);
         Decision::Start
     }
-}
-
-/// Turns decided starts into batches of one slice each: ledger first, then the lines. Returns how
-/// many of them this plan writes; the next one goes on.
-fn write_ahead<'a>(
-    frozen: &mut Frozen<'a>,
-    uid: &str,
-    starts: &[Start],
-    scene: &Scene<'a>,
-    pen: &mut Pen,
-    lanes: &mut Lanes,
-) -> usize {
-    let mut rest = starts;
-    while let Some(&(first, ..)) = rest.first() {
-        let (slice, _) = frozen.locate(first);
-        let end = frozen.starts.get(slice + 1).copied().unwrap_or(frozen.lines.len());
-        let length = rest.iter().take_while(|start| start.0 < end).count().min(BATCH_SIZE);
-        if pen.batches == 0 {
-            return starts.len() - rest.len();
-        }
-        pen.batches -= 1;
-        let (batch, later) = rest.split_at(length);
-        rest = later;
-        let expected_sequence = pen.sequence;
-        pen.sequence += 1;
-        let mut changes = Vec::with_capacity(batch.len());
-        let mut grants = Vec::with_capacity(batch.len());
-        for &(index, attempt, action) in batch {
-            grant(&mut frozen.lines[index], action, attempt, pen.sequence, scene.now);
-            changes.push((index - frozen.starts[slice], index));
-            let device = &frozen.record(index).device;
-            grants.push(format!("{device} {attempt} {}", action.as_str()));
-        }
-        let slice_name = frozen.slices[slice].name.clone();
-        lanes.batches.push(Action::OpenBatch {
-            expected_sequence,
-            batch: Batch {
-                sequence: pen.sequence,
-                rollout_uid: uid.to_owned(),
-                slice: slice_name,
-                grants,
-            },
-        });
-        lanes.batches.push(record(frozen, slice, &changes, RecordCause::Grants, scene));
-    }
-    starts.len()
 }

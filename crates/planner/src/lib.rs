@@ -14,6 +14,7 @@ mod freeze;
 mod grants;
 mod halt;
 mod jobs;
+mod ledger;
 mod line;
 mod outcomes;
 mod permit;

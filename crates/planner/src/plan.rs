@@ -5,10 +5,11 @@ use std::sync::Arc;
 use crate::{
     Action, Decision, DeviceTable, Plan, RolloutDecisions, Snapshot, StageDecisions,
     eligibility::Claims,
-    freeze,
-    grants::{self, Pen},
+    freeze, grants,
     halt::{self, Latched},
-    jobs, outcomes, resolve, rollback, stage, status,
+    jobs,
+    ledger::{self, Pen},
+    outcomes, resolve, rollback, stage, status,
     validate::{Complaint, Run, Scene, validate},
     wake::Wake,
 };
@@ -105,7 +106,7 @@ fn decide(
     lanes: &mut Lanes,
     wake: &mut Wake,
 ) -> Vec<(bool, Option<Complaint>)> {
-    grants::close_open_batch(runs, scene, lanes);
+    ledger::close_open_batch(runs, scene, lanes);
     let mut waits = Vec::with_capacity(runs.len());
     for (run, latched) in runs.iter_mut().zip(latched) {
         if !run.has_finalizer() && !run.is_deleting() {

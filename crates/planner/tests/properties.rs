@@ -6,7 +6,7 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use proptest::{collection::vec, prelude::*, sample::select};
 use support::{SERVER, World, agent::Script};
 use wardring_api::{
