@@ -1,6 +1,11 @@
 //! Many scripted devices in one process, each a whole agent.
 
-use std::{collections::BTreeMap, path::PathBuf, process::Command, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -43,15 +48,20 @@ pub struct Fleet {
     pub process: Process,
     /// Folder with one folder per device.
     pub data: PathBuf,
+    folder: PathBuf,
+    name: String,
+    devices: u32,
+    starts: u32,
 }
 
 impl Fleet {
     pub(crate) async fn start(
         installation: &Installation,
         namespace: &str,
+        name: &str,
         file: &FleetFile,
     ) -> Result<Fleet> {
-        let folder = installation.folder.join(namespace);
+        let folder = installation.folder.join(namespace).join(name);
         let data = folder.join("devices");
         std::fs::create_dir_all(&data)
             .with_context(|| format!("failed to make the folder {}", data.display()))?;
@@ -59,14 +69,38 @@ impl Fleet {
         let content = json!({ "worlds": file.worlds, "devices": file.devices });
         std::fs::write(&path, content.to_string())
             .with_context(|| format!("failed to write {}", path.display()))?;
-        let mut command = Command::new(binary("wardring-fleet")?);
-        command.arg("--gateway").arg(installation.gateway_urls().join(","));
-        command.arg("--fleet").arg(&path).arg("--data-dir").arg(&data);
-        let log = folder.join("fleet.log");
-        let mut process = Process::spawn(&format!("fleet of {namespace}"), command, &log)?;
-        // Each device makes keys and waits for the signer.
-        let limit = Duration::from_secs(60) + Duration::from_millis(200) * file.len() as u32;
-        process.wait_for_line(limit, "\"ready\":true").await?;
-        Ok(Fleet { process, data })
+        let name = format!("{name} of {namespace}");
+        let process = spawn(&name, &folder, &installation.gateway_urls(), 1)?;
+        let devices = file.len() as u32;
+        let mut fleet = Fleet { process, data, folder, name, devices, starts: 1 };
+        fleet.ready().await?;
+        Ok(fleet)
     }
+
+    /// Ends all agents at once, as a crash would, if they have not ended, and starts them again with
+    /// what they know. The devices themselves live on meanwhile.
+    pub async fn restart(&mut self, gateways: &[String]) -> Result<()> {
+        if self.process.is_running() {
+            self.process.kill()?;
+        }
+        self.starts += 1;
+        self.process = spawn(&self.name, &self.folder, gateways, self.starts)?;
+        self.ready().await
+    }
+
+    async fn ready(&mut self) -> Result<()> {
+        // Each device makes keys and waits for the signer.
+        let limit = Duration::from_secs(60) + Duration::from_millis(200) * self.devices;
+        self.process.wait_for_line(limit, "\"ready\":true").await?;
+        Ok(())
+    }
+}
+
+fn spawn(name: &str, folder: &Path, gateways: &[String], start: u32) -> Result<Process> {
+    let mut command = Command::new(binary("wardring-fleet")?);
+    command.arg("--gateway").arg(gateways.join(","));
+    command.arg("--fleet").arg(folder.join("fleet.json"));
+    command.arg("--data-dir").arg(folder.join("devices"));
+    // A log of its own, so that an earlier start's `ready` is not taken for this one's.
+    Process::spawn(name, command, &folder.join(format!("fleet-{start}.log")))
 }

@@ -94,12 +94,25 @@ impl Installation {
 
     /// Starts a gateway with its own service account's token and waits until it is ready.
     pub async fn start_gateway(&mut self, more: &[&str]) -> Result<()> {
+        let gateway = self.new_gateway("127.0.0.1:0", more).await?;
+        self.gateways.push(gateway);
+        Ok(())
+    }
+
+    /// Starts a gateway in the place of one that has ended, at its address: agents know no other.
+    pub async fn replace_gateway(&mut self, index: usize, more: &[&str]) -> Result<()> {
+        let url = self.gateways[index].url.clone();
+        let address = url.strip_prefix("https://").context("gateways speak HTTPS")?;
+        self.gateways[index] = self.new_gateway(address, more).await?;
+        Ok(())
+    }
+
+    async fn new_gateway(&mut self, listen: &str, more: &[&str]) -> Result<Gateway> {
         let mut command = self.command("wardring-gateway").await?;
-        command.args(["--listen", "127.0.0.1:0"]).args(more);
+        command.args(["--listen", listen]).args(more);
         let (process, ready) = self.spawn("gateway", command).await?;
         let http = url("http", &ready, &["http", "httpListen", "http_listen"])?;
-        self.gateways.push(Gateway { process, url: url("https", &ready, &["listen"])?, http });
-        Ok(())
+        Ok(Gateway { process, url: url("https", &ready, &["listen"])?, http })
     }
 
     /// URLs for agents.
@@ -116,7 +129,12 @@ impl Installation {
             .create(&PostParams::default(), &wanted)
             .await
             .with_context(|| format!("failed to create namespace {namespace}"))?;
-        Ok(Tenant::new(self, namespace))
+        Ok(self.tenant_in(namespace))
+    }
+
+    /// The tenant in a namespace that exists.
+    pub fn tenant_in(&self, namespace: &str) -> Tenant<'_> {
+        Tenant::new(self, namespace)
     }
 
     async fn command(&self, name: &str) -> Result<Command> {

@@ -24,6 +24,8 @@ pub struct TokenOptions<'a> {
     pub labels: &'a [&'a str],
     /// Devices it may admit.
     pub max_uses: usize,
+    /// Whether it may give an enrolled device a new key.
+    pub may_replace: bool,
 }
 
 impl<'a> Tenant<'a> {
@@ -70,6 +72,9 @@ impl<'a> Tenant<'a> {
         let uses = options.max_uses.max(1).to_string();
         let mut args = vec!["enroll", "--name", options.name, "--mode", "Manage", "-o", "json"];
         args.extend(["--max-uses", &uses]);
+        if options.may_replace {
+            args.push("--may-replace");
+        }
         args.extend(options.labels.iter().flat_map(|label| ["--label", label]));
         let answer: Value = serde_json::from_str(&self.plugin(&args).await?)?;
         let token = answer["token"].as_str().context("`enroll` printed no token")?;
@@ -78,6 +83,11 @@ impl<'a> Tenant<'a> {
 
     /// Starts a fleet of agents that know all gateways, and waits until every device is enrolled.
     pub async fn fleet(&self, file: &FleetFile) -> Result<Fleet> {
-        Fleet::start(self.installation, &self.namespace, file).await
+        self.named_fleet("fleet", file).await
+    }
+
+    /// The same, for a tenant with several fleets.
+    pub async fn named_fleet(&self, name: &str, file: &FleetFile) -> Result<Fleet> {
+        Fleet::start(self.installation, &self.namespace, name, file).await
     }
 }

@@ -102,7 +102,7 @@ pub async fn start(tenant: &Tenant<'_>, members: &Members, trouble: Trouble) -> 
     for group in GROUPS {
         let max_uses = members.values().filter(|member| member.group == group).count();
         let label = format!("group={group}");
-        let options = TokenOptions { name: group, labels: &[&label], max_uses };
+        let options = TokenOptions { name: group, labels: &[&label], max_uses, may_replace: false };
         tokens.insert(group, tenant.token(&options).await?);
     }
     let mut file = FleetFile::default();
