@@ -322,6 +322,18 @@ fn a_job_that_cannot_be_created_ends_its_line() {
 }
 
 #[test]
+fn deleting_a_rollout_recalls_at_once_what_has_not_begun() {
+    let mut world = granted();
+    world.set_online("test-1", false);
+    world.delete_rollout("november");
+    world.settle();
+    assert!(world.jobs.is_empty() && world.rollouts.is_empty());
+    assert!(world.permits.is_empty());
+    let line = &world.slices.values().next().unwrap().spec.lines[0];
+    assert!(line.starts_with("test-1 1 Pending"), "the record stays: {line}");
+}
+
+#[test]
 fn a_deleted_rollout_does_not_wait_for_a_silent_device_with_a_forged_answer() {
     let mut world = granted();
     world.agents.get_mut("test-1").unwrap().script = Script::Forger;
