@@ -175,11 +175,9 @@ impl Connection {
         stream.set_nodelay(true).unwrap();
         let name = "localhost".to_owned().try_into().unwrap();
         let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
-        let request = format!(
-            "GET /v1/job?run=0123456789abcdef&boot=0123456789abcdef&wait=0&seq=41 HTTP/1.1\r\n\
-             host: localhost\r\naccept: */*\r\n\r\n"
-        );
-        Connection { stream, request: request.into_bytes(), buffer: vec![0; 4096] }
+        let request = "GET /v1/job?run=0123456789abcdef&boot=0123456789abcdef&wait=0&seq=41 HTTP/1.1\r\n\
+             host: localhost\r\naccept: */*\r\n\r\n";
+        Connection { stream, request: request.into(), buffer: vec![0; 4096] }
     }
 
     /// Asks once; the body of the answer. Headers and body fit one read.

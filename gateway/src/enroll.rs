@@ -1,7 +1,10 @@
 //! `POST /v1/enroll` and `POST /v1/renew`: files the device's wish as an EnrollmentRequest and hands
 //! out the signer's answer. Decides nothing about tokens; that is the signer's alone.
 
-use std::sync::{Arc, PoisonError};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use axum::{Json, extract::State};
 use jiff::Timestamp;
@@ -11,6 +14,7 @@ use kube::{
 };
 use rand::RngExt;
 use sha2::{Digest, Sha256};
+use tokio::time;
 use wardring_api::{EnrollmentKind, EnrollmentRequest, EnrollmentRequestSpec, reasons::Reason};
 use wardring_protocol::{EnrolAnswer, EnrolRequest};
 use wardring_seal::{EnrolmentClaim, SignedClaim, parse_device_certificate, verify_renewal};
@@ -19,6 +23,8 @@ use crate::{Gateway, answer::Refusal, body::Message, cache::path, identity::wait
 
 /// The signer answers within its next pass.
 const RETRY_MS: u64 = 700;
+/// For a find, a create and a look at the cache.
+const PATIENCE: Duration = Duration::from_secs(12);
 const MAX_CLAIM: usize = 8_192;
 const MAX_PROOF: usize = 256;
 const MAX_CERTIFICATE: usize = 4_096;
@@ -43,7 +49,7 @@ pub async fn enroll(
         token: Some(token),
         device: claim.device,
     };
-    file(&gateway, &claim.namespace, spec).await.map(Json)
+    file_in_time(&gateway, &claim.namespace, spec).await.map(Json)
 }
 
 /// `POST /v1/renew`: the claim is signed by the key of the current certificate, which may have expired.
@@ -77,7 +83,7 @@ pub async fn renew(
         token: None,
         device: claim.device,
     };
-    file(&gateway, &claim.namespace, spec).await.map(Json)
+    file_in_time(&gateway, &claim.namespace, spec).await.map(Json)
 }
 
 /// Reads the claim far enough to know where it goes.
@@ -101,6 +107,15 @@ fn read(request: &EnrolRequest) -> Result<EnrolmentClaim, Refusal> {
         ));
     }
     Ok(claim)
+}
+
+async fn file_in_time(
+    gateway: &Gateway,
+    namespace: &str,
+    spec: EnrollmentRequestSpec,
+) -> Result<EnrolAnswer, Refusal> {
+    let late = || Refusal::not_now("the API server does not answer; ask again");
+    time::timeout(PATIENCE, file(gateway, namespace, spec)).await.unwrap_or_else(|_| Err(late()))
 }
 
 /// Finds or files the request, and answers with what the signer made of it.

@@ -1,12 +1,17 @@
 //! Reads straight from the API server, never from the cache, with the server's clock.
 
+use std::time::Duration;
+
 use http::{Request, header::DATE};
 use http_body_util::BodyExt;
 use jiff::{SignedDuration, Timestamp, fmt::rfc2822::DateTimeParser};
 use k8s_openapi::NamespaceResourceScope;
 use kube::{Client, Resource, client::Body};
 use serde::de::DeserializeOwned;
+use tokio::time;
 
+/// A healthy API server answers in milliseconds; one that hangs must not hold devices.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Clocks that differ by more make times meaningless.
 const SKEW_BORNE: SignedDuration = SignedDuration::from_secs(30);
 
@@ -16,6 +21,9 @@ pub enum ReadError {
     /// The call.
     #[error("failed to ask the API server")]
     Call(#[source] kube::Error),
+    /// No answer.
+    #[error("the API server did not answer within {PATIENCE:?}")]
+    Timeout,
     /// The answer.
     #[error("the API server answered {code}")]
     Answer {
@@ -38,6 +46,13 @@ pub struct Fresh<K> {
 
 /// Reads one object with the clock of the server that answered.
 pub async fn read<K>(client: &Client, namespace: &str, name: &str) -> Result<Fresh<K>, ReadError>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + DeserializeOwned,
+{
+    time::timeout(PATIENCE, ask(client, namespace, name)).await.unwrap_or(Err(ReadError::Timeout))
+}
+
+async fn ask<K>(client: &Client, namespace: &str, name: &str) -> Result<Fresh<K>, ReadError>
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + DeserializeOwned,
 {

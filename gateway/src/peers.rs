@@ -86,6 +86,12 @@ impl Peers {
         peer.memory().bucket.take(self.rate, now)
     }
 
+    /// Takes note of the run that speaks.
+    pub fn note_run(&self, peer: &Peer, run: &str) -> Sighting {
+        let now = self.began.elapsed();
+        peer.memory().runs.note(run, now)
+    }
+
     /// Takes note of contact.
     pub fn heard(&self, peer: &Peer) {
         peer.memory().heard = self.began.elapsed();
@@ -113,11 +119,6 @@ impl Peers {
 }
 
 impl Peer {
-    /// Takes note of the run that speaks.
-    pub fn note_run(&self, run: &str) -> Sighting {
-        self.memory().runs.note(run)
-    }
-
     /// Takes note of the highest sealed sequence that the agent presents.
     pub fn note_sequence(&self, sequence: i64) {
         let mut memory = self.memory();

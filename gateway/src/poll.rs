@@ -21,6 +21,8 @@ use crate::{
 
 /// An agent at work on a job comes back this soon.
 const BUSY_POLL: Duration = Duration::from_secs(5);
+/// Agents of a gateway that stops find another within this time.
+const RECONNECT: Duration = Duration::from_secs(5);
 
 /// Answers a poll, at once if there is news, else when there is or the wait is over.
 pub async fn poll(
@@ -94,22 +96,25 @@ fn answer(
     query: &JobQuery,
     job: Option<Arc<KnownJob>>,
 ) -> JobAnswer {
-    let pause = if job.is_some() || query.known.is_some() {
-        BUSY_POLL.min(gateway.settings.poll_interval)
-    } else if query.wait > 0 && !gateway.draining.is_cancelled() {
+    let (pause, spread) = if gateway.draining.is_cancelled() {
+        // Thousands of polls end at this moment; the other replicas take them one after the other.
+        (RECONNECT, 0.0..1.0)
+    } else if job.is_some() || query.known.is_some() {
+        (BUSY_POLL.min(gateway.settings.poll_interval), 0.8..1.2)
+    } else if query.wait > 0 {
         // A long poll that ended without news is simply asked again.
-        Duration::ZERO
+        (Duration::ZERO, 0.8..1.2)
     } else {
-        gateway.settings.poll_interval
+        (gateway.settings.poll_interval, 0.8..1.2)
     };
-    let spread = pause.mul_f64(rand::rng().random_range(0.8..1.2));
+    let pause = pause.mul_f64(rand::rng().random_range(spread));
     JobAnswer {
         job: job.map(|job| job.sealed.clone()),
         mode: match device.mode {
             DeviceMode::Observe => Mode::Observe,
             DeviceMode::Manage => Mode::Manage,
         },
-        next_poll_ms: u64::try_from(spread.as_millis()).unwrap_or(u64::MAX),
+        next_poll_ms: u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
         now: Timestamp::now(),
     }
 }

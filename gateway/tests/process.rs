@@ -1,5 +1,7 @@
 //! The binary itself: what it says when it is ready, when it cannot start, and when it is stopped.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
+
 use std::{
     net::TcpListener,
     process::{Command, Stdio},

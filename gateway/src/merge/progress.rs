@@ -1,5 +1,7 @@
 //! Progress, outcomes and permits → PatchJob status.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use wardring_api::{
     BootKind, BootRecord, JobState, PatchJobStatus, Permit, PermitStep, SignedBytes, UpdateResult,
@@ -132,11 +134,12 @@ pub fn note_run(status: &mut PatchJobStatus, attempt: u32, run: &str) {
 pub fn sighting(status: &PatchJobStatus, attempt: u32, run: &str) -> Sighting {
     let mut runs = Runs::default();
     if status.attempt == Some(attempt) {
-        status.runs.iter().for_each(|run| {
-            runs.note(run);
-        });
+        // The objects hold no times; what they hold ends with the attempt.
+        for run in &status.runs {
+            runs.note(run, Duration::ZERO);
+        }
     }
-    runs.note(run)
+    runs.note(run, Duration::ZERO)
 }
 
 /// What is there about an earlier attempt says nothing about this one.

@@ -128,13 +128,17 @@ async fn two_live_agents_with_one_key_are_both_held() {
     agent.run = "run-of-the-clone".to_owned();
     two.report(&agent, vec![(2, progress(&key, "Preflight"))]).await;
     job_until(&site, &agent, "the second run", |status| status.runs.len() == 2).await;
-    agent.run = first;
+    // The first comes back: no permit for either, and its asking is recorded.
+    agent.run = first.clone();
     assert_eq!(reason(one.permit(&agent, &key, Step::Install).await), "TwoAgents");
-    one.report(&agent, vec![(3, progress(&key, "Preflight"))]).await;
     job_until(&site, &agent, "the return", |status| status.runs.len() == 3).await;
     agent.run = "run-of-the-clone".to_owned();
     assert_eq!(reason(two.permit(&agent, &key, Step::Install).await), "TwoAgents");
-
+    job_until(&site, &agent, "the second's return", |status| status.runs.len() == 4).await;
+    assert!(!conditions::is_true(&site.status(&agent).await.conditions, conditions::QUARANTINED));
+    // Once more, and it is certain.
+    agent.run = first;
+    assert_eq!(reason(one.permit(&agent, &key, Step::Install).await), "TwoAgents");
     wait_until(PATIENCE, "the quarantine", async || {
         let status = site.status(&agent).await;
         conditions::is_true(&status.conditions, conditions::QUARANTINED).then_some(())
@@ -163,17 +167,23 @@ async fn a_restarted_agent_is_not_taken_for_two() {
 }
 
 #[tokio::test]
-async fn many_gateways_asked_at_once_record_every_permit_they_give() {
+async fn gateways_that_are_asked_at_once_record_every_permit_they_give() {
     let site = Site::new().await;
-    let agent = site.device("ws-1").await;
-    let key = site.grant(&agent, &site.rollout().await).await;
+    let rollout = site.rollout().await;
     let (one, two) = (site.gateway(&[]).await, site.gateway(&[]).await);
     one.sees_leader().await;
     two.sees_leader().await;
-    let (first, second) = tokio::join!(
-        one.permit(&agent, &key, Step::Install),
-        two.permit(&agent, &key, Step::Install)
-    );
-    assert_eq!((first, second), (PermitAnswer::Granted, PermitAnswer::Granted));
-    assert_eq!(site.job_status(&agent).await.permitted.len(), 1, "the second found the first");
+    // Several devices, because two requests do not always meet.
+    for number in 0..8 {
+        let agent = site.device(&format!("ws-{number}")).await;
+        let key = site.grant(&agent, &rollout).await;
+        one.sees_job(&agent).await;
+        two.sees_job(&agent).await;
+        let (first, second) = tokio::join!(
+            one.permit(&agent, &key, Step::Install),
+            two.permit(&agent, &key, Step::Reboot)
+        );
+        assert_eq!((first, second), (PermitAnswer::Granted, PermitAnswer::Granted));
+        assert_eq!(site.job_status(&agent).await.permitted.len(), 2);
+    }
 }
