@@ -322,6 +322,23 @@ fn a_job_that_cannot_be_created_ends_its_line() {
 }
 
 #[test]
+fn a_stop_is_written_before_anything_else() {
+    let mut halts = granted();
+    let failed = Outcome { result: OutcomeResult::Failed, ..good_answer(&halts) };
+    halts.jobs.get_mut("test-1").unwrap().outcome = JobOutcome::Verified(failed);
+    let mut suspends = granted();
+    suspends.edit("november", |spec| spec.suspend = Some(true));
+    for world in [halts, suspends] {
+        let plan = world.plan();
+        assert!(plan.actions.len() > 1);
+        let Action::WriteStatus { status, .. } = &plan.actions[0] else {
+            panic!("{:#?}", plan.actions);
+        };
+        assert!(status.halted.is_some() || status.suspended.is_some());
+    }
+}
+
+#[test]
 fn deleting_a_rollout_recalls_at_once_what_has_not_begun() {
     let mut world = granted();
     world.set_online("test-1", false);
