@@ -280,3 +280,10 @@ impl Move {
         }
     }
 }
+
+#[cfg(test)]
+mod bench;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod stories;

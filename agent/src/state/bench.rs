@@ -1,0 +1,463 @@
+//! A device, a gateway and a clock made of values, for the tests of the state machine. It does what
+//! the driver and the platform promise, and keeps count of what really happened.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use jiff::{SignedDuration, Timestamp};
+use wardring_protocol::{PERMIT_LIFE_MS, PermitAnswer, Step, key_id};
+use wardring_seal::{
+    Action, HealthChecks, JobKey, JobPayload, OnUnhealthy, OutcomePayload, PAYLOAD_VERSION,
+    Preflight, RebootRules, UpdateKind, UpdateSource, UpdateTarget,
+};
+
+use super::*;
+
+pub(super) const SERVICE: &str = "MSSQLSERVER";
+pub(super) const PRODUCT: &str = "Windows Server 2022";
+const OLD: &str = "20348.2700";
+const NEW: &str = "20348.2762";
+
+/// How one update behaves.
+#[derive(Clone, Debug)]
+pub(super) struct Script {
+    pub stand: Stand,
+    pub reboot_required: bool,
+    pub fails: bool,
+    pub reverts: bool,
+    pub stops_service: bool,
+    pub uninstallable: bool,
+    pub crashes: u32,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        Script {
+            stand: Stand::Offered,
+            reboot_required: true,
+            fails: false,
+            reverts: false,
+            stops_service: false,
+            uninstallable: true,
+            crashes: 0,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stand {
+    Offered,
+    NotOffered,
+    Superseded,
+    NotApplicable,
+    Pending,
+    InForce,
+    Removing,
+}
+
+/// The device and everything around the state machine.
+#[derive(Clone, Debug)]
+pub(super) struct Bench {
+    pub state: State,
+    pub wall: Timestamp,
+    pub mono_ms: u64,
+    pub boot: u32,
+    pub boot_kind: BootKind,
+    pub updates: BTreeMap<String, Script>,
+    pub service: ServiceState,
+    pub restart_helps: bool,
+    pub ignores_reboots: bool,
+    pub pending_reboot: bool,
+    pub pid: u32,
+    pub results: BTreeMap<(String, String), ServicingResult>,
+    /// What was asked and not answered yet: due time, turn, question.
+    pub asked: VecDeque<(u64, u64, Ask)>,
+    /// Answers for the next permits; granted when it is empty.
+    pub permits: VecDeque<Option<PermitAnswer>>,
+    pub permits_held: Vec<(Step, u64)>,
+    /// Times that an installation really began, by key and KB.
+    pub installs: BTreeMap<(String, String), u32>,
+    pub removals: u32,
+    /// Own restarts that really happened, by key.
+    pub reboots: BTreeMap<String, u32>,
+    pub restarts_of_service: u32,
+    pub outcomes: Vec<OutcomePayload>,
+    pub states: Vec<String>,
+    pub unexpected: Vec<Unexpected>,
+    /// A restart is under way: nothing of this run is answered any more.
+    pub is_down: bool,
+}
+
+pub(super) fn key(sequence: i64, action: Action) -> JobKey {
+    JobKey {
+        rollout_uid: "rollout".to_owned(),
+        device_id: "id-1".to_owned(),
+        attempt: u32::try_from(sequence).unwrap(),
+        action,
+    }
+}
+
+pub(super) fn target(kb: &str) -> UpdateTarget {
+    UpdateTarget {
+        kb: kb.to_owned(),
+        product: PRODUCT.to_owned(),
+        kind: if kb == "KB1" { UpdateKind::Quality } else { UpdateKind::DotNet },
+        target_build: (kb == "KB1").then(|| NEW.to_owned()),
+        identities: Vec::new(),
+    }
+}
+
+impl Bench {
+    /// A device in mode Manage with one offered cumulative update, `KB1`.
+    pub fn new() -> Bench {
+        let mut bench = Bench {
+            state: State::default(),
+            wall: "2026-11-21T02:00:00Z".parse().unwrap(),
+            mono_ms: 0,
+            boot: 1,
+            boot_kind: BootKind::Foreign,
+            updates: BTreeMap::from([("KB1".to_owned(), Script::default())]),
+            service: ServiceState::Running,
+            restart_helps: false,
+            ignores_reboots: false,
+            pending_reboot: false,
+            pid: 100,
+            results: BTreeMap::new(),
+            asked: VecDeque::new(),
+            permits: VecDeque::new(),
+            permits_held: Vec::new(),
+            installs: BTreeMap::new(),
+            removals: 0,
+            reboots: BTreeMap::new(),
+            restarts_of_service: 0,
+            outcomes: Vec::new(),
+            states: Vec::new(),
+            unexpected: Vec::new(),
+            is_down: false,
+        };
+        bench.start(false);
+        bench.take(Event::ModeSet(Mode::Manage));
+        bench
+    }
+
+    pub fn with(mut self, kb: &str, script: Script) -> Bench {
+        self.updates.insert(kb.to_owned(), script);
+        self
+    }
+
+    pub fn job(&self, sequence: i64, action: Action) -> JobPayload {
+        let later = |hours| self.wall + SignedDuration::from_hours(hours);
+        JobPayload {
+            version: PAYLOAD_VERSION,
+            namespace: "tenant".to_owned(),
+            device: "srv-1".to_owned(),
+            rollout: "2026-11".to_owned(),
+            stage: "test".to_owned(),
+            slice: "slice-0".to_owned(),
+            key: key(sequence, action),
+            sequence,
+            updates: self.updates.keys().map(|kb| target(kb)).collect(),
+            source: UpdateSource::Default,
+            accept_eula: false,
+            start_by: later(4),
+            finish_by: later(24),
+            preflight: Preflight {
+                reboot_first: false,
+                min_free_disk_gb: 10,
+                require_reversible: false,
+            },
+            health: HealthChecks {
+                services: vec![SERVICE.to_owned()],
+                settle_ms: 180_000,
+                restart_attempts: 2,
+                sample_interval_ms: 20_000,
+            },
+            reboot: RebootRules { countdown_ms: 60_000, message: None, stuck_after_ms: 1_800_000 },
+            on_unhealthy: OnUnhealthy::Report,
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now { wall: self.wall, mono_ms: self.mono_ms }
+    }
+
+    pub fn advance(&mut self, ms: u64) {
+        self.mono_ms += ms;
+        self.wall += SignedDuration::from_millis(i64::try_from(ms).unwrap());
+    }
+
+    /// A new run of the agent, from the journal's text.
+    pub fn start(&mut self, lost: bool) {
+        let journal = serde_json::to_string(&self.state).unwrap();
+        let read: State = serde_json::from_str(&journal).unwrap();
+        assert_eq!(read, self.state, "the journal gives back what was written");
+        if lost {
+            self.state = State::default();
+        }
+        self.asked.clear();
+        self.permits_held.clear();
+        self.is_down = false;
+        let me = Me {
+            namespace: "tenant".to_owned(),
+            device: "srv-1".to_owned(),
+            device_id: "id-1".to_owned(),
+        };
+        let boot = BootRecord {
+            boot_id: format!("boot-{}", self.boot),
+            at: self.wall,
+            kind: self.boot_kind,
+        };
+        let build = self.build();
+        self.take(Event::Started(Box::new(Start { me, boot, build, lost, refuses: None })));
+    }
+
+    /// Takes a step and carries out its effects, as the driver does.
+    pub fn take(&mut self, event: Event) {
+        let effects = self.take_without_effects(event);
+        for effect in effects {
+            self.carry_out(effect);
+        }
+    }
+
+    /// Takes a step whose effects are lost: the agent dies right after it wrote the journal. Reports
+    /// are part of what it wrote.
+    pub fn take_without_effects(&mut self, event: Event) -> Vec<Effect> {
+        match step(&self.state, self.now(), event) {
+            Ok((state, effects)) => {
+                self.state = state;
+                for effect in &effects {
+                    match effect {
+                        Effect::Outcome(outcome) => self.outcomes.push((**outcome).clone()),
+                        Effect::Progress(progress) => self.states.push(progress.state.clone()),
+                        Effect::Ask { .. } | Effect::Announce { .. } => {}
+                    }
+                }
+                effects
+            }
+            Err(unexpected) => {
+                self.unexpected.push(unexpected);
+                Vec::new()
+            }
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        let Effect::Ask { turn, ask } = effect else { return };
+        let due = match &ask {
+            Ask::Wake { after_ms } => self.mono_ms + after_ms,
+            _ => self.mono_ms,
+        };
+        match &ask {
+            // Acts begin when they are ordered; only their answers may be late.
+            Ask::Install { key, update, not_after_mono_ms } => {
+                self.may_begin(Step::Install, *not_after_mono_ms);
+                let name = (key_id(key), update.kb.clone());
+                *self.installs.entry(name.clone()).or_default() += 1;
+                let script = self.updates.get_mut(&update.kb).unwrap();
+                let result = if script.fails {
+                    result(4, 0x8007_0643, false)
+                } else {
+                    script.stand =
+                        if script.reboot_required { Stand::Pending } else { Stand::InForce };
+                    result(2, 0, script.reboot_required)
+                };
+                self.results.insert(name, result);
+            }
+            Ask::Uninstall { update, not_after_mono_ms, .. } => {
+                self.may_begin(Step::Uninstall, *not_after_mono_ms);
+                self.removals += 1;
+                let script = self.updates.get_mut(&update.kb).unwrap();
+                script.stand =
+                    if script.reboot_required { Stand::Removing } else { Stand::Offered };
+            }
+            Ask::Reboot { key, boot_before, not_after_mono_ms } => {
+                self.may_begin(Step::Reboot, *not_after_mono_ms);
+                let is_ordered = matches!(
+                    &self.state.job.as_ref().unwrap().phase,
+                    Phase::Rebooting { boot_before: journalled, .. } if journalled == boot_before
+                );
+                assert!(is_ordered, "the intent stands in the journal before the order");
+                if *boot_before == format!("boot-{}", self.boot) && !self.ignores_reboots {
+                    *self.reboots.entry(key_id(key)).or_default() += 1;
+                    self.boot_now(BootKind::Expected);
+                }
+                return;
+            }
+            Ask::RestartService { .. } => {
+                self.restarts_of_service += 1;
+                if self.restart_helps {
+                    self.service = ServiceState::Running;
+                    self.pid += 1;
+                }
+            }
+            _ => {}
+        }
+        self.asked.push_back((due, turn, ask));
+    }
+
+    fn may_begin(&mut self, step: Step, not_after_mono_ms: u64) {
+        assert!(self.mono_ms < not_after_mono_ms, "{step:?} began after its permit was over");
+        let is_held = self
+            .permits_held
+            .iter()
+            .any(|(held, asked)| *held == step && self.mono_ms < asked + PERMIT_LIFE_MS);
+        assert!(is_held, "{step:?} began without a permit of this run");
+    }
+
+    /// Windows goes down and comes up; the agent starts with [`Bench::start`].
+    pub fn boot_now(&mut self, kind: BootKind) {
+        self.boot += 1;
+        self.boot_kind = kind;
+        self.pending_reboot = false;
+        self.service = ServiceState::Running;
+        self.pid += 1;
+        for script in self.updates.values_mut() {
+            script.stand = match script.stand {
+                Stand::Pending if script.reverts => Stand::Offered,
+                Stand::Pending => Stand::InForce,
+                Stand::Removing => Stand::Offered,
+                other => other,
+            };
+            if script.stand == Stand::InForce && script.stops_service {
+                self.service = ServiceState::Stopped;
+            }
+        }
+        self.is_down = true;
+    }
+
+    fn build(&self) -> String {
+        let is_new = self.updates.get("KB1").is_some_and(|script| script.stand == Stand::InForce);
+        if is_new { NEW } else { OLD }.to_owned()
+    }
+
+    fn inspection(&self) -> Inspection {
+        let status = |script: &Script| {
+            let reversible =
+                if script.uninstallable { Reversible::Expected } else { Reversible::No };
+            match script.stand {
+                Stand::Offered => UpdateStatus::Offered(reversible),
+                Stand::NotOffered => UpdateStatus::NotOffered,
+                Stand::Superseded => UpdateStatus::Superseded,
+                Stand::NotApplicable => UpdateStatus::NotApplicable,
+                Stand::Pending => UpdateStatus::PendingReboot(reversible),
+                Stand::InForce => UpdateStatus::Installed(reversible),
+                Stand::Removing => UpdateStatus::Removing,
+            }
+        };
+        let waits = |script: &Script| matches!(script.stand, Stand::Pending | Stand::Removing);
+        let is_pending = self.pending_reboot || self.updates.values().any(waits);
+        let sample = ServiceSample {
+            state: self.service,
+            start: StartType::Auto,
+            pid: (self.service == ServiceState::Running).then_some(self.pid),
+        };
+        Inspection {
+            product: PRODUCT.to_owned(),
+            build: self.build(),
+            updates: self.updates.iter().map(|(kb, script)| (kb.clone(), status(script))).collect(),
+            services: BTreeMap::from([(SERVICE.to_owned(), sample)]),
+            hard_pending: Vec::from_iter(is_pending.then(|| "ComponentBasedServicing".to_owned())),
+            busy: false,
+            free_disk_gb: 100,
+        }
+    }
+
+    /// Answers a question as things are now.
+    pub fn answer(&mut self, ask: &Ask) -> Answer {
+        match ask {
+            Ask::Wake { .. } => Answer::Woke,
+            Ask::Permit { step, .. } => {
+                let answer = self.permits.pop_front().unwrap_or(Some(PermitAnswer::Granted));
+                if answer == Some(PermitAnswer::Granted) {
+                    self.permits_held.push((*step, self.mono_ms));
+                }
+                Answer::Permit { asked_mono_ms: self.mono_ms, answer }
+            }
+            Ask::Inspect { .. } => Answer::Inspected(Box::new(self.inspection())),
+            Ask::Download { .. } => Answer::Downloaded(Ok(())),
+            Ask::Install { key, update, .. } | Ask::FindInstall { key, update } => {
+                let found = self.results.get(&(key_id(key), update.kb.clone())).cloned();
+                Answer::Installed(found.map_or(InstallFound::NotBegun, InstallFound::Ended))
+            }
+            Ask::Uninstall { update, .. } => {
+                let required = self.updates[&update.kb].reboot_required;
+                Answer::Uninstalled(InstallFound::Ended(result(2, 0, required)))
+            }
+            Ask::RestartService { .. } if self.restart_helps => Answer::Restarted(Ok(())),
+            Ask::RestartService { .. } => Answer::Restarted(Err("error 1053".to_owned())),
+            Ask::Reboot { .. } => Answer::RebootRefused("it is never asked".to_owned()),
+        }
+    }
+
+    /// Does the next thing that is due; time goes on to it. False when nothing is left to do.
+    pub fn go_on(&mut self) -> bool {
+        if self.is_down {
+            self.advance(90_000);
+            self.start(false);
+            self.crash_on();
+            return true;
+        }
+        let first = self.asked.iter().enumerate().min_by_key(|(_, (due, ..))| *due);
+        let Some(index) = first.map(|(index, _)| index) else { return false };
+        let (due, turn, ask) = self.asked.remove(index).expect("the index was just found");
+        self.advance(due.saturating_sub(self.mono_ms));
+        let answer = self.answer(&ask);
+        self.take(Event::Answered { turn, answer });
+        true
+    }
+
+    fn crash_on(&mut self) {
+        for script in self.updates.values_mut() {
+            if script.stand == Stand::InForce && script.crashes > 0 {
+                script.crashes -= 1;
+                self.advance(30_000);
+                self.boot_now(BootKind::Crash);
+                return;
+            }
+        }
+    }
+
+    /// Goes on until the job in hand ends or `until` holds.
+    pub fn go_until(&mut self, until: impl Fn(&Bench) -> bool) {
+        for _ in 0..2_000 {
+            if until(self) || !self.go_on() {
+                return;
+            }
+        }
+        panic!("it does not come to an end: {:#?}", self.state.job);
+    }
+
+    /// Offers a job and goes on until it ends; its outcome.
+    pub fn carry_out_job(&mut self, payload: JobPayload) -> OutcomePayload {
+        let key = payload.key.clone();
+        self.take(Event::Offered(Box::new(payload)));
+        self.go_until(|bench| bench.state.job.is_none());
+        let outcome = self.outcomes.iter().find(|outcome| outcome.key == key);
+        outcome.expect("a job that ended has an outcome").clone()
+    }
+
+    pub fn installs_begun(&self) -> u32 {
+        self.installs.values().sum()
+    }
+
+    pub fn reboots_made(&self) -> u32 {
+        self.reboots.values().sum()
+    }
+
+    pub fn is_in_force(&self, kb: &str) -> bool {
+        self.updates[kb].stand == Stand::InForce
+    }
+}
+
+fn result(code: i32, hresult: u32, reboot_required: bool) -> ServicingResult {
+    ServicingResult { code, hresult, reboot_required, packages: vec!["Package_for_KB".to_owned()] }
+}
+
+pub(super) fn refused(reason: &str, retry_ms: u64) -> Option<PermitAnswer> {
+    let message = format!("refused: {reason}");
+    Some(PermitAnswer::Refused { reason: reason.to_owned(), message, retry_ms })
+}
+
+pub(super) fn ended() -> Option<PermitAnswer> {
+    let (reason, message) = ("NoSuchJob".to_owned(), "there is no such job".to_owned());
+    Some(PermitAnswer::Ended { reason, message })
+}

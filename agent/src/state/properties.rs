@@ -1,0 +1,348 @@
+//! What must hold whatever happens: random updates, answers that are lost, doubled or late, agents
+//! that die right after a journal write, restarts by anybody, refused permits and clocks that jump.
+
+use jiff::SignedDuration;
+use proptest::prelude::*;
+use wardring_seal::{Action, JobKey, JobPayload, OutcomePayload, OutcomeResult};
+
+use super::bench::{Bench, Script, Stand, ended, key, refused};
+use super::*;
+
+/// One thing that happens.
+#[derive(Clone, Copy, Debug)]
+enum Happens {
+    /// The next due thing.
+    Next,
+    /// Any open question is answered, in any order; a doubled answer leaves it open.
+    Answer {
+        which: usize,
+        doubled: bool,
+    },
+    /// The agent dies right after it wrote what follows from an answer.
+    DieAfterAnswer {
+        which: usize,
+    },
+    /// The agent dies now.
+    Die,
+    /// An answer gets lost.
+    Lose {
+        which: usize,
+    },
+    /// Windows restarts without our order.
+    Boot(BootKind),
+    /// The next permits are answered like this.
+    Refuse {
+        times: usize,
+        ends: bool,
+    },
+    NoGateway,
+    /// A job is offered: 0 is the current one again, 1 a newer one.
+    Offer {
+        newer: bool,
+        rollback: bool,
+    },
+    /// Time passes, or the wall clock alone jumps.
+    Wait {
+        minutes: u64,
+    },
+    Jump {
+        minutes: i64,
+    },
+    Observe(bool),
+}
+
+fn happens() -> impl Strategy<Value = Happens> {
+    let which = 0..4_usize;
+    prop_oneof![
+        20 => Just(Happens::Next),
+        6 => (which.clone(), any::<bool>())
+            .prop_map(|(which, doubled)| Happens::Answer { which, doubled }),
+        4 => which.clone().prop_map(|which| Happens::DieAfterAnswer { which }),
+        3 => Just(Happens::Die),
+        1 => which.prop_map(|which| Happens::Lose { which }),
+        1 => prop_oneof![
+            Just(BootKind::Foreign), Just(BootKind::Crash), Just(BootKind::Dirty),
+            Just(BootKind::Unknown), Just(BootKind::Expected),
+        ]
+        .prop_map(Happens::Boot),
+        2 => (1..4_usize, any::<bool>()).prop_map(|(times, ends)| Happens::Refuse { times, ends }),
+        1 => Just(Happens::NoGateway),
+        2 => (any::<bool>(), any::<bool>())
+            .prop_map(|(newer, rollback)| Happens::Offer { newer, rollback }),
+        1 => (0..90_u64).prop_map(|minutes| Happens::Wait { minutes }),
+        1 => (-600..600_i64).prop_map(|minutes| Happens::Jump { minutes }),
+        1 => any::<bool>().prop_map(Happens::Observe),
+    ]
+}
+
+fn script() -> impl Strategy<Value = Script> {
+    let stand = prop_oneof![
+        8 => Just(Stand::Offered),
+        1 => Just(Stand::InForce),
+        1 => Just(Stand::NotOffered),
+    ];
+    (stand, any::<bool>(), any::<[u8; 5]>()).prop_map(|(stand, reboot_required, dice)| Script {
+        stand,
+        reboot_required,
+        fails: dice[0] < 40,
+        reverts: dice[1] < 40,
+        stops_service: dice[2] < 60,
+        uninstallable: dice[3] > 30,
+        crashes: if dice[4] < 40 { u32::from(dice[4] / 8) } else { 0 },
+    })
+}
+
+fn benches() -> impl Strategy<Value = Bench> {
+    (script(), prop::option::of(script()), any::<[bool; 4]>()).prop_map(|(first, second, flags)| {
+        let mut bench = Bench::new().with("KB1", first);
+        if let Some(second) = second {
+            bench = bench.with("KB2", second);
+        }
+        bench.restart_helps = flags[0];
+        bench.pending_reboot = flags[1];
+        bench.ignores_reboots = flags[2] && flags[3];
+        bench
+    })
+}
+
+/// A run of one bench and what was seen of it.
+struct Watched {
+    bench: Bench,
+    sequence: i64,
+    current: JobPayload,
+    reboot_first: bool,
+    baseline: Option<(JobKey, Baseline)>,
+}
+
+impl Watched {
+    fn new(mut bench: Bench, reboot_first: bool) -> Watched {
+        let mut current = bench.job(1, Action::Install);
+        current.preflight.reboot_first = reboot_first;
+        bench.take(Event::Offered(Box::new(current.clone())));
+        Watched { bench, sequence: 1, current, reboot_first, baseline: None }
+    }
+
+    fn happens(&mut self, what: Happens) {
+        let bench = &mut self.bench;
+        if bench.is_down {
+            // Nothing else can happen to an agent whose Windows is down.
+            bench.go_on();
+            return self.check();
+        }
+        match what {
+            Happens::Next => {
+                bench.go_on();
+            }
+            Happens::Answer { which, doubled } => {
+                if let Some((due, turn, ask)) = Self::open(bench, which) {
+                    bench.advance(due.saturating_sub(bench.mono_ms));
+                    let answer = bench.answer(&ask);
+                    bench.take(Event::Answered { turn, answer: answer.clone() });
+                    if doubled && !bench.is_down {
+                        bench.take(Event::Answered { turn, answer });
+                    }
+                }
+            }
+            Happens::DieAfterAnswer { which } => {
+                if let Some((due, turn, ask)) = Self::open(bench, which) {
+                    bench.advance(due.saturating_sub(bench.mono_ms));
+                    let answer = bench.answer(&ask);
+                    bench.take_without_effects(Event::Answered { turn, answer });
+                    bench.start(false);
+                }
+            }
+            Happens::Die => bench.start(false),
+            Happens::Lose { which } => {
+                // A lost answer to an act is an agent that must be started again.
+                Self::open(bench, which);
+                bench.start(false);
+            }
+            Happens::Boot(kind) => bench.boot_now(kind),
+            Happens::Refuse { times, ends } => {
+                let answer = if ends { ended() } else { refused("RolloutStopped", 1_000) };
+                bench.permits.extend(std::iter::repeat_n(answer, times));
+            }
+            Happens::NoGateway => bench.permits.push_back(None),
+            Happens::Offer { newer, rollback } => {
+                if newer {
+                    self.sequence += 1;
+                    let action = if rollback { Action::Rollback } else { Action::Install };
+                    self.current = bench.job(self.sequence, action);
+                    self.current.preflight.reboot_first = self.reboot_first;
+                }
+                bench.take(Event::Offered(Box::new(self.current.clone())));
+            }
+            Happens::Wait { minutes } => bench.advance(minutes * 60_000),
+            Happens::Jump { minutes } => bench.wall += SignedDuration::from_mins(minutes),
+            Happens::Observe(observes) => {
+                let mode = if observes { Mode::Observe } else { Mode::Manage };
+                bench.take(Event::ModeSet(mode));
+            }
+        }
+        self.check();
+    }
+
+    fn open(bench: &mut Bench, which: usize) -> Option<(u64, u64, Ask)> {
+        let index = which % bench.asked.len().max(1);
+        bench.asked.remove(index)
+    }
+
+    fn check(&mut self) {
+        let bench = &self.bench;
+        for (install, times) in &bench.installs {
+            assert!(*times <= 1, "{install:?} was begun {times} times");
+        }
+        for (key, reboots) in &bench.reboots {
+            assert!(*reboots <= MAX_REBOOTS, "{reboots} restarts for {key}");
+        }
+        for (index, outcome) in bench.outcomes.iter().enumerate() {
+            let same = |other: &&OutcomePayload| other.key == outcome.key;
+            let first = bench.outcomes.iter().find(same).unwrap();
+            assert_eq!(first, outcome, "outcome {index} contradicts an earlier one of its key");
+            self.check_outcome(outcome);
+        }
+        let job = bench.state.job.as_ref();
+        assert!(bench.state.finished.len() <= MAX_FINISHED);
+        // The baseline is final once anything was touched.
+        let touched = job.filter(|job| job.touched);
+        let baseline =
+            touched.and_then(|job| Some((job.payload.key.clone(), job.baseline.clone()?)));
+        if let (Some(before), Some(now)) = (&self.baseline, &baseline)
+            && before.0 == now.0
+        {
+            assert_eq!(before.1, now.1, "the baseline was overwritten");
+        }
+        self.baseline = baseline;
+        for unexpected in &bench.unexpected {
+            assert!(
+                !matches!(unexpected, Unexpected::Answer { .. } | Unexpected::NotMine { .. }),
+                "{unexpected}"
+            );
+        }
+    }
+
+    fn check_outcome(&self, outcome: &OutcomePayload) {
+        let begun = |(name, _): &(&(String, String), &u32)| {
+            name.0 == wardring_protocol::key_id(&outcome.key)
+        };
+        let is_begun = self.bench.installs.iter().any(|install| begun(&install));
+        if outcome.result == OutcomeResult::Succeeded {
+            assert!(is_begun, "a success without an installation: {outcome:?}");
+            if outcome.reboot_required {
+                assert_ne!(
+                    Some(&outcome.boot_id),
+                    outcome.installed_in_boot.as_ref(),
+                    "a success from before the restart"
+                );
+            }
+        }
+        if outcome.result == OutcomeResult::NotStarted {
+            assert!(!is_begun && !outcome.started, "begun, and called not started: {outcome:?}");
+        }
+        if outcome.key.action == Action::Install && is_begun {
+            assert!(outcome.started, "an installation is denied: {outcome:?}");
+        }
+        assert!(outcome.reboots <= MAX_REBOOTS && outcome.message.len() <= 256);
+    }
+
+    /// From here on nothing goes wrong any more: it must come to an end, and the end must be known.
+    fn converge(mut self) {
+        self.bench.permits.clear();
+        for _ in 0..3_000 {
+            if self.bench.state.job.is_none() && !self.bench.is_down {
+                break;
+            }
+            if self.bench.asked.is_empty() && !self.bench.is_down {
+                panic!("nothing is asked any more: {:#?}", self.bench.state.job);
+            }
+            self.happens(Happens::Next);
+        }
+        assert!(self.bench.state.job.is_none(), "it does not end: {:#?}", self.bench.state.job);
+        // Every job that was accepted has an outcome. What was offered while the device was busy
+        // is taken up when it is offered again.
+        self.bench.take(Event::Offered(Box::new(self.current.clone())));
+        while self.bench.state.job.is_some() || self.bench.is_down {
+            self.happens(Happens::Next);
+        }
+        let is_answered = self.bench.outcomes.iter().any(|end| end.key == self.current.key);
+        assert!(is_answered, "no outcome for {:?}", self.current.key);
+        for outcome in &self.bench.outcomes {
+            if outcome.result == OutcomeResult::Succeeded
+                && outcome.key == key(self.sequence, Action::Install)
+            {
+                self.check_success();
+            }
+        }
+    }
+
+    /// The last job succeeded and nothing happened since: the device must be as it says.
+    fn check_success(&self) {
+        for (kb, script) in &self.bench.updates {
+            let ran = self.bench.installs.keys().any(|(_, begun)| begun == kb);
+            if ran && !script.fails {
+                assert_eq!(script.stand, Stand::InForce, "{kb} is not in force after a success");
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_nothing_is_done_twice_or_unasked_and_every_job_comes_to_an_end(
+        bench in benches(),
+        reboot_first in any::<bool>(),
+        events in prop::collection::vec(happens(), 0..120),
+    ) {
+        let mut watched = Watched::new(bench, reboot_first);
+        for event in events {
+            watched.happens(event);
+        }
+        watched.converge();
+    }
+
+    #[test]
+    fn the_same_events_lead_to_the_same_state(
+        bench in benches(),
+        events in prop::collection::vec(happens(), 0..60),
+    ) {
+        let run = || {
+            let mut watched = Watched::new(bench.clone(), true);
+            for event in &events {
+                watched.happens(*event);
+            }
+            watched.bench.state
+        };
+        prop_assert_eq!(run(), run());
+    }
+}
+
+#[test]
+fn an_agent_that_dies_after_any_one_journal_write_comes_to_the_same_end() {
+    let story = |die_at: usize| {
+        let mut bench = Bench::new().with("KB2", Script::default());
+        bench.take(Event::Offered(Box::new(bench.job(1, Action::Install))));
+        let mut written = 0;
+        while bench.state.job.is_some() {
+            written += 1;
+            if written == die_at && !bench.is_down {
+                let Some((due, turn, ask)) = bench.asked.pop_front() else { break };
+                bench.advance(due.saturating_sub(bench.mono_ms));
+                let answer = bench.answer(&ask);
+                bench.take_without_effects(Event::Answered { turn, answer });
+                bench.start(false);
+            } else {
+                bench.go_on();
+            }
+        }
+        (bench, written)
+    };
+    let (undisturbed, writes) = story(usize::MAX);
+    assert_eq!(undisturbed.outcomes[0].result, OutcomeResult::Succeeded);
+    for die_at in 1..=writes {
+        let (bench, _) = story(die_at);
+        let outcome = &bench.outcomes[0];
+        assert_eq!(outcome.result, OutcomeResult::Succeeded, "died at write {die_at}");
+        assert!(bench.installs.values().all(|times| *times == 1), "died at write {die_at}");
+        assert!(outcome.reboots <= 1, "died at write {die_at}");
+    }
+}
