@@ -82,7 +82,7 @@ impl Installation {
         command.args(["--presence-listen", "127.0.0.1:0", "--advertise-host", "127.0.0.1"]);
         command.args(more);
         let (process, ready) = self.spawn("controller", command).await?;
-        let http = url("http", &ready, &["http", "httpListen", "http_listen"])?;
+        let http = url("http", &ready, "listen")?;
         self.controllers.push(Controller { process, http });
         let roots: Api<ConfigMap> = Api::namespaced(self.cluster.client().await?, SYSTEM_NAMESPACE);
         wait_until(READY_LIMIT, "the controller to publish its root certificates", async || {
@@ -111,8 +111,8 @@ impl Installation {
         let mut command = self.command("wardring-gateway").await?;
         command.args(["--listen", listen]).args(more);
         let (process, ready) = self.spawn("gateway", command).await?;
-        let http = url("http", &ready, &["http", "httpListen", "http_listen"])?;
-        Ok(Gateway { process, url: url("https", &ready, &["listen"])?, http })
+        let http = url("http", &ready, "httpListen")?;
+        Ok(Gateway { process, url: url("https", &ready, "listen")?, http })
     }
 
     /// URLs for agents.
@@ -158,9 +158,8 @@ impl Installation {
     }
 }
 
-/// The URL of the first of `fields` that the ready line has.
-fn url(scheme: &str, ready: &Value, fields: &[&str]) -> Result<String> {
-    let address = fields.iter().find_map(|field| ready[field].as_str());
-    let address = address.with_context(|| format!("{ready} names none of {fields:?}"))?;
+/// The URL of the address in one field of the ready line.
+fn url(scheme: &str, ready: &Value, field: &str) -> Result<String> {
+    let address = ready[field].as_str().with_context(|| format!("{ready} names no {field}"))?;
     Ok(format!("{scheme}://{address}"))
 }
