@@ -67,6 +67,10 @@ pub(super) struct Bench {
     pub restart_helps: bool,
     pub ignores_reboots: bool,
     pub pending_reboot: bool,
+    /// No restart clears the sign of a pending one.
+    pub pends_forever: bool,
+    /// Nothing in the registry tells that an update waits for its restart.
+    pub hides_pending: bool,
     pub pid: u32,
     pub results: BTreeMap<(String, String), ServicingResult>,
     /// What was asked and not answered yet: due time, turn, question.
@@ -120,6 +124,8 @@ impl Bench {
             restart_helps: false,
             ignores_reboots: false,
             pending_reboot: false,
+            pends_forever: false,
+            hides_pending: false,
             pid: 100,
             results: BTreeMap::new(),
             asked: VecDeque::new(),
@@ -307,7 +313,7 @@ impl Bench {
     pub fn boot_now(&mut self, kind: BootKind) {
         self.boot += 1;
         self.boot_kind = kind;
-        self.pending_reboot = false;
+        self.pending_reboot = self.pends_forever;
         self.service = ServiceState::Running;
         self.pid += 1;
         for script in self.updates.values_mut() {
@@ -344,7 +350,8 @@ impl Bench {
             }
         };
         let waits = |script: &Script| matches!(script.stand, Stand::Pending | Stand::Removing);
-        let is_pending = self.pending_reboot || self.updates.values().any(waits);
+        let update_waits = !self.hides_pending && self.updates.values().any(waits);
+        let is_pending = self.pending_reboot || update_waits;
         let sample = ServiceSample {
             state: self.service,
             start: StartType::Auto,
@@ -362,15 +369,18 @@ impl Bench {
     }
 
     /// Answers a question as things are now.
-    pub fn answer(&mut self, ask: &Ask) -> Answer {
+    ///
+    /// A gateway answers a question for a permit as things are now, but the permit's life began at
+    /// `due`, when it was asked.
+    pub fn answer(&mut self, due: u64, ask: &Ask) -> Answer {
         match ask {
             Ask::Wake { .. } => Answer::Woke,
             Ask::Permit { step, .. } => {
                 let answer = self.permits.pop_front().unwrap_or(Some(PermitAnswer::Granted));
                 if answer == Some(PermitAnswer::Granted) {
-                    self.permits_held.push((*step, self.mono_ms));
+                    self.permits_held.push((*step, due));
                 }
-                Answer::Permit { asked_mono_ms: self.mono_ms, answer }
+                Answer::Permit { asked_mono_ms: due, answer }
             }
             Ask::Inspect { .. } => Answer::Inspected(Box::new(self.inspection())),
             Ask::Download { .. } => Answer::Downloaded(Ok(())),
@@ -400,7 +410,7 @@ impl Bench {
         let Some(index) = first.map(|(index, _)| index) else { return false };
         let (due, turn, ask) = self.asked.remove(index).expect("the index was just found");
         self.advance(due.saturating_sub(self.mono_ms));
-        let answer = self.answer(&ask);
+        let answer = self.answer(due, &ask);
         self.take(Event::Answered { turn, answer });
         true
     }

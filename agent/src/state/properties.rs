@@ -93,7 +93,7 @@ fn script() -> impl Strategy<Value = Script> {
 }
 
 fn benches() -> impl Strategy<Value = Bench> {
-    (script(), prop::option::of(script()), any::<[bool; 4]>()).prop_map(|(first, second, flags)| {
+    (script(), prop::option::of(script()), any::<[bool; 6]>()).prop_map(|(first, second, flags)| {
         let mut bench = Bench::new().with("KB1", first);
         if let Some(second) = second {
             bench = bench.with("KB2", second);
@@ -101,6 +101,8 @@ fn benches() -> impl Strategy<Value = Bench> {
         bench.restart_helps = flags[0];
         bench.pending_reboot = flags[1];
         bench.ignores_reboots = flags[2] && flags[3];
+        bench.pends_forever = flags[2] && flags[4];
+        bench.hides_pending = flags[5];
         bench
     })
 }
@@ -136,7 +138,7 @@ impl Watched {
             Happens::Answer { which, doubled } => {
                 if let Some((due, turn, ask)) = Self::open(bench, which) {
                     bench.advance(due.saturating_sub(bench.mono_ms));
-                    let answer = bench.answer(&ask);
+                    let answer = bench.answer(due, &ask);
                     bench.take(Event::Answered { turn, answer: answer.clone() });
                     if doubled && !bench.is_down {
                         bench.take(Event::Answered { turn, answer });
@@ -146,7 +148,7 @@ impl Watched {
             Happens::DieAfterAnswer { which } => {
                 if let Some((due, turn, ask)) = Self::open(bench, which) {
                     bench.advance(due.saturating_sub(bench.mono_ms));
-                    let answer = bench.answer(&ask);
+                    let answer = bench.answer(due, &ask);
                     bench.take_without_effects(Event::Answered { turn, answer });
                     bench.start(false);
                 }
@@ -327,7 +329,7 @@ fn an_agent_that_dies_after_any_one_journal_write_comes_to_the_same_end() {
             if written == die_at && !bench.is_down {
                 let Some((due, turn, ask)) = bench.asked.pop_front() else { break };
                 bench.advance(due.saturating_sub(bench.mono_ms));
-                let answer = bench.answer(&ask);
+                let answer = bench.answer(due, &ask);
                 bench.take_without_effects(Event::Answered { turn, answer });
                 bench.start(false);
             } else {

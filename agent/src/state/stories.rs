@@ -225,6 +225,38 @@ fn a_permit_that_arrives_after_its_minute_is_worth_nothing() {
 }
 
 #[test]
+fn a_reboot_permit_that_arrives_after_its_minute_restarts_nothing() {
+    let mut bench = Bench::new();
+    bench.take(Event::Offered(Box::new(bench.job(1, Action::Install))));
+    bench.go_until(|bench| phase(bench) == "AwaitingReboot");
+    bench.go_on();
+    let asked_mono_ms = bench.mono_ms;
+    bench.advance(60_000);
+    let answer = Answer::Permit { asked_mono_ms, answer: Some(PermitAnswer::Granted) };
+    bench.take(Event::Answered { turn: bench.state.turn, answer });
+    assert_eq!((phase(&bench), bench.reboots_made()), ("AwaitingReboot", 0));
+}
+
+#[test]
+fn a_restart_that_an_update_asks_for_is_made_even_when_no_sign_of_it_shows() {
+    let mut bench = Bench { hides_pending: true, ..Bench::new() };
+    let outcome = install(&mut bench);
+    assert_eq!((outcome.result, bench.reboots_made()), (OutcomeResult::Succeeded, 1));
+}
+
+#[test]
+fn a_sign_that_no_restart_clears_ends_the_job_after_three_of_them() {
+    let mut bench = Bench::new();
+    bench.take(Event::Offered(Box::new(bench.job(1, Action::Install))));
+    bench.go_until(|bench| phase(bench) == "Installing");
+    bench.pends_forever = true;
+    bench.go_until(|bench| bench.state.job.is_none());
+    let outcome = &bench.outcomes[0];
+    assert_eq!(reason(outcome), (OutcomeResult::Failed, Some("PendingReboot")));
+    assert_eq!((bench.reboots_made(), outcome.reboots), (MAX_REBOOTS, MAX_REBOOTS));
+}
+
+#[test]
 fn an_act_whose_permit_ran_out_while_the_journal_was_written_is_asked_for_again() {
     let mut bench = Bench::new();
     bench.take(Event::Offered(Box::new(bench.job(1, Action::Install))));
