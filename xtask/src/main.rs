@@ -3,6 +3,7 @@
 //! Chores are Rust, so that they run the same everywhere and are checked like everything else. They
 //! must not decide anything about patching: they build, start and look.
 
+mod bench;
 mod check;
 mod crds;
 mod demo;
@@ -27,6 +28,8 @@ enum Command {
     Test(test::Args),
     /// Plays a patch Tuesday on a real API server with real agents, and checks how it ends
     Demo(demo::Args),
+    /// Measures against the project's limits
+    Bench(bench::Args),
     /// Writes the generated files (crds/ and its copy in the chart)
     Gen {
         /// Only say whether they are up to date
@@ -40,6 +43,7 @@ fn main() -> std::process::ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Gen { check } => crds::generate(check),
     };
     match result {

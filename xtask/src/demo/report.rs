@@ -1,6 +1,6 @@
 //! What came of a story: checks for people, and one JSON object for machines.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -22,6 +22,9 @@ pub struct Report {
     pub holds: Vec<String>,
     /// API writes from the rollout's creation to its end, per device that got a permit.
     pub writes_per_device: Option<f64>,
+    /// The same by resource.
+    #[serde(skip)]
+    pub writes: BTreeMap<String, f64>,
     /// Time from the rollout's creation to its end.
     pub seconds: f64,
     /// What should be true, and whether it is.
@@ -58,10 +61,13 @@ impl Report {
         for check in &self.checks {
             screen.verdict(check.holds, &check.sentence);
         }
-        let writes = self
-            .writes_per_device
-            .map(|writes| format!(", {writes:.1} API writes per patched device"));
-        screen.say(&format!("  {:.1} s{}", self.seconds, writes.unwrap_or_default()));
+        screen.say(&format!("  {:.1} s from the first apply to the end", self.seconds));
+        if let Some(writes) = self.writes_per_device {
+            let by: Vec<_> =
+                self.writes.iter().map(|(name, writes)| format!("{name} {writes:.1}")).collect();
+            let by = by.join(", ");
+            screen.say(&format!("  {writes:.1} API writes per patched device ({by})"));
+        }
     }
 
     /// One object: the report itself, or several under `scenarios`.

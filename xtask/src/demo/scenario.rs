@@ -19,7 +19,7 @@ use super::{
     report::{Check, Report, StageReport},
     screen::Screen,
     watch::{Story, follow},
-    writes,
+    writes::{self, Writes},
 };
 use crate::shell;
 
@@ -28,6 +28,9 @@ const ROLLOUT: &str = "patch-tuesday";
 
 /// Longest time until every device has reported what it runs.
 const REPORT_LIMIT: Duration = Duration::from_secs(120);
+
+/// Longest time that facts may come after an outcome.
+const FACTS_LIMIT: Duration = Duration::from_secs(10);
 
 /// A story.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,11 +120,12 @@ impl Scenario {
             follow(&tenant, ROLLOUT, limit, screen, |rollout| self.is_over(rollout)).await?;
         let seconds = started.elapsed().as_secs_f64();
         let writes = match (writes_before, writes::count(&client).await?) {
-            (Some(before), Some(after)) => Some(after.saturating_sub(before)),
+            (Some(before), Some(after)) => Some(writes::since(&before, after)),
             _ => None,
         };
+        let after = settled(&tenant, &story, &members).await?;
         let holds = tenant.api::<UpdateHold>().await?.list(&ListParams::default()).await?.items;
-        let end = End { members: &members, before, after: list(&tenant).await?, story, holds };
+        let end = End { members: &members, before, after, story, holds };
         Ok((self.report(&end, writes, seconds), fleet))
     }
 
@@ -139,7 +143,7 @@ impl Scenario {
         Ok(())
     }
 
-    fn report(self, end: &End<'_>, writes: Option<u64>, seconds: f64) -> Report {
+    fn report(self, end: &End<'_>, writes: Option<Writes>, seconds: f64) -> Report {
         let checks = match self {
             Scenario::Good => end.good(),
             Scenario::Bad => end.bad(),
@@ -147,6 +151,8 @@ impl Scenario {
         };
         let status = end.story.rollout.status.clone().unwrap_or_default();
         let patched = end.story.jobs.values().filter(|seen| !seen.permits.is_empty()).count();
+        // Writes without a single permit are shown as they are.
+        let patched = patched.max(1) as f64;
         Report {
             scenario: self.name(),
             phase: status.phase,
@@ -157,8 +163,13 @@ impl Scenario {
                 .collect(),
             holds: end.holds.iter().map(ResourceExt::name_any).collect(),
             writes_per_device: writes
-                .filter(|_| patched > 0)
-                .map(|writes| writes as f64 / patched as f64),
+                .as_ref()
+                .map(|writes| writes.values().sum::<u64>() as f64 / patched),
+            writes: writes
+                .into_iter()
+                .flatten()
+                .map(|(resource, writes)| (resource, writes as f64 / patched))
+                .collect(),
             seconds,
             checks,
         }
@@ -172,6 +183,26 @@ async fn list(tenant: &Tenant<'_>) -> Result<Devices> {
     let devices = tenant.api::<Device>().await?.list(&ListParams::default()).await;
     let devices = devices.context("failed to list the devices")?.items;
     Ok(devices.into_iter().map(|device| (device.name_any(), device)).collect())
+}
+
+/// The devices, once those that were patched have said what they run now. Facts are reported when they
+/// change and may come a little after the outcome, which alone decides.
+async fn settled(tenant: &Tenant<'_>, story: &Story, members: &Members) -> Result<Devices> {
+    let deadline = Instant::now() + FACTS_LIMIT;
+    loop {
+        let devices = list(tenant).await?;
+        let awaited = story.jobs.iter().filter_map(|(name, seen)| {
+            let member = members.get(name)?;
+            let rolled_back = seen.actions.contains(&JobAction::Rollback);
+            Some((name, if rolled_back { member.before } else { member.after }))
+        });
+        let mut late = awaited.filter(|(name, wanted)| build(&devices, name) != Some(*wanted));
+        // Whoever stays late is found by the checks.
+        if late.next().is_none() || Instant::now() > deadline {
+            return Ok(devices);
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
 }
 
 /// Waits until every device has said what it runs and is in contact.
