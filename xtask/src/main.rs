@@ -10,6 +10,7 @@ mod demo;
 mod r#gen;
 mod shell;
 mod test;
+mod tools;
 
 use clap::{Parser, Subcommand};
 

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::{
     check,
     shell::{self, cargo, shown},
+    tools,
 };
 
 /// Options of `cargo xtask test`.
@@ -21,6 +22,7 @@ pub struct Args {
 
 /// Runs the quick checks, then every test of every crate, and ends with one line that counts them.
 pub fn run(args: &Args) -> Result<()> {
+    tools::prepare()?;
     if args.filter.is_none() {
         check::all()?;
     }

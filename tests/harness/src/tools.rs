@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
@@ -99,10 +99,12 @@ pub fn ensure_apt(tools: &[SystemTool]) -> Result<()> {
         bail!("{} needed: `apt-get install {packages}` (as root)", name_all(&missing));
     }
     eprintln!("installing {packages}");
+    // A new machine has no package lists yet, or old ones. If this fails, what follows says more.
+    let _ = Command::new("apt-get").args(["update", "-q"]).stdout(Stdio::null()).status();
     let mut install = Command::new("apt-get");
     install.env("DEBIAN_FRONTEND", "noninteractive");
     install.args(["install", "-y", "-q", "--no-install-recommends"]).args(packages.split(' '));
-    run_build(&packages, install).context("`apt-get update` first may help")?;
+    run_build(&packages, install)?;
     match missing.iter().find(|tool| find_in_path(tool.program).is_none()) {
         Some(tool) => bail!("package {} was installed but has no {}", tool.package, tool.program),
         None => Ok(()),
