@@ -27,15 +27,22 @@ pub(super) fn offered(mv: &mut Move, payload: JobPayload) -> Result<(), Unexpect
         let device_id = payload.key.device_id;
         return Err(Unexpected::NotMine { namespace: payload.namespace, device_id });
     }
-    if mv.state.job.as_ref().is_some_and(|job| job.payload.key == payload.key) {
+    let highest = mv.state.highest_sequence;
+    // The same grant under a higher sequence: a cluster restored from a backup gave it anew, because
+    // it forgot that we have it. Only an answer with the new sequence is counted there.
+    let sequence = payload.sequence;
+    if let Some(job) = mv.state.job.as_mut().filter(|job| job.payload.key == payload.key) {
+        job.payload.sequence = job.payload.sequence.max(sequence);
+        mv.state.highest_sequence = highest.max(sequence);
         return Ok(());
     }
     // Answer again instead of running again: our first answer may have been lost.
-    if let Some(outcome) = mv.state.finished.iter().find(|kept| kept.key == payload.key) {
+    if let Some(outcome) = mv.state.finished.iter_mut().find(|kept| kept.key == payload.key) {
+        outcome.sequence = outcome.sequence.max(sequence);
         mv.effects.push(Effect::Outcome(Box::new(outcome.clone())));
+        mv.state.highest_sequence = highest.max(sequence);
         return Ok(());
     }
-    let highest = mv.state.highest_sequence;
     if payload.sequence <= highest {
         return Err(Unexpected::OldSequence { offered: payload.sequence, highest });
     }
