@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::Instant,
 };
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -35,6 +36,8 @@ pub struct KnownDevice {
     pub scanned: Option<i64>,
     /// Conditions as JSON: a tenth of the memory of the parsed form.
     conditions: Box<[u8]>,
+    /// When it came in.
+    since: Instant,
 }
 
 impl KnownDevice {
@@ -54,6 +57,7 @@ impl KnownDevice {
             conditions: serde_json::to_vec(&status.conditions)
                 .expect("conditions are plain data")
                 .into(),
+            since: Instant::now(),
         }
     }
 
@@ -87,6 +91,8 @@ pub struct KnownJob {
     pub key_id: String,
     /// The bytes for the agent.
     pub sealed: Sealed,
+    /// When it came in.
+    since: Instant,
 }
 
 impl KnownJob {
@@ -100,7 +106,7 @@ impl KnownJob {
             key_id: sealed.key_id.clone(),
             certificate: sealed.certificate.clone(),
         };
-        KnownJob { key_id: key_id(&key), key, sealed, job }
+        KnownJob { key_id: key_id(&key), key, sealed, job, since: Instant::now() }
     }
 
     /// Whether the device's signed answer is stored.
@@ -222,11 +228,22 @@ impl Cache {
 
     /// Takes in a version of a device, unless a newer one is here.
     pub fn put_device(&self, device: &Device) {
+        self.take_device(device, None);
+    }
+
+    /// Takes in a device as a full list that began at `began` names it. What was known before the
+    /// list began gives way even if it is newer: then the cluster was restored from a backup.
+    pub fn put_listed_device(&self, device: &Device, began: Instant) {
+        self.take_device(device, Some(began));
+    }
+
+    fn take_device(&self, device: &Device, began: Option<Instant>) {
         let known = Arc::new(KnownDevice::new(device));
         let key = path(&known.namespace, &known.name);
         let mut tables = self.write();
         if let Some(old) = tables.devices.get(key.as_str()) {
-            if is_older(&known.resource_version, &old.resource_version) {
+            let gives_way = began.is_some_and(|began| old.since < began);
+            if is_older(&known.resource_version, &old.resource_version) && !gives_way {
                 return;
             }
             let old = old.clone();
@@ -253,13 +270,24 @@ impl Cache {
 
     /// Takes in a version of a job, unless a newer one is here.
     pub fn put_job(&self, job: PatchJob) {
+        self.take_job(job, None);
+    }
+
+    /// Takes in a job as a full list names it, like [`Cache::put_listed_device`].
+    pub fn put_listed_job(&self, job: PatchJob, began: Instant) {
+        self.take_job(job, Some(began));
+    }
+
+    fn take_job(&self, job: PatchJob, began: Option<Instant>) {
         let meta = &job.metadata;
         let key = path(
             meta.namespace.as_deref().unwrap_or_default(),
             meta.name.as_deref().unwrap_or_default(),
         );
         let mut tables = self.write();
-        if let Some(old) = tables.jobs.get(key.as_str()) {
+        if let Some(old) = tables.jobs.get(key.as_str())
+            && began.is_none_or(|began| old.since >= began)
+        {
             let versions = (&job.metadata.resource_version, &old.job.metadata.resource_version);
             if let (Some(new), Some(old)) = versions
                 && is_older(new, old)

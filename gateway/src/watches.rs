@@ -8,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
+    time::Instant,
 };
 
 use futures::StreamExt;
@@ -133,11 +134,15 @@ fn take_certificate(secret: Option<Secret>, sinks: &Sinks) {
 
 async fn devices(api: Api<Device>, config: watcher::Config, sinks: &Sinks) {
     let mut listed = HashSet::new();
+    let mut began = Instant::now();
     follow(api, config, |event| match event {
-        Event::Init => listed.clear(),
+        Event::Init => {
+            began = Instant::now();
+            listed.clear();
+        }
         Event::InitApply(device) => {
             listed.insert(location(&device));
-            sinks.cache.put_device(&device);
+            sinks.cache.put_listed_device(&device, began);
         }
         Event::InitDone => {
             sinks.cache.retain_devices(&std::mem::take(&mut listed));
@@ -154,11 +159,15 @@ async fn devices(api: Api<Device>, config: watcher::Config, sinks: &Sinks) {
 
 async fn jobs(api: Api<PatchJob>, config: watcher::Config, sinks: &Sinks) {
     let mut listed = HashSet::new();
+    let mut began = Instant::now();
     follow(api, config, |event| match event {
-        Event::Init => listed.clear(),
+        Event::Init => {
+            began = Instant::now();
+            listed.clear();
+        }
         Event::InitApply(job) => {
             listed.insert(location(&job));
-            sinks.cache.put_job(job);
+            sinks.cache.put_listed_job(job, began);
         }
         Event::InitDone => {
             sinks.cache.retain_jobs(&std::mem::take(&mut listed));

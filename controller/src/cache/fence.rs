@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use kube::{Api, Client, api::ListParams};
 use wardring_api::{DeviceGroup, PatchJob, PatchLedger, PatchRollout, PatchRolloutSlice};
 
-use super::{Cache, Cached, Kind, State, version_number, version_of};
+use super::{Cache, Cached, Kind, State, supersede, version_number, version_of};
 
 /// Why a namespace could not be fenced.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +86,7 @@ impl Cache {
 
     /// Takes over a list of a namespace made at `version`, unless the watch began a full list of its
     /// own since there were `lists` of them.
-    fn take_list<K: Cached>(
+    pub(super) fn take_list<K: Cached>(
         &self,
         namespace: &str,
         objects: Vec<K>,
@@ -102,9 +102,11 @@ impl Cache {
         let space = namespaces.entry(namespace.to_owned()).or_default();
         let mut listed = BTreeSet::new();
         for object in objects {
-            listed.insert(object.meta().name.clone().unwrap_or_default());
-            let version = version_of(&object);
-            object.put(space, pool, version);
+            let name = object.meta().name.clone().unwrap_or_default();
+            let own = version_of(&object);
+            supersede::<K>(space, &name, own, version);
+            object.put(space, pool, own);
+            listed.insert(name);
         }
         // The watch may be ahead of the list; what it brought since then is not judged by it.
         if kind.seen <= version {

@@ -82,6 +82,9 @@ pub trait Cached:
     /// anything that a pass looks at.
     fn put(self, space: &mut Namespace, pool: &mut Interner, version: u64) -> bool;
 
+    /// Version of the one that is there, where versions are kept.
+    fn known<'a>(space: &'a mut Namespace, name: &str) -> Option<&'a mut u64>;
+
     /// Takes it out. Says whether it was there.
     fn drop_from(space: &mut Namespace, name: &str) -> bool;
 
@@ -122,6 +125,10 @@ impl Cached for PatchLedger {
         true
     }
 
+    fn known<'a>(space: &'a mut Namespace, _: &str) -> Option<&'a mut u64> {
+        space.ledger.as_mut().map(|known| &mut known.version)
+    }
+
     fn drop_from(space: &mut Namespace, name: &str) -> bool {
         name == LEDGER_NAME && space.ledger.take().is_some()
     }
@@ -151,6 +158,10 @@ impl Cached for PatchRollout {
         changed
     }
 
+    fn known<'a>(space: &'a mut Namespace, name: &str) -> Option<&'a mut u64> {
+        space.rollouts.get_mut(name).map(|known| &mut known.version)
+    }
+
     fn drop_from(space: &mut Namespace, name: &str) -> bool {
         space.intent += 1;
         space.rollouts.remove(name).is_some()
@@ -169,6 +180,10 @@ impl Cached for PatchRolloutSlice {
         put_newer(&mut space.slices, name_of(&self), item)
     }
 
+    fn known<'a>(space: &'a mut Namespace, name: &str) -> Option<&'a mut u64> {
+        space.slices.get_mut(name).map(|known| &mut known.version)
+    }
+
     fn drop_from(space: &mut Namespace, name: &str) -> bool {
         space.slices.remove(name).is_some()
     }
@@ -184,6 +199,10 @@ impl Cached for PatchJob {
     fn put(self, space: &mut Namespace, _: &mut Interner, version: u64) -> bool {
         let item = stored(&self, version, CachedJob::new(&self));
         put_newer(&mut space.jobs, name_of(&self), item)
+    }
+
+    fn known<'a>(space: &'a mut Namespace, name: &str) -> Option<&'a mut u64> {
+        space.jobs.get_mut(name).map(|known| &mut known.version)
     }
 
     fn drop_from(space: &mut Namespace, name: &str) -> bool {
@@ -205,6 +224,10 @@ impl Cached for DeviceGroup {
         }
         space.put_group(stored(&self, version, group_view(&self)));
         true
+    }
+
+    fn known<'a>(space: &'a mut Namespace, name: &str) -> Option<&'a mut u64> {
+        space.groups.get_mut(name).map(|known| &mut known.version)
     }
 
     fn drop_from(space: &mut Namespace, name: &str) -> bool {
@@ -229,6 +252,10 @@ impl Cached for Update {
         put_newer(&mut space.updates, name_of(&self), item)
     }
 
+    fn known<'a>(space: &'a mut Namespace, name: &str) -> Option<&'a mut u64> {
+        space.updates.get_mut(name).map(|known| &mut known.version)
+    }
+
     fn drop_from(space: &mut Namespace, name: &str) -> bool {
         space.updates.remove(name).is_some()
     }
@@ -247,6 +274,10 @@ impl Cached for UpdateHold {
         let changed = put_newer(&mut space.holds, name, stored(&self, version, view));
         space.intent += u64::from(changed);
         changed
+    }
+
+    fn known<'a>(space: &'a mut Namespace, name: &str) -> Option<&'a mut u64> {
+        space.holds.get_mut(name).map(|known| &mut known.version)
     }
 
     fn drop_from(space: &mut Namespace, name: &str) -> bool {
@@ -269,6 +300,10 @@ impl Cached for SlimDevice {
         }
         Arc::make_mut(&mut space.devices).upsert(row);
         true
+    }
+
+    fn known<'a>(_: &'a mut Namespace, _: &str) -> Option<&'a mut u64> {
+        None
     }
 
     fn drop_from(space: &mut Namespace, name: &str) -> bool {

@@ -1,9 +1,10 @@
 //! What the controller knows of the cluster: one watch per kind, decoded once into what the planner
 //! reads, sorted by namespace. Nothing here decides anything.
 //!
-//! Two rules keep it honest. An event never replaces something newer. And after a consistent list of
-//! a namespace (a *fence*) events from before it are ignored, so what a new leader has read stays
-//! true whatever a slow watch still delivers.
+//! Three rules keep it honest. An event never replaces something newer. After a consistent list of a
+//! namespace (a *fence*) events from before it are ignored, so what a new leader has read stays true
+//! whatever a slow watch still delivers. And what a list says stands against everything that was known
+//! before it, also against a newer version: then the cluster was restored from a backup.
 
 mod device;
 mod fence;
@@ -102,7 +103,7 @@ impl Cache {
         self.dirty.notified().await;
     }
 
-    /// An object was added or changed.
+    /// An object was added or changed, or is named by a full list.
     fn apply<K: Cached>(&self, object: K) {
         let (namespace, name) = place(&object);
         let version = version_of(&object);
@@ -110,11 +111,16 @@ impl Cache {
         let State { kinds, namespaces, pool, dirty } = &mut *state;
         let kind = kinds.entry(K::KIND).or_default();
         kind.seen = kind.seen.max(version);
+        let space = namespaces.entry(namespace.clone()).or_default();
+        // A fence waits for the end of a full list, so one that is being read is younger than every
+        // fence, and than every event before it.
+        let is_listed = kind.listing.is_some();
         if let Some(listing) = &mut kind.listing {
+            supersede::<K>(space, &name, version, u64::MAX);
             listing.insert((namespace.clone(), name));
         }
-        let space = namespaces.entry(namespace.clone()).or_default();
-        if version > space.floor(K::KIND) && object.put(space, pool, version) {
+        let is_news = is_listed || version > space.floor(K::KIND);
+        if is_news && object.put(space, pool, version) {
             dirty.insert(namespace);
             drop(state);
             self.dirty.notify_one();
@@ -168,10 +174,72 @@ impl Cache {
     }
 }
 
+/// Lets the older `version` of an object take the place of a newer one up to `horizon`: a list at that
+/// version says that the newer one never was.
+fn supersede<K: Cached>(space: &mut Namespace, name: &str, version: u64, horizon: u64) {
+    if let Some(known) = K::known(space, name)
+        && (version + 1..=horizon).contains(known)
+    {
+        *known = 0;
+    }
+}
+
 fn place<K: Cached>(object: &K) -> (String, String) {
     (object.namespace().unwrap_or_default(), object.name_any())
 }
 
 fn version_of<K: Cached>(object: &K) -> u64 {
     object.meta().resource_version.as_deref().map_or(0, version_number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wardring_api::PatchLedger;
+
+    fn ledger(version: u64, sequence: i64) -> PatchLedger {
+        serde_json::from_value(serde_json::json!({
+            "metadata": {
+                "name": "ledger", "namespace": "lab", "resourceVersion": version.to_string(),
+            },
+            "spec": {},
+            "status": { "sequence": sequence },
+        }))
+        .expect("a ledger")
+    }
+
+    fn sequence(cache: &Cache) -> i64 {
+        cache.read("lab", |space| {
+            let stored = space.and_then(|space| space.ledger.as_ref());
+            stored.and_then(|stored| stored.value.status.as_ref()).map_or(0, |all| all.sequence)
+        })
+    }
+
+    #[test]
+    fn a_late_event_never_replaces_something_newer() {
+        let cache = Cache::default();
+        cache.apply(ledger(7, 2));
+        cache.apply(ledger(5, 1));
+        assert_eq!(sequence(&cache), 2);
+    }
+
+    #[test]
+    fn what_a_list_says_stands_against_a_future_that_a_restore_undid() {
+        let cache = Cache::default();
+        cache.apply(ledger(7, 2));
+        cache.list_began::<PatchLedger>();
+        cache.apply(ledger(5, 1));
+        cache.list_ended::<PatchLedger>();
+        assert_eq!(sequence(&cache), 1);
+    }
+
+    #[test]
+    fn a_fence_takes_back_what_is_older_than_it_and_not_what_came_since() {
+        let cache = Cache::default();
+        cache.apply(ledger(7, 2));
+        assert!(cache.take_list("lab", vec![ledger(5, 1)], 6, 0));
+        assert_eq!(sequence(&cache), 2, "the watch is ahead of the list");
+        assert!(cache.take_list("lab", vec![ledger(5, 1)], 1_000_000, 0));
+        assert_eq!(sequence(&cache), 1);
+    }
 }
