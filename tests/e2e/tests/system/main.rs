@@ -1,0 +1,15 @@
+//! Whole installations: real controllers and gateways under the service accounts of the chart, real
+//! agents with scripted Windows, a real API server. What is claimed here is read from the API
+//! server's watch history and from the devices' own journals.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
+
+mod certificates;
+mod crashes;
+mod garbage;
+mod hostile;
+mod jobs;
+mod outages;
+mod restore;
+mod stories;
+mod support;

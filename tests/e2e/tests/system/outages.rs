@@ -1,0 +1,140 @@
+//! Outages of ours: API server and gateways go and come back. Devices at work go on with what they
+//! may, nobody is taken for offline, nothing is reported in vain and nothing is rolled back.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::json;
+use tokio::time::timeout;
+use wardring_api::{PatchRollout, RolloutPhase, conditions};
+use wardring_harness::wait_until;
+
+use crate::{
+    crashes::assert_like_undisturbed,
+    support::{
+        CONTROLLER, GATEWAY, History, LONG, Place, Plan, history::Change, install, manifests::with,
+        rollout, stage, world,
+    },
+};
+
+/// What a gateway's silence takes to be noticed, and some more.
+const GATEWAYS_SILENT_AFTER: Duration = Duration::from_secs(15);
+
+#[tokio::test]
+async fn an_api_server_that_restarts_in_the_middle_changes_nothing_of_the_end() -> Result<()> {
+    let installation = install("apiserver", &CONTROLLER).await?;
+    let plan = Plan::default().group("test", 4, &world()).group("production", 6, &world());
+    let (place, fleet) = Place::open(&installation, "apiserver", &plan).await?;
+    let mut history = History::begin(&place.client, &place.namespace);
+
+    let stages = [stage("test"), stage("production")];
+    place.create::<PatchRollout>(rollout(&stages, json!({}))).await?;
+    for _ in 0..2 {
+        // Devices are at work, and have more to ask and to report.
+        timeout(LONG, history.next(has_permit)).await?;
+        installation.cluster.restart_apiserver().await?;
+    }
+    place.until_phase(RolloutPhase::Completed).await?;
+
+    assert_nobody_was_offline(&history);
+    assert_like_undisturbed(&place, &fleet, &plan, &history, &[("test", 2), ("production", 2)])
+        .await
+}
+
+#[tokio::test]
+async fn gateways_that_are_killed_and_replaced_lose_no_report() -> Result<()> {
+    let flags: Vec<&str> = CONTROLLER.iter().copied().chain(["--offline-after", "10s"]).collect();
+    let mut installation = install("gateways", &flags).await?;
+    let plan = Plan::default().group("test", 4, &world()).group("production", 8, &world());
+    let (place, fleet) = Place::open(&installation, "gateways", &plan).await?;
+    let mut history = History::begin(&place.client, &place.namespace);
+
+    let stages = [stage("test"), stage("production")];
+    place.create::<PatchRollout>(rollout(&stages, json!({}))).await?;
+    for turn in 0..4 {
+        timeout(LONG, history.next(has_permit)).await?;
+        installation.gateways[turn % 2].process.kill()?;
+        // The other one serves alone for a while.
+        timeout(LONG, history.next(has_permit)).await?;
+        installation.replace_gateway(turn % 2, &GATEWAY).await?;
+    }
+    place.until_phase(RolloutPhase::Completed).await?;
+
+    assert_nobody_was_offline(&history);
+    assert_like_undisturbed(&place, &fleet, &plan, &history, &[("test", 2), ("production", 2)])
+        .await
+}
+
+#[tokio::test]
+async fn without_any_gateway_for_long_nobody_is_offline_and_nothing_is_rolled_back() -> Result<()> {
+    let offline_after = Duration::from_secs(5);
+    let flags: Vec<&str> = CONTROLLER.iter().copied().chain(["--offline-after", "5s"]).collect();
+    let mut installation = install("dark", &flags).await?;
+    let plan = Plan::default().group("test", 6, &world()).group("production", 4, &world());
+    let (place, fleet) = Place::open(&installation, "dark", &plan).await?;
+    let mut history = History::begin(&place.client, &place.namespace);
+
+    let rollback = json!({ "onFailure": { "action": "Rollback", "scope": "AllStages" } });
+    let first = with(stage("test"), json!({ "maxConcurrency": 3 }));
+    place.create::<PatchRollout>(rollout(&[first, stage("production")], rollback)).await?;
+    timeout(LONG, history.next(has_permit)).await?;
+    for gateway in &mut installation.gateways {
+        gateway.process.kill()?;
+    }
+    // Only the passing of time can be waited for: it is what must change nothing.
+    tokio::time::sleep(GATEWAYS_SILENT_AFTER + 2 * offline_after).await;
+    assert_nobody_was_offline(&history);
+    for index in 0..installation.gateways.len() {
+        installation.replace_gateway(index, &GATEWAY).await?;
+    }
+    place.until_phase(RolloutPhase::Completed).await?;
+
+    // Agents come back within a minute, which is longer than `--offline-after` is here.
+    assert_like_undisturbed(&place, &fleet, &plan, &history, &[("test", 3), ("production", 2)])
+        .await
+}
+
+#[tokio::test]
+async fn a_device_that_really_falls_silent_is_marked_offline() -> Result<()> {
+    // What the tests above rely on: silence is noticed where it is the device's.
+    let flags: Vec<&str> = CONTROLLER.iter().copied().chain(["--offline-after", "2s"]).collect();
+    let installation = install("silence", &flags).await?;
+    let plan = Plan::default().group("test", 2, &world());
+    let (place, mut fleet) = Place::open(&installation, "silence", &plan).await?;
+    let history = History::begin(&place.client, &place.namespace);
+
+    fleet.process.kill()?;
+
+    wait_until(LONG, "both devices to be marked offline", async || {
+        (times_offline(&history) == 2).then_some(())
+    })
+    .await
+}
+
+/// Whether a job shows a permit.
+fn has_permit(change: &Change) -> bool {
+    matches!(change, Change::Job(job)
+    if job.status.as_ref().is_some_and(|status| {
+        !status.permitted.is_empty() && status.outcome.is_none()
+    }))
+}
+
+#[track_caller]
+fn assert_nobody_was_offline(history: &History) {
+    assert_eq!(times_offline(history), 0);
+}
+
+/// Stored versions of devices that say that they are offline.
+fn times_offline(history: &History) -> usize {
+    let events = history.events().into_iter();
+    let offline = events.filter(|event| match &event.change {
+        Change::Device(device) => device.status.iter().any(|status| {
+            let mut online = status.conditions.iter();
+            online.any(|condition| {
+                condition.type_ == conditions::ONLINE && condition.status == "False"
+            })
+        }),
+        _ => false,
+    });
+    offline.count()
+}
