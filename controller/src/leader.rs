@@ -198,3 +198,56 @@ async fn sleep_until(instant: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places(names: &[&str]) -> BTreeMap<String, Place> {
+        let mut places = BTreeMap::new();
+        mark_changed(&mut places, names.iter().map(|name| (*name).to_owned()));
+        places
+    }
+
+    fn running(places: &mut BTreeMap<String, Place>, name: &str) {
+        let place = places.get_mut(name).unwrap();
+        (place.running, place.due, place.changed) = (true, None, false);
+    }
+
+    #[test]
+    fn a_change_during_a_pass_is_looked_at_right_after_it() {
+        let mut places = places(&["tenant"]);
+        running(&mut places, "tenant");
+        mark_changed(&mut places, ["tenant".to_owned()]);
+        settle(&mut places, "tenant".to_owned(), Memory::default(), &Pass::Done(None));
+        let due = places["tenant"].due.unwrap();
+        assert!(due <= Instant::now() + DEBOUNCE);
+    }
+
+    #[test]
+    fn the_next_evaluation_of_a_plan_is_never_lost() {
+        let mut places = places(&["tenant"]);
+        running(&mut places, "tenant");
+        let next = Timestamp::now() + SignedDuration::from_secs(40);
+        settle(&mut places, "tenant".to_owned(), Memory::default(), &Pass::Done(Some(next)));
+        let due = places["tenant"].due.unwrap().duration_since(Instant::now());
+        assert!(due > Duration::from_secs(30) && due < Duration::from_secs(50), "{due:?}");
+        running(&mut places, "tenant");
+        settle(&mut places, "tenant".to_owned(), Memory::default(), &Pass::Done(None));
+        assert!(places["tenant"].due.is_some(), "without a next instant it is still looked at");
+    }
+
+    #[test]
+    fn a_namespace_that_fails_backs_off_and_changes_do_not_hurry_it() {
+        let mut places = places(&["broken"]);
+        for _ in 0..6 {
+            running(&mut places, "broken");
+            settle(&mut places, "broken".to_owned(), Memory::default(), &Pass::Failed);
+        }
+        let due = places["broken"].due.unwrap();
+        mark_changed(&mut places, ["broken".to_owned()]);
+        assert_eq!(places["broken"].due, Some(due));
+        assert!(due > Instant::now() + Duration::from_secs(3));
+        assert!(backoff(50) <= BACKOFF.1);
+    }
+}
