@@ -55,8 +55,10 @@ impl Device {
     }
 
     /// As `kill -9` does: nothing is said, nothing is written.
-    fn kill(self) {
+    async fn kill(self) {
         self.life.abort();
+        // The lock of the folder goes with the agent; one that ended by itself has let go, too.
+        let _ = self.life.await;
     }
 }
 
@@ -161,9 +163,7 @@ async fn an_agent_that_is_killed_at_many_moments_installs_once_and_comes_to_the_
                 seen.states.iter().any(|known| known == state) || !seen.outcomes.is_empty()
             })
             .await;
-        device.kill();
-        // The lock of the folder goes with the agent.
-        tokio::task::yield_now().await;
+        device.kill().await;
         device = switch_on(&gateway, "srv-1", SERVER, folder.path());
     }
     let seen = gateway.wait_for("srv-1", "an outcome", |seen| !seen.outcomes.is_empty()).await;
@@ -186,4 +186,38 @@ async fn a_certificate_is_renewed_before_it_ends_and_the_enrolment_stays() {
     gateway.give("srv-1", job(1, Action::Download));
     gateway.wait_for("srv-1", "an outcome", |seen| !seen.outcomes.is_empty()).await;
     device.switch_off().await;
+}
+
+/// The world of [`SERVER`] with these effects of its update.
+fn with_effects(effects: &str) -> String {
+    SERVER.replace("installMs: 50}", &format!("installMs: 50, effects: {{{effects}}}}}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn windows_reverting_an_update_and_an_installer_that_fails_are_told_apart() {
+    for (effects, result) in [
+        ("revertAtBoot: true", OutcomeResult::RevertedByWindows),
+        ("failInstall: '0x80070643'", OutcomeResult::Failed),
+    ] {
+        let gateway = TestGateway::start(SignedDuration::from_hours(24)).await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let device = switch_on(&gateway, "srv-1", &with_effects(effects), folder.path());
+        gateway.wait_for("srv-1", "facts", |seen| seen.facts.is_some()).await;
+        gateway.give("srv-1", job(1, Action::Install));
+        let seen = gateway.wait_for("srv-1", "an outcome", |seen| !seen.outcomes.is_empty()).await;
+        assert_eq!(seen.outcomes[0].result, result, "{}", seen.outcomes[0].message);
+        device.switch_off().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_agents_never_share_a_data_folder() {
+    let gateway = TestGateway::start(SignedDuration::from_hours(24)).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let first = switch_on(&gateway, "srv-1", SERVER, folder.path());
+    gateway.wait_for("srv-1", "facts", |seen| seen.facts.is_some()).await;
+    let second = switch_on(&gateway, "srv-1", SERVER, folder.path());
+    let refused = second.life.await.unwrap().unwrap_err().to_string();
+    assert!(refused.contains("another agent uses the data folder"), "{refused}");
+    first.switch_off().await;
 }
