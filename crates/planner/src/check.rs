@@ -192,7 +192,9 @@ impl<'a> Replay<'a> {
                 self.breaks("S2", format!("{} would be granted without a batch", line.device));
             }
         }
-        if line.state == LineState::Succeeded && before.state != LineState::Succeeded {
+        // A rollback that did not begin leaves a proven device as it was.
+        let restored = before.was == Some(LineState::Succeeded);
+        if line.state == LineState::Succeeded && before.state != LineState::Succeeded && !restored {
             self.proven(&before);
         }
         if let Some(view) = self.slices.get(slice).copied() {

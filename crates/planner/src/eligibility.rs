@@ -208,6 +208,8 @@ impl Claims {
     /// Whether another grant or an unfinished job has the device.
     pub fn hold(&self, line: &Line, uid: &str, scene: &Scene<'_>) -> Option<Reason> {
         match scene.any_job(line) {
+            // What may have begun is waited for, however long that takes.
+            Some(job) if job.rollout_uid == uid && job.may_have_begun() => Some(Reason::InProgress),
             // Our own old job goes first; the next pass grants.
             Some(job) if job.rollout_uid == uid => Some(Reason::WriteInFlight),
             Some(_) => Some(Reason::Busy),

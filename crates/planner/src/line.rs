@@ -49,7 +49,7 @@ impl Line {
         matches!(self.state, LineState::Failed | LineState::RevertedByWindows)
             && self.action == JobAction::Install
             && self.was.is_none()
-            && self.tries < rules.max_attempts
+            && self.spent() < rules.max_attempts
             && !matches!(
                 self.reason,
                 Some(
@@ -60,6 +60,12 @@ impl Line {
                         | Reason::NotReversible
                 )
             )
+    }
+
+    /// What counts against `maxAttempts`. Where no attempt ever began (no room, no download), every
+    /// grant counts: otherwise a device that fails before it begins would never be called failed.
+    fn spent(&self) -> u32 {
+        if self.tries > 0 { self.tries } else { self.attempt }
     }
 
     /// Whether the line still waits for a grant (again).

@@ -314,7 +314,10 @@ impl Facts<'_, '_> {
             OutcomeResult::NotReversible => (LineState::Failed, Some(Reason::NotReversible)),
             OutcomeResult::RollbackFailed => (LineState::RollbackFailed, reason),
         };
-        if outcome.started || job.is_some_and(was_permitted_to_install) {
+        // A later attempt may only have proven that an earlier one left the device broken.
+        let failed_again =
+            line.tries > 0 && matches!(state, LineState::Failed | LineState::RevertedByWindows);
+        if outcome.started || job.is_some_and(was_permitted_to_install) || failed_again {
             next.tries += 1;
         }
         next.set(state, reason, self.scene.now);

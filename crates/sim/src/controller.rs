@@ -173,7 +173,8 @@ impl Controller {
                 }
             }
             What::Pass => {
-                if self.due == Some(hub.now) {
+                // A process that stood still finds its wake-ups late.
+                if self.due.is_some_and(|due| due <= hub.now) {
                     self.due = None;
                     self.pass(hub);
                 }

@@ -77,6 +77,8 @@ pub struct Monitor {
     reboots: BTreeMap<JobKey, u32>,
     /// Attempts that began to install, per rollout and device.
     tries: BTreeMap<(String, String), BTreeSet<u32>>,
+    /// Bad ends of installations, per rollout and device.
+    failures: BTreeMap<(String, String), usize>,
     /// A person's retries, per rollout.
     retries: BTreeMap<String, BTreeSet<String>>,
     /// Begun acts, for summaries.
@@ -216,7 +218,20 @@ impl Monitor {
         if is_granted {
             self.granted(api, now, uid, stage, &was, line);
         }
-        if line.state == LineState::Succeeded && was.state != LineState::Succeeded {
+        let has_failed = matches!(line.state, LineState::Failed | LineState::RevertedByWindows)
+            && was.state == LineState::Granted
+            && was.action == JobAction::Install;
+        if has_failed && let Some(rollout) = rollout_of(api, uid) {
+            let failures = self.failures.entry((uid.to_owned(), device.clone())).or_default();
+            *failures += 1;
+            let (failures, most) = (*failures, self.most_attempts(uid, rollout));
+            if failures > most {
+                self.breaks(now, "S8", format!("{device} failed {failures} times of {most}"));
+            }
+        }
+        // A rollback that did not begin leaves a proven device as it was.
+        let is_news = was.state != LineState::Succeeded && was.was != Some(LineState::Succeeded);
+        if line.state == LineState::Succeeded && is_news {
             let id = line.enrolment_id.clone().unwrap_or_default();
             let key = JobKey {
                 rollout_uid: uid.to_owned(),
@@ -393,15 +408,10 @@ impl Monitor {
             }
             let tries = self.tries.entry(of).or_default();
             tries.insert(key.attempt);
-            let most = rollout
-                .into_iter()
-                .flat_map(|rollout| &rollout.spec.stages)
-                .map(|stage| stage.retry.max_attempts.unwrap_or(1))
-                .max()
-                .unwrap_or(1) as usize;
-            let retries = self.retries.get(&key.rollout_uid).map_or(0, BTreeSet::len);
-            if tries.len() > most * (1 + retries) {
-                self.breaks(now, "S8", format!("{what}: more than {most} attempts"));
+            let tries = tries.len();
+            let most = rollout.map(|rollout| self.most_attempts(&key.rollout_uid, rollout));
+            if most.is_some_and(|most| tries > most) {
+                self.breaks(now, "S8", format!("{what}: {tries} attempts, of {most:?}"));
             }
         }
         if act == Act::Reboot {
@@ -411,6 +421,13 @@ impl Monitor {
                 self.breaks(now, "S8", format!("{what}: one restart too many"));
             }
         }
+    }
+
+    /// Attempts that one device may have begun by now.
+    fn most_attempts(&self, uid: &str, rollout: &PatchRollout) -> usize {
+        let all = rollout.spec.stages.iter();
+        let most = all.map(|stage| stage.retry.max_attempts.unwrap_or(1)).max().unwrap_or(1);
+        most as usize * (1 + self.retries.get(uid).map_or(0, BTreeSet::len))
     }
 
     /// An agent ends a job: what it says, and what is true.
@@ -436,6 +453,9 @@ impl Monitor {
     /// A plan was made: every device that does not move says why, and nothing changes before the next
     /// evaluation.
     pub fn planned(&mut self, now: Ms, snapshot: &Snapshot, plan_: &Plan, random: &mut Random) {
+        if !plan_.actions.is_empty() {
+            return;
+        }
         for rollout in &plan_.rollouts {
             let decisions = rollout.stages.iter().flat_map(|stage| &stage.decisions);
             let waits = decisions
@@ -447,7 +467,7 @@ impl Monitor {
                 self.breaks(now, "L3", how);
             }
         }
-        if !plan_.actions.is_empty() || !random.chance(200) {
+        if !random.chance(200) {
             return;
         }
         // No wake-up may be lost: with nothing but time passing, nothing changes until then.

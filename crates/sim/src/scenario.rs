@@ -27,7 +27,7 @@ pub struct Setup {
 }
 
 /// When the faults end.
-pub const CALM: Ms = 5 * HOUR;
+pub const CALM: Ms = 3 * HOUR;
 
 /// A device as the scenario draws it.
 pub(crate) fn devices(hub: &mut Hub, setup: &Setup) -> Vec<device::Device> {
@@ -211,6 +211,6 @@ pub(crate) fn people(hub: &mut Hub, rollouts: &[String], devices: &[device::Devi
         hub.after(at, Event::Person(order));
     }
     for rollout in rollouts {
-        hub.after(CALM + HOUR, Event::Person(Order::Resume(rollout.clone())));
+        hub.after(CALM, Event::Person(Order::Resume(rollout.clone())));
     }
 }

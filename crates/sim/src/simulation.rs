@@ -19,7 +19,7 @@ use crate::{
 /// Longest life of a simulation: every deadline of three stages and more.
 const END: Ms = 60 * HOUR;
 /// No write for this long after the end of every rollout is rest.
-const REST: Ms = 2 * HOUR;
+const REST: Ms = HOUR;
 
 /// What came of a simulation.
 #[derive(Clone, Debug)]
@@ -169,6 +169,8 @@ impl Simulation {
                 hub.weather = Weather::CALM;
                 for device in &mut self.devices {
                     device.cut_off_until = 0;
+                    // What never comes to rest by itself would make the controller write for ever.
+                    device.world.calm_down();
                 }
             }
         }
@@ -216,7 +218,8 @@ impl Simulation {
         let before = self.hub.api.log.len();
         let answer = self.hub.commit(&who, write);
         if let (Process::Controller(_), Some(change)) = (from.process, self.hub.api.log.get(before))
-            && !matches!(change.key.0, Kind::Lease | Kind::Device)
+            // Devices come and go without end, and their groups with them.
+            && !matches!(change.key.0, Kind::Lease | Kind::Device | Kind::Group)
         {
             self.last_write = self.hub.now;
         }

@@ -353,9 +353,19 @@ impl World {
         self.script == Script::BootLoop && self.carries_any()
     }
 
+    /// Crashes no more.
+    pub fn calm_down(&mut self) {
+        if self.script == Script::BootLoop {
+            self.script = Script::Good;
+        }
+    }
+
     /// Grants whose installation of some update began more than once.
     pub fn twice(&self) -> BTreeSet<String> {
-        let twice = self.begun.iter().filter(|(_, times)| **times > 1);
+        // A removal that a restart interrupted is begun again, and removes nothing twice.
+        let twice = self.begun.iter().filter(|((key, _), times)| {
+            key.action == wardring_seal::Action::Install && **times > 1
+        });
         twice.map(|((key, kb), _)| format!("{kb} under attempt {}", key.attempt)).collect()
     }
 }
