@@ -468,6 +468,10 @@ pub(super) fn refused(reason: &str, retry_ms: u64) -> Option<PermitAnswer> {
 }
 
 pub(super) fn ended() -> Option<PermitAnswer> {
-    let (reason, message) = ("NoSuchJob".to_owned(), "there is no such job".to_owned());
-    Some(PermitAnswer::Ended { reason, message })
+    ended_because("NoSuchJob")
+}
+
+pub(super) fn ended_because(reason: &str) -> Option<PermitAnswer> {
+    let message = format!("ended: {reason}");
+    Some(PermitAnswer::Ended { reason: reason.to_owned(), message })
 }

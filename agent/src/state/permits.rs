@@ -14,8 +14,8 @@ const UNANSWERED_RETRY_MS: u64 = 5_000;
 const ENDED_RETRY_MS: u64 = 30_000;
 /// Shortest and longest pause that a gateway's hint may ask for.
 const RETRY_MS: std::ops::RangeInclusive<u64> = 200..=600_000;
-/// Reason of a refusal that no later question can change.
-const TOO_LATE: &str = "TooLate";
+/// Reasons that no later question can change: the end of the job's times by the gateway's clock.
+const TOO_LATE: [&str; 2] = ["TooLate", "FinishByPassed"];
 
 /// What to do about a permit's answer.
 pub(super) enum Permitted {
@@ -45,9 +45,9 @@ pub(super) fn read(
             Permitted::Go { until_mono_ms }
         }
         Some(PermitAnswer::Granted) => Permitted::AskAgain,
-        Some(PermitAnswer::Refused { reason, message, .. }) if reason == TOO_LATE => {
-            Permitted::TooLate(message)
-        }
+        Some(
+            PermitAnswer::Refused { reason, message, .. } | PermitAnswer::Ended { reason, message },
+        ) if TOO_LATE.contains(&reason.as_str()) => Permitted::TooLate(message),
         Some(PermitAnswer::Refused { message, retry_ms, .. }) => {
             job.message = message;
             Permitted::Wait { after_ms: retry_ms.clamp(*RETRY_MS.start(), *RETRY_MS.end()) }

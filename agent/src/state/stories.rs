@@ -4,7 +4,7 @@ use jiff::SignedDuration;
 use wardring_protocol::{PermitAnswer, Step};
 use wardring_seal::{Action, OutcomeResult};
 
-use super::bench::{Bench, SERVICE, Script, Stand, ended, refused};
+use super::bench::{Bench, SERVICE, Script, Stand, ended, ended_because, refused};
 use super::*;
 
 fn install(bench: &mut Bench) -> OutcomePayload {
@@ -284,8 +284,33 @@ fn a_job_that_cannot_begin_in_time_is_given_back() {
     assert_eq!(reason(&outcome), (OutcomeResult::NotStarted, Some("StartByPassed")));
 
     let mut bench = Bench::new();
-    bench.permits.push_back(refused("TooLate", 1_000));
+    bench.permits.push_back(ended_because("TooLate"));
     assert_eq!(reason(&install(&mut bench)), (OutcomeResult::NotStarted, Some("StartByPassed")));
+}
+
+#[test]
+fn an_update_for_which_it_is_too_late_is_left_out_and_the_one_before_it_is_finished() {
+    let mut bench = Bench::new().with("KB2", Script::default());
+    bench.take(Event::Offered(Box::new(bench.job(1, Action::Install))));
+    bench.go_until(|bench| phase(bench) == "Installing");
+    bench.advance(3_600_000);
+    bench.permits.push_back(ended_because("TooLate"));
+    bench.go_until(|bench| bench.state.job.is_none());
+    let outcome = &bench.outcomes[0];
+    assert_eq!(reason(outcome), (OutcomeResult::Failed, Some("StartByPassed")));
+    assert_eq!((bench.installs_begun(), bench.reboots_made()), (1, 1));
+    assert!(bench.is_in_force("KB1"));
+}
+
+#[test]
+fn a_restart_for_which_it_is_too_late_is_not_waited_for() {
+    let mut bench = Bench::new();
+    bench.take(Event::Offered(Box::new(bench.job(1, Action::Install))));
+    bench.go_until(|bench| phase(bench) == "AwaitingReboot");
+    bench.permits.push_back(ended_because("FinishByPassed"));
+    bench.go_until(|bench| bench.state.job.is_none());
+    assert_eq!(reason(&bench.outcomes[0]), (OutcomeResult::Failed, Some("FinishByPassed")));
+    assert_eq!(bench.reboots_made(), 0);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::SignedDuration;
 use tokio::sync::watch;
@@ -13,7 +14,7 @@ use wardring_agent::platform::scripted::World;
 use wardring_agent::run::{Setup, SetupError, live_scripted};
 use wardring_protocol::{PermitAnswer, Step};
 use wardring_seal::{Action, OutcomeResult};
-use wardring_wine_tests::gateway::TestGateway;
+use wardring_wine_tests::gateway::{Seen, TestGateway};
 use wardring_wine_tests::jobs::job;
 
 const SERVER: &str = r#"
@@ -220,4 +221,49 @@ async fn two_agents_never_share_a_data_folder() {
     let refused = second.life.await.unwrap().unwrap_err().to_string();
     assert!(refused.contains("another agent uses the data folder"), "{refused}");
     first.switch_off().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_crashes_after_the_update_tells_of_a_boot_loop() {
+    let gateway = TestGateway::start(SignedDuration::from_hours(24)).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let device = switch_on(&gateway, "srv-1", &with_effects("bootLoop: 4"), folder.path());
+    gateway.wait_for("srv-1", "facts", |seen| seen.facts.is_some()).await;
+    let mut patient = job(1, Action::Install);
+    // A device that crashes later than this has passed; three minutes is what rollouts ask for.
+    patient.health.settle_ms = 2_000;
+    gateway.give("srv-1", patient);
+    let seen = gateway.wait_for("srv-1", "an outcome", |seen| !seen.outcomes.is_empty()).await;
+    let outcome = &seen.outcomes[0];
+    assert_eq!(outcome.reason.as_deref(), Some("BootLoop"), "{}", outcome.message);
+    assert_eq!(recorded(folder.path(), "reboot").len(), 1, "no restart of our own in a loop");
+    // It stays up in the end, and a rollback repairs it.
+    gateway.give("srv-1", job(2, Action::Rollback));
+    let seen = gateway.wait_for("srv-1", "the second", |seen| seen.outcomes.len() == 2).await;
+    assert_eq!(seen.outcomes[1].result, OutcomeResult::RolledBack, "{:?}", seen.outcomes[1]);
+    device.switch_off().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_never_comes_back_hangs_or_loses_its_network_says_nothing_more() {
+    for effects in ["neverReturn: true", "hangInstall: true", "networkDeadAfterReboot: true"] {
+        let gateway = TestGateway::start(SignedDuration::from_hours(24)).await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let device = switch_on(&gateway, "srv-1", &with_effects(effects), folder.path());
+        gateway.wait_for("srv-1", "facts", |seen| seen.facts.is_some()).await;
+        gateway.give("srv-1", job(1, Action::Install));
+        let last = if effects.starts_with("hang") { "Installing" } else { "Rebooting" };
+        let is_last = |seen: &Seen| seen.states.last().is_some_and(|state| state == last);
+        gateway.wait_for("srv-1", last, is_last).await;
+        if last == "Rebooting" {
+            // The world records the boot; what comes after it reaches nobody.
+            while recorded(folder.path(), "boot").is_empty() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let seen = gateway.seen("srv-1");
+        assert!(is_last(&seen) && seen.outcomes.is_empty(), "{effects}: {seen:#?}");
+        device.switch_off().await;
+    }
 }

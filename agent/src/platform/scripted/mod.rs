@@ -29,6 +29,8 @@ use crate::state::{BootKind, Inspection, InstallFound, ServiceSample};
 
 /// A crash comes so soon after a boot: late enough for the agent to see the boot.
 const CRASH_AFTER: Duration = Duration::from_millis(300);
+/// Windows needs a moment to go down, in which the agent tells that it does.
+const SHUTDOWN: Duration = Duration::from_millis(150);
 /// Age at which the source is asked again.
 const SCAN_EVERY: SignedDuration = SignedDuration::from_hours(6);
 
@@ -290,6 +292,7 @@ impl Machine for Scripted {
         if self.lock().down_until.is_none() {
             // The sender lives as long as this device.
             let _ = downs.changed().await;
+            tokio::time::sleep(SHUTDOWN).await;
         }
     }
 }
