@@ -273,13 +273,18 @@ impl End<'_> {
             .map(|(name, _)| name.as_str())
             .collect();
         let restored = rolled_back.iter().filter(|name| {
-            build(&self.after, name) == self.members.get(**name).map(|member| member.before)
+            let before = self.members.get(**name).map(|member| member.before);
+            let services = |devices: &Devices| {
+                let status = devices.get(**name).and_then(|device| device.status.as_ref());
+                status.map(|status| status.services.clone())
+            };
+            build(&self.after, name) == before && services(&self.before) == services(&self.after)
         });
         let restored = restored.count();
-        let broken = |service: &str| {
-            let seen = self.story.jobs.values();
-            seen.filter(|seen| seen.unhealthy.iter().any(|text| text.contains(service))).count()
-        };
+        // By the devices' own signed word.
+        let told = self.story.jobs.values().flat_map(|seen| &seen.said);
+        let told = told.filter(|text| text.contains("restart attempts: MSSQLSERVER"));
+        let told: Vec<_> = told.collect();
         let barred: BTreeSet<_> =
             self.holds.iter().flat_map(|hold| &hold.spec.kbs).map(|kb| kb.as_str()).collect();
         let mut checks = vec![
@@ -292,8 +297,12 @@ impl End<'_> {
                 ),
             ),
             check(
-                broken("MSSQLSERVER") > 1,
-                format!("MSSQLSERVER was seen down on {} devices", broken("MSSQLSERVER")),
+                told.len() > 1,
+                format!(
+                    "{} devices tried to restart the service: {}",
+                    told.len(),
+                    told.first().map_or("none", |text| text.as_str())
+                ),
             ),
             check(
                 counts.rolled_back > 1
@@ -316,6 +325,10 @@ impl End<'_> {
                 format!("an UpdateHold bars {}", barred.into_iter().collect::<Vec<_>>().join(", ")),
             ),
         ];
+        checks.push(check(
+            counts.in_progress == 0,
+            format!("{} devices are left with half a patch", counts.in_progress),
+        ));
         checks.extend(self.untouched(&["workstations", "production"]));
         checks
     }

@@ -11,8 +11,9 @@ use kube::{
     ResourceExt,
     runtime::{WatchStreamExt, watcher},
 };
+use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
-use wardring_api::{JobAction, JobState, PatchJob, PatchRollout, PermitStep};
+use wardring_api::{JobAction, PatchJob, PatchRollout, PermitStep};
 use wardring_e2e::Tenant;
 
 use super::screen::Screen;
@@ -24,11 +25,7 @@ pub struct Seen {
     pub actions: BTreeSet<JobAction>,
     /// Permits it was given.
     pub permits: BTreeSet<PermitStep>,
-    /// States it went through, as far as gateways wrote them.
-    pub states: BTreeSet<JobState>,
-    /// Services that did not run.
-    pub unhealthy: BTreeSet<String>,
-    /// Sentences from its agent.
+    /// Sentences of its signed outcomes.
     pub said: BTreeSet<String>,
 }
 
@@ -91,9 +88,11 @@ impl Seen {
         self.actions.insert(job.spec.action);
         let Some(status) = &job.status else { return };
         self.permits.extend(status.permitted.iter().map(|permit| permit.step));
-        self.states.extend(status.state);
-        self.unhealthy.extend(status.unhealthy.iter().cloned());
-        self.said.extend(status.message.clone());
+        let outcome = status.outcome.as_ref();
+        let outcome =
+            outcome.and_then(|signed| serde_json::from_str::<Value>(&signed.payload).ok());
+        self.said
+            .extend(outcome.and_then(|payload| payload["message"].as_str().map(str::to_owned)));
     }
 }
 
