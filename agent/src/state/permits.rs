@@ -17,6 +17,9 @@ const RETRY_MS: std::ops::RangeInclusive<u64> = 200..=600_000;
 /// Reasons that no later question can change: the end of the job's times by the gateway's clock.
 const TOO_LATE: [&str; 2] = ["TooLate", "FinishByPassed"];
 
+/// Reason of an end that may be a mistake.
+const NO_SUCH_JOB: &str = "NoSuchJob";
+
 /// What to do about a permit's answer.
 pub(super) enum Permitted {
     /// Begin, before this moment of the monotonic clock.
@@ -27,7 +30,7 @@ pub(super) enum Permitted {
     Wait { after_ms: u64 },
     /// It is too late to begin.
     TooLate(String),
-    /// The grant is over and nothing began.
+    /// The grant is over: stop, and tell how far it came.
     Over(End),
 }
 
@@ -52,12 +55,13 @@ pub(super) fn read(
             job.message = message;
             Permitted::Wait { after_ms: retry_ms.clamp(*RETRY_MS.start(), *RETRY_MS.end()) }
         }
-        Some(PermitAnswer::Ended { reason, message }) if !job.begun() => {
-            Permitted::Over(End::because(OutcomeResult::NotStarted, &reason, message))
-        }
-        Some(PermitAnswer::Ended { message, .. }) => {
+        // Somebody deleted the job; the controller makes it again where it is still wanted.
+        Some(PermitAnswer::Ended { reason, message }) if job.begun() && reason == NO_SUCH_JOB => {
             job.message = format!("waiting: {message}");
             Permitted::Wait { after_ms: ENDED_RETRY_MS }
+        }
+        Some(PermitAnswer::Ended { reason, message }) => {
+            Permitted::Over(End::stopped(job, &reason, message))
         }
         None => {
             "no gateway answers the request for a permit".clone_into(&mut job.message);

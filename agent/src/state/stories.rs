@@ -303,6 +303,19 @@ fn an_update_for_which_it_is_too_late_is_left_out_and_the_one_before_it_is_finis
 }
 
 #[test]
+fn a_job_that_a_person_aborts_in_the_middle_stops_and_tells_so() {
+    let mut bench = Bench::new();
+    bench.take(Event::Offered(Box::new(bench.job(1, Action::Install))));
+    bench.go_until(|bench| phase(bench) == "AwaitingReboot");
+    bench.permits.push_back(ended_because("AbortedByPerson"));
+    bench.go_until(|bench| bench.state.job.is_none());
+    let outcome = &bench.outcomes[0];
+    assert_eq!(reason(outcome), (OutcomeResult::Failed, Some("AbortedByPerson")));
+    assert!(outcome.started && outcome.reboot_required);
+    assert_eq!(bench.reboots_made(), 0);
+}
+
+#[test]
 fn a_restart_for_which_it_is_too_late_is_not_waited_for() {
     let mut bench = Bench::new();
     bench.take(Event::Offered(Box::new(bench.job(1, Action::Install))));
