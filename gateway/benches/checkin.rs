@@ -111,10 +111,13 @@ struct Server {
 impl Server {
     /// Starts a server whose future is made on the thread that runs it.
     fn start<F: Future<Output = ()>>(
+        name: &str,
         serve: impl FnOnce(TcpListener) -> F + Send + 'static,
     ) -> Server {
         let (tell, told) = mpsc::channel();
-        thread::spawn(move || {
+        // The name is what a profiler shows.
+        let builder = thread::Builder::new().name(name.to_owned());
+        let run = move || {
             let runtime = Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -124,7 +127,8 @@ impl Server {
                 tell.send(Server { port, thread }).unwrap();
                 serve(listener).await;
             });
-        });
+        };
+        builder.spawn(run).unwrap();
         told.recv().unwrap()
     }
 
@@ -137,7 +141,7 @@ impl Server {
 
 fn start_gateway(world: &World) -> Server {
     let gateway = world.gateway();
-    Server::start(move |listener| server::serve(gateway, listener, Asks::Certificate))
+    Server::start("gateway", move |listener| server::serve(gateway, listener, Asks::Certificate))
 }
 
 /// axum + rustls and nothing else; the same TLS settings, the same answer.
@@ -146,7 +150,7 @@ fn start_bare(world: &World, answer: Vec<u8>) -> Server {
     let answer = Bytes::from(answer);
     let echo = async move || ([(CONTENT_TYPE, "application/json")], answer.clone());
     let router = Router::new().route("/v1/job", get(echo));
-    Server::start(async move |listener| {
+    Server::start("bare", async move |listener| {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
             drop(stream.set_nodelay(true));

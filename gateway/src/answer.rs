@@ -37,6 +37,11 @@ impl Refusal {
         Refusal::new(StatusCode::FORBIDDEN, sentence)
     }
 
+    /// 405.
+    pub fn method() -> Refusal {
+        Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method")
+    }
+
     /// 429.
     pub fn too_often(retry_after: Duration) -> Refusal {
         Refusal {

@@ -95,9 +95,10 @@ impl Gateway {
         }
     }
 
-    /// Takes note of the run that speaks, and quarantines its device if two live agents take turns.
-    pub(crate) fn note_run(&self, speaker: &Speaker, run: &str) -> Sighting {
-        let sighting = self.peers.note_run(&speaker.peer, run);
+    /// Takes note of the run that speaks and the highest sealed sequence that it presents, and
+    /// quarantines its device if two live agents take turns.
+    pub(crate) fn note(&self, speaker: &Speaker, run: &str, sequence: i64) -> Sighting {
+        let sighting = self.peers.note(&speaker.peer, run, sequence);
         if sighting == Sighting::Two {
             self.quarantine(speaker);
         }

@@ -5,7 +5,7 @@
 //! certificate that expires on an open connection too.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -48,7 +48,7 @@ struct Proven {
     /// `namespace/enrolmentId`.
     key: String,
     /// Made once the enrolment is a device's.
-    peer: Mutex<Option<Arc<Peer>>>,
+    peer: OnceLock<Arc<Peer>>,
 }
 
 impl Connection {
@@ -91,7 +91,7 @@ impl Connection {
 impl Proven {
     fn new(identity: DeviceIdentity) -> Proven {
         let key = path(&identity.namespace, &identity.enrolment_id);
-        Proven { identity, key, peer: Mutex::new(None) }
+        Proven { identity, key, peer: OnceLock::new() }
     }
 }
 
@@ -118,23 +118,30 @@ impl Speaker {
         &self.proven.identity.enrolment_id
     }
 
-    async fn of(connection: &Connection, gateway: &Gateway) -> Result<Speaker, Refusal> {
-        let proven = connection.proven(&gateway.roots, Timestamp::now())?;
-        let device = bound(&proven, gateway).await?;
-        let peer = proven
-            .peer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert_with(|| gateway.peers.peer(&proven.key))
-            .clone();
+    /// Who speaks on a connection, if that is a device of ours that does not ask too often.
+    pub async fn of(
+        connection: &Connection,
+        gateway: &Gateway,
+        now: Timestamp,
+    ) -> Result<Speaker, Refusal> {
+        let proven = connection.proven(&gateway.roots, now)?;
+        let device = match gateway.cache.bound(&proven.key) {
+            Bound::Device(device) => device,
+            other => Box::pin(unbound(&proven, other, gateway)).await?,
+        };
+        let peer = proven.peer.get_or_init(|| gateway.peers.peer(&proven.key)).clone();
         gateway.peers.admit(&peer).map_err(Refusal::too_often)?;
-        gateway.peers.heard(&peer);
         Ok(Speaker { device, peer, proven })
     }
 }
 
-async fn bound(proven: &Proven, gateway: &Gateway) -> Result<Arc<KnownDevice>, Refusal> {
-    match gateway.cache.bound(&proven.key) {
+/// The device of an enrolment that the cache does not bind to exactly one.
+async fn unbound(
+    proven: &Proven,
+    bound: Bound,
+    gateway: &Gateway,
+) -> Result<Arc<KnownDevice>, Refusal> {
+    match bound {
         Bound::Device(device) => Ok(device),
         Bound::Several => Err(Refusal::forbidden(
             "more than one Device carries this enrolment id; a person must say which one is meant",
@@ -178,7 +185,7 @@ impl FromRequestParts<Arc<Gateway>> for Speaker {
         gateway: &Arc<Gateway>,
     ) -> Result<Speaker, Refusal> {
         match parts.extensions.get::<Arc<Connection>>().cloned() {
-            Some(connection) => Speaker::of(&connection, gateway).await,
+            Some(connection) => Speaker::of(&connection, gateway, Timestamp::now()).await,
             None => Err(Refusal::unproven("this needs a connection over TLS")),
         }
     }

@@ -80,16 +80,21 @@ impl Peers {
         peer
     }
 
-    /// Counts a request of `peer`, or says when to come again.
+    /// Counts a request of `peer` as contact, or says when to come again.
     pub fn admit(&self, peer: &Peer) -> Result<(), Duration> {
         let now = self.began.elapsed();
-        peer.memory().bucket.take(self.rate, now)
+        let mut memory = peer.memory();
+        memory.heard = now;
+        memory.bucket.take(self.rate, now)
     }
 
-    /// Takes note of the run that speaks.
-    pub fn note_run(&self, peer: &Peer, run: &str) -> Sighting {
-        let now = self.began.elapsed();
-        peer.memory().runs.note(run, now)
+    /// Takes note of the run that speaks and of the highest sealed sequence that it presents.
+    pub fn note(&self, peer: &Peer, run: &str, sequence: i64) -> Sighting {
+        let mut memory = peer.memory();
+        memory.sequence = memory.sequence.max(sequence);
+        // `heard` is this request's own instant: the clock is not read twice.
+        let now = memory.heard;
+        memory.runs.note(run, now)
     }
 
     /// Takes note of contact.
@@ -119,12 +124,6 @@ impl Peers {
 }
 
 impl Peer {
-    /// Takes note of the highest sealed sequence that the agent presents.
-    pub fn note_sequence(&self, sequence: i64) {
-        let mut memory = self.memory();
-        memory.sequence = memory.sequence.max(sequence);
-    }
-
     /// Takes note of a report's number; answers with the highest so far.
     pub fn note_report(&self, number: u64) -> u64 {
         let mut memory = self.memory();

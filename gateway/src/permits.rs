@@ -52,8 +52,7 @@ pub async fn permit(
     if request.key.device_id != speaker.enrolment_id() {
         return Err(Refusal::forbidden("this job is another device's"));
     }
-    speaker.peer.note_sequence(request.highest_sequence);
-    let seen = gateway.note_run(&speaker, &request.agent_run);
+    let seen = gateway.note(&speaker, &request.agent_run, request.highest_sequence);
     let desk = Desk { gateway: &gateway, speaker: &speaker, request: &request, seen };
     let verdict = match time::timeout(PATIENCE, desk.decide()).await {
         Ok(Ok(verdict)) => verdict,

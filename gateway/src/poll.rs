@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json,
-    extract::{Query, State, rejection::QueryRejection},
+    http::{Method, Uri},
+    response::{IntoResponse, Response},
 };
 use jiff::Timestamp;
 use rand::RngExt;
@@ -16,7 +17,7 @@ use crate::{
     Gateway,
     answer::Refusal,
     cache::{Bound, KnownDevice, KnownJob},
-    identity::Speaker,
+    identity::{Connection, Speaker},
 };
 
 /// An agent at work on a job comes back this soon.
@@ -24,21 +25,56 @@ const BUSY_POLL: Duration = Duration::from_secs(5);
 /// Agents of a gateway that stops find another within this time.
 const RECONNECT: Duration = Duration::from_secs(5);
 
-/// Answers a poll, at once if there is news, else when there is or the wait is over.
-pub async fn poll(
-    State(gateway): State<Arc<Gateway>>,
-    speaker: Speaker,
-    query: Result<Query<JobQuery>, QueryRejection>,
-) -> Result<Json<JobAnswer>, Refusal> {
-    let Query(query) = query.map_err(|_| Refusal::malformed("the query cannot be read"))?;
-    check_poll(&query).map_err(|malformed| Refusal::malformed(malformed.to_string()))?;
-    speaker.peer.note_sequence(query.seq);
-    gateway.note_run(&speaker, &query.run);
-    let job = news(&gateway, &speaker.device, &speaker, &query);
-    if job.is_some() || query.wait == 0 {
-        return Ok(Json(answer(&gateway, &speaker.device, &query, job)));
+/// Answers a check-in, at once if there is news, else when there is or the wait is over.
+pub async fn check_in(
+    gateway: &Gateway,
+    connection: &Connection,
+    method: &Method,
+    uri: &Uri,
+) -> Response {
+    match answer_to(gateway, connection, method, uri).await {
+        Ok(answer) => Json(answer).into_response(),
+        Err(refusal) => refusal.into_response(),
     }
-    wait(&gateway, &speaker, &query).await.map(Json)
+}
+
+async fn answer_to(
+    gateway: &Gateway,
+    connection: &Connection,
+    method: &Method,
+    uri: &Uri,
+) -> Result<JobAnswer, Refusal> {
+    if method != Method::GET {
+        return Err(Refusal::method());
+    }
+    let now = Timestamp::now();
+    let speaker = Speaker::of(connection, gateway, now).await?;
+    let query = read(uri.query().unwrap_or_default())?;
+    gateway.note(&speaker, &query.run, query.seq);
+    let job = news(gateway, &speaker.device, &speaker, &query);
+    if job.is_some() || query.wait == 0 {
+        return Ok(answer(gateway, &speaker.device, &query, job, now));
+    }
+    Box::pin(wait(gateway, &speaker, &query)).await
+}
+
+/// Reads a query by hand: it is small, and read more often than anything else.
+fn read(text: &str) -> Result<JobQuery, Refusal> {
+    let malformed = || Refusal::malformed("the query cannot be read");
+    let mut query = JobQuery::default();
+    for (name, value) in form_urlencoded::parse(text.as_bytes()) {
+        match &*name {
+            "known" => query.known = Some(value.into_owned()),
+            "wait" => query.wait = value.parse().map_err(|_| malformed())?,
+            "run" => query.run = value.into_owned(),
+            "boot" => query.boot = value.into_owned(),
+            "seq" => query.seq = value.parse().map_err(|_| malformed())?,
+            // A newer agent may say more.
+            _ => {}
+        }
+    }
+    check_poll(&query).map_err(|malformed| Refusal::malformed(malformed.to_string()))?;
+    Ok(query)
 }
 
 async fn wait(
@@ -64,12 +100,14 @@ async fn wait(
         let job = news(gateway, &device, speaker, query);
         let draining = gateway.draining.is_cancelled();
         if job.is_some() || device.mode != speaker.device.mode || draining {
-            break Ok(answer(gateway, &device, query, job));
+            break Ok(answer(gateway, &device, query, job, Timestamp::now()));
         }
         tokio::select! {
             () = changed => {}
             () = gateway.draining.cancelled() => {}
-            () = time::sleep_until(until) => break Ok(answer(gateway, &device, query, None)),
+            () = time::sleep_until(until) => {
+                break Ok(answer(gateway, &device, query, None, Timestamp::now()));
+            }
         }
     };
     gateway.peers.heard(&speaker.peer);
@@ -95,6 +133,7 @@ fn answer(
     device: &KnownDevice,
     query: &JobQuery,
     job: Option<Arc<KnownJob>>,
+    now: Timestamp,
 ) -> JobAnswer {
     let (pause, spread) = if gateway.draining.is_cancelled() {
         // Thousands of polls end at this moment; the other replicas take them one after the other.
@@ -115,6 +154,6 @@ fn answer(
             DeviceMode::Manage => Mode::Manage,
         },
         next_poll_ms: u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
-        now: Timestamp::now(),
+        now,
     }
 }

@@ -31,7 +31,7 @@ pub async fn reports(
     Message(batch): Message<ReportBatch>,
 ) -> Result<Json<ReportAck>, Refusal> {
     check_batch(&batch).map_err(|malformed| Refusal::malformed(malformed.to_string()))?;
-    gateway.note_run(&speaker, &batch.agent_run);
+    gateway.note(&speaker, &batch.agent_run, 0);
     let intake = Intake {
         gateway: &gateway,
         speaker: &speaker,

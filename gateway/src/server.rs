@@ -1,17 +1,17 @@
 //! The listeners for agents: TLS handshakes, limits and the way to a graceful end.
 
-use std::{sync::Arc, time::Duration};
-
-use axum::{
-    Router,
-    extract::{Request, State},
-    http::StatusCode,
-    middleware::{Next, from_fn_with_state},
-    response::Response,
-    routing::{get, post},
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
+
+use axum::{Router, http::StatusCode, response::Response, routing::post};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -29,46 +29,82 @@ use crate::{
 const HANDSHAKE: Duration = Duration::from_secs(15);
 /// Handshakes cost a signature each; more of them at once only make all of them late.
 const HANDSHAKES: usize = 512;
-/// Time for a request's headers, and for a connection to stay idle: longer than agents keep theirs.
-const HEADERS: Duration = Duration::from_secs(120);
+/// A connection on which no request begins or runs for this long, or twice as long at most, is closed;
+/// also one whose headers trickle in. Longer than agents keep their idle connections.
+const IDLE: Duration = Duration::from_secs(100);
 const HEADER_BYTES: usize = 16 * 1024;
 /// After a failed accept (out of file descriptors), give others time to close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Paths of a listener.
-pub fn router(gateway: Arc<Gateway>, asks: Asks) -> Router {
+/// What every request of a connection needs.
+struct Talk {
+    gateway: Arc<Gateway>,
+    connection: Arc<Connection>,
+    router: Router,
+    asks: Asks,
+    /// Requests that began and that ended: a connection with neither is idle.
+    begun: AtomicU64,
+    ended: AtomicU64,
+}
+
+impl Talk {
+    /// Resolves when the connection has been idle for long. The HTTP library has a timeout for this,
+    /// but it sets a timer for every request.
+    async fn idle(&self) {
+        let mut before = u64::MAX;
+        loop {
+            time::sleep(IDLE).await;
+            let (ended, begun) =
+                (self.ended.load(Ordering::Relaxed), self.begun.load(Ordering::Relaxed));
+            if begun == ended && begun == before {
+                return;
+            }
+            before = begun;
+        }
+    }
+
+    async fn answer(self: Arc<Talk>, mut request: hyper::Request<Incoming>) -> Response {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        let route = match request.uri().path() {
+            "/v1/job" => "job",
+            "/v1/permits" => "permits",
+            "/v1/reports" => "reports",
+            "/v1/enroll" => "enroll",
+            "/v1/renew" => "renew",
+            _ => "other",
+        };
+        // What every idle device asks over and over goes past the router, whose share of the cost of
+        // such a small answer is large. What is rare is boxed, so that this future stays small.
+        let response = if route == "job" && self.asks == Asks::Certificate {
+            poll::check_in(&self.gateway, &self.connection, request.method(), request.uri()).await
+        } else {
+            request.extensions_mut().insert(self.connection.clone());
+            match Box::pin(self.router.clone().call(request)).await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            }
+        };
+        self.gateway.metrics.answered(route, response.status().as_u16());
+        self.ended.fetch_add(1, Ordering::Relaxed);
+        response
+    }
+}
+
+/// Paths of a listener, but for check-ins.
+fn router(gateway: Arc<Gateway>, asks: Asks) -> Router {
     let open = Router::new()
         .route("/v1/enroll", post(enroll::enroll))
         .route("/v1/renew", post(enroll::renew));
     let router = match asks {
         Asks::Nothing => open,
         Asks::Certificate => open
-            .route("/v1/job", get(poll::poll))
             .route("/v1/permits", post(permits::permit))
             .route("/v1/reports", post(reports::reports)),
     };
     router
         .fallback(async || Refusal::new(StatusCode::NOT_FOUND, "there is nothing at this path"))
-        .method_not_allowed_fallback(async || {
-            let sentence = "this path does not take this method";
-            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, sentence)
-        })
-        .layer(from_fn_with_state(gateway.clone(), count))
+        .method_not_allowed_fallback(async || Refusal::method())
         .with_state(gateway)
-}
-
-async fn count(State(gateway): State<Arc<Gateway>>, request: Request, next: Next) -> Response {
-    let route = match request.uri().path() {
-        "/v1/job" => "job",
-        "/v1/permits" => "permits",
-        "/v1/reports" => "reports",
-        "/v1/enroll" => "enroll",
-        "/v1/renew" => "renew",
-        _ => "other",
-    };
-    let response = next.run(request).await;
-    gateway.metrics.answered(route, response.status().as_u16());
-    response
 }
 
 /// Serves a listener until the gateway drains, then lets open requests end.
@@ -100,7 +136,7 @@ pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener, asks: Asks) {
             let _slot = slot;
             if let Some(stream) = shake_hands(&gateway, stream, asks, &handshakes).await {
                 gateway.metrics.connections.inc();
-                converse(&gateway, stream, router).await;
+                converse(&gateway, stream, router, asks).await;
                 gateway.metrics.connections.dec();
             }
         });
@@ -132,23 +168,35 @@ async fn shake_hands(
     stream
 }
 
-async fn converse(gateway: &Gateway, stream: TlsStream<TcpStream>, router: Router) {
+async fn converse(
+    gateway: &Arc<Gateway>,
+    stream: TlsStream<TcpStream>,
+    router: Router,
+    asks: Asks,
+) {
     let certificates = stream.get_ref().1.peer_certificates();
     let leaf = certificates.and_then(|chain| chain.first()).map(|leaf| leaf.clone().into_owned());
     let connection = Arc::new(Connection::new(leaf));
-    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-        request.extensions_mut().insert(connection.clone());
-        // A router is always ready.
-        router.clone().call(request)
+    let talk = Arc::new(Talk {
+        gateway: gateway.clone(),
+        connection,
+        router,
+        asks,
+        begun: AtomicU64::new(0),
+        ended: AtomicU64::new(0),
+    });
+    let service = service_fn(|request| {
+        let talk = talk.clone();
+        async move { Ok::<_, Infallible>(talk.answer(request).await) }
     });
     let http = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADERS)
+        .header_read_timeout(None)
         .max_buf_size(HEADER_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(http);
     let ended = tokio::select! {
         ended = http.as_mut() => ended,
+        () = talk.idle() => return,
         () = gateway.draining.cancelled() => {
             http.as_mut().graceful_shutdown();
             http.await
