@@ -1,5 +1,6 @@
 //! `wardring-agent`: the agent of one device.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -202,6 +203,7 @@ fn show(status: &Status) -> anyhow::Result<()> {
         }),
     };
     let text = serde_json::json!({ "identity": identity, "journal": journal });
-    println!("{}", serde_json::to_string_pretty(&text)?);
-    Ok(())
+    // A reader that has seen enough, like `head`, is no reason to panic.
+    writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(&text)?)
+        .context("failed to print the status")
 }

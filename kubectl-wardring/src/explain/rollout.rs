@@ -66,7 +66,11 @@ pub fn sentences(rollout: &PatchRollout) -> Vec<String> {
         ));
         lines.extend(stage.failed_sample.iter().map(|sample| format!("  ✗ {sample}")));
     }
-    for waiting in &status.waiting_for {
+    // What stopped it stands above already.
+    let told = |message: &str| {
+        latches.iter().any(|latch| latch.as_ref().is_some_and(|latch| latch.message == message))
+    };
+    for waiting in status.waiting_for.iter().filter(|waiting| !told(&waiting.message)) {
         let until = waiting.until.map(|until| format!(" (until {until} at the latest)"));
         lines.push(format!(
             "It waits: {}{}",

@@ -51,7 +51,12 @@ pub fn of_rollout(
         let products = status.uncovered_products.join(", ");
         notes.push((Tone::Warn, format!("no selected update is for: {products}")));
     }
-    for waiting in &status.waiting_for {
+    // What stopped it stands above already.
+    let stops = [&status.halted, &status.suspended, &status.aborted];
+    let told = |message: &str| {
+        stops.iter().any(|stop| stop.as_ref().is_some_and(|latch| latch.message == message))
+    };
+    for waiting in status.waiting_for.iter().filter(|waiting| !told(&waiting.message)) {
         let until = waiting.until.map(|until| format!(", until {until} at the latest"));
         notes.push((
             Tone::Plain,
