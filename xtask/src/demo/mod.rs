@@ -9,11 +9,14 @@ mod screen;
 mod watch;
 mod writes;
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum;
-use wardring_e2e::Installation;
+use wardring_e2e::{Fleet, Installation};
 use wardring_harness::{DevCluster, tools};
 
 use crate::shell;
@@ -72,12 +75,7 @@ impl Choice {
 pub fn run(args: &Args) -> Result<()> {
     shell::build_binaries()?;
     let runtime = tokio::runtime::Runtime::new().context("failed to start the async runtime")?;
-    runtime.block_on(async {
-        tokio::select! {
-            result = play(args) => result,
-            _ = tokio::signal::ctrl_c() => bail!("interrupted; everything that was started is ended"),
-        }
-    })
+    runtime.block_on(play(args))
 }
 
 async fn play(args: &Args) -> Result<()> {
@@ -86,20 +84,36 @@ async fn play(args: &Args) -> Result<()> {
         .with_context(|| format!("failed to make the folder {}", scratch.display()))?;
     let folder = tempfile::Builder::new().prefix("run-").tempdir_in(&scratch)?;
     let screen = Screen::new();
-    let result = stories(args, folder.path(), &screen).await;
-    match &result {
+    let result = tokio::select! {
+        played = stories(args, folder.path(), &screen) => match played {
+            Ok(played) => played.finish(args, &screen).await,
+            Err(error) => Err(error),
+        },
+        _ = tokio::signal::ctrl_c() => Err(interrupted()),
+    };
+    if result.is_err() {
         // Logs are worth keeping only if something has to be found out.
-        Err(_) => screen.say(&format!("logs are in {}", folder.keep().display())),
-        Ok(()) => drop(folder),
+        screen.say(&format!("logs are in {}", folder.keep().display()));
     }
     result
 }
 
-async fn stories(args: &Args, folder: &std::path::Path, screen: &Screen) -> Result<()> {
+fn interrupted() -> anyhow::Error {
+    anyhow!("interrupted; processes are ended, and the dev cluster with them")
+}
+
+/// The stories at their end, with everything still running.
+struct Played {
+    installation: Installation,
+    fleets: Vec<Fleet>,
+    reports: Vec<Report>,
+    elapsed: Duration,
+}
+
+async fn stories(args: &Args, folder: &Path, screen: &Screen) -> Result<Played> {
     let started = Instant::now();
     let installation = install(args, folder, screen).await?;
-    let mut reports = Vec::new();
-    let mut fleets = Vec::new();
+    let (mut reports, mut fleets) = (Vec::new(), Vec::new());
     for scenario in args.scenario.scenarios() {
         let (report, fleet) = scenario
             .play(&installation, args.devices.into(), screen)
@@ -111,32 +125,64 @@ async fn stories(args: &Args, folder: &std::path::Path, screen: &Screen) -> Resu
             fleets.push(fleet);
         }
     }
-    let failed: Vec<_> = reports
-        .iter()
-        .filter(|report| !report.holds_true())
-        .map(|report| report.scenario)
-        .collect();
-    if args.keep {
-        stay(&installation, screen).await?;
+    Ok(Played { installation, fleets, reports, elapsed: started.elapsed() })
+}
+
+impl Played {
+    /// Says how it went, stays if asked to, and takes everything away again.
+    async fn finish(self, args: &Args, screen: &Screen) -> Result<()> {
+        if args.keep {
+            self.say_what_to_try(screen)?;
+        }
+        if args.json {
+            println!("{}", Report::json(&self.reports, self.elapsed));
+        }
+        if args.keep {
+            tokio::signal::ctrl_c().await.context("failed to wait for Ctrl-C")?;
+        }
+        drop(self.fleets);
+        leave(self.installation).await?;
+        let failed = self.reports.iter().filter(|report| !report.holds_true());
+        let failed: Vec<_> = failed.map(|report| report.scenario).collect();
+        if !failed.is_empty() {
+            bail!("not everything was observed as it should be: {}", failed.join(", "));
+        }
+        Ok(())
     }
-    drop(fleets);
-    if args.json {
-        println!("{}", Report::json(&reports, started.elapsed()));
+
+    fn say_what_to_try(&self, screen: &Screen) -> Result<()> {
+        let kubectl = tools::kubectl()?.path;
+        let plugin = wardring_e2e::binary("kubectl-wardring")?;
+        let folder = |path: &Path| path.parent().unwrap_or(path).display().to_string();
+        let namespace = self.reports.last().map_or("", |report| report.scenario);
+        let config = self.installation.cluster.kubeconfig_path().display();
+        for line in [
+            "\nEverything keeps running until Ctrl-C. In another terminal:\n".to_owned(),
+            format!("  export KUBECONFIG={config}"),
+            format!("  export PATH={}:{}:$PATH", folder(&kubectl), folder(&plugin)),
+            "  kubectl wardring status -A".to_owned(),
+            format!("  kubectl wardring explain rollout patch-tuesday -n demo-{namespace}"),
+            format!("  kubectl wardring explain device test-001 -n demo-{namespace}"),
+            "  kubectl get wdev -A".to_owned(),
+            "  kubectl get uhold -A -o yaml".to_owned(),
+        ] {
+            screen.say(&line);
+        }
+        Ok(())
     }
-    if !failed.is_empty() {
-        bail!("not everything was observed as it should be: {}", failed.join(", "));
-    }
-    leave(installation).await
 }
 
 /// Cluster, chart, controller and two gateways.
-async fn install(args: &Args, folder: &std::path::Path, screen: &Screen) -> Result<Installation> {
+async fn install(args: &Args, folder: &Path, screen: &Screen) -> Result<Installation> {
     let cluster = DevCluster::obtain(args.kubeconfig.as_deref()).await?;
     screen.step(if cluster.is_own() {
         "dev cluster: kube-apiserver, etcd and kube-controller-manager run"
     } else {
         "using the cluster that exists"
     });
+    if !cluster.is_own() {
+        refuse_to_take_over(&cluster).await?;
+    }
     let mut installation = Installation::install(cluster, folder).await?;
     screen.step("chart installed: CRDs, service accounts, roles, policies");
     installation.start_controller(&["--lease-duration", "5s", "--lease-renew", "1s"]).await?;
@@ -148,24 +194,24 @@ async fn install(args: &Args, folder: &std::path::Path, screen: &Screen) -> Resu
     Ok(installation)
 }
 
-/// Says what to try, and waits for Ctrl-C (which ends the whole demo).
-async fn stay(installation: &Installation, screen: &Screen) -> Result<()> {
-    let kubectl = tools::kubectl()?.path;
-    let folder = |path: &std::path::Path| path.parent().unwrap_or(path).display().to_string();
-    let plugin = wardring_e2e::binary("kubectl-wardring")?;
-    screen.say("\nEverything keeps running until Ctrl-C. In another terminal:\n");
-    screen
-        .say(&format!("  export KUBECONFIG={}", installation.cluster.kubeconfig_path().display()));
-    screen.say(&format!("  export PATH={}:{}:$PATH", folder(&kubectl), folder(&plugin)));
-    for line in [
-        "kubectl wardring status -A",
-        "kubectl wardring explain rollout patch-tuesday -n demo-bad",
-        "kubectl get wdev -A",
-        "kubectl get uhold -A -o yaml",
-    ] {
-        screen.say(&format!("  {line}"));
+/// The demo's controller leads for every namespace, and at its end the demo uninstalls the chart: on a
+/// cluster that is in real use both would do harm.
+async fn refuse_to_take_over(cluster: &DevCluster) -> Result<()> {
+    let role = ["get", "clusterrole", "wardring-controller", "--ignore-not-found", "-o", "name"];
+    if !cluster.kubectl(&role).await?.ok()?.trim().is_empty() {
+        bail!(
+            "Wardring is installed on this cluster already and the demo would take it over; use another cluster, or unset KUBECONFIG to start one here (an interrupted demo is removed with `helm uninstall wardring -n {}`)",
+            wardring_e2e::SYSTEM_NAMESPACE
+        );
     }
-    std::future::pending().await
+    let rollouts = cluster.kubectl(&["get", "patchrollouts", "-A", "-o", "name"]).await?;
+    // Without the CRDs kubectl fails, and there are none.
+    if rollouts.succeeded() && !rollouts.stdout.trim().is_empty() {
+        bail!(
+            "this cluster holds PatchRollouts, which the demo's controller would act on; use another cluster, or unset KUBECONFIG to start one here"
+        );
+    }
+    Ok(())
 }
 
 /// Takes everything away again: our own cluster whole, from one that exists only what we put there.

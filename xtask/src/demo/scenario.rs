@@ -8,8 +8,8 @@ use std::{
 use anyhow::{Context, Result};
 use kube::{ResourceExt, api::ListParams};
 use wardring_api::{
-    Device, JobAction, PatchRollout, RolloutPhase, StageCounts, StageState, StageStatus,
-    UpdateHold, conditions,
+    Device, JobAction, PatchRollout, RolloutPhase, ServiceStatus, StageCounts, StageState,
+    StageStatus, UpdateHold, conditions,
 };
 use wardring_e2e::{Fleet, Installation, Tenant};
 use wardring_harness::wait_until_ok;
@@ -123,7 +123,7 @@ impl Scenario {
             (Some(before), Some(after)) => Some(writes::since(&before, after)),
             _ => None,
         };
-        let after = settled(&tenant, &story, &members).await?;
+        let after = settled(&tenant, &story, &members, &before).await?;
         let holds = tenant.api::<UpdateHold>().await?.list(&ListParams::default()).await?.items;
         let end = End { members: &members, before, after, story, holds };
         Ok((self.report(&end, writes, seconds), fleet))
@@ -187,19 +187,24 @@ async fn list(tenant: &Tenant<'_>) -> Result<Devices> {
 
 /// The devices, once those that were patched have said what they run now. Facts are reported when they
 /// change and may come a little after the outcome, which alone decides.
-async fn settled(tenant: &Tenant<'_>, story: &Story, members: &Members) -> Result<Devices> {
+async fn settled(
+    tenant: &Tenant<'_>,
+    story: &Story,
+    members: &Members,
+    before: &Devices,
+) -> Result<Devices> {
     let deadline = Instant::now() + FACTS_LIMIT;
     loop {
-        let devices = list(tenant).await?;
-        let awaited = story.jobs.iter().filter_map(|(name, seen)| {
-            let member = members.get(name)?;
+        let after = list(tenant).await?;
+        let mut late = story.jobs.iter().filter(|(name, seen)| {
+            let Some(member) = members.get(*name) else { return false };
             let rolled_back = seen.actions.contains(&JobAction::Rollback);
-            Some((name, if rolled_back { member.before } else { member.after }))
+            let wanted = if rolled_back { member.before } else { member.after };
+            build(&after, name) != Some(wanted) || services(&after, name) != services(before, name)
         });
-        let mut late = awaited.filter(|(name, wanted)| build(&devices, name) != Some(*wanted));
         // Whoever stays late is found by the checks.
         if late.next().is_none() || Instant::now() > deadline {
-            return Ok(devices);
+            return Ok(after);
         }
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
@@ -274,11 +279,8 @@ impl End<'_> {
             .collect();
         let restored = rolled_back.iter().filter(|name| {
             let before = self.members.get(**name).map(|member| member.before);
-            let services = |devices: &Devices| {
-                let status = devices.get(**name).and_then(|device| device.status.as_ref());
-                status.map(|status| status.services.clone())
-            };
-            build(&self.after, name) == before && services(&self.before) == services(&self.after)
+            let same = services(&self.before, name) == services(&self.after, name);
+            same && services(&self.after, name).is_some() && build(&self.after, name) == before
         });
         let restored = restored.count();
         // By the devices' own signed word.
@@ -421,6 +423,12 @@ impl End<'_> {
 fn build<'a>(devices: &'a Devices, name: &str) -> Option<&'a str> {
     let os = devices.get(name)?.status.as_ref()?.os.as_ref()?;
     Some(&os.build)
+}
+
+/// The services that a device reported, with their states.
+fn services<'a>(devices: &'a Devices, name: &str) -> Option<&'a [ServiceStatus]> {
+    let status = devices.get(name)?.status.as_ref()?;
+    Some(&status.services).filter(|services| !services.is_empty()).map(Vec::as_slice)
 }
 
 fn check(holds: bool, sentence: String) -> Check {

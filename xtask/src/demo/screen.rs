@@ -73,7 +73,8 @@ impl Screen {
         let Some(status) = &rollout.status else { return };
         if self.terminal {
             let mut bars = self.stages.lock().unwrap_or_else(PoisonError::into_inner);
-            for stage in &status.stages {
+            // A stage that is not open has nothing to show, and an empty bar looks like a full one.
+            for stage in status.stages.iter().filter(|stage| stage.counts.total > 0) {
                 let bar = bars.entry(stage.name.clone()).or_insert_with(|| self.bar(&stage.name));
                 bar.set_length(stage.counts.total.into());
                 bar.set_position(proven(stage).into());
@@ -98,12 +99,12 @@ impl Screen {
         }
     }
 
-    /// Leaves the bars as they are and forgets them.
+    /// Takes the bars away: what follows says how it ended.
     pub fn settle(&self) {
-        for (_, bar) in
-            std::mem::take(&mut *self.stages.lock().unwrap_or_else(PoisonError::into_inner))
-        {
-            bar.abandon();
+        let mut bars = self.stages.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, bar) in std::mem::take(&mut *bars) {
+            bar.finish_and_clear();
+            self.bars.remove(&bar);
         }
     }
 
