@@ -32,33 +32,24 @@ fn main() {
         measure(|| plan(&quiet))
     };
     let scan = measure(|| scan(&snapshot));
+    let to_scan: Vec<_> = event.iter().zip(&scan).map(|(event, scan)| event / scan).collect();
     println!(
         "{}",
         serde_json::json!({
-            "bench": "plan", "devices": DEVICES, "stages": 3,
-            "coldMs": cold, "afterOneEventMs": event, "idleMs": idle, "checkMs": checked,
-            "scanMs": scan, "eventToScan": event.median / scan.median,
+            "bench": "plan", "coldMs": cold, "afterOneEventMs": event, "idleMs": idle,
+            "checkMs": checked, "scanMs": scan, "eventToScan": to_scan,
         })
     );
 }
 
-#[derive(serde::Serialize)]
-struct Span {
-    min: f64,
-    median: f64,
-    max: f64,
-}
-
-fn measure<T>(mut work: impl FnMut() -> T) -> Span {
-    let mut times: Vec<f64> = (0..ROUNDS)
-        .map(|_| {
-            let start = Instant::now();
-            black_box(work());
-            start.elapsed().as_secs_f64() * 1000.0
-        })
-        .collect();
-    times.sort_by(f64::total_cmp);
-    Span { min: times[0], median: times[ROUNDS / 2], max: times[ROUNDS - 1] }
+/// Milliseconds of each round.
+fn measure<T>(mut work: impl FnMut() -> T) -> Vec<f64> {
+    let round = |_| {
+        let start = Instant::now();
+        black_box(work());
+        start.elapsed().as_secs_f64() * 1000.0
+    };
+    (0..ROUNDS).map(round).collect()
 }
 
 /// The least that a pass must do: read every row and every line once.

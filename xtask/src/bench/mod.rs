@@ -1,0 +1,60 @@
+//! `cargo xtask bench [NAME]`: measurements against the limits that the project has set itself.
+//!
+//! One table for all: a benchmark gives [`Measure`]s, of which some have a limit. A limit that is missed
+//! is shown and is a failure; it is never adjusted here to fit. Machines differ and are shared, so a
+//! limit is a ratio to something bare in the same run wherever that is possible.
+//!
+//! To add a benchmark: a file here with `pub fn run() -> Result<Vec<Measure>>`, a variant of [`Bench`]
+//! whose doc sentence is its help, and its arm in [`Bench::run`]. What can be measured inside one crate
+//! is a program in that crate's `benches` folder that ends with one JSON object, see [`program`]; what
+//! needs processes and an API server is played here, as the demo is.
+
+mod checkin;
+mod plan;
+mod program;
+mod table;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+
+use table::Measure;
+
+/// Options of `cargo xtask bench`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Which; without it, all
+    name: Option<Bench>,
+}
+
+/// The benchmarks, in the order of the table.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Bench {
+    /// A pass of the planner over 100,000 devices
+    Plan,
+    /// Check-ins without news, of a gateway against a bare server
+    Checkin,
+}
+
+impl Bench {
+    fn run(self) -> Result<Vec<Measure>> {
+        match self {
+            Bench::Plan => plan::run(),
+            Bench::Checkin => checkin::run(),
+        }
+    }
+}
+
+/// Runs the benchmarks one after the other and prints one table.
+pub fn run(args: &Args) -> Result<()> {
+    let mut measures = Vec::new();
+    for bench in Bench::value_variants() {
+        if args.name.is_none_or(|name| name == *bench) {
+            let value = bench.to_possible_value().expect("no benchmark is hidden");
+            let name = value.get_name();
+            eprintln!("── bench {name}");
+            measures.extend(bench.run().with_context(|| format!("benchmark {name} failed"))?);
+        }
+    }
+    println!("{}", table::print(&measures));
+    table::judge(&measures)
+}
