@@ -279,7 +279,7 @@ impl Desk<'_> {
     /// Shows that the device waits, even if its own report of it was lost.
     fn note_awaited(&self, step: PermitStep) {
         let run = Some(self.request.agent_run.clone());
-        let wish = JobWish { awaited: Some(step), run, ..JobWish::default() };
+        let wish = JobWish { awaited: Some((step, Timestamp::now())), run, ..JobWish::default() };
         let delay = self.gateway.settings.progress_delay;
         match self.gateway.writer.job(self.slot(), wish, delay) {
             // Nobody waits for it.

@@ -64,7 +64,7 @@ impl Intake<'_> {
         // A report that a newer one of the same batch replaces is as good as dropped, so only the
         // numbers that are left decide what can be acked.
         let numbers: Vec<u64> = batch.reports.iter().map(|report| report.seq).collect();
-        let reduced = reduce(batch);
+        let reduced = reduce(batch, Timestamp::now());
         self.gateway.metrics.reports_dropped.inc_by(u64::from(reduced.unreadable));
 
         let mut open = Open::default();

@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use kube::Client;
 use tokio::{
     sync::{Notify, oneshot},
@@ -54,8 +55,8 @@ pub struct JobWish {
     pub outcome: Option<Signed>,
     /// Run that spoke last.
     pub run: Option<String>,
-    /// A step the device waits for.
-    pub awaited: Option<wardring_api::PermitStep>,
+    /// A step the device waits for, and when it asked.
+    pub awaited: Option<(wardring_api::PermitStep, Timestamp)>,
 }
 
 impl JobWish {

@@ -307,7 +307,7 @@ impl Gateway {
         let highest = self.highest.entry(id.to_owned()).or_default();
         *highest = (*highest).max(last).max(stored);
         let highest = *highest;
-        let reduced = reduce(batch);
+        let reduced = reduce(batch, skewed(now, self.skew_ms));
         let mut jobs: BTreeMap<JobKey, (Option<ProgressReport>, Option<OutcomeReport>)> =
             reduced.progress.into_iter().map(|(key, all)| (key, (Some(all), None))).collect();
         for (key, report) in reduced.outcomes {
@@ -549,7 +549,7 @@ impl Gateway {
         let (attempt, now) = (job.spec.attempt, skewed(now, self.skew_ms));
         let mut status = job.status.clone().unwrap_or_default();
         if let Some(report) = progress {
-            apply_progress(&mut status, attempt, report, now);
+            apply_progress(&mut status, attempt, report);
         }
         if let Some(report) = outcome {
             apply_outcome(&mut status, attempt, &report.signed, now);

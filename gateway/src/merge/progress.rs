@@ -18,12 +18,7 @@ const MAX_BOOTS: usize = 8;
 const MAX_RUNS: usize = 8;
 
 /// Takes in progress of `attempt`, unless newer progress is there.
-pub fn apply_progress(
-    status: &mut PatchJobStatus,
-    attempt: u32,
-    report: &ProgressReport,
-    now: Timestamp,
-) {
+pub fn apply_progress(status: &mut PatchJobStatus, attempt: u32, report: &ProgressReport) {
     begin(status, attempt);
     let Ok(seq) = i64::try_from(report.seq) else { return };
     if status.report_seq.is_some_and(|newest| newest >= seq) {
@@ -31,7 +26,9 @@ pub fn apply_progress(
     }
     let progress = &report.progress;
     status.report_seq = Some(seq);
-    status.updated_at = Some(now);
+    // Progress waits for its turn to be written. The instant of the write would make a device that is
+    // silent by then look alive.
+    status.updated_at = status.updated_at.max(Some(report.heard));
     status.message = Some(clip(&progress.message, 512)).filter(|text| !text.is_empty());
     status.updates = progress
         .updates
@@ -102,7 +99,7 @@ pub fn apply_refused_step(
     status: &mut PatchJobStatus,
     attempt: u32,
     step: PermitStep,
-    now: Timestamp,
+    heard: Timestamp,
 ) -> bool {
     begin(status, attempt);
     let state = match step {
@@ -114,7 +111,7 @@ pub fn apply_refused_step(
     let is_news = status.outcome.is_none() && status.state != Some(state);
     if is_news {
         status.state = Some(state);
-        status.updated_at = Some(now);
+        status.updated_at = status.updated_at.max(Some(heard));
     }
     is_news
 }

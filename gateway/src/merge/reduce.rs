@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use wardring_protocol::{Facts, Progress, ReportBatch, ReportBody, Signed};
 use wardring_seal::{JobKey, OutcomePayload};
 
@@ -10,6 +11,8 @@ use wardring_seal::{JobKey, OutcomePayload};
 pub struct ProgressReport {
     /// Number of the report.
     pub seq: u64,
+    /// When it was heard, which may be long before it is written.
+    pub heard: Timestamp,
     /// What it says.
     pub progress: Progress,
 }
@@ -38,8 +41,8 @@ pub struct Reduced {
     pub unreadable: u32,
 }
 
-/// Reduces a batch.
-pub fn reduce(batch: ReportBatch) -> Reduced {
+/// Reduces a batch that was heard at `now`.
+pub fn reduce(batch: ReportBatch, now: Timestamp) -> Reduced {
     let mut reduced = Reduced::default();
     for report in batch.reports {
         let seq = report.seq;
@@ -52,7 +55,7 @@ pub fn reduce(batch: ReportBatch) -> Reduced {
             ReportBody::Progress(progress) => {
                 let newest = reduced.progress.get(&progress.key).map_or(0, |newest| newest.seq);
                 if newest < seq {
-                    let report = ProgressReport { seq, progress };
+                    let report = ProgressReport { seq, heard: now, progress };
                     reduced.progress.insert(report.progress.key.clone(), report);
                 }
             }

@@ -44,6 +44,7 @@ fn facts_report(seq: u64, facts: Facts) -> FactsReport {
 fn progress(seq: u64, state: &str) -> ProgressReport {
     ProgressReport {
         seq,
+        heard: now(),
         progress: Progress {
             key: key(1),
             state: state.to_owned(),
@@ -99,7 +100,7 @@ fn store(arrivals: &[Arrival]) -> (DeviceStatus, PatchJobStatus) {
                     device = apply_facts(device.conditions, report, now());
                 }
             }
-            Arrival::Progress(report) => apply_progress(&mut job, 1, report, now()),
+            Arrival::Progress(report) => apply_progress(&mut job, 1, report),
             Arrival::Outcome(signed) => apply_outcome(&mut job, 1, signed, now()),
         }
     }
@@ -258,11 +259,33 @@ fn progress_of_an_earlier_attempt_leaves_with_it_and_permits_stay() {
             agent_run: "run-1".to_owned(),
         },
     );
-    apply_progress(&mut status, 1, &progress(9, "Installing"), now());
-    apply_progress(&mut status, 2, &progress(3, "Accepted"), now());
+    apply_progress(&mut status, 1, &progress(9, "Installing"));
+    apply_progress(&mut status, 2, &progress(3, "Accepted"));
     assert_eq!(status.state, Some(JobState::Accepted));
     assert_eq!(status.report_seq, Some(3));
     assert_eq!(status.permitted.len(), 1);
+}
+
+#[test]
+fn progress_that_is_written_late_says_when_it_was_heard() {
+    let (heard, permitted) = ("2026-11-21T02:00:05Z", "2026-11-21T02:00:06Z");
+    let at = |text: &str| text.parse::<jiff::Timestamp>().unwrap();
+    let report = ProgressReport { heard: at(heard), ..progress(2, "Rebooting") };
+    let mut status = PatchJobStatus::default();
+    apply_progress(&mut status, 1, &report);
+    assert_eq!(status.updated_at, Some(at(heard)));
+    apply_permit(
+        &mut status,
+        Permit {
+            step: PermitStep::Reboot,
+            at: at(permitted),
+            attempt: 1,
+            boot_id: "boot-1".to_owned(),
+            agent_run: "run-1".to_owned(),
+        },
+    );
+    apply_progress(&mut status, 1, &ProgressReport { seq: 3, ..report });
+    assert_eq!(status.updated_at, Some(at(permitted)), "a later word stands");
 }
 
 #[test]
@@ -282,7 +305,7 @@ fn the_first_permit_is_never_forgotten() {
 #[test]
 fn a_device_that_asks_for_a_step_and_is_refused_is_shown_waiting_once() {
     let mut status = PatchJobStatus::default();
-    apply_progress(&mut status, 1, &progress(1, "Installing"), now());
+    apply_progress(&mut status, 1, &progress(1, "Installing"));
     assert!(apply_refused_step(&mut status, 1, PermitStep::Reboot, now()));
     assert_eq!(status.state, Some(JobState::AwaitingReboot));
     assert!(!apply_refused_step(&mut status, 1, PermitStep::Reboot, now()));
@@ -322,7 +345,7 @@ fn a_batch_is_reduced_to_the_newest_of_each_kind() {
             Report { seq: 5, body: ReportBody::Outcome(outcome("not a payload")) },
         ],
     };
-    let reduced = reduce(batch);
+    let reduced = reduce(batch, now());
     assert_eq!(reduced.facts, Some((4, facts("NEW"))));
     let newest: BTreeMap<_, _> = [(key(1), ProgressReport { seq: 3, ..progress(3, "Installing") })]
         .map(|(key, mut report)| {

@@ -67,10 +67,10 @@ pub(crate) fn merged(
     now: Timestamp,
 ) -> PatchJobStatus {
     if let Some(report) = &wish.progress {
-        apply_progress(&mut status, attempt, report, now);
+        apply_progress(&mut status, attempt, report);
     }
-    if let Some(step) = wish.awaited {
-        apply_refused_step(&mut status, attempt, step, now);
+    if let Some((step, heard)) = wish.awaited {
+        apply_refused_step(&mut status, attempt, step, heard);
     }
     if let Some(signed) = &wish.outcome {
         apply_outcome(&mut status, attempt, signed, now);
