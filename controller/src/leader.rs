@@ -17,6 +17,9 @@ use crate::{
 
 /// Changes within this span are one pass: a stage of reports arrives in bursts.
 const DEBOUNCE: Duration = Duration::from_millis(50);
+/// While jobs are under way, passes begin at least this far apart, and further by a millisecond per
+/// job: what devices report in that time is one write of each slice. What people want never waits.
+const SPACING: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
 /// Pause before looking again for the cache to catch up.
 const CATCH_UP: Duration = Duration::from_millis(15);
 /// First and longest pause after a failed pass.
@@ -38,6 +41,21 @@ struct Place {
     /// Changed while a pass was running.
     changed: bool,
     failures: u32,
+    /// What devices report is not looked at before this instant.
+    not_before: Option<Instant>,
+    /// Counter of what people want, when the last pass began.
+    intent: u64,
+}
+
+impl Place {
+    /// When to look at a change that is seen now.
+    fn soon(&self, now: Instant, intent: u64) -> Instant {
+        let due = now + DEBOUNCE;
+        match self.not_before {
+            Some(not_before) if intent == self.intent => due.max(not_before),
+            _ => due,
+        }
+    }
 }
 
 /// Works until the term is over or `stop` is cancelled; passes that run are finished first.
@@ -48,9 +66,11 @@ pub async fn lead(desk: Desk, progress: Progress, workers: usize, stop: Cancella
     let mut office = desk.office.clone();
     let mut beat = tokio::time::interval(BEAT);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let intent = |namespace: &str| desk.intent(namespace);
     mark_changed(
         &mut places,
         desk.cache.namespaces(|space| space.is_active() || has_devices(space)),
+        intent,
     );
     while desk.in_office() && !stop.is_cancelled() {
         progress.beat();
@@ -60,13 +80,14 @@ pub async fn lead(desk: Desk, progress: Progress, workers: usize, stop: Cancella
             () = stop.cancelled() => {}
             _ = office.changed() => {}
             _ = beat.tick() => {}
-            () = desk.cache.dirtied() => mark_changed(&mut places, desk.cache.take_dirty()),
-            () = desk.presence.changed() => mark_changed(&mut places, desk.presence.take_changes()),
+            () = desk.cache.dirtied() => mark_changed(&mut places, desk.cache.take_dirty(), intent),
+            () = desk.presence.changed() => mark_changed(&mut places, desk.presence.take_changes(), intent),
             () = sleep_until(next) => {}
             Some(ended) = running.join_next() => match ended {
                 Ok((namespace, memory, outcome)) => {
                     progress.pass_ended(&namespace);
-                    settle(&mut places, namespace, memory, &outcome);
+                    let now = (intent(&namespace), jobs(&desk, &namespace));
+                    settle(&mut places, namespace, memory, &outcome, now);
                 }
                 // The place stays without a pass until something changes; a panic is a bug that the
                 // log shows, and the other namespaces go on.
@@ -87,6 +108,18 @@ pub async fn lead(desk: Desk, progress: Progress, workers: usize, stop: Cancella
     progress.end();
 }
 
+fn jobs(desk: &Desk, namespace: &str) -> usize {
+    desk.cache.read(namespace, |space| space.map_or(0, |space| space.jobs.len()))
+}
+
+/// How far apart passes begin while so many jobs are under way.
+fn spacing(jobs: usize) -> Duration {
+    match u64::try_from(jobs).unwrap_or(u64::MAX) {
+        0 => Duration::ZERO,
+        jobs => (SPACING.0 + Duration::from_millis(jobs)).min(SPACING.1),
+    }
+}
+
 fn has_devices(space: &crate::cache::Namespace) -> bool {
     !space.devices.rows().is_empty()
 }
@@ -94,13 +127,16 @@ fn has_devices(space: &crate::cache::Namespace) -> bool {
 fn mark_changed(
     places: &mut BTreeMap<String, Place>,
     namespaces: impl IntoIterator<Item = String>,
+    intent: impl Fn(&str) -> u64,
 ) {
-    let due = Instant::now() + DEBOUNCE;
+    let now = Instant::now();
     for namespace in namespaces {
+        let intent = intent(&namespace);
         let place = places.entry(namespace).or_default();
         if place.running {
             place.changed = true;
         } else if place.failures == 0 {
+            let due = place.soon(now, intent);
             place.due = Some(place.due.map_or(due, |known| known.min(due)));
         }
     }
@@ -129,6 +165,9 @@ fn start_due(
         place.due = None;
         place.running = true;
         place.changed = false;
+        // What changes from here on is newer than what the pass will read, or read by it.
+        place.intent = desk.intent(&namespace);
+        place.not_before = Some(now);
         let mut memory = place.memory.take().unwrap_or_default();
         let desk = desk.clone();
         progress.pass_began(&namespace);
@@ -139,8 +178,15 @@ fn start_due(
     }
 }
 
-fn settle(places: &mut BTreeMap<String, Place>, namespace: String, memory: Memory, outcome: &Pass) {
+fn settle(
+    places: &mut BTreeMap<String, Place>,
+    namespace: String,
+    memory: Memory,
+    outcome: &Pass,
+    (intent, jobs): (u64, usize),
+) {
     let place = places.entry(namespace).or_default();
+    place.not_before = place.not_before.map(|began| began + spacing(jobs));
     place.running = false;
     place.memory = Some(memory);
     let now = Instant::now();
@@ -156,7 +202,7 @@ fn settle(places: &mut BTreeMap<String, Place>, namespace: String, memory: Memor
             .map_or(now + AT_LEAST_EVERY, |due| due.min(now + AT_LEAST_EVERY)),
         Pass::Again | Pass::Waiting | Pass::Failed => now + CATCH_UP,
     };
-    place.due = Some(if place.changed { again.min(now + DEBOUNCE) } else { again });
+    place.due = Some(if place.changed { again.min(place.soon(now, intent)) } else { again });
     place.changed = false;
 }
 
@@ -205,7 +251,7 @@ mod tests {
 
     fn places(names: &[&str]) -> BTreeMap<String, Place> {
         let mut places = BTreeMap::new();
-        mark_changed(&mut places, names.iter().map(|name| (*name).to_owned()));
+        mark_changed(&mut places, names.iter().map(|name| (*name).to_owned()), |_| 0);
         places
     }
 
@@ -218,8 +264,8 @@ mod tests {
     fn a_change_during_a_pass_is_looked_at_right_after_it() {
         let mut places = places(&["tenant"]);
         running(&mut places, "tenant");
-        mark_changed(&mut places, ["tenant".to_owned()]);
-        settle(&mut places, "tenant".to_owned(), Memory::default(), &Pass::Done(None));
+        mark_changed(&mut places, ["tenant".to_owned()], |_| 0);
+        settle(&mut places, "tenant".to_owned(), Memory::default(), &Pass::Done(None), (0, 0));
         let due = places["tenant"].due.unwrap();
         assert!(due <= Instant::now() + DEBOUNCE);
     }
@@ -229,12 +275,38 @@ mod tests {
         let mut places = places(&["tenant"]);
         running(&mut places, "tenant");
         let next = Timestamp::now() + SignedDuration::from_secs(40);
-        settle(&mut places, "tenant".to_owned(), Memory::default(), &Pass::Done(Some(next)));
+        settle(
+            &mut places,
+            "tenant".to_owned(),
+            Memory::default(),
+            &Pass::Done(Some(next)),
+            (0, 0),
+        );
         let due = places["tenant"].due.unwrap().duration_since(Instant::now());
         assert!(due > Duration::from_secs(30) && due < Duration::from_secs(50), "{due:?}");
         running(&mut places, "tenant");
-        settle(&mut places, "tenant".to_owned(), Memory::default(), &Pass::Done(None));
+        settle(&mut places, "tenant".to_owned(), Memory::default(), &Pass::Done(None), (0, 0));
         assert!(places["tenant"].due.is_some(), "without a next instant it is still looked at");
+    }
+
+    #[test]
+    fn reports_wait_for_one_pass_while_jobs_are_under_way_and_people_do_not() {
+        let mut places = places(&["tenant"]);
+        let place = places.get_mut("tenant").unwrap();
+        (place.running, place.due, place.not_before) = (true, None, Some(Instant::now()));
+        settle(&mut places, "tenant".to_owned(), Memory::default(), &Pass::Done(None), (0, 300));
+        let soonest = |places: &mut BTreeMap<String, Place>, intent| {
+            mark_changed(places, ["tenant".to_owned()], |_| intent);
+            places["tenant"].due.unwrap().duration_since(Instant::now())
+        };
+        assert!(soonest(&mut places, 0) > Duration::from_millis(400));
+        assert!(soonest(&mut places, 1) <= DEBOUNCE);
+    }
+
+    #[test]
+    fn a_namespace_without_jobs_is_looked_at_as_soon_as_it_changes() {
+        assert_eq!(spacing(0), Duration::ZERO);
+        assert_eq!(spacing(100_000), SPACING.1);
     }
 
     #[test]
@@ -242,10 +314,10 @@ mod tests {
         let mut places = places(&["broken"]);
         for _ in 0..6 {
             running(&mut places, "broken");
-            settle(&mut places, "broken".to_owned(), Memory::default(), &Pass::Failed);
+            settle(&mut places, "broken".to_owned(), Memory::default(), &Pass::Failed, (0, 0));
         }
         let due = places["broken"].due.unwrap();
-        mark_changed(&mut places, ["broken".to_owned()]);
+        mark_changed(&mut places, ["broken".to_owned()], |_| 0);
         assert_eq!(places["broken"].due, Some(due));
         assert!(due > Instant::now() + Duration::from_secs(3));
         assert!(backoff(50) <= BACKOFF.1);

@@ -1,13 +1,17 @@
 //! Carries out a plan: one compare-and-swap per action, in order, against the versions the plan was
 //! made from. It chooses nothing; what it cannot do is left to the next pass.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use futures::{StreamExt, stream};
-use wardring_api::PatchRollout;
+use wardring_api::{DeviceGroupStatus, PatchRollout};
 use wardring_planner::{Action, GrantId, NewJob, Plan, RecordCause, SliceView};
 
-use super::{Desk, Memory, write::Writer};
+use super::{
+    Desk, Memory,
+    pace::{GROUP_EVERY, ROLLOUT_EVERY, is_only_load, is_only_progress},
+    write::Writer,
+};
 use crate::cache::{CachedJob, Kind, Namespace, Stored};
 
 /// Creates and deletes of one kind that go side by side. The API server gives a client about as much
@@ -118,7 +122,14 @@ pub async fn apply(
                 writer.set_finalizer(&mut basis, &rollout, false).await?;
             }
             Action::WriteStatus { rollout, status } => {
+                let stored = basis.rollouts.get(&rollout.name);
+                let before = stored.and_then(|stored| stored.value.status.as_ref());
+                let is_progress = before.is_some_and(|before| is_only_progress(before, &status));
+                if is_progress && writer.memory.pace.holds_back(&rollout.uid, ROLLOUT_EVERY) {
+                    continue;
+                }
                 writer.write_status(&mut basis, &rollout, *status).await?;
+                writer.memory.pace.wrote(&rollout.uid, ROLLOUT_EVERY, Instant::now());
             }
             Action::CreateSlice(first) => {
                 let mut slices = vec![*first];
@@ -186,12 +197,26 @@ pub async fn apply(
                 writer.create_hold(&name, &rollout_uid, *spec).await?;
             }
             Action::WriteGroupStatus { group, status } => {
+                let key = format!("group {group}");
+                let is_load = is_known_load(desk, namespace, &group, &status);
+                if is_load && writer.memory.pace.holds_back(&key, GROUP_EVERY) {
+                    continue;
+                }
                 writer.write_group_status(&group, status).await;
+                writer.memory.pace.wrote(&key, GROUP_EVERY, Instant::now());
             }
             Action::Emit(event) => desk.events.emit(namespace, event).await,
         }
     }
     Ok(())
+}
+
+/// Whether a group's status says the same as the stored one but for its counters.
+fn is_known_load(desk: &Desk, namespace: &str, group: &str, status: &DeviceGroupStatus) -> bool {
+    desk.cache.read(namespace, |space| {
+        let stored = space.and_then(|space| space.groups.get(group));
+        stored.is_some_and(|stored| is_only_load(&stored.value.status, status))
+    })
 }
 
 fn rollout_uid_of(desk: &Desk, namespace: &str, slice: &str) -> String {

@@ -5,6 +5,7 @@ mod apply;
 mod job;
 mod observe;
 mod online;
+mod pace;
 mod takeover;
 mod write;
 
@@ -87,6 +88,7 @@ pub struct Memory {
     uncreated: BTreeSet<GrantId>,
     cannot_create: BTreeMap<GrantId, String>,
     phases: BTreeSet<String>,
+    pace: pace::Pace,
 }
 
 /// How a pass ended.
@@ -162,10 +164,17 @@ async fn attempt(desk: &Desk, namespace: &str, memory: &mut Memory) -> Pass {
     let next = plan.next_evaluation;
     publish_numbers(desk, namespace, memory, &snapshot, &plan);
     forget_settled(memory, &snapshot);
+    memory.pace.begin(Instant::now());
     match apply::apply(desk, namespace, memory, basis, plan, intent).await {
-        Ok(()) => Pass::Done(next),
+        Ok(()) => Pass::Done([next, held_back(memory)].into_iter().flatten().min()),
         Err(stop) => stopped(namespace, &stop),
     }
+}
+
+/// When counters that were not written in this pass may be.
+fn held_back(memory: &Memory) -> Option<Timestamp> {
+    let left = memory.pace.due()?.saturating_duration_since(Instant::now());
+    Timestamp::now().checked_add(left).ok()
 }
 
 fn stopped(namespace: &str, stop: &Stop) -> Pass {

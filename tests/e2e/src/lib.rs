@@ -5,6 +5,7 @@
 mod fleet;
 mod installation;
 mod tenant;
+pub mod writes;
 
 pub use fleet::{Fleet, FleetFile};
 pub use installation::{Controller, Gateway, Installation, SYSTEM_NAMESPACE};

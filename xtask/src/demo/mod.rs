@@ -7,7 +7,6 @@ mod report;
 mod scenario;
 mod screen;
 mod watch;
-mod writes;
 
 use std::{
     path::{Path, PathBuf},

@@ -11,7 +11,10 @@ use wardring_api::{
     Device, JobAction, PatchRollout, RolloutPhase, ServiceStatus, StageCounts, StageState,
     StageStatus, UpdateHold, conditions,
 };
-use wardring_e2e::{Fleet, Installation, Tenant};
+use wardring_e2e::{
+    Fleet, Installation, Tenant,
+    writes::{self, Writes},
+};
 use wardring_harness::wait_until_ok;
 
 use super::{
@@ -19,7 +22,6 @@ use super::{
     report::{Check, Report, StageReport},
     screen::Screen,
     watch::{Story, follow},
-    writes::{self, Writes},
 };
 use crate::shell;
 
