@@ -4,7 +4,7 @@ use wardring_protocol::Mode;
 use wardring_seal::{Action, JobPayload, OutcomeResult};
 
 use super::job::{End, JobRun};
-use super::{Effect, Move, Phase, Unexpected, UpdateState, boots, permits, preflight, rollback};
+use super::{Effect, Move, Phase, Unexpected, UpdateState, permits, preflight, rollback};
 
 /// People changed what this device may do. A job that has not begun is given back; one that has is
 /// left to the permits, because a half-patched device is worse than a patched one.
@@ -64,24 +64,24 @@ fn accept(mv: &mut Move, payload: JobPayload) {
     let first =
         if is_rollback { Phase::Surveying { checks: 0 } } else { Phase::Preflight { checks: 0 } };
     let job = JobRun::accepted(payload, mv.now.wall, first);
-    mv.state.job = if let Some(sentence) = mv.state.refuses.clone() {
-        mv.finish(job, End::because(OutcomeResult::NotStarted, "ObserveMode", sentence))
-    } else if mv.state.mode == Mode::Observe {
-        mv.finish(job, observing())
-    } else if mv.state.lost {
-        // Whether this job had begun is exactly what was lost; guessing could install twice.
+    mv.state.job = if mv.state.lost {
+        // Whether this job had begun is exactly what was lost: guessing could install twice, and
+        // what the device may do now says nothing about what was done on it before.
         mv.state.lost = false;
         let mut job = job;
         for update in &mut job.updates {
             update.state = UpdateState::Running;
         }
         let sentence = "the agent lost its journal and cannot tell what this job has done";
-        mv.finish(job, End::because(OutcomeResult::Failed, "StateLost", sentence))
-    } else if let Some(end) = permits::out_of_time(mv, &job) {
+        let end = End::failed(&job, "StateLost", sentence);
+        mv.finish(job, end)
+    } else if let Some(sentence) = mv.state.refuses.clone() {
+        mv.finish(job, End::because(OutcomeResult::NotStarted, "ObserveMode", sentence))
+    } else if let Some(end) = permits::barred(mv, &job) {
         mv.finish(job, end)
     } else if is_rollback {
         rollback::begin(mv, job)
-    } else if boots::is_loop(&mv.state.boots, 0) {
+    } else if mv.is_restless() {
         let sentence = "the device restarts again and again; nothing new is begun on it";
         mv.finish(job, End::because(OutcomeResult::NotStarted, "BootLoop", sentence))
     } else {
@@ -89,7 +89,8 @@ fn accept(mv: &mut Move, payload: JobPayload) {
     };
 }
 
-fn observing() -> End {
+/// The end of a job on a device that people only let us watch.
+pub(super) fn observing() -> End {
     let sentence = "the device is in mode Observe: the agent reports and touches nothing";
     End::because(OutcomeResult::NotStarted, "ObserveMode", sentence)
 }

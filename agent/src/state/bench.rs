@@ -6,14 +6,16 @@ use std::collections::{BTreeMap, VecDeque};
 use jiff::{SignedDuration, Timestamp};
 use wardring_protocol::{PERMIT_LIFE_MS, PermitAnswer, Step, key_id};
 use wardring_seal::{
-    Action, HealthChecks, JobKey, JobPayload, OnUnhealthy, OutcomePayload, PAYLOAD_VERSION,
-    Preflight, RebootRules, UpdateKind, UpdateSource, UpdateTarget,
+    Action, HealthChecks, JobKey, JobPayload, OnUnhealthy, OutcomePayload, OutcomeResult,
+    PAYLOAD_VERSION, Preflight, RebootRules, UpdateKind, UpdateSource, UpdateTarget,
 };
 
 use super::*;
 
 pub(super) const SERVICE: &str = "MSSQLSERVER";
 pub(super) const PRODUCT: &str = "Windows Server 2022";
+/// Time that a boot must hold in these tests.
+const SETTLE_MS: u64 = 180_000;
 const OLD: &str = "20348.2700";
 const NEW: &str = "20348.2762";
 
@@ -66,6 +68,20 @@ pub(super) struct Bench {
     pub service: ServiceState,
     pub restart_helps: bool,
     pub ignores_reboots: bool,
+    /// Windows answers no question any more.
+    pub is_silent: bool,
+    /// Windows is at work on something of its own.
+    pub is_busy: bool,
+    /// No gateway answers before this moment.
+    pub cut_off_until_mono_ms: u64,
+    /// When the running boot began.
+    pub booted_mono_ms: u64,
+    /// Kinds of the boots since something was installed or removed.
+    pub boots_since_act: Vec<BootKind>,
+    /// Looks at the device in this run of the agent.
+    pub looks: u32,
+    /// Countdowns that people were told of.
+    pub announced: u32,
     pub pending_reboot: bool,
     /// No restart clears the sign of a pending one.
     pub pends_forever: bool,
@@ -123,6 +139,13 @@ impl Bench {
             service: ServiceState::Running,
             restart_helps: false,
             ignores_reboots: false,
+            is_silent: false,
+            is_busy: false,
+            cut_off_until_mono_ms: 0,
+            booted_mono_ms: 0,
+            boots_since_act: Vec::new(),
+            looks: 0,
+            announced: 0,
             pending_reboot: false,
             pends_forever: false,
             hides_pending: false,
@@ -173,7 +196,7 @@ impl Bench {
             },
             health: HealthChecks {
                 services: vec![SERVICE.to_owned()],
-                settle_ms: 180_000,
+                settle_ms: SETTLE_MS,
                 restart_attempts: 2,
                 sample_interval_ms: 20_000,
             },
@@ -201,6 +224,7 @@ impl Bench {
         }
         self.asked.clear();
         self.permits_held.clear();
+        self.looks = 0;
         self.is_down = false;
         let me = Me {
             namespace: "tenant".to_owned(),
@@ -232,7 +256,7 @@ impl Bench {
                 self.state = state;
                 for effect in &effects {
                     match effect {
-                        Effect::Outcome(outcome) => self.outcomes.push((**outcome).clone()),
+                        Effect::Outcome(outcome) => self.ended(outcome),
                         Effect::Progress(progress) => self.states.push(progress.state.clone()),
                         Effect::Ask { .. } | Effect::Announce { .. } => {}
                     }
@@ -246,16 +270,47 @@ impl Bench {
         }
     }
 
+    /// A good end is one of a boot that held, seen good often enough in one run of the agent.
+    fn ended(&mut self, outcome: &OutcomePayload) {
+        use OutcomeResult::{RolledBack, Succeeded};
+        let is_new = self.outcomes.iter().all(|known| known.key != outcome.key);
+        if is_new && outcome.started && matches!(outcome.result, Succeeded | RolledBack) {
+            let is_hard = |kind: &&BootKind| matches!(kind, BootKind::Crash | BootKind::Dirty);
+            let crashes = self.boots_since_act.iter().filter(is_hard).count();
+            let held = self.mono_ms - self.booted_mono_ms;
+            let wanted = if crashes == 0 { SETTLE_MS } else { 600_000 };
+            assert!(crashes < 2, "a device that crashed {crashes} times is called good");
+            let is_long = held >= wanted || self.boots_since_act.is_empty();
+            assert!(is_long, "called good {held} ms after its boot, {crashes} crashes");
+            assert!(self.looks >= 4, "called good after {} looks", self.looks);
+        }
+        self.outcomes.push(outcome.clone());
+    }
+
     fn carry_out(&mut self, effect: Effect) {
+        self.announced += u32::from(matches!(effect, Effect::Announce { .. }));
         let Effect::Ask { turn, ask } = effect else { return };
+        if matches!(ask, Ask::Install { .. } | Ask::Uninstall { .. }) {
+            assert!(!self.is_acting(), "two acts at once: {ask:?}");
+            self.boots_since_act.clear();
+        }
+        if matches!(ask, Ask::Wake { .. }) {
+            // The driver has one timer.
+            self.asked.retain(|(_, _, open)| !matches!(open, Ask::Wake { .. }));
+        }
         let due = match &ask {
             Ask::Wake { after_ms } => self.mono_ms + after_ms,
             _ => self.mono_ms,
         };
         match &ask {
+            // Whoever carries an act out looks at the clock once more, at the last moment.
+            Ask::Install { not_after_mono_ms, .. }
+            | Ask::Uninstall { not_after_mono_ms, .. }
+            | Ask::Reboot { not_after_mono_ms, .. }
+                if *not_after_mono_ms <= self.mono_ms => {}
             // Acts begin when they are ordered; only their answers may be late.
-            Ask::Install { key, update, not_after_mono_ms } => {
-                self.may_begin(Step::Install, *not_after_mono_ms);
+            Ask::Install { key, update, .. } => {
+                self.may_begin(Step::Install);
                 let name = (key_id(key), update.kb.clone());
                 *self.installs.entry(name.clone()).or_default() += 1;
                 let script = self.updates.get_mut(&update.kb).unwrap();
@@ -268,15 +323,15 @@ impl Bench {
                 };
                 self.results.insert(name, result);
             }
-            Ask::Uninstall { update, not_after_mono_ms, .. } => {
-                self.may_begin(Step::Uninstall, *not_after_mono_ms);
+            Ask::Uninstall { update, .. } => {
+                self.may_begin(Step::Uninstall);
                 self.removals += 1;
                 let script = self.updates.get_mut(&update.kb).unwrap();
                 script.stand =
                     if script.reboot_required { Stand::Removing } else { Stand::Offered };
             }
-            Ask::Reboot { key, boot_before, not_after_mono_ms } => {
-                self.may_begin(Step::Reboot, *not_after_mono_ms);
+            Ask::Reboot { key, boot_before, .. } => {
+                self.may_begin(Step::Reboot);
                 let is_ordered = matches!(
                     &self.state.job.as_ref().unwrap().phase,
                     Phase::Rebooting { boot_before: journalled, .. } if journalled == boot_before
@@ -300,8 +355,13 @@ impl Bench {
         self.asked.push_back((due, turn, ask));
     }
 
-    fn may_begin(&mut self, step: Step, not_after_mono_ms: u64) {
-        assert!(self.mono_ms < not_after_mono_ms, "{step:?} began after its permit was over");
+    /// Whether an installation or removal has not told its end yet.
+    fn is_acting(&self) -> bool {
+        let is_act = |ask: &Ask| matches!(ask, Ask::Install { .. } | Ask::Uninstall { .. });
+        self.asked.iter().any(|(_, _, ask)| is_act(ask))
+    }
+
+    fn may_begin(&mut self, step: Step) {
         let is_held = self
             .permits_held
             .iter()
@@ -313,6 +373,8 @@ impl Bench {
     pub fn boot_now(&mut self, kind: BootKind) {
         self.boot += 1;
         self.boot_kind = kind;
+        self.booted_mono_ms = self.mono_ms;
+        self.boots_since_act.push(kind);
         self.pending_reboot = self.pends_forever;
         self.service = ServiceState::Running;
         self.pid += 1;
@@ -363,7 +425,7 @@ impl Bench {
             updates: self.updates.iter().map(|(kb, script)| (kb.clone(), status(script))).collect(),
             services: BTreeMap::from([(SERVICE.to_owned(), sample)]),
             hard_pending: Vec::from_iter(is_pending.then(|| "ComponentBasedServicing".to_owned())),
-            busy: false,
+            busy: self.is_busy || self.is_acting(),
             free_disk_gb: 100,
         }
     }
@@ -374,7 +436,17 @@ impl Bench {
     /// `due`, when it was asked.
     pub fn answer(&mut self, due: u64, ask: &Ask) -> Answer {
         match ask {
+            Ask::Install { not_after_mono_ms, .. }
+            | Ask::Uninstall { not_after_mono_ms, .. }
+            | Ask::Reboot { not_after_mono_ms, .. }
+                if *not_after_mono_ms <= due =>
+            {
+                Answer::PermitExpired
+            }
             Ask::Wake { .. } => Answer::Woke,
+            Ask::Permit { .. } if self.mono_ms < self.cut_off_until_mono_ms => {
+                Answer::Permit { asked_mono_ms: due, answer: None }
+            }
             Ask::Permit { step, .. } => {
                 let answer = self.permits.pop_front().unwrap_or(Some(PermitAnswer::Granted));
                 if answer == Some(PermitAnswer::Granted) {
@@ -382,7 +454,10 @@ impl Bench {
                 }
                 Answer::Permit { asked_mono_ms: due, answer }
             }
-            Ask::Inspect { .. } => Answer::Inspected(Box::new(self.inspection())),
+            Ask::Inspect { .. } => {
+                self.looks += 1;
+                Answer::Inspected(Box::new(self.inspection()))
+            }
             Ask::Download { .. } => Answer::Downloaded(Ok(())),
             Ask::Install { key, update, .. } | Ask::FindInstall { key, update } => {
                 let found = self.results.get(&(key_id(key), update.kb.clone())).cloned();
@@ -406,13 +481,38 @@ impl Bench {
             self.crash_on();
             return true;
         }
-        let first = self.asked.iter().enumerate().min_by_key(|(_, (due, ..))| *due);
-        let Some(index) = first.map(|(index, _)| index) else { return false };
-        let (due, turn, ask) = self.asked.remove(index).expect("the index was just found");
-        self.advance(due.saturating_sub(self.mono_ms));
-        let answer = self.answer(due, &ask);
+        let Some((turn, answer)) = self.next_answer() else { return false };
         self.take(Event::Answered { turn, answer });
         true
+    }
+
+    /// What is answered next; time goes on to it.
+    fn next_answer(&mut self) -> Option<(u64, Answer)> {
+        let answers =
+            |ask: &Ask| !self.is_silent || matches!(ask, Ask::Wake { .. } | Ask::Permit { .. });
+        let open = self.asked.iter().enumerate().filter(|(_, (_, _, ask))| answers(ask));
+        let first = open.min_by_key(|(_, (due, ..))| *due);
+        let index = first.map(|(index, _)| index)?;
+        let (due, turn, ask) = self.asked.remove(index).expect("the index was just found");
+        self.advance(due.saturating_sub(self.mono_ms));
+        Some((turn, self.answer(due, &ask)))
+    }
+
+    /// The next answer comes, and what follows from it is written; its effects are lost.
+    pub fn without_effects(&mut self) {
+        if let Some((turn, answer)) = self.next_answer() {
+            self.take_without_effects(Event::Answered { turn, answer });
+        }
+    }
+
+    /// The next answer comes, and the journal can only be written so much later: the effects wait.
+    pub fn write_late(&mut self, late_ms: u64) {
+        let Some((turn, answer)) = self.next_answer() else { return };
+        let effects = self.take_without_effects(Event::Answered { turn, answer });
+        self.advance(late_ms);
+        for effect in effects {
+            self.carry_out(effect);
+        }
     }
 
     fn crash_on(&mut self) {

@@ -20,24 +20,18 @@ const BASELINE_LIFE_S: i64 = 600;
 
 /// Downloads what waits.
 pub(super) fn download(mv: &mut Move, mut job: JobRun, tries: u32) -> Option<JobRun> {
+    if let Some(end) = permits::barred(mv, &job) {
+        return mv.finish(job, end);
+    }
     mv.enter(&mut job, Phase::Downloading { tries });
     let waiting = job.payload.updates.iter().zip(&job.updates);
     let updates = waiting
         .filter(|(_, run)| run.state == UpdateState::Waiting)
         .map(|(target, _)| target.clone())
         .collect();
-    mv.ask(Ask::Download { key: job.payload.key.clone(), updates });
-    mv.wake_after(DOWNLOAD_LIMIT_MS);
+    let key = job.payload.key.clone();
+    mv.ask(&mut job, Ask::Download { key, updates }, DOWNLOAD_LIMIT_MS);
     Some(job)
-}
-
-/// Time for another try, or the download took too long.
-pub(super) fn download_again(mv: &mut Move, job: JobRun, tries: u32) -> Option<JobRun> {
-    if job.message.is_empty() {
-        let error = "it was not over after 4 hours".to_owned();
-        return downloaded(mv, job, tries, Err(error));
-    }
-    download(mv, job, tries)
 }
 
 /// The download ended.
@@ -60,7 +54,7 @@ pub(super) fn downloaded(
         Err(error) => {
             mv.enter(&mut job, Phase::Downloading { tries: tries + 1 });
             job.message = format!("the download failed and is tried again: {error}");
-            mv.wake_after(DOWNLOAD_RETRY_MS);
+            mv.pause(&mut job, DOWNLOAD_RETRY_MS);
             Some(job)
         }
     }
@@ -106,7 +100,7 @@ pub(super) fn permit_answered(
             permits::ask(mv, job, Step::Install)
         }
         Permitted::Wait { after_ms } => {
-            mv.wake_after(after_ms);
+            mv.pause(&mut job, after_ms);
             Some(job)
         }
         Permitted::TooLate(message) if !job.begun() => mv.finish(job, permits::too_late(message)),
@@ -123,23 +117,17 @@ fn install(mv: &mut Move, mut job: JobRun, index: usize, until_mono_ms: u64) -> 
     job.touched = true;
     job.updates[index].state = UpdateState::Running;
     job.installed_in_boot = Some(mv.state.boot.clone());
-    mv.ask(Ask::Install {
-        key: job.payload.key.clone(),
-        update: job.payload.updates[index].clone(),
-        not_after_mono_ms: until_mono_ms,
-    });
-    mv.wake_after(INSTALL_LIMIT_MS);
+    let (key, update) = (job.payload.key.clone(), job.payload.updates[index].clone());
+    let ask = Ask::Install { key, update, not_after_mono_ms: until_mono_ms };
+    mv.ask(&mut job, ask, INSTALL_LIMIT_MS);
     Some(job)
 }
 
 /// A run of the agent ended during an installation: find out, begin nothing.
 pub(super) fn find(mv: &mut Move, mut job: JobRun, index: usize) -> Option<JobRun> {
     mv.enter(&mut job, Phase::Installing { index });
-    mv.ask(Ask::FindInstall {
-        key: job.payload.key.clone(),
-        update: job.payload.updates[index].clone(),
-    });
-    mv.wake_after(INSTALL_LIMIT_MS);
+    let (key, update) = (job.payload.key.clone(), job.payload.updates[index].clone());
+    mv.ask(&mut job, Ask::FindInstall { key, update }, INSTALL_LIMIT_MS);
     Some(job)
 }
 

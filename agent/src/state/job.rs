@@ -34,6 +34,8 @@ pub struct JobRun {
     pub already: bool,
     /// Boots since the job was accepted.
     pub boots: Vec<BootRecord>,
+    /// Boots that speak against what this job did: crashes, power losses, and unexplained ones.
+    pub strikes: u32,
     /// Own restarts.
     pub reboots: u32,
     /// Boot in which the last installation or removal was ordered.
@@ -50,8 +52,23 @@ pub struct JobRun {
     pub trouble: Option<Trouble>,
     /// The install permit in hand: its end on this run's monotonic clock.
     pub permit_until_mono_ms: Option<u64>,
+    /// Questions for a permit in a row that no gateway answered.
+    pub unanswered: u32,
+    /// When the last countdown to a restart was over, on this run's monotonic clock.
+    pub warned_mono_ms: Option<u64>,
+    /// What the next waking means.
+    pub awaits: Awaits,
     /// A sentence for people.
     pub message: String,
+}
+
+/// What a job waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Awaits {
+    /// The end of a pause.
+    Time,
+    /// An answer; when time is over first, there is none.
+    Answer,
 }
 
 /// Why a job will end as Failed.
@@ -170,6 +187,11 @@ impl Phase {
             Phase::Installing { .. } | Phase::Uninstalling { .. } | Phase::Rebooting { .. }
         )
     }
+
+    /// Whether what was installed or removed is being proven.
+    pub(super) fn is_proof(&self) -> bool {
+        matches!(self, Phase::Settling { .. } | Phase::Verifying { .. } | Phase::Remediating { .. })
+    }
 }
 
 /// One update of a job.
@@ -226,6 +248,7 @@ impl JobRun {
             touched: false,
             already: false,
             boots: Vec::new(),
+            strikes: 0,
             reboots: 0,
             installed_in_boot: None,
             reboot_required: false,
@@ -234,6 +257,9 @@ impl JobRun {
             unhealthy: Vec::new(),
             trouble: None,
             permit_until_mono_ms: None,
+            unanswered: 0,
+            warned_mono_ms: None,
+            awaits: Awaits::Time,
             message: String::new(),
         }
     }
@@ -248,6 +274,11 @@ impl JobRun {
         self.updates
             .iter()
             .any(|update| matches!(update.state, UpdateState::Running | UpdateState::Ended(_)))
+    }
+
+    /// Whether the device carries something that this job must answer for.
+    pub(super) fn is_answerable(&self) -> bool {
+        self.begun() || self.already
     }
 
     /// The first update that waits; `backwards` for a rollback.
@@ -321,9 +352,9 @@ impl End {
         End::because(result, reason, message)
     }
 
-    /// NotStarted as long as nothing began, Failed after.
+    /// NotStarted as long as nothing began, Failed after; also when an earlier attempt began it.
     pub fn stopped(job: &JobRun, reason: &str, message: impl Into<String>) -> End {
-        if job.begun() {
+        if job.is_answerable() {
             End::failed(job, reason, message)
         } else {
             End::because(OutcomeResult::NotStarted, reason, message)
@@ -345,7 +376,7 @@ impl Move {
             reason: end.reason,
             message: sentence(&end.message),
             boot_id: self.state.boot.clone(),
-            installed_in_boot: job.installed_in_boot.clone().filter(|_| job.begun() || job.already),
+            installed_in_boot: job.installed_in_boot.clone().filter(|_| job.is_answerable()),
             reboot_required: job.reboot_required,
             started: job.begun(),
             build: self.state.build.clone(),

@@ -18,16 +18,17 @@ mod reboot;
 mod rollback;
 mod start;
 mod verify;
+mod wake;
 
-pub use boots::{BootKind, BootRecord, is_loop};
+pub use boots::{BootKind, BootRecord};
 pub use event::{
     Answer, Ask, Effect, Event, Inspection, InstallFound, Reversible, ServicingResult, Start,
     UpdateStatus,
 };
 pub use health::{Baseline, ServiceSample, ServiceState, StartType, Verdict, judge};
-pub use job::{InstallRecord, JobRun, Phase, RebootWhy, UpdateRun, UpdateState};
+pub use job::{Awaits, InstallRecord, JobRun, Phase, RebootWhy, UpdateRun, UpdateState};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use wardring_protocol::Mode;
 use wardring_seal::{JobKey, OutcomePayload};
@@ -81,6 +82,8 @@ pub struct State {
     pub build: String,
     /// Last boots, oldest first.
     pub boots: Vec<BootRecord>,
+    /// When this run of the agent began, on its own clock: the boot has held at least since then.
+    pub run_began_mono_ms: u64,
     /// The journal was lost and no job has been answered since.
     pub lost: bool,
     /// The job in hand.
@@ -102,6 +105,7 @@ impl Default for State {
             boot: String::new(),
             build: String::new(),
             boots: Vec::new(),
+            run_began_mono_ms: 0,
             lost: false,
             job: None,
             finished: Vec::new(),
@@ -180,37 +184,32 @@ fn answered(mv: &mut Move, answer: Answer) -> Result<(), Unexpected> {
         mv.state.build.clone_from(&inspection.build);
     }
     mv.state.job = match (job.phase.clone(), answer) {
-        (Phase::Preflight { .. }, Answer::Woke) => preflight::look(mv, job),
+        (_, Answer::Woke) => wake::woke(mv, job),
         (Phase::Preflight { checks }, Answer::Inspected(found)) => {
             preflight::inspected(mv, job, checks, *found)
         }
-        (Phase::Downloading { tries }, Answer::Woke) => install::download_again(mv, job, tries),
         (Phase::Downloading { tries }, Answer::Downloaded(result)) => {
             install::downloaded(mv, job, tries, result)
         }
-        (Phase::AwaitingInstall, Answer::Woke) => install::ask_again(mv, job),
         (Phase::AwaitingInstall, Answer::Permit { asked_mono_ms, answer }) => {
             install::permit_answered(mv, job, asked_mono_ms, answer)
         }
-        (Phase::Installing { .. }, Answer::Woke) => install::hangs(mv, job),
         (Phase::Installing { index }, Answer::Installed(found)) => {
             install::installed(mv, job, index, found)
         }
         (Phase::Installing { index }, Answer::PermitExpired) => {
             install::installed(mv, job, index, InstallFound::NotBegun)
         }
-        (Phase::AwaitingReboot { .. }, Answer::Woke) => reboot::ask(mv, job),
         (
             Phase::AwaitingReboot { why, counted, tries },
             Answer::Permit { asked_mono_ms, answer },
         ) => reboot::permit_answered(mv, job, (why, counted, tries), asked_mono_ms, answer),
-        (Phase::Rebooting { why, tries, .. }, Answer::Woke | Answer::RebootRefused(_)) => {
-            reboot::stuck(mv, job, why, tries)
+        (Phase::Rebooting { why, tries, .. }, Answer::RebootRefused(refusal)) => {
+            reboot::refused(mv, job, why, tries, &refusal)
         }
         (Phase::Rebooting { why, tries, .. }, Answer::PermitExpired) => {
             reboot::again(mv, job, why, tries)
         }
-        (Phase::Settling { .. } | Phase::Verifying { .. }, Answer::Woke) => verify::look(mv, job),
         (Phase::Settling { checks }, Answer::Inspected(found)) => {
             verify::settled(mv, job, checks, *found)
         }
@@ -220,22 +219,19 @@ fn answered(mv: &mut Move, answer: Answer) -> Result<(), Unexpected> {
         (Phase::Remediating { samples, .. }, Answer::Restarted(result)) => {
             verify::restarted(mv, job, samples, result)
         }
-        (Phase::Surveying { .. }, Answer::Woke) => rollback::look(mv, job),
         (Phase::Surveying { checks }, Answer::Inspected(found)) => {
             rollback::surveyed(mv, job, checks, *found)
         }
-        (Phase::AwaitingUninstall, Answer::Woke) => rollback::ask_again(mv, job),
         (Phase::AwaitingUninstall, Answer::Permit { asked_mono_ms, answer }) => {
             rollback::permit_answered(mv, job, asked_mono_ms, answer)
         }
-        (Phase::Uninstalling { .. }, Answer::Woke) => rollback::hangs(mv, job),
         (Phase::Uninstalling { index }, Answer::Uninstalled(found)) => {
             rollback::uninstalled(mv, job, index, found)
         }
         (Phase::Uninstalling { index }, Answer::PermitExpired) => {
             rollback::uninstalled(mv, job, index, InstallFound::NotBegun)
         }
-        (_, Answer::Blind(why)) => verify::blind(mv, job, why),
+        (_, Answer::Blind(why)) => verify::blind(mv, job, &why, 1),
         (phase, _) => return Err(Unexpected::Answer { answer: name, phase: phase.word() }),
     };
     Ok(())
@@ -255,20 +251,37 @@ impl Move {
         job.phase = phase;
     }
 
-    /// Asks something in the current turn.
-    fn ask(&mut self, ask: Ask) {
+    /// Asks something, in a turn of its own: late answers to earlier questions no longer count.
+    /// Without an answer within `limit_ms` the job goes on without one.
+    fn ask(&mut self, job: &mut JobRun, ask: Ask, limit_ms: u64) {
+        self.state.turn += 1;
         self.effects.push(Effect::Ask { turn: self.state.turn, ask });
+        self.wake(job, Awaits::Answer, limit_ms);
     }
 
-    fn wake_after(&mut self, after_ms: u64) {
-        self.ask(Ask::Wake { after_ms });
+    /// Does nothing for a while.
+    fn pause(&mut self, job: &mut JobRun, after_ms: u64) {
+        self.state.turn += 1;
+        self.wake(job, Awaits::Time, after_ms);
+    }
+
+    fn wake(&mut self, job: &mut JobRun, awaits: Awaits, after_ms: u64) {
+        job.awaits = awaits;
+        self.effects.push(Effect::Ask { turn: self.state.turn, ask: Ask::Wake { after_ms } });
     }
 
     /// Whether the device is in a boot loop, as far as this job is concerned. What came before a
     /// rollback was accepted is what the rollback is for.
     fn loops(&self, job: &JobRun) -> bool {
         let boots = if job.is_rollback() { &job.boots } else { &self.state.boots };
-        is_loop(boots, job.boots.len())
+        boots::is_loop(boots, job.boots.len(), job.strikes)
+    }
+
+    /// Whether the device restarts too often for anything new to begin on it.
+    fn is_restless(&self) -> bool {
+        let held = self.now.mono_ms.saturating_sub(self.state.run_began_mono_ms);
+        let held = SignedDuration::from_millis(i64::try_from(held).unwrap_or(i64::MAX));
+        boots::is_restless(&self.state.boots, held)
     }
 
     /// Reports the job's state when people would see a difference.
@@ -287,3 +300,7 @@ mod bench;
 mod properties;
 #[cfg(test)]
 mod stories;
+#[cfg(test)]
+mod table;
+#[cfg(test)]
+mod troubles;

@@ -1,14 +1,15 @@
 //! What a gateway's answer means for the step that waits for it.
 
 use jiff::SignedDuration;
-use wardring_protocol::{PERMIT_LIFE_MS, PermitAnswer, Step};
+use wardring_protocol::{Mode, PERMIT_LIFE_MS, PermitAnswer, Step};
 use wardring_seal::OutcomeResult;
 
 use super::job::End;
-use super::{Ask, JobRun, Move};
+use super::{Ask, JobRun, Move, accept};
 
-/// Pause after no gateway could be reached; the driver tried all of them before it said so.
-const UNANSWERED_RETRY_MS: u64 = 5_000;
+/// First and longest pause after no gateway could be reached; the driver tried all of them before it
+/// said so. It doubles: an outage of hours must not fill the log and wear the disk.
+const UNANSWERED_RETRY_MS: (u64, u64) = (5_000, 60_000);
 /// Pause after a gateway said that the job is gone while the device is in the middle of it. The
 /// controller makes such a job again, so the agent rests and asks, and moves nothing meanwhile.
 const ENDED_RETRY_MS: u64 = 30_000;
@@ -42,6 +43,7 @@ pub(super) fn read(
     answer: Option<PermitAnswer>,
 ) -> Permitted {
     let until_mono_ms = asked_mono_ms.saturating_add(PERMIT_LIFE_MS);
+    job.unanswered = if answer.is_none() { job.unanswered.saturating_add(1) } else { 0 };
     match answer {
         Some(PermitAnswer::Granted) if mv.now.mono_ms < until_mono_ms => {
             job.message.clear();
@@ -65,26 +67,37 @@ pub(super) fn read(
         }
         None => {
             "no gateway answers the request for a permit".clone_into(&mut job.message);
-            Permitted::Wait { after_ms: UNANSWERED_RETRY_MS }
+            let (first, longest) = UNANSWERED_RETRY_MS;
+            let doubled = first.saturating_mul(1 << (job.unanswered - 1).min(10));
+            Permitted::Wait { after_ms: doubled.min(longest) }
         }
     }
 }
 
 /// Asks for a permit, unless the job's own bounds forbid the step by this device's clock.
-pub(super) fn ask(mv: &mut Move, job: JobRun, step: Step) -> Option<JobRun> {
-    if let Some(end) = out_of_time(mv, &job) {
+pub(super) fn ask(mv: &mut Move, mut job: JobRun, step: Step) -> Option<JobRun> {
+    if let Some(end) = barred(mv, &job) {
         return mv.finish(job, end);
     }
-    mv.ask(Ask::Permit { key: job.payload.key.clone(), step });
+    let key = job.payload.key.clone();
+    // An answer that takes longer is worth nothing.
+    mv.ask(&mut job, Ask::Permit { key, step }, PERMIT_LIFE_MS);
     Some(job)
 }
 
-/// Why no step of this job may begin any more, if so.
-pub(super) fn out_of_time(mv: &Move, job: &JobRun) -> Option<End> {
+/// Why no step of this job may begin any more, if so: by its own bounds and this device's clock, or
+/// because people took the device back before anything began, perhaps during a restart.
+pub(super) fn barred(mv: &Move, job: &JobRun) -> Option<End> {
     let payload = &job.payload;
+    if !job.begun() && mv.state.mode == Mode::Observe {
+        return Some(accept::observing());
+    }
     if !job.begun() && mv.now.wall > payload.start_by {
         let late = mv.now.wall.duration_since(payload.start_by);
-        return Some(too_late(format!("the last moment to begin passed {} ago", rough(late))));
+        return Some(too_late(format!(
+            "by this device's clock the last moment to begin passed {} ago",
+            rough(late)
+        )));
     }
     (mv.now.wall > payload.finish_by)
         .then(|| End::failed(job, "FinishByPassed", "the job was not done by the end of its time"))
@@ -98,6 +111,7 @@ pub(super) fn too_late(message: String) -> End {
 fn rough(span: SignedDuration) -> String {
     match span.as_secs() {
         seconds @ 0..120 => format!("{seconds} s"),
-        seconds => format!("{} min", seconds / 60),
+        seconds @ 120..7_200 => format!("{} min", seconds / 60),
+        seconds => format!("{} h", seconds / 3_600),
     }
 }

@@ -4,8 +4,8 @@ use wardring_seal::{Action, OutcomeResult, UpdateTarget};
 
 use super::job::End;
 use super::{
-    Ask, Baseline, Inspection, JobRun, Move, Phase, RebootWhy, Reversible, UpdateState,
-    UpdateStatus, install, permits, proof, reboot, verify,
+    Baseline, Inspection, JobRun, Move, Phase, RebootWhy, Reversible, UpdateState, UpdateStatus,
+    install, permits, proof, reboot, verify,
 };
 
 /// Looks at a device whose Windows is busy before the job is given back.
@@ -21,11 +21,7 @@ pub(super) fn begin(mv: &mut Move, mut job: JobRun) -> Option<JobRun> {
 
 /// Looks at the device.
 pub(super) fn look(mv: &mut Move, job: JobRun) -> Option<JobRun> {
-    mv.ask(Ask::Inspect {
-        updates: job.payload.updates.clone(),
-        services: job.payload.health.services.clone(),
-    });
-    Some(job)
+    verify::look(mv, job)
 }
 
 /// Decides, from what the device looks like, whether and how the job goes on.
@@ -35,7 +31,7 @@ pub(super) fn inspected(
     checks: u32,
     seen: Inspection,
 ) -> Option<JobRun> {
-    if let Some(end) = permits::out_of_time(mv, &job) {
+    if let Some(end) = permits::barred(mv, &job) {
         return mv.finish(job, end);
     }
     if seen.busy {
@@ -47,7 +43,7 @@ pub(super) fn inspected(
         let wait = job.payload.health.sample_interval_ms;
         mv.enter(&mut job, Phase::Preflight { checks: checks + 1 });
         "waiting: Windows is installing something else".clone_into(&mut job.message);
-        mv.wake_after(wait);
+        mv.pause(&mut job, wait);
         return Some(job);
     }
     job.message.clear();

@@ -50,9 +50,12 @@ pub(super) fn surveyed(
             return mv.finish(job, end);
         }
         mv.enter(&mut job, Phase::Surveying { checks: checks + 1 });
-        mv.wake_after(job.payload.health.sample_interval_ms);
+        "waiting: Windows is at work on something else".clone_into(&mut job.message);
+        let wait = verify::busy_pause(&job, checks);
+        mv.pause(&mut job, wait);
         return Some(job);
     }
+    job.message.clear();
     let mut restart_finishes = false;
     for (run, target) in job.updates.iter_mut().zip(&job.payload.updates) {
         let status = proof::status(target, &seen);
@@ -125,7 +128,7 @@ pub(super) fn permit_answered(
         }
         Permitted::AskAgain => ask_again(mv, job),
         Permitted::Wait { after_ms } => {
-            mv.wake_after(after_ms);
+            mv.pause(&mut job, after_ms);
             Some(job)
         }
         Permitted::TooLate(message) => {
@@ -145,13 +148,9 @@ fn uninstall(mv: &mut Move, mut job: JobRun, index: usize, until_mono_ms: u64) -
     job.touched = true;
     job.updates[index].state = UpdateState::Running;
     job.installed_in_boot = Some(mv.state.boot.clone());
-    mv.ask(Ask::Uninstall {
-        key: job.payload.key.clone(),
-        update,
-        packages,
-        not_after_mono_ms: until_mono_ms,
-    });
-    mv.wake_after(UNINSTALL_LIMIT_MS);
+    let key = job.payload.key.clone();
+    let ask = Ask::Uninstall { key, update, packages, not_after_mono_ms: until_mono_ms };
+    mv.ask(&mut job, ask, UNINSTALL_LIMIT_MS);
     Some(job)
 }
 

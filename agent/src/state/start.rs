@@ -1,5 +1,6 @@
 //! The beginning of a run: which boot this is, and where the job goes on.
 
+use super::boots::is_strike;
 use super::job::End;
 use super::{
     JobRun, MAX_BOOTS, Move, Phase, RebootWhy, Start, UpdateState, install, preflight, reboot,
@@ -18,6 +19,7 @@ pub(super) fn started(mv: &mut Move, start: Start) {
     mv.state.refuses = start.refuses;
     mv.state.lost |= start.lost;
     mv.state.turn += 1;
+    mv.state.run_began_mono_ms = mv.now.mono_ms;
     if is_new_boot {
         mv.state.boots.push(start.boot.clone());
         let surplus = mv.state.boots.len().saturating_sub(MAX_BOOTS);
@@ -33,12 +35,22 @@ pub(super) fn started(mv: &mut Move, start: Start) {
     }
     // Its clock was another run's.
     job.permit_until_mono_ms = None;
+    job.warned_mono_ms = None;
     if is_new_boot {
+        let is_struck = job.is_answerable() && is_strike(start.boot.kind, job.phase.is_proof());
+        job.strikes += u32::from(is_struck);
         job.boots.push(start.boot);
         let surplus = job.boots.len().saturating_sub(MAX_JOB_BOOTS);
         job.boots.drain(..surplus);
         if mv.loops(&job) {
-            let sentence = format!("{} boots since the job was accepted", job.boots.len());
+            let sentence = match job.strikes {
+                0 => format!("{} boots since the job was accepted", job.boots.len()),
+                strikes => format!(
+                    "{} boots since the job was accepted, {strikes} of them after a crash or a \
+                     loss of power",
+                    job.boots.len()
+                ),
+            };
             let end = End::stopped(&job, "BootLoop", sentence);
             mv.finish(job, end);
             return;

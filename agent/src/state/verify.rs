@@ -5,7 +5,7 @@ use wardring_seal::{OutcomeResult, UpdateTarget};
 use super::job::End;
 use super::{
     Ask, Inspection, JobRun, Move, Phase, RebootWhy, ServiceSample, ServicingResult, UpdateState,
-    Verdict, health, install, proof, reboot,
+    Verdict, boots, health, install, permits, proof, reboot, wake,
 };
 
 /// Good samples in a row that make a verdict.
@@ -17,30 +17,47 @@ const MAX_SETTLE_CHECKS: u32 = 40;
 /// Changes of a service's process that count as flapping.
 const FLAPPING: u32 = 3;
 
-/// Waits for Windows to come to rest: delayed services start minutes after a boot.
+/// Waits for Windows to come to rest: delayed services start minutes after a boot. Every boot and
+/// every run of the agent begins the wait anew, so what is judged is a boot that held.
 pub(super) fn settle(mv: &mut Move, mut job: JobRun) -> Option<JobRun> {
     mv.enter(&mut job, Phase::Settling { checks: 0 });
-    mv.wake_after(job.payload.health.settle_ms);
+    let hold_ms = hold_ms(&job);
+    mv.pause(&mut job, hold_ms);
     Some(job)
 }
 
+/// How long the boot must hold before it is judged. After a crash that is longer than the boots of
+/// any loop: three good samples between two crashes prove nothing.
+fn hold_ms(job: &JobRun) -> u64 {
+    let settle_ms = job.payload.health.settle_ms;
+    let past_a_loop = u64::try_from(boots::SHORT_UPTIME.as_millis()).unwrap_or(u64::MAX);
+    if job.strikes == 0 { settle_ms } else { settle_ms.max(past_a_loop) }
+}
+
+/// Pause before a device whose Windows is at work is looked at again: longer every time, since
+/// servicing after a boot may take hours on a slow machine.
+pub(super) fn busy_pause(job: &JobRun, checks: u32) -> u64 {
+    job.payload.health.sample_interval_ms.saturating_mul(u64::from(checks.clamp(1, 10)))
+}
+
 /// Looks at the device.
-pub(super) fn look(mv: &mut Move, job: JobRun) -> Option<JobRun> {
-    mv.ask(Ask::Inspect {
+pub(super) fn look(mv: &mut Move, mut job: JobRun) -> Option<JobRun> {
+    let ask = Ask::Inspect {
         updates: job.payload.updates.clone(),
         services: job.payload.health.services.clone(),
-    });
+    };
+    mv.ask(&mut job, ask, wake::LOOK_LIMIT_MS);
     Some(job)
 }
 
 /// The device could not be looked at. Not seeing is never good: it is tried again, and in the end
-/// the job fails for it.
-pub(super) fn blind(mv: &mut Move, mut job: JobRun, why: String) -> Option<JobRun> {
+/// the job fails for it. A look that took long counts as many, by its `weight`.
+pub(super) fn blind(mv: &mut Move, mut job: JobRun, why: &str, weight: u32) -> Option<JobRun> {
     let again = match &job.phase {
-        Phase::Preflight { checks } => Phase::Preflight { checks: checks + 1 },
-        Phase::Surveying { checks } => Phase::Surveying { checks: checks + 1 },
-        Phase::Settling { checks } => Phase::Settling { checks: checks + 1 },
-        Phase::Verifying { samples, .. } => Phase::Verifying { good: 0, samples: samples + 1 },
+        Phase::Preflight { checks } => Phase::Preflight { checks: checks + weight },
+        Phase::Surveying { checks } => Phase::Surveying { checks: checks + weight },
+        Phase::Settling { checks } => Phase::Settling { checks: checks + weight },
+        Phase::Verifying { samples, .. } => Phase::Verifying { good: 0, samples: samples + weight },
         other => other.clone(),
     };
     let (Phase::Preflight { checks: looks }
@@ -50,14 +67,16 @@ pub(super) fn blind(mv: &mut Move, mut job: JobRun, why: String) -> Option<JobRu
     else {
         return Some(job);
     };
-    if looks >= MAX_SAMPLES {
-        let end =
-            End::stopped(&job, "PreflightFailed", format!("cannot inspect the device: {why}"));
+    let sentence = format!("cannot inspect the device: {why}");
+    if looks >= MAX_SAMPLES || permits::barred(mv, &job).is_some() {
+        let reason = if job.is_answerable() { "InstallFailed" } else { "PreflightFailed" };
+        let end = End::stopped(&job, reason, sentence);
         return mv.finish(job, end);
     }
-    job.message = format!("cannot inspect the device: {why}");
+    job.message = sentence;
     mv.enter(&mut job, again);
-    mv.wake_after(job.payload.health.sample_interval_ms);
+    let wait = job.payload.health.sample_interval_ms;
+    mv.pause(&mut job, wait);
     Some(job)
 }
 
@@ -68,11 +87,20 @@ pub(super) fn settled(
     checks: u32,
     seen: Inspection,
 ) -> Option<JobRun> {
-    if seen.busy && checks < MAX_SETTLE_CHECKS {
+    if seen.busy && checks >= MAX_SETTLE_CHECKS {
+        // Going on would restart Windows in the middle of its work, or judge what is half done.
+        let sentence = "Windows is still at work on its updates and does not come to rest";
+        let end = End::failed(&job, "InstallFailed", sentence);
+        return mv.finish(job, end);
+    }
+    if seen.busy {
+        let wait = busy_pause(&job, checks);
         mv.enter(&mut job, Phase::Settling { checks: checks + 1 });
-        mv.wake_after(job.payload.health.sample_interval_ms);
+        "waiting: Windows is still at work on its updates".clone_into(&mut job.message);
+        mv.pause(&mut job, wait);
         return Some(job);
     }
+    job.message.clear();
     let in_same_boot = job.installed_in_boot.as_deref() == Some(mv.state.boot.as_str());
     if !seen.hard_pending.is_empty() || (job.reboot_required && in_same_boot) {
         // Windows may need a second restart for one update.
@@ -162,12 +190,14 @@ pub(super) fn sampled(
     if !broken.is_empty() {
         return repair(mv, job, samples, &broken);
     }
+    job.message.clear();
     let good = if waiting.is_empty() { good + 1 } else { 0 };
     if good >= GOOD_SAMPLES {
         return healthy(mv, job, &seen);
     }
+    let wait = job.payload.health.sample_interval_ms;
     mv.enter(&mut job, Phase::Verifying { good, samples });
-    mv.wake_after(job.payload.health.sample_interval_ms);
+    mv.pause(&mut job, wait);
     Some(job)
 }
 
@@ -229,7 +259,8 @@ fn repair(mv: &mut Move, mut job: JobRun, samples: u32, broken: &Named) -> Optio
     job.message =
         format!("restarting {service}, attempt {} of {attempts}", job.remediations[service]);
     mv.enter(&mut job, Phase::Remediating { service: service.clone(), samples });
-    mv.ask(Ask::RestartService { service: service.clone() });
+    let ask = Ask::RestartService { service: service.clone() };
+    mv.ask(&mut job, ask, wake::SERVICE_LIMIT_MS);
     Some(job)
 }
 
@@ -241,18 +272,22 @@ pub(super) fn restarted(
     result: Result<(), String>,
 ) -> Option<JobRun> {
     job.message = result.err().unwrap_or_default();
+    let wait = job.payload.health.sample_interval_ms;
     mv.enter(&mut job, Phase::Verifying { good: 0, samples });
-    mv.wake_after(job.payload.health.sample_interval_ms);
+    mv.pause(&mut job, wait);
     Some(job)
 }
 
 /// Three good samples in a row, and the proof with each of them.
 fn healthy(mv: &mut Move, job: JobRun, seen: &Inspection) -> Option<JobRun> {
-    let restarts = match job.reboots {
+    let mut restarts = match job.reboots {
         0 => "no restart".to_owned(),
         1 => "1 restart".to_owned(),
         count => format!("{count} restarts"),
     };
+    if job.strikes > 0 {
+        restarts.push_str("; it crashed or lost power once since, and has held for 10 minutes");
+    }
     let end = if job.is_rollback() {
         let sentence = format!("removed and verified; the build is {}", seen.build);
         End::of(OutcomeResult::RolledBack, sentence)

@@ -140,10 +140,8 @@ impl Life {
                     self.results.insert(result, failed(0x8024_001E));
                     offered()
                 }
-                Stand::Working { removes: true, result, .. } => {
-                    self.results.insert(result, failed(0x8024_001E));
-                    Stand::Installed
-                }
+                // A removal that was interrupted is still to be done, and may be ordered again.
+                Stand::Working { removes: true, .. } => Stand::Installed,
                 other => other,
             };
             self.updates.insert(update.kb.clone(), next);

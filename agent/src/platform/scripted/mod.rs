@@ -281,18 +281,21 @@ impl Machine for Scripted {
 
     async fn ended(&self) {
         let mut downs = self.downs.subscribe();
-        let crashes = self.lock().crashes_left > 0;
-        if crashes {
-            tokio::time::sleep(CRASH_AFTER).await;
-            let mut life = self.lock();
-            life.crashes_left = life.crashes_left.saturating_sub(1);
-            self.go_down(&mut life, BootKind::Crash);
+        let (is_down, crashes) = {
+            let life = self.lock();
+            (life.down_until.is_some(), life.crashes_left > 0)
+        };
+        if is_down {
             return;
         }
-        if self.lock().down_until.is_none() {
+        tokio::select! {
             // The sender lives as long as this device.
-            let _ = downs.changed().await;
-            tokio::time::sleep(SHUTDOWN).await;
+            _ = downs.changed() => tokio::time::sleep(SHUTDOWN).await,
+            () = tokio::time::sleep(CRASH_AFTER), if crashes => {
+                let mut life = self.lock();
+                life.crashes_left = life.crashes_left.saturating_sub(1);
+                self.go_down(&mut life, BootKind::Crash);
+            }
         }
     }
 }
