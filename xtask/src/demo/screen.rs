@@ -90,11 +90,8 @@ impl Screen {
                 format!("{} {}/{}{}", stage.name, proven(stage), stage.counts.total, details(stage))
             })
             .collect();
-        let line = if stages.is_empty() {
-            phase
-        } else {
-            format!("{phase}: {}", stages.join(" · "))
-        };
+        let line =
+            if stages.is_empty() { phase } else { format!("{phase}: {}", stages.join(" · ")) };
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let too_soon = last.0.is_some_and(|at| at.elapsed() < PLAIN_INTERVAL);
         if last.1 != line && !too_soon {
