@@ -8,6 +8,7 @@ use std::time::Duration;
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url};
 use rustls::ClientConfig;
 use rustls::client::Resumption;
+use rustls::{CertificateError, Error as TlsFault};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use wardring_protocol::{
@@ -17,8 +18,9 @@ use wardring_protocol::{
 use wardring_seal::Fingerprint;
 use wardring_seal::tls::{TlsError, client_config, first_contact_config};
 
-use crate::gateway::{Gateway, GatewayError};
+use crate::gateway::{Gateway, GatewayError, TrustFault};
 use crate::identity::Identity;
+use crate::platform::wall_clock;
 
 const CONNECT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -174,9 +176,10 @@ impl HttpGateway {
         for offset in 0..count {
             let index = (first + offset) % count;
             let mut url = self.addresses.gateways[index].clone();
+            let address = origin(&url);
             url.set_path(path);
             let request = fill(client.request(method.clone(), url)).timeout(limit);
-            match answer(request).await {
+            match answer(request, &address).await {
                 Ok(answer) => {
                     self.current.store(index, Ordering::Relaxed);
                     return Ok(answer);
@@ -229,9 +232,11 @@ fn client(addresses: &Addresses, mut tls: ClientConfig) -> Result<Client, Client
     Ok(builder.build()?)
 }
 
-async fn answer<A: DeserializeOwned>(request: RequestBuilder) -> Result<A, GatewayError> {
-    let unreachable = |error: reqwest::Error| GatewayError::Unreachable { detail: chain(&error) };
-    let response = request.send().await.map_err(unreachable)?;
+async fn answer<A: DeserializeOwned>(
+    request: RequestBuilder,
+    address: &str,
+) -> Result<A, GatewayError> {
+    let response = request.send().await.map_err(|error| failed(&error, address))?;
     let status = response.status();
     let retry_after_s = response
         .headers()
@@ -264,18 +269,77 @@ async fn read(mut response: Response) -> Result<Vec<u8>, GatewayError> {
                 return Err(GatewayError::Unreachable { detail });
             }
             Ok(None) => return Ok(body),
-            Err(error) => return Err(GatewayError::Unreachable { detail: chain(&error) }),
+            Err(error) => {
+                return Err(GatewayError::Unreachable { detail: root_cause(&error) });
+            }
         }
     }
 }
 
-/// The whole chain of an error in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
+/// Scheme, host and port, for people.
+fn origin(url: &Url) -> String {
+    let port = url.port_or_known_default().unwrap_or_default();
+    format!("{}://{}:{port}", url.scheme(), url.host_str().unwrap_or_default())
+}
+
+/// Why a call did not come about, in words that lead somewhere.
+fn failed(error: &reqwest::Error, address: &str) -> GatewayError {
+    match tls_fault(error).and_then(trust_fault) {
+        Some(fault) => GatewayError::Untrusted { address: address.to_owned(), fault },
+        None => {
+            let detail = format!("{address}: {}", root_cause(error));
+            GatewayError::Unreachable { detail }
+        }
     }
-    text
+}
+
+/// What TLS says, if it is at the bottom of an error.
+fn tls_fault<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a TlsFault> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(fault) = error.downcast_ref() {
+            return Some(fault);
+        }
+        // An I/O error hides what it was made of from the chain of sources.
+        let hidden = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if let Some(hidden) = hidden
+            && let Some(fault) = tls_fault(hidden)
+        {
+            return Some(fault);
+        }
+        next = error.source();
+    }
+    None
+}
+
+fn trust_fault(fault: &TlsFault) -> Option<TrustFault> {
+    let now = wall_clock();
+    // Nobody reads fractions of a second off a clock that is hours off.
+    let now = jiff::Timestamp::from_second(now.as_second()).unwrap_or(now);
+    let clock = |validity| Some(TrustFault::Clock { validity, clock: now });
+    match fault {
+        TlsFault::InvalidCertificate(
+            CertificateError::Expired | CertificateError::ExpiredContext { .. },
+        ) => clock("expired"),
+        TlsFault::InvalidCertificate(
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
+        ) => clock("not valid yet"),
+        TlsFault::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        ) => Some(TrustFault::OtherHost),
+        TlsFault::InvalidCertificate(_) => Some(TrustFault::OtherRoot),
+        TlsFault::InvalidMessage(_) | TlsFault::PeerIncompatible(_) => {
+            Some(TrustFault::NotTls { detail: fault.to_string() })
+        }
+        _ => None,
+    }
+}
+
+/// The innermost error: what the operating system or the protocol really said.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
 }

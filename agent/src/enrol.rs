@@ -1,6 +1,6 @@
 //! How a device gets its certificate, and the next one.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wardring_protocol::{EnrolAnswer, EnrolRequest};
 use wardring_seal::{
@@ -26,9 +26,9 @@ pub enum EnrolError {
     /// The token cannot be read.
     #[error("the token cannot be used")]
     Token(#[from] TokenError),
-    /// There is none and none is needed no more.
+    /// There is none.
     #[error(
-        "this device is not enrolled yet: give a token with --token (kubectl wardring enroll makes one)"
+        "this device is not enrolled yet; give a token with --token (kubectl wardring enroll makes one)"
     )]
     NoToken,
     /// The device was enrolled under another name.
@@ -47,6 +47,28 @@ pub enum EnrolError {
         /// The sentence.
         message: String,
     },
+    /// Nobody answered for so long that somebody should look.
+    #[error(
+        "no gateway accepted this device within {waited_s} s; check --gateway and the way there"
+    )]
+    Unanswered {
+        /// How long it was tried.
+        waited_s: u64,
+        /// Why the last try failed.
+        source: GatewayError,
+    },
+    /// The claim is filed, and nobody answers it.
+    #[error(
+        "the gateway filed this device's claim, and no controller answered it within {waited_s} s; \
+         check that the controller runs, and start the agent again"
+    )]
+    Pending {
+        /// How long it was tried.
+        waited_s: u64,
+    },
+    /// What answers is no gateway of ours, and no waiting will change that.
+    #[error("this device cannot be enrolled")]
+    Untrusted(#[source] GatewayError),
     /// A gateway refused the message.
     #[error("the gateway does not accept the claim")]
     Gateway(#[source] GatewayError),
@@ -67,12 +89,14 @@ pub enum EnrolError {
 /// The identity of this device: the one it has, or a new one by the token.
 ///
 /// # Errors
-/// There is neither, or the enrolment was refused. An unreachable gateway is waited for.
+/// There is neither, or the enrolment was refused. An unreachable gateway is waited for, `within`
+/// this time: whoever mistyped an address must hear of it.
 pub async fn enrol(
     file: &IdentityFile,
     addresses: &Addresses,
     token: Option<&str>,
     name: &str,
+    within: Duration,
 ) -> Result<Identity, EnrolError> {
     let applicant = match file.load()? {
         Known::Enrolled(identity) if identity.me.device == name => return Ok(*identity),
@@ -107,7 +131,8 @@ pub async fn enrol(
     let gateway = HttpGateway::first_contact(addresses, token.root())?;
     let trust = Trust::Pinned(token.root());
     let signed = token.sign_claim(&claim);
-    let identity = obtain(&gateway, "/v1/enroll", signed, &trust, None, applicant).await?;
+    let identity =
+        obtain(&gateway, "/v1/enroll", signed, &trust, Wish::New(within), applicant).await?;
     file.keep_identity(&identity)?;
     tracing::info!(device = name, enrolment = identity.me.device_id, "enrolled");
     Ok(identity)
@@ -138,11 +163,33 @@ pub async fn renew(
     let gateway = HttpGateway::anonymous(addresses, current)?;
     let trust = Trust::Roots(current.roots.clone());
     let signed = current.key.sign_renewal(&claim, &current.certificate)?;
-    let enrolment = Some(current.me.device_id.as_str());
-    let identity = obtain(&gateway, "/v1/renew", signed, &trust, enrolment, next).await?;
+    let wish = Wish::Renewal(&current.me.device_id);
+    let identity = obtain(&gateway, "/v1/renew", signed, &trust, wish, next).await?;
     file.keep_identity(&identity)?;
     tracing::info!(device = identity.me.device, "certificate renewed");
     Ok(identity)
+}
+
+/// What a claim asks for.
+#[derive(Clone, Copy)]
+enum Wish<'a> {
+    /// A first certificate, within this time.
+    New(Duration),
+    /// The next one of this enrolment. An enrolled device waits as long as it takes.
+    Renewal(&'a str),
+}
+
+impl Wish<'_> {
+    /// Whether somebody must look, after so long.
+    fn is_over(self, begun: Instant) -> bool {
+        matches!(self, Wish::New(within) if begun.elapsed() >= within)
+    }
+
+    /// Whether this is the first contact, and the fault one that waiting does not mend.
+    fn is_hopeless(self, error: &GatewayError) -> bool {
+        let is_new = matches!(self, Wish::New(_));
+        is_new && matches!(error, GatewayError::Untrusted { fault, .. } if !fault.may_pass())
+    }
 }
 
 /// Hands in a claim until it is answered for good.
@@ -151,13 +198,17 @@ async fn obtain(
     path: &str,
     signed: SignedClaim,
     trust: &Trust,
-    enrolment: Option<&str>,
+    wish: Wish<'_>,
     applicant: Applicant,
 ) -> Result<Identity, EnrolError> {
+    let begun = Instant::now();
     let SignedClaim { claim, proof, certificate } = signed;
     let request = EnrolRequest { claim, proof, certificate };
     loop {
         match gateway.claim(path, &request).await {
+            Ok(EnrolAnswer::Pending { .. }) if wish.is_over(begun) => {
+                return Err(EnrolError::Pending { waited_s: begun.elapsed().as_secs() });
+            }
             Ok(EnrolAnswer::Pending { retry_ms }) => {
                 let pause = retry_ms.clamp(*PAUSE_MS.start(), *PAUSE_MS.end());
                 tokio::time::sleep(chance::around(Duration::from_millis(pause))).await;
@@ -166,11 +217,20 @@ async fn obtain(
                 return Err(EnrolError::Refused { reason, message });
             }
             Ok(EnrolAnswer::Issued { certificate, roots }) => {
+                let enrolment = match wish {
+                    Wish::New(_) => None,
+                    Wish::Renewal(enrolment) => Some(enrolment),
+                };
                 return accept(&certificate, &roots, trust, enrolment, applicant);
             }
             Err(error @ GatewayError::Refused { .. }) => return Err(EnrolError::Gateway(error)),
+            Err(error) if wish.is_hopeless(&error) => return Err(EnrolError::Untrusted(error)),
+            Err(source) if wish.is_over(begun) => {
+                let waited_s = begun.elapsed().as_secs();
+                return Err(EnrolError::Unanswered { waited_s, source });
+            }
             Err(error) => {
-                tracing::warn!(device = applicant.device, %error, "cannot enrol yet");
+                tracing::warn!(device = applicant.device, %error, "no certificate yet");
                 tokio::time::sleep(chance::around(RETRY)).await;
             }
         }

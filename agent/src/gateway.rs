@@ -43,6 +43,14 @@ pub enum GatewayError {
         /// Why, of the last one.
         detail: String,
     },
+    /// What answers there is not a gateway that this device trusts, or its clock makes it seem so.
+    #[error("{address} cannot be trusted: {fault}")]
+    Untrusted {
+        /// Where.
+        address: String,
+        /// What is wrong.
+        fault: TrustFault,
+    },
     /// It is busy; ask again after the pause.
     #[error("the gateway is busy (status {status})")]
     Busy {
@@ -59,6 +67,48 @@ pub enum GatewayError {
         /// Its sentence.
         message: String,
     },
+}
+
+/// Why a server is not believed to be a gateway.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TrustFault {
+    /// Its chain ends elsewhere.
+    #[error(
+        "its certificate does not lead to the root that this device trusts (with a token, the root \
+         whose fingerprint the token ends with); check the address, and that the token was made by \
+         the controller behind it"
+    )]
+    OtherRoot,
+    /// The certificate names other hosts.
+    #[error(
+        "its certificate is for another host; use the name or address that the gateway was \
+         installed with"
+    )]
+    OtherHost,
+    /// Not valid at this time, by this device's clock.
+    #[error(
+        "its certificate is {validity} by this device's clock, which says {clock}; set the clock if \
+         it is wrong"
+    )]
+    Clock {
+        /// `not valid yet`, or `expired`.
+        validity: &'static str,
+        /// What the clock says.
+        clock: jiff::Timestamp,
+    },
+    /// Not our kind of TLS.
+    #[error("it does not speak TLS 1.3 ({detail}); check address and port")]
+    NotTls {
+        /// What TLS says.
+        detail: String,
+    },
+}
+
+impl TrustFault {
+    /// Whether time alone may mend it.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, TrustFault::Clock { .. })
+    }
 }
 
 impl GatewayError {

@@ -15,7 +15,7 @@ use crate::outbox::Outbox;
 use crate::state::State;
 
 /// Version of the file's layout. A newer one is not read: its meaning is not known.
-const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 1;
 const FILE: &str = "journal";
 const PREVIOUS: &str = "journal.prev";
 const TEMPORARY: &str = "journal.new";
@@ -55,6 +55,8 @@ pub enum Loaded {
     Found(Box<Saved>),
     /// There is one and it cannot be read; the text says why.
     Lost(String),
+    /// There is one of a newer agent, with this layout: it is whole, and not for us to replace.
+    Newer(u32),
 }
 
 /// Why the journal cannot be written.
@@ -84,8 +86,10 @@ impl Journal {
                 Ok(saved) => Loaded::Found(Box::new(saved)),
                 Err(Unreadable::Missing) => Loaded::Fresh,
                 Err(Unreadable::Damaged(why)) => Loaded::Lost(why),
+                Err(Unreadable::Newer(layout)) => Loaded::Newer(layout),
             },
             Err(Unreadable::Damaged(why)) => Loaded::Lost(why),
+            Err(Unreadable::Newer(layout)) => Loaded::Newer(layout),
         }
     }
 
@@ -122,14 +126,22 @@ impl Journal {
     }
 }
 
+#[derive(Debug)]
 enum Unreadable {
     Missing,
     Damaged(String),
+    Newer(u32),
+}
+
+impl From<&str> for Unreadable {
+    fn from(why: &str) -> Unreadable {
+        Unreadable::Damaged(why.to_owned())
+    }
 }
 
 fn read(path: &Path) -> Result<Saved, Unreadable> {
     match fs::read(path) {
-        Ok(bytes) => decode(&bytes).map_err(Unreadable::Damaged),
+        Ok(bytes) => decode(&bytes),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Unreadable::Missing),
         Err(error) => Err(Unreadable::Damaged(error.to_string())),
     }
@@ -145,24 +157,27 @@ fn encode(saved: &Saved) -> Vec<u8> {
 }
 
 /// Reads what [`encode`] wrote; any other bytes are an error, never a panic.
-fn decode(bytes: &[u8]) -> Result<Saved, String> {
+fn decode(bytes: &[u8]) -> Result<Saved, Unreadable> {
     let end = bytes.iter().position(|&byte| byte == b'\n').ok_or("the first line has no end")?;
     let (header, body) = (&bytes[..end], &bytes[end + 1..]);
     let header = std::str::from_utf8(header).map_err(|_| "the first line is not text")?;
     let fields: Vec<&str> = header.split(' ').collect();
     let ["wardring-journal", schema, length, crc] = fields[..] else {
-        return Err("the first line is not a journal's".to_owned());
+        return Err("the first line is not a journal's".into());
     };
-    if schema != SCHEMA.to_string() {
-        return Err(format!("it has layout {schema}, this agent reads layout {SCHEMA}"));
-    }
     if length.parse() != Ok(body.len()) {
-        return Err(format!("it has {} of {length} bytes", body.len()));
+        let found = body.len();
+        return Err(Unreadable::Damaged(format!("it has {found} of {length} bytes")));
     }
     if u32::from_str_radix(crc, 16) != Ok(crc32fast::hash(body)) {
-        return Err("its checksum does not fit".to_owned());
+        return Err("its checksum does not fit".into());
     }
-    serde_json::from_slice(body).map_err(|error| error.to_string())
+    match schema.parse() {
+        Ok(SCHEMA) => serde_json::from_slice(body)
+            .map_err(|error| Unreadable::Damaged(format!("its content is not a state: {error}"))),
+        Ok(newer) if newer > SCHEMA => Err(Unreadable::Newer(newer)),
+        _ => Err(Unreadable::Damaged(format!("it has the unknown layout {schema}"))),
+    }
 }
 
 #[cfg(test)]
@@ -233,7 +248,11 @@ mod tests {
         let text = fs::read_to_string(folder.path().join(FILE)).unwrap();
         let newer = text.replacen("wardring-journal 1 ", "wardring-journal 2 ", 1);
         fs::write(folder.path().join(FILE), newer).unwrap();
-        let Loaded::Lost(why) = journal.load() else { panic!("a newer layout was read") };
-        assert_eq!(why, "it has layout 2, this agent reads layout 1");
+        assert_eq!(journal.load(), Loaded::Newer(2));
+        // One that is damaged as well is damaged: nobody knows that it was newer.
+        let path = folder.path().join(FILE);
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, &text[..text.len() - 1]).unwrap();
+        assert!(matches!(journal.load(), Loaded::Lost(_)));
     }
 }

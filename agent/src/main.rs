@@ -3,12 +3,13 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use tokio::sync::watch;
 use wardring_agent::identity::{IdentityFile, Known};
-use wardring_agent::journal::{Durability, Journal, Loaded};
+use wardring_agent::journal::{Durability, Journal, Loaded, SCHEMA};
 use wardring_agent::run::Setup;
 
 /// Patches this device on behalf of a Wardring controller, and proves it.
@@ -49,6 +50,9 @@ struct Run {
     /// Longest a gateway is asked to hold a poll, seconds.
     #[arg(long, default_value_t = 55, value_parser = clap::value_parser!(u64).range(1..=300))]
     poll_wait: u64,
+    /// How long a device that is not enrolled yet tries before it gives up, seconds.
+    #[arg(long, default_value_t = 600)]
+    enrol_within: u64,
     /// World file of the scripted device.
     #[cfg(all(feature = "scripted", not(windows)))]
     #[arg(long)]
@@ -111,6 +115,7 @@ impl Run {
             folder: self.data_dir.clone(),
             durability: Durability::Disk,
             poll_wait_s: self.poll_wait,
+            enrol_within: Duration::from_secs(self.enrol_within),
         }
     }
 }
@@ -184,9 +189,23 @@ fn show(status: &Status) -> anyhow::Result<()> {
             "certificateEnds": identity.details.not_after,
         }),
     };
-    let journal = match Journal::new(&status.data_dir, Durability::Disk).load() {
+    let folder = status.data_dir.display();
+    let loaded = Journal::new(&status.data_dir, Durability::Disk).load();
+    let trouble = match &loaded {
+        Loaded::Lost(why) => Some(format!(
+            "the journal in {folder} is damaged ({why}); start the agent: it tells the controller \
+             that the job in hand is lost and begins a new journal"
+        )),
+        Loaded::Newer(found) => Some(format!(
+            "the journal in {folder} was written by a newer agent (layout {found}; this one reads \
+             {SCHEMA}); use the newer agent"
+        )),
+        Loaded::Fresh | Loaded::Found(_) => None,
+    };
+    let journal = match loaded {
         Loaded::Fresh => serde_json::json!({ "state": "none" }),
         Loaded::Lost(why) => serde_json::json!({ "state": "lost", "why": why }),
+        Loaded::Newer(found) => serde_json::json!({ "state": "newer", "layout": found }),
         Loaded::Found(saved) => serde_json::json!({
             "state": "found",
             "mode": saved.state.mode,
@@ -205,5 +224,6 @@ fn show(status: &Status) -> anyhow::Result<()> {
     let text = serde_json::json!({ "identity": identity, "journal": journal });
     // A reader that has seen enough, like `head`, is no reason to panic.
     writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(&text)?)
-        .context("failed to print the status")
+        .context("failed to print the status")?;
+    trouble.map_or(Ok(()), |trouble| Err(anyhow::Error::msg(trouble)))
 }

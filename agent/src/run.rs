@@ -14,7 +14,7 @@ use crate::driver::{Agent, RunEnd};
 use crate::enrol::{self, EnrolError};
 use crate::gateway::Gateway;
 use crate::identity::{Credentials, IdentityError, IdentityFile, Known};
-use crate::journal::{Durability, Journal, Loaded, Saved, WriteError};
+use crate::journal::{Durability, Journal, Loaded, SCHEMA, Saved, WriteError};
 use crate::platform::{Platform, wall_clock};
 
 /// How often it is asked whether the certificate must be renewed.
@@ -39,21 +39,52 @@ pub struct Setup {
     pub durability: Durability,
     /// Longest a gateway is asked to hold a poll, seconds.
     pub poll_wait_s: u64,
+    /// How long a device that is not enrolled yet tries before it gives up.
+    pub enrol_within: Duration,
 }
 
 /// Why an agent cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// An address.
-    #[error("the address of the gateway cannot be used")]
+    #[error(transparent)]
     Address(#[from] AddressError),
     /// The folder.
-    #[error("failed to use the data folder {folder}")]
+    #[error(
+        "failed to use the data folder {folder}; let the agent's account write there, or name \
+         another folder with --data-dir"
+    )]
     Folder {
         /// Which.
         folder: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// The folder is somebody else's.
+    #[cfg(unix)]
+    #[error(
+        "the data folder {folder} belongs to user {owner}, and the agent runs as user {agent}: its \
+         owner could take the device's key; change its owner, or name another folder with --data-dir"
+    )]
+    Foreign {
+        /// Which.
+        folder: PathBuf,
+        /// Whose.
+        owner: u32,
+        /// Who we are.
+        agent: u32,
+    },
+    /// The journal is of a newer agent.
+    #[error(
+        "the journal in {folder} was written by a newer agent (layout {found}; this one reads \
+         {SCHEMA}); start the newer agent again, or move the journal away, and the job in hand counts \
+         as failed"
+    )]
+    NewerJournal {
+        /// Which.
+        folder: PathBuf,
+        /// Its layout.
+        found: u32,
     },
     /// Somebody else uses it.
     #[error("another agent uses the data folder {folder}; stop it first")]
@@ -65,7 +96,7 @@ pub enum SetupError {
     #[error("failed to begin the journal")]
     Journal(#[from] WriteError),
     /// Enrolment.
-    #[error("the device is not enrolled")]
+    #[error(transparent)]
     Enrol(#[from] EnrolError),
     /// The identity.
     #[error("failed to read the device's identity")]
@@ -96,12 +127,24 @@ impl Setup {
         let lock = lock(&self.folder)?;
         let file = IdentityFile::new(&self.folder);
         let journal = Journal::new(&self.folder, self.durability);
-        // Before the enrolment, so that an enrolled device without a journal is one that lost it.
-        if matches!(file.load()?, Known::Nothing) && journal.load() == Loaded::Fresh {
-            journal.save(&Saved::default())?;
+        match journal.load() {
+            // Before the enrolment, so that an enrolled device without a journal is one that lost it.
+            Loaded::Fresh if matches!(file.load()?, Known::Nothing) => {
+                journal.save(&Saved::default())?;
+            }
+            Loaded::Newer(found) => {
+                return Err(SetupError::NewerJournal { folder: self.folder, found });
+            }
+            Loaded::Lost(why) => tracing::error!(
+                device = self.name, folder = %self.folder.display(), why,
+                "the journal is damaged: the agent begins a new one, tells that the job in hand is \
+                 lost, and does nothing about that job"
+            ),
+            Loaded::Fresh | Loaded::Found(_) => {}
         }
+        let token = self.token.as_deref();
         let mut identity =
-            enrol::enrol(&file, &addresses, self.token.as_deref(), &self.name).await?;
+            enrol::enrol(&file, &addresses, token, &self.name, self.enrol_within).await?;
         if wall_clock() >= identity.details.not_after {
             // Without this nothing but a renewal would be answered.
             identity = enrol::renew(&file, &addresses, &identity).await?;
@@ -174,13 +217,47 @@ impl Ready {
 
 fn lock(folder: &Path) -> Result<File, SetupError> {
     let failed = |source| SetupError::Folder { folder: folder.to_owned(), source };
-    fs::create_dir_all(folder).map_err(failed)?;
+    create_private(folder).map_err(failed)?;
     let file = File::create(folder.join("lock")).map_err(failed)?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => {
+            check_owner(folder)?;
+            Ok(file)
+        }
         Err(TryLockError::WouldBlock) => Err(SetupError::Locked { folder: folder.to_owned() }),
         Err(TryLockError::Error(source)) => Err(failed(source)),
     }
+}
+
+/// Creates a folder that nobody else may look into.
+fn create_private(folder: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(folder)
+}
+
+/// Refuses a folder that somebody else prepared.
+#[cfg(unix)]
+fn check_owner(folder: &Path) -> Result<(), SetupError> {
+    use std::os::unix::fs::MetadataExt;
+    let failed = |source| SetupError::Folder { folder: folder.to_owned(), source };
+    // A new file is ours, whoever made what was there before.
+    let probe = folder.join(format!("owner-{}", chance::id()));
+    let agent = File::create_new(&probe).and_then(|file| file.metadata()).map_err(failed)?.uid();
+    fs::remove_file(&probe).map_err(failed)?;
+    let owner = fs::metadata(folder).map_err(failed)?.uid();
+    if owner != agent {
+        return Err(SetupError::Foreign { folder: folder.to_owned(), owner, agent });
+    }
+    Ok(())
+}
+
+/// On Windows the folder is protected by its access list, which the installation sets.
+#[cfg(not(unix))]
+fn check_owner(_folder: &Path) -> Result<(), SetupError> {
+    Ok(())
 }
 
 /// Lives the life of a scripted device, restart after restart, until `stop` becomes true. `arrived`
@@ -196,12 +273,14 @@ pub async fn live_scripted(
     arrived: impl FnOnce(),
 ) -> Result<(), SetupError> {
     use crate::platform::scripted::{Scripted, ScriptedNetwork};
-    let failed = |source| SetupError::Folder { folder: setup.folder.clone(), source };
-    let device = Arc::new(Scripted::open(&setup.name, world, &setup.folder).map_err(failed)?);
+    let (name, folder) = (setup.name.clone(), setup.folder.clone());
+    // First, because it makes the folder ours.
     let ready = tokio::select! {
         ready = setup.prepare() => ready?,
         _ = stop.wait_for(|stop| *stop) => return Ok(()),
     };
+    let opened = Scripted::open(&name, world, &folder);
+    let device = Arc::new(opened.map_err(|source| SetupError::Folder { folder, source })?);
     arrived();
     let network = Arc::new(ScriptedNetwork::new(Arc::clone(&device), ready.gateway()));
     loop {

@@ -99,6 +99,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
             name: member.name.clone(),
             durability: Durability::Process,
             poll_wait_s: cli.poll_wait,
+            enrol_within: Duration::from_secs(600),
         };
         let (enrolled, all_enrolled) = (Arc::clone(&enrolled), all_enrolled.clone());
         let arrived = move || {

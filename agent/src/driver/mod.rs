@@ -152,10 +152,8 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
             Loaded::Found(saved) => self.saved = *saved,
             // An enrolled device wrote one before it asked for its certificate.
             Loaded::Fresh => lost = true,
-            Loaded::Lost(why) => {
-                tracing::error!(device = identity.me.device, why, "the journal is lost");
-                lost = true;
-            }
+            // A newer one was refused before any run began.
+            Loaded::Lost(_) | Loaded::Newer(_) => lost = true,
         }
         let boot = self.agent.platform.boot();
         self.take(Event::Started(Box::new(Start {
