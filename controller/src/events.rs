@@ -1,4 +1,4 @@
-//! Kubernetes Events about rollouts: few, on transitions only, and never in the way of a pass.
+//! Kubernetes Events: few, on transitions only, and never in the way of a pass.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -10,8 +10,10 @@ use kube::{
     Client,
     runtime::events::{Event as KubeEvent, EventType, Recorder, Reporter},
 };
-use wardring_api::{GROUP, VERSION};
+use wardring_api::{GROUP, VERSION, reasons::Reason};
 use wardring_planner::{Event, EventKind};
+
+use crate::limit::Limit;
 
 /// Events in a burst, and then one per [`REFILL`]: a controller in trouble must not drown the API
 /// server in words about it.
@@ -34,25 +36,6 @@ impl std::fmt::Debug for Events {
     }
 }
 
-#[derive(Debug)]
-struct Limit {
-    left: u32,
-    refilled: Instant,
-}
-
-impl Limit {
-    fn take(&mut self, now: Instant) -> bool {
-        let earned = now.duration_since(self.refilled).as_millis() / REFILL.as_millis();
-        if earned > 0 {
-            self.left = self.left.saturating_add(u32::try_from(earned).unwrap_or(BURST)).min(BURST);
-            self.refilled = now;
-        }
-        let may = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        may
-    }
-}
-
 impl Events {
     /// Events in the name of `holder`.
     pub fn new(client: Client, holder: &str) -> Events {
@@ -62,21 +45,20 @@ impl Events {
         };
         Events {
             recorder: Recorder::new(client, reporter),
-            limit: Arc::new(Mutex::new(Limit { left: BURST, refilled: Instant::now() })),
+            limit: Arc::new(Mutex::new(Limit::new(BURST, REFILL, Instant::now()))),
         }
     }
 
-    /// Writes one Event. Failing is not worth more than a log line: the status says the same.
-    pub async fn emit(&self, namespace: &str, event: Event) {
-        let may = self.limit.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
-        if !may {
-            tracing::warn!(
-                namespace,
-                rollout = event.rollout.name,
-                "too many events; one is left out"
-            );
-            return;
+    /// Events with a budget of their own, so that nobody's flood leaves out what these say.
+    pub fn with_limit(&self, burst: u32, refill: Duration) -> Events {
+        Events {
+            recorder: self.recorder.clone(),
+            limit: Arc::new(Mutex::new(Limit::new(burst, refill, Instant::now()))),
         }
+    }
+
+    /// Writes an Event that a plan asks for.
+    pub async fn emit(&self, namespace: &str, event: Event) {
         let about = ObjectReference {
             api_version: Some(format!("{GROUP}/{VERSION}")),
             kind: Some("PatchRollout".to_owned()),
@@ -85,33 +67,37 @@ impl Events {
             uid: Some(event.rollout.uid.clone()),
             ..ObjectReference::default()
         };
+        let kind = match event.kind {
+            EventKind::Normal => EventType::Normal,
+            EventKind::Warning => EventType::Warning,
+        };
+        self.publish(&about, kind, event.reason, &event.note).await;
+    }
+
+    /// Writes one Event. Failing is not worth more than a log line: the status says the same.
+    pub async fn publish(
+        &self,
+        about: &ObjectReference,
+        kind: EventType,
+        reason: Reason,
+        note: &str,
+    ) {
+        let (namespace, name) = (about.namespace.as_deref(), about.name.as_deref());
+        let taken =
+            self.limit.lock().unwrap_or_else(PoisonError::into_inner).take(1, Instant::now());
+        if taken == 0 {
+            tracing::warn!(namespace, name, "too many events; one is left out");
+            return;
+        }
         let words = KubeEvent {
-            type_: match event.kind {
-                EventKind::Normal => EventType::Normal,
-                EventKind::Warning => EventType::Warning,
-            },
-            reason: event.reason.as_str().to_owned(),
-            note: Some(wardring_api::conditions::clip(&event.note, MAX_NOTE)),
+            type_: kind,
+            reason: reason.as_str().to_owned(),
+            note: Some(wardring_api::conditions::clip(note, MAX_NOTE)),
             action: "Reconcile".to_owned(),
             secondary: None,
         };
-        if let Err(error) = self.recorder.publish(&words, &about).await {
-            tracing::warn!(namespace, rollout = event.rollout.name, %error, "an event was not written");
+        if let Err(error) = self.recorder.publish(&words, about).await {
+            tracing::warn!(namespace, name, %error, "an event was not written");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_burst_of_events_is_cut_off_and_recovers() {
-        let start = Instant::now();
-        let mut limit = Limit { left: BURST, refilled: start };
-        let written = (0..BURST * 2).filter(|_| limit.take(start)).count();
-        assert_eq!(written, BURST as usize);
-        assert!(limit.take(start + REFILL));
-        assert!(!limit.take(start + REFILL));
     }
 }

@@ -12,6 +12,7 @@ pub mod health;
 pub mod identity;
 pub mod leader;
 pub mod lease;
+mod limit;
 pub mod metrics;
 pub mod pass;
 pub mod presence;

@@ -52,6 +52,36 @@ pub struct NamespaceLabels {
     pub namespace: String,
 }
 
+/// One answer to an EnrollmentRequest.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct AnswerLabels {
+    /// `Enroll` or `Renew`.
+    pub kind: &'static str,
+    /// `Issued`, or why not.
+    pub reason: &'static str,
+}
+
+/// EnrollmentRequests that were removed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RemovalLabels {
+    /// `answered`, `surplus` or `old`.
+    pub why: &'static str,
+}
+
+/// Where EnrollmentRequests stand.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RequestLabels {
+    /// `open` or `answered`.
+    pub state: &'static str,
+}
+
+/// A certificate of this installation.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CertificateLabels {
+    /// `root`, `second-root`, `jobs`, `gateway` or `device`.
+    pub certificate: &'static str,
+}
+
 /// The numbers; clones share them.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -73,6 +103,16 @@ pub struct Metrics {
     pub devices_in_flight: Family<NamespaceLabels, Gauge>,
     /// How far our clock is behind the API server's.
     pub clock_skew_seconds: Gauge<f64, AtomicU64>,
+    /// Answers to EnrollmentRequests.
+    pub enrolment_answers: Family<AnswerLabels, Counter>,
+    /// EnrollmentRequests that are there.
+    pub enrolment_requests: Family<RequestLabels, Gauge>,
+    /// EnrollmentRequests that were removed.
+    pub enrolment_removals: Family<RemovalLabels, Counter>,
+    /// Certificates issued.
+    pub certificates_issued: Family<CertificateLabels, Counter>,
+    /// When certificates expire, seconds since 1970.
+    pub certificate_expiry: Family<CertificateLabels, Gauge>,
     registry: Arc<Registry>,
 }
 
@@ -96,6 +136,11 @@ impl Metrics {
         let rollouts = Family::default();
         let devices_in_flight = Family::default();
         let clock_skew_seconds = Gauge::default();
+        let enrolment_answers = Family::default();
+        let enrolment_requests = Family::default();
+        let enrolment_removals = Family::default();
+        let certificates_issued = Family::default();
+        let certificate_expiry = Family::default();
         registry.register("passes", "Passes over a namespace, by result", passes.clone());
         registry.register("pass_seconds", "Time of one pass", pass_seconds.clone());
         registry.register(
@@ -117,6 +162,31 @@ impl Metrics {
             "How far our clock is behind the API server's",
             clock_skew_seconds.clone(),
         );
+        registry.register(
+            "enrolment_answers",
+            "Answers to EnrollmentRequests, by kind and reason",
+            enrolment_answers.clone(),
+        );
+        registry.register(
+            "enrolment_requests",
+            "EnrollmentRequests that are there",
+            enrolment_requests.clone(),
+        );
+        registry.register(
+            "enrolment_removals",
+            "EnrollmentRequests that were removed, and why",
+            enrolment_removals.clone(),
+        );
+        registry.register(
+            "certificates_issued",
+            "Certificates issued",
+            certificates_issued.clone(),
+        );
+        registry.register(
+            "certificate_expiry_timestamp_seconds",
+            "When a certificate expires, in seconds since 1970",
+            certificate_expiry.clone(),
+        );
         Metrics {
             passes,
             pass_seconds,
@@ -127,6 +197,11 @@ impl Metrics {
             rollouts,
             devices_in_flight,
             clock_skew_seconds,
+            enrolment_answers,
+            enrolment_requests,
+            enrolment_removals,
+            certificates_issued,
+            certificate_expiry,
             registry: Arc::new(registry),
         }
     }

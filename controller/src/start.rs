@@ -162,13 +162,21 @@ fn side_tasks(desk: &Desk, settings: &Settings) -> JoinSet<()> {
         SignerSettings {
             certificate_life: settings.certificate_life.duration(),
             clock: desk.clock.clone(),
+            metrics: desk.metrics.clone(),
+            events: desk.events.clone(),
         },
+    ));
+    side.spawn(identity::announce_quarantines(
+        desk.client.clone(),
+        desk.cache.clone(),
+        desk.events.clone(),
     ));
     side.spawn(identity::keep_published(
         desk.client.clone(),
         settings.system_namespace.clone(),
         desk.identity.clone(),
         settings.gateway_hosts.clone(),
+        desk.metrics.clone(),
         || {},
     ));
     side

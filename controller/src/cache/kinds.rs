@@ -121,7 +121,10 @@ impl Cached for PatchLedger {
             return false;
         }
         self.metadata.managed_fields = None;
-        space.ledger = Some(stored(&self.clone(), version, self));
+        let sequence = self.status.as_ref().map_or(0, |status| status.sequence);
+        let ledger = stored(&self.clone(), version, self);
+        space.note_sequence(&ledger.uid, sequence);
+        space.ledger = Some(ledger);
         true
     }
 
@@ -295,8 +298,12 @@ impl Cached for SlimDevice {
     // Devices come from their one watch only and are never fenced, so no version is kept per row.
     fn put(self, space: &mut Namespace, pool: &mut Interner, _: u64) -> bool {
         let row = self.into_row(pool);
-        if space.devices.get(&row.name) == Some(&row) {
+        let known = space.devices.get(&row.name);
+        if known == Some(&row) {
             return false;
+        }
+        if row.quarantined && known.is_some_and(|known| !known.quarantined) {
+            space.note_quarantine(&row.name);
         }
         Arc::make_mut(&mut space.devices).upsert(row);
         true

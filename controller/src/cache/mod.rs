@@ -33,6 +33,7 @@ pub use watch::watch_all;
 pub struct Cache {
     state: Arc<Mutex<State>>,
     dirty: Arc<Notify>,
+    quarantined: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -103,6 +104,22 @@ impl Cache {
         self.dirty.notified().await;
     }
 
+    /// Devices that became quarantined since the last call, `(namespace, name)`.
+    pub fn take_quarantined(&self) -> Vec<(String, String)> {
+        let mut state = self.state();
+        let spaces = state.namespaces.iter_mut();
+        let taken = spaces.flat_map(|(namespace, space)| {
+            let names = std::mem::take(&mut space.quarantined);
+            names.into_iter().map(move |name| (namespace.clone(), name))
+        });
+        taken.collect()
+    }
+
+    /// Resolves when a device became quarantined; one listener.
+    pub async fn quarantined(&self) {
+        self.quarantined.notified().await;
+    }
+
     /// An object was added or changed, or is named by a full list.
     fn apply<K: Cached>(&self, object: K) {
         let (namespace, name) = place(&object);
@@ -121,9 +138,13 @@ impl Cache {
         }
         let is_news = is_listed || version > space.floor(K::KIND);
         if is_news && object.put(space, pool, version) {
+            let quarantined = !space.quarantined.is_empty();
             dirty.insert(namespace);
             drop(state);
             self.dirty.notify_one();
+            if quarantined {
+                self.quarantined.notify_one();
+            }
         }
     }
 

@@ -48,6 +48,8 @@ impl CachedJob {
 pub struct Namespace {
     /// Devices and groups.
     pub devices: Arc<DeviceTable>,
+    /// Devices that became quarantined, until somebody takes the list.
+    pub quarantined: Vec<String>,
     /// Rollouts by name.
     pub rollouts: BTreeMap<String, Stored<PatchRollout>>,
     /// Slices by name.
@@ -62,13 +64,35 @@ pub struct Namespace {
     pub holds: BTreeMap<String, Stored<HoldView>>,
     /// The ledger.
     pub ledger: Option<Stored<PatchLedger>>,
+    /// Highest sequence ever seen in this very ledger: one that goes back was restored.
+    pub highest_sequence: (Arc<str>, i64),
     /// Counts changes of what people want: a pass that is still writing looks at it again then, so
     /// that a halt does not wait behind a thousand grants.
     pub intent: u64,
     pub(super) floors: BTreeMap<Kind, u64>,
 }
 
+/// Quarantines that are remembered for whoever announces them. Nobody does unless this process leads.
+const QUARANTINES: usize = 32;
+
 impl Namespace {
+    /// Remembers that a device became quarantined.
+    pub fn note_quarantine(&mut self, device: &str) {
+        if self.quarantined.len() < QUARANTINES {
+            self.quarantined.push(device.to_owned());
+        }
+    }
+
+    /// Remembers how far a ledger was; another object has a history of its own.
+    pub(super) fn note_sequence(&mut self, ledger: &Arc<str>, sequence: i64) {
+        let (known, highest) = &mut self.highest_sequence;
+        if known == ledger {
+            *highest = sequence.max(*highest);
+        } else {
+            self.highest_sequence = (ledger.clone(), sequence);
+        }
+    }
+
     /// Version of the last consistent list of a kind.
     pub fn floor(&self, kind: Kind) -> u64 {
         self.floors.get(&kind).copied().unwrap_or(0)

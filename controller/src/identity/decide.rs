@@ -10,20 +10,17 @@ use sha2::{Digest, Sha256};
 use wardring_api::names::TOKEN_LABEL;
 use wardring_api::reasons::Reason;
 use wardring_api::{
-    Device, DeviceMode, EnrollmentKind, EnrollmentRequest, EnrollmentRequestStatus,
-    EnrollmentToken, EnrollmentTokenStatus,
+    Device, DeviceMode, EnrollmentKind, EnrollmentRequest, EnrollmentToken, EnrollmentTokenStatus,
 };
 use wardring_seal::{
-    Authority, CertificateRequest, ClaimError, EnrolmentClaim, RequestError, SignedClaim,
-    verify_claim, verify_renewal,
+    Authority, CertificateRequest, ClaimError, DeviceIdentity, EnrolmentClaim, RequestError,
+    SignedClaim, verify_claim, verify_renewal,
 };
 
 /// A claim signed longer than this before it was filed is taken for a replay.
 const FRESH_FOR: SignedDuration = SignedDuration::from_hours(1);
 /// How far a device's clock may be ahead.
 const MAX_AHEAD: SignedDuration = SignedDuration::from_mins(5);
-/// How long an answered request is kept for the agent to fetch.
-const KEPT_FOR: SignedDuration = SignedDuration::from_hours(1);
 /// How many requests a token remembers as counted.
 const COUNTED: usize = 64;
 /// Longest sentence of a refusal.
@@ -101,14 +98,7 @@ fn enrol(
     let token = token.ok_or_else(|| {
         token_refused("there is no EnrollmentToken of this name; it may have been revoked")
     })?;
-    let claim = verify_claim(&signed_claim(request), &token.spec.public_key).map_err(bad_proof)?;
-    check_filing(request, &claim)?;
-    if claim.token.as_deref() != Some(token.name_any().as_str()) {
-        return Err(misfiled("the request was filed under another token than the claim names"));
-    }
-    if claim.device != request.spec.device {
-        return Err(misfiled("the request was filed under another device name than the claim's"));
-    }
+    let claim = prove_enrolment(request, token)?;
     let key = CertificateRequest::parse(&claim.csr).map_err(bad_request)?;
     let namespace = request.namespace().unwrap_or_default();
     let token_uid = token.uid().unwrap_or_default();
@@ -140,9 +130,7 @@ fn renew(
     authority: &Authority,
     now: Timestamp,
 ) -> Result<Decision, Refused> {
-    let (claim, identity) =
-        verify_renewal(&signed_claim(request), authority.roots(), now).map_err(bad_proof)?;
-    check_filing(request, &claim)?;
+    let (claim, identity) = prove_renewal(request, authority, now)?;
     // The Device is found by the gateway's word, which may lie; but a Device that names this
     // enrolment is the right one, whatever it is called.
     let device = device.ok_or_else(|| {
@@ -161,6 +149,48 @@ fn renew(
         bind: Bind::Already,
         count: false,
     }))
+}
+
+/// Whether whoever files this has a proof that fits: the token's seed, or the key of a certificate of
+/// ours. Says nothing about whether that is enough.
+pub(super) fn is_proven(
+    request: &EnrollmentRequest,
+    token: Option<&EnrollmentToken>,
+    authority: &Authority,
+    now: Timestamp,
+) -> bool {
+    match request.spec.kind {
+        EnrollmentKind::Enroll => {
+            token.is_some_and(|token| prove_enrolment(request, token).is_ok())
+        }
+        EnrollmentKind::Renew => prove_renewal(request, authority, now).is_ok(),
+    }
+}
+
+fn prove_enrolment(
+    request: &EnrollmentRequest,
+    token: &EnrollmentToken,
+) -> Result<EnrolmentClaim, Refused> {
+    let claim = verify_claim(&signed_claim(request), &token.spec.public_key).map_err(bad_proof)?;
+    check_filing(request, &claim)?;
+    if claim.token.as_deref() != Some(token.name_any().as_str()) {
+        return Err(misfiled("the request was filed under another token than the claim names"));
+    }
+    if claim.device != request.spec.device {
+        return Err(misfiled("the request was filed under another device name than the claim's"));
+    }
+    Ok(claim)
+}
+
+fn prove_renewal(
+    request: &EnrollmentRequest,
+    authority: &Authority,
+    now: Timestamp,
+) -> Result<(EnrolmentClaim, DeviceIdentity), Refused> {
+    let (claim, identity) =
+        verify_renewal(&signed_claim(request), authority.roots(), now).map_err(bad_proof)?;
+    check_filing(request, &claim)?;
+    Ok((claim, identity))
 }
 
 /// Whether the request must be counted (or was before); refuses when the token admits no more.
@@ -225,11 +255,6 @@ pub(super) fn request_name(claim: &str) -> String {
     let digest = Sha256::digest(claim.as_bytes());
     let hex: String = digest.iter().take(20).map(|byte| format!("{byte:02x}")).collect();
     format!("er-{hex}")
-}
-
-/// Whether an answered request has been kept long enough.
-pub(super) fn is_over(status: &EnrollmentRequestStatus, now: Timestamp) -> bool {
-    status.answered_at.is_some_and(|answered| now.duration_since(answered) > KEPT_FOR)
 }
 
 fn labels(token: &EnrollmentToken) -> BTreeMap<String, String> {

@@ -8,7 +8,11 @@
 mod ca;
 mod decide;
 mod publish;
+mod quarantine;
 mod signer;
+mod told;
+mod triage;
+mod write;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -20,6 +24,7 @@ use wardring_seal::{
 
 pub use ca::{CaError, open};
 pub use publish::{PublishError, keep_published};
+pub use quarantine::announce_quarantines;
 pub use signer::{SignerSettings, answer_requests};
 
 /// Life of serving certificates; they are renewed when a third of it is left.

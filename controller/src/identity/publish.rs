@@ -9,11 +9,14 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use kube::api::{Api, PostParams};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use wardring_api::names::{CONTROLLER_MANAGER, GATEWAY_TLS_SECRET, ROOTS_CONFIGMAP};
-use wardring_seal::{IssueError, ServingCertificate};
+use wardring_seal::{IssueError, ServingCertificate, certificate_expiry};
 
 use super::ca::{self, CaError};
-use super::{Identity, SERVING_LIFE};
+use super::{Identity, Keys, SERVING_LIFE};
+use crate::metrics::{CertificateLabels, Metrics};
 
 /// How often the published objects are compared with what they should be. A person who replaces a
 /// root, or deletes one of the objects by mistake, sees the effect within this time.
@@ -48,11 +51,12 @@ pub async fn keep_published(
     system_namespace: String,
     identity: Identity,
     gateway_hosts: Vec<String>,
+    metrics: Metrics,
     mut published: impl FnMut(),
 ) {
     let hosts = with_local_hosts(gateway_hosts);
     loop {
-        match publish(&client, &system_namespace, &identity, &hosts, Timestamp::now()).await {
+        match publish(&client, &system_namespace, &identity, &hosts, &metrics).await {
             Ok(()) => published(),
             Err(error) => tracing::error!(
                 error = &error as &dyn std::error::Error,
@@ -77,11 +81,36 @@ async fn publish(
     namespace: &str,
     identity: &Identity,
     hosts: &[String],
-    now: Timestamp,
+    metrics: &Metrics,
 ) -> Result<(), PublishError> {
+    let now = Timestamp::now();
     ca::refresh(client, namespace, identity, now).await.map_err(PublishError::Authority)?;
     publish_roots(client, namespace, identity).await?;
-    publish_serving(client, namespace, identity, hosts, now).await
+    let serving = publish_serving(client, namespace, identity, hosts, metrics, now).await?;
+    show_expiries(metrics, &identity.keys(), &serving);
+    Ok(())
+}
+
+/// Nobody has to act on these but for a root: what issues them also renews them. A number that comes
+/// near shows that renewing fails.
+fn show_expiries(metrics: &Metrics, keys: &Keys, serving: &ServingCertificate) {
+    let roots = keys.authority.roots().certificates();
+    let gateway = CertificateDer::from_pem_slice(serving.chain_pem.as_bytes()).ok();
+    for (certificate, der) in [
+        ("root", roots.first().map(AsRef::as_ref)),
+        ("second-root", roots.get(1).map(AsRef::as_ref)),
+        ("jobs", Some(keys.jobs.certificate())),
+        ("gateway", gateway.as_ref().map(AsRef::as_ref)),
+    ] {
+        let labels = CertificateLabels { certificate };
+        match der.map(certificate_expiry) {
+            Some(Ok(expiry)) => {
+                metrics.certificate_expiry.get_or_create(&labels).set(expiry.as_second());
+            }
+            // A root that was taken away is no longer shown.
+            Some(Err(_)) | None => drop(metrics.certificate_expiry.remove(&labels)),
+        }
+    }
 }
 
 async fn publish_roots(
@@ -116,24 +145,25 @@ async fn publish_serving(
     namespace: &str,
     identity: &Identity,
     hosts: &[String],
+    metrics: &Metrics,
     now: Timestamp,
-) -> Result<(), PublishError> {
+) -> Result<ServingCertificate, PublishError> {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let found =
         secrets.get_opt(GATEWAY_TLS_SECRET).await.map_err(api("read the gateways' Secret"))?;
     let keys = identity.keys();
-    let is_kept = found
+    let kept = found
         .as_ref()
         .and_then(read_serving)
-        .is_some_and(|serving| keys.authority.keeps_serving(&serving, hosts, now));
-    if is_kept {
-        return Ok(());
+        .filter(|serving| keys.authority.keeps_serving(serving, hosts, now));
+    if let Some(serving) = kept {
+        return Ok(serving);
     }
     let serving =
         keys.authority.issue_serving(hosts, now, SERVING_LIFE).map_err(PublishError::Issue)?;
     let data = BTreeMap::from([
-        ("tls.crt".to_owned(), ByteString(serving.chain_pem.into_bytes())),
-        ("tls.key".to_owned(), ByteString(serving.key_pem.into_bytes())),
+        ("tls.crt".to_owned(), ByteString(serving.chain_pem.clone().into_bytes())),
+        ("tls.key".to_owned(), ByteString(serving.key_pem.clone().into_bytes())),
     ]);
     let written = match found {
         Some(secret) => {
@@ -151,8 +181,10 @@ async fn publish_serving(
         }
     };
     written.map_err(api("write the gateways' Secret"))?;
+    let labels = CertificateLabels { certificate: "gateway" };
+    metrics.certificates_issued.get_or_create(&labels).inc();
     tracing::info!(?hosts, "issued the gateways' serving certificate");
-    Ok(())
+    Ok(serving)
 }
 
 fn read_serving(secret: &Secret) -> Option<ServingCertificate> {

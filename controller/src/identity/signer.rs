@@ -4,37 +4,49 @@
 //! names the enrolment (CAS), then the request gets its answer. The enrolment id is a function of
 //! the key that asks, so a signer that begins again finds its own traces and goes on from there. Two
 //! signers at once exclude each other at every write.
+//!
+//! It works in rounds of bounded size, whatever is filed: [`super::triage`] says what is in one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::runtime::reflector::{self, Store};
+use kube::api::Api;
+use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
-use serde_json::json;
 use tokio::sync::Notify;
-use wardring_api::names::CONTROLLER_MANAGER;
-use wardring_api::reasons::Reason;
 use wardring_api::{
-    Device, DeviceSpec, EnrollmentKind, EnrollmentRequest, EnrollmentRequestStatus,
-    EnrollmentToken, Refusal,
+    Device, EnrollmentKind, EnrollmentRequest, EnrollmentRequestStatus, EnrollmentToken, Refusal,
 };
 
-use super::decide::{Bind, Decision, Issue, Refused, count, decide, is_over};
+use super::decide::{Decision, Issue, Refused, count, decide, is_proven};
+use super::told::Teller;
+use super::triage::{BatchKey, Removal, Round, answered_at, triage};
+use super::write::Bound;
 use super::{Identity, Keys};
 use crate::clock::ClockWatch;
+use crate::events::Events;
+use crate::limit::Limit;
+use crate::metrics::Metrics;
 
 /// Requests of one token that are counted in one write; half of what a token remembers as counted,
 /// so that a batch that was cut off is still remembered when the next one is counted.
 const BATCH: usize = 32;
 /// Writes at a time within a batch.
-const CONCURRENCY: usize = 8;
+pub(super) const CONCURRENCY: usize = 8;
 /// Batches of different tokens or namespaces at a time.
 const BATCHES: usize = 4;
+/// Removals at a time: more than the API server lets gateways file at a time (the chart's flow
+/// schema), so that a flood is outrun.
+const REMOVERS: usize = 32;
+/// Requests without a proof that fits: so many answers at once, and then one per span. Each costs up
+/// to three requests, and whoever sends them by mistake sends few.
+const UNPROVEN: (u32, Duration) = (64, Duration::from_millis(16));
+/// Pause between rounds while there is more to do.
+const SOON: Duration = Duration::from_millis(20);
 /// Pause before requests that could not be answered are tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// How often answered requests are looked through for those to remove.
@@ -47,66 +59,138 @@ pub struct SignerSettings {
     pub certificate_life: SignedDuration,
     /// Certificates carry times: with a clock that is off, none is issued.
     pub clock: ClockWatch,
+    /// Numbers.
+    pub metrics: Metrics,
+    /// Kubernetes Events.
+    pub events: Events,
 }
 
 /// Why a batch of requests is not answered yet.
 #[derive(Debug, thiserror::Error)]
-enum SignerError {
+pub(super) enum SignerError {
     #[error("failed to {action}")]
     Api { action: &'static str, source: kube::Error },
     #[error("failed to issue a certificate")]
     Issue(#[source] wardring_seal::IssueError),
 }
 
-/// Requests that are decided and counted together.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct BatchKey {
-    namespace: String,
-    /// `None` for renewals.
-    token: Option<String>,
-}
-
 /// Answers requests until dropped. Only the leader runs this, but nothing breaks if two do.
 pub async fn answer_requests(client: Client, identity: Identity, settings: SignerSettings) {
     let changed = Arc::new(Notify::new());
+    let (requests, watch_requests) = watched::<EnrollmentRequest>(&client, changed.clone());
+    let (tokens, watch_tokens) = watched::<EnrollmentToken>(&client, changed.clone());
+    let signer = Signer {
+        client,
+        identity,
+        teller: Teller::new(settings.metrics, &settings.events),
+        certificate_life: settings.certificate_life,
+        clock: settings.clock,
+        pace: Mutex::new(Limit::new(UNPROVEN.0, UNPROVEN.1, Instant::now())),
+    };
+    tokio::select! {
+        () = watch_requests => {}
+        () = watch_tokens => {}
+        () = signer.run(&requests, &tokens, &changed) => {}
+    }
+}
+
+/// A store of every object of a kind, and the watch that fills it.
+fn watched<K>(
+    client: &Client,
+    changed: Arc<Notify>,
+) -> (Store<K>, impl Future<Output = ()> + use<K>)
+where
+    K: kube::Resource<DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
+{
     let (store, writer) = reflector::store();
-    let requests: Api<EnrollmentRequest> = Api::all(client.clone());
-    let watch = watcher(requests, watcher::Config::default())
+    let watch = watcher(Api::<K>::all(client.clone()), watcher::Config::default())
         .default_backoff()
+        .modify(|object| object.meta_mut().managed_fields = None)
         .reflect(writer)
-        .for_each(|event| {
+        .for_each(move |event| {
             if let Err(error) = event {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
-                    "failed to watch enrolment requests; trying again"
+                    "failed to watch {}; trying again",
+                    K::plural(&())
                 );
             }
             changed.notify_one();
             std::future::ready(())
         });
-    let signer = Signer { client, identity, settings };
-    let answer = signer.run(&store, &changed);
-    tokio::select! {
-        () = watch => {}
-        () = answer => {}
+    (store, watch)
+}
+
+pub(super) struct Signer {
+    pub(super) client: Client,
+    identity: Identity,
+    teller: Teller,
+    certificate_life: SignedDuration,
+    clock: ClockWatch,
+    pace: Mutex<Limit>,
+}
+
+/// What the signer remembers from round to round, by uid. Losing it is safe.
+#[derive(Default)]
+struct Memory {
+    /// Answered here, but perhaps not yet in the watch's store.
+    answered: BTreeSet<String>,
+    /// Removed here, but perhaps still in the store.
+    removed: BTreeSet<String>,
+    /// Could not be answered in the last round.
+    waited: BTreeSet<String>,
+    /// Whether the proof fits, so that it is verified once.
+    proven: BTreeMap<String, bool>,
+}
+
+impl Memory {
+    /// Forgets what the store has overtaken; gives what is left to look at.
+    fn look(&mut self, state: Vec<Arc<EnrollmentRequest>>) -> Vec<Arc<EnrollmentRequest>> {
+        let uid = |request: &Arc<EnrollmentRequest>| request.uid().unwrap_or_default();
+        let all: BTreeSet<_> = state.iter().map(uid).collect();
+        let open: BTreeSet<_> =
+            state.iter().filter(|request| answered_at(request).is_none()).map(uid).collect();
+        self.removed.retain(|uid| all.contains(uid));
+        self.answered.retain(|uid| open.contains(uid));
+        self.waited.retain(|uid| open.contains(uid));
+        self.proven.retain(|uid, _| open.contains(uid));
+        let is_done = |request: &Arc<EnrollmentRequest>| {
+            let uid = uid(request);
+            self.removed.contains(&uid) || self.answered.contains(&uid)
+        };
+        state.into_iter().filter(|request| !is_done(request)).collect()
     }
 }
 
-struct Signer {
-    client: Client,
-    identity: Identity,
-    settings: SignerSettings,
-}
-
 impl Signer {
-    async fn run(&self, store: &Store<EnrollmentRequest>, changed: &Notify) {
-        // Answered here, but perhaps not yet in the watch's store.
-        let mut answered = BTreeSet::new();
+    async fn run(
+        &self,
+        requests: &Store<EnrollmentRequest>,
+        tokens: &Store<EnrollmentToken>,
+        changed: &Notify,
+    ) {
+        let mut memory = Memory::default();
         loop {
-            let state = store.state();
-            let waits = self.pass(&state, &mut answered).await;
-            self.sweep(&state, Timestamp::now()).await;
-            let pause = if waits { RETRY } else { SWEEP };
+            let round = self.next_round(requests, tokens, &mut memory);
+            self.teller.began(&round);
+            let Round { proven, unproven, removals, leaves, .. } = round;
+            let (answered, removed) =
+                tokio::join!(self.answer(proven, unproven), self.remove_all(removals));
+            let waits = answered.waits || removed.waits;
+            memory.waited = answered.waiting;
+            memory.answered.extend(answered.done);
+            memory.removed.extend(removed.done);
+            let pause = match (waits, leaves) {
+                (true, _) => RETRY,
+                (false, true) => SOON,
+                (false, false) => SWEEP,
+            };
             tokio::select! {
                 () = changed.notified() => {}
                 () = tokio::time::sleep(pause) => {}
@@ -114,61 +198,86 @@ impl Signer {
         }
     }
 
-    /// Answers what is open; says whether something is left for another try.
-    async fn pass(
+    fn next_round(
         &self,
-        requests: &[Arc<EnrollmentRequest>],
-        answered: &mut BTreeSet<String>,
-    ) -> bool {
-        let open: Vec<_> = requests.iter().filter(|request| is_open(request)).collect();
-        let still_open: BTreeSet<_> = open.iter().filter_map(|request| request.uid()).collect();
-        answered.retain(|uid| still_open.contains(uid));
-        let mut batches: BTreeMap<BatchKey, Vec<Arc<EnrollmentRequest>>> = BTreeMap::new();
-        for request in open {
-            if !answered.contains(&request.uid().unwrap_or_default()) {
-                batches.entry(batch_key(request)).or_default().push(Arc::clone(request));
+        requests: &Store<EnrollmentRequest>,
+        tokens: &Store<EnrollmentToken>,
+        memory: &mut Memory,
+    ) -> Round {
+        let open = memory.look(requests.state());
+        let (keys, now) = (self.identity.keys(), Timestamp::now());
+        for request in open.iter().filter(|request| answered_at(request).is_none()) {
+            let uid = request.uid().unwrap_or_default();
+            if memory.proven.contains_key(&uid) {
+                continue;
+            }
+            let token = request.spec.token.as_deref().and_then(|name| {
+                let namespace = request.namespace().unwrap_or_default();
+                tokens.get(&ObjectRef::new(name).within(&namespace))
+            });
+            // A token that is not in the store yet may come.
+            if token.is_some() || request.spec.kind == EnrollmentKind::Renew {
+                let fits = is_proven(request, token.as_deref(), &keys.authority, now);
+                memory.proven.insert(uid, fits);
             }
         }
-        if batches.is_empty() {
-            return false;
+        let uid = |request: &EnrollmentRequest| request.uid().unwrap_or_default();
+        triage(
+            open,
+            |request| memory.proven.get(&uid(request)).copied().unwrap_or(false),
+            |request| memory.waited.contains(&uid(request)),
+            |wanted| {
+                let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+                pace.take(wanted, Instant::now())
+            },
+            self.clock.is_trusted().then_some(now),
+        )
+    }
+
+    /// Answers what is in the round.
+    async fn answer(
+        &self,
+        proven: BTreeMap<BatchKey, Vec<Arc<EnrollmentRequest>>>,
+        unproven: BTreeMap<BatchKey, Vec<Arc<EnrollmentRequest>>>,
+    ) -> Outcome {
+        let mut outcome = Outcome::default();
+        if proven.is_empty() && unproven.is_empty() {
+            return outcome;
         }
-        if !self.settings.clock.is_trusted() {
+        if !self.clock.is_trusted() {
             tracing::warn!("no certificates are issued while our clock is off");
-            return true;
+            outcome.waits = true;
+            return outcome;
         }
-        let done: Vec<_> = stream::iter(batches)
-            .map(|(key, requests)| async move {
+        let proven = proven.into_iter().map(|(key, requests)| (key, requests, true));
+        let unproven = unproven.into_iter().map(|(key, requests)| (key, requests, false));
+        let done: Vec<_> = stream::iter(proven.chain(unproven))
+            .map(|(key, requests, is_proven)| async move {
                 let mut done = Vec::new();
                 // One after the other: they share a token.
                 for batch in requests.chunks(BATCH) {
-                    done.push(self.answer_batch(&key, batch).await);
+                    done.push(self.answer_batch(&key, batch, is_proven).await);
                 }
                 done
             })
             .buffer_unordered(BATCHES)
             .concat()
             .await;
-        let mut waits = false;
         for result in done {
             match result {
-                Ok(batch) => {
-                    waits |= batch.waits;
-                    answered.extend(batch.answered);
-                }
-                Err(error) => {
-                    waits = true;
-                    warn_unanswered(&error);
-                }
+                Ok(batch) => outcome.add(batch),
+                Err(error) => outcome.failed(&error),
             }
         }
-        waits
+        outcome
     }
 
     async fn answer_batch(
         &self,
         key: &BatchKey,
         requests: &[Arc<EnrollmentRequest>],
-    ) -> Result<Answered, SignerError> {
+        is_proven: bool,
+    ) -> Result<Outcome, SignerError> {
         let mut token = self.read_token(key).await?;
         let devices = self.read_devices(&key.namespace, requests).await?;
         let keys = self.identity.keys();
@@ -191,52 +300,64 @@ impl Signer {
                 count(token.status.get_or_insert_default(), &request.name_any());
                 counted = true;
             }
-            decided.push((Arc::clone(request), device, decision));
+            decided.push(Decided { request: Arc::clone(request), device, decision, is_proven });
         }
         if let (true, Some(token)) = (counted, &token) {
             self.write_count(token).await?;
         }
+        let (keys, token) = (&keys, token.as_ref());
         let results: Vec<_> = stream::iter(decided)
-            .map(|(request, device, decision)| {
-                self.carry_out(&keys, request, device, decision, now)
+            .map(|decided| async move {
+                let uid = decided.request.uid().unwrap_or_default();
+                (uid, self.carry_out(keys, token, decided, now).await)
             })
             .buffer_unordered(CONCURRENCY)
             .collect()
             .await;
-        let mut batch = Answered { answered: Vec::new(), waits: false };
-        for result in results {
+        let mut outcome = Outcome::default();
+        for (uid, result) in results {
             match result {
-                Ok(Some(uid)) => batch.answered.push(uid),
-                Ok(None) => batch.waits = true,
-                // One request that cannot be answered does not hold up the others.
-                Err(error) => {
-                    batch.waits = true;
-                    warn_unanswered(&error);
+                Ok(true) => outcome.done.push(uid),
+                Ok(false) => {
+                    outcome.waits = true;
+                    outcome.waiting.insert(uid);
                 }
+                // One request that cannot be answered does not hold up the others.
+                Err(error) => outcome.failed(&error),
             }
         }
-        Ok(batch)
+        Ok(outcome)
     }
 
-    /// Binds and answers one request whose token has counted it. Gives its uid when it is answered.
+    /// Binds and answers one request whose token has counted it. Says whether it is answered.
     async fn carry_out(
         &self,
         keys: &Keys,
-        request: Arc<EnrollmentRequest>,
-        device: Option<Device>,
-        decision: Decision,
+        token: Option<&EnrollmentToken>,
+        decided: Decided,
         now: Timestamp,
-    ) -> Result<Option<String>, SignerError> {
-        let status = match decision {
-            Decision::Wait => return Ok(None),
-            Decision::Refuse(refused) => refusal(&request, refused, now),
+    ) -> Result<bool, SignerError> {
+        let Decided { request, device, decision, is_proven } = decided;
+        let (status, newly) = match decision {
+            Decision::Wait => return Ok(false),
+            Decision::Refuse(refused) => (refusal(&request, refused, now), None),
             Decision::Issue(issue) => match self.bind(&request, device.as_ref(), &issue).await? {
-                Bound::No => return Ok(None),
-                Bound::Never(refused) => refusal(&request, refused, now),
-                Bound::Yes => self.issue(keys, &request, &issue, now)?,
+                Bound::No => return Ok(false),
+                Bound::Never(refused) => (refusal(&request, refused, now), None),
+                Bound::Already => (self.issue(keys, &request, &issue, now)?, None),
+                Bound::Newly(device) => (self.issue(keys, &request, &issue, now)?, Some(device)),
             },
         };
-        self.write_answer(&request, &status).await
+        if !self.write_answer(&request, &status).await? {
+            return Ok(false);
+        }
+        match &status.refused {
+            None => self.teller.issued(&request, newly.as_deref()).await,
+            Some(refusal) => {
+                self.teller.refused(&request, device.as_ref(), token, refusal, is_proven).await;
+            }
+        }
+        Ok(true)
     }
 
     fn issue(
@@ -255,7 +376,7 @@ impl Signer {
                 &issue.enrolment_id,
                 &issue.device,
                 now,
-                self.settings.certificate_life,
+                self.certificate_life,
             )
             .map_err(SignerError::Issue)?;
         tracing::info!(
@@ -273,171 +394,61 @@ impl Signer {
         })
     }
 
-    async fn bind(
-        &self,
-        request: &EnrollmentRequest,
-        device: Option<&Device>,
-        issue: &Issue,
-    ) -> Result<Bound, SignerError> {
-        let namespace = request.namespace().unwrap_or_default();
-        let devices: Api<Device> = Api::namespaced(self.client.clone(), &namespace);
-        let written = match (&issue.bind, device) {
-            (Bind::Already, _) => return Ok(Bound::Yes),
-            (Bind::Create { labels, mode }, _) => {
-                let mut device = Device::new(
-                    &issue.device,
-                    DeviceSpec {
-                        mode: *mode,
-                        enrolment_id: Some(issue.enrolment_id.clone()),
-                        ..DeviceSpec::default()
-                    },
-                );
-                device.metadata.labels = Some(labels.clone());
-                devices.create(&post_params(), &device).await
-            }
-            (Bind::Set, device) => {
-                // With the version that was decided on: who changed the Device since is heard first.
-                let version = device.and_then(ResourceExt::resource_version);
-                let patch = json!({
-                    "metadata": { "resourceVersion": version },
-                    "spec": { "enrolmentId": issue.enrolment_id },
-                });
-                devices.patch(&issue.device, &patch_params(), &Patch::Merge(patch)).await
-            }
-        };
-        match written {
-            Ok(_) => Ok(Bound::Yes),
-            Err(error) if is_race(&error) => Ok(Bound::No),
-            // The token's labels, most likely; no later try would be answered differently.
-            Err(kube::Error::Api(status)) if status.is_invalid() => {
-                let message = format!(
-                    "the API server does not accept a Device as the token describes it; check the token's labels ({})",
-                    status.message
-                );
-                Ok(Bound::Never(Refused::new(Reason::TokenRefused, message)))
-            }
-            Err(source) => Err(SignerError::Api { action: "bind the device", source }),
-        }
-    }
-
-    async fn read_token(&self, key: &BatchKey) -> Result<Option<EnrollmentToken>, SignerError> {
-        let Some(name) = &key.token else { return Ok(None) };
-        let tokens: Api<EnrollmentToken> = Api::namespaced(self.client.clone(), &key.namespace);
-        get(&tokens, name, "read the enrolment token").await
-    }
-
-    async fn read_devices(
-        &self,
-        namespace: &str,
-        requests: &[Arc<EnrollmentRequest>],
-    ) -> Result<Vec<Option<Device>>, SignerError> {
-        let devices: Api<Device> = Api::namespaced(self.client.clone(), namespace);
-        let devices = &devices;
-        // Owned items: a stream over borrowed ones could not be spawned.
-        stream::iter(requests.to_vec())
-            .map(|request| async move {
-                get(devices, &request.spec.device, "read the device").await
-            })
-            .buffered(CONCURRENCY)
-            .try_collect()
-            .await
-    }
-
-    async fn write_count(&self, token: &EnrollmentToken) -> Result<(), SignerError> {
-        let namespace = token.namespace().unwrap_or_default();
-        let tokens: Api<EnrollmentToken> = Api::namespaced(self.client.clone(), &namespace);
-        let patch = json!({
-            "metadata": { "resourceVersion": token.resource_version() },
-            "status": token.status,
-        });
-        tokens
-            .patch_status(&token.name_any(), &patch_params(), &Patch::Merge(patch))
-            .await
-            .map(|_| ())
-            .map_err(|source| SignerError::Api { action: "count the uses of a token", source })
-    }
-
-    async fn write_answer(
-        &self,
-        request: &EnrollmentRequest,
-        status: &EnrollmentRequestStatus,
-    ) -> Result<Option<String>, SignerError> {
-        let namespace = request.namespace().unwrap_or_default();
-        let requests: Api<EnrollmentRequest> = Api::namespaced(self.client.clone(), &namespace);
-        let patch = json!({
-            "metadata": { "resourceVersion": request.resource_version() },
-            "status": status,
-        });
-        let name = request.name_any();
-        match requests.patch_status(&name, &patch_params(), &Patch::Merge(patch)).await {
-            Ok(_) => Ok(request.uid()),
-            // Answered by another signer, or gone: the watch will tell.
-            Err(error) if is_race(&error) => Ok(None),
-            Err(source) => Err(SignerError::Api { action: "answer the request", source }),
-        }
-    }
-
-    /// Removes answered requests that were kept long enough.
-    async fn sweep(&self, requests: &[Arc<EnrollmentRequest>], now: Timestamp) {
-        for request in requests {
-            if !request.status.as_ref().is_some_and(|status| is_over(status, now)) {
-                continue;
-            }
-            let namespace = request.namespace().unwrap_or_default();
-            let api: Api<EnrollmentRequest> = Api::namespaced(self.client.clone(), &namespace);
-            let preconditions =
-                Preconditions { uid: request.uid(), resource_version: request.resource_version() };
-            let params =
-                DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-            match api.delete(&request.name_any(), &params).await {
-                Ok(_) => {}
-                Err(error) if is_race(&error) => {}
-                Err(error) => {
-                    // The next sweep tries again; nobody waits for this.
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "failed to remove an answered enrolment request"
-                    );
-                    return;
+    /// Removes what the round says; what fails is left to the next one.
+    async fn remove_all(&self, removals: Vec<(Arc<EnrollmentRequest>, Removal)>) -> Outcome {
+        let results: Vec<_> = stream::iter(removals)
+            .map(|(request, why)| async move {
+                let result = self.remove(&request).await;
+                if result.is_ok() {
+                    self.teller.removed(why);
                 }
+                (request.uid().unwrap_or_default(), result)
+            })
+            .buffer_unordered(REMOVERS)
+            .collect()
+            .await;
+        let mut outcome = Outcome::default();
+        for (uid, result) in results {
+            match result {
+                Ok(()) => outcome.done.push(uid),
+                Err(error) => outcome.failed(&error),
             }
         }
+        outcome
     }
 }
 
-/// What came of a batch: the uids of the answered, and whether others need another try.
-struct Answered {
-    answered: Vec<String>,
+/// A request with what is to become of it.
+struct Decided {
+    request: Arc<EnrollmentRequest>,
+    device: Option<Device>,
+    decision: Decision,
+    is_proven: bool,
+}
+
+/// What came of some work: the uids of those it is done for, of those that must wait, and whether
+/// another try is due.
+#[derive(Default)]
+struct Outcome {
+    done: Vec<String>,
+    waiting: BTreeSet<String>,
     waits: bool,
 }
 
-/// Whether the Device names the enrolment now.
-enum Bound {
-    Yes,
-    /// Somebody was faster; decide again.
-    No,
-    /// It cannot.
-    Never(Refused),
-}
+impl Outcome {
+    fn add(&mut self, other: Outcome) {
+        self.done.extend(other.done);
+        self.waiting.extend(other.waiting);
+        self.waits |= other.waits;
+    }
 
-fn warn_unanswered(error: &SignerError) {
-    tracing::warn!(
-        error = error as &dyn std::error::Error,
-        "failed to answer an enrolment request; trying again"
-    );
-}
-
-fn is_open(request: &EnrollmentRequest) -> bool {
-    request.status.as_ref().is_none_or(|status| status.answered_at.is_none())
-        && request.metadata.deletion_timestamp.is_none()
-}
-
-fn batch_key(request: &EnrollmentRequest) -> BatchKey {
-    let token = match request.spec.kind {
-        EnrollmentKind::Enroll => Some(request.spec.token.clone().unwrap_or_default()),
-        EnrollmentKind::Renew => None,
-    };
-    BatchKey { namespace: request.namespace().unwrap_or_default(), token }
+    fn failed(&mut self, error: &SignerError) {
+        self.waits = true;
+        tracing::warn!(
+            error = error as &dyn std::error::Error,
+            "failed to work off enrolment requests; trying again"
+        );
+    }
 }
 
 fn refusal(
@@ -458,33 +469,6 @@ fn refusal(
         answered_at: Some(now),
         ..EnrollmentRequestStatus::default()
     }
-}
-
-/// An object by a name that a gateway chose: one that cannot be a name has no object.
-async fn get<K>(api: &Api<K>, name: &str, action: &'static str) -> Result<Option<K>, SignerError>
-where
-    K: kube::Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
-{
-    // The name becomes part of a path; anything but plain characters could ask for something else.
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
-    if name.is_empty() || !name.bytes().all(is_plain) || name.starts_with('.') {
-        return Ok(None);
-    }
-    api.get_opt(name).await.map_err(|source| SignerError::Api { action, source })
-}
-
-/// Whether a write lost to another one: the object changed, appeared or went away in between.
-fn is_race(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status)
-        if status.is_conflict() || status.is_already_exists() || status.is_not_found())
-}
-
-fn post_params() -> PostParams {
-    PostParams { field_manager: Some(CONTROLLER_MANAGER.to_owned()), ..PostParams::default() }
-}
-
-fn patch_params() -> PatchParams {
-    PatchParams { field_manager: Some(CONTROLLER_MANAGER.to_owned()), ..PatchParams::default() }
 }
 
 fn base64(bytes: &[u8]) -> String {

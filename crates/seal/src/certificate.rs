@@ -98,6 +98,14 @@ pub fn verify_device_certificate(
     Leaf::verify(der, roots, Purpose::Device, now, grace)?.device()
 }
 
+/// When a certificate (DER) ends, for people and dashboards: **nothing is verified**.
+pub fn certificate_expiry(der: &[u8]) -> Result<Timestamp, CertificateError> {
+    let (_, certificate) =
+        X509Certificate::from_der(der).map_err(|_| CertificateError::Unreadable)?;
+    Timestamp::from_second(certificate.validity().not_after.timestamp())
+        .map_err(|_| CertificateError::Unreadable)
+}
+
 /// A certificate, taken apart.
 pub(crate) struct Leaf {
     der: CertificateDer<'static>,

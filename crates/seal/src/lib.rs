@@ -22,7 +22,7 @@ mod verify;
 
 pub use bytes::PayloadError;
 pub use certificate::{
-    CertificateError, DeviceIdentity, EXPIRED_GRACE, parse_device_certificate,
+    CertificateError, DeviceIdentity, EXPIRED_GRACE, certificate_expiry, parse_device_certificate,
     verify_device_certificate,
 };
 pub use claim::{ClaimError, verify_claim, verify_renewal};

@@ -396,12 +396,3 @@ fn a_token_remembers_the_requests_counted_last_and_counts_each_once() {
     assert_eq!(status.counted.len(), 64);
     assert_eq!(status.counted.last().map(String::as_str), Some("er-99"));
 }
-
-#[test]
-fn answered_requests_are_kept_for_an_hour_and_open_ones_for_ever() {
-    let answered =
-        EnrollmentRequestStatus { answered_at: Some(now()), ..EnrollmentRequestStatus::default() };
-    assert!(!is_over(&answered, now() + hours(1)));
-    assert!(is_over(&answered, now() + hours(1) + SignedDuration::from_secs(1)));
-    assert!(!is_over(&EnrollmentRequestStatus::default(), now() + hours(1000)));
-}

@@ -1,201 +1,23 @@
-//! The signer and the certificate authority on a real API server, with the service account that the
-//! chart makes and under its roles; requests are filed as the gateways file them.
-#![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
+//! Every way to a certificate, the authority behind them, and what it publishes.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
-use kube::{Client, ResourceExt};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
-use wardring_api::{
-    Device, DeviceMode, EnrollmentKind, EnrollmentRequest, EnrollmentRequestSpec,
-    EnrollmentRequestStatus, EnrollmentToken, EnrollmentTokenSpec,
-};
-use wardring_controller::clock::ClockWatch;
-use wardring_controller::identity::{
-    CaError, Identity, SignerSettings, answer_requests, keep_published, open,
-};
-use wardring_harness::{DevCluster, cluster, wait_until};
+use wardring_api::{Device, DeviceMode};
+use wardring_controller::identity::{Identity, keep_published};
 use wardring_seal::{
-    Authority, DeviceKey, EnrolmentClaim, PAYLOAD_VERSION, Roots, SignedClaim, Token, Trust,
-    accept_issued,
+    Authority, DeviceKey, EnrolmentClaim, Roots, SignedClaim, Token, Trust, certificate_expiry,
 };
 
-const SYSTEM: &str = "wardring-system";
-const TENANT: &str = "hospital";
-const SOON: Duration = Duration::from_secs(60);
-
-/// A cluster with the chart installed; clients of the administrator, controller and gateway.
-struct World {
-    cluster: DevCluster,
-    admin: Client,
-    controller: Client,
-    gateway: Client,
-}
-
-impl World {
-    async fn start() -> Result<World> {
-        let cluster = DevCluster::start().await?;
-        let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/wardring");
-        let chart = chart.display().to_string();
-        cluster
-            .helm(&["install", "wardring", &chart, "--namespace", SYSTEM, "--create-namespace"])
-            .await?
-            .ok()?;
-        let admin = cluster.client().await?;
-        let namespaces: Api<Namespace> = Api::all(admin.clone());
-        let metadata = ObjectMeta { name: Some(TENANT.to_owned()), ..ObjectMeta::default() };
-        let namespace = Namespace { metadata, ..Namespace::default() };
-        namespaces.create(&PostParams::default(), &namespace).await?;
-        let account = async |name| {
-            let kubeconfig = cluster.service_account_kubeconfig(SYSTEM, name).await?;
-            cluster::client_from(&kubeconfig).await
-        };
-        let controller = account("wardring-controller").await?;
-        let gateway = account("wardring-gateway").await?;
-        Ok(World { cluster, admin, controller, gateway })
-    }
-
-    async fn identity(&self) -> Result<Identity, CaError> {
-        open(&self.controller, SYSTEM, Timestamp::now()).await
-    }
-
-    /// A signer that works until the handle is aborted or the test ends.
-    fn sign(&self, identity: &Identity) -> tokio::task::JoinHandle<()> {
-        let settings = SignerSettings {
-            certificate_life: SignedDuration::from_hours(90 * 24),
-            clock: ClockWatch::default(),
-        };
-        tokio::spawn(answer_requests(self.controller.clone(), identity.clone(), settings))
-    }
-
-    async fn token(
-        &self,
-        identity: &Identity,
-        name: &str,
-        edit: impl FnOnce(&mut EnrollmentTokenSpec),
-    ) -> Result<Token> {
-        let token = Token::generate(TENANT, name, identity.roots().fingerprint())?;
-        let mut spec = EnrollmentTokenSpec {
-            public_key: token.public_key(),
-            expires_at: Timestamp::now() + SignedDuration::from_hours(1),
-            max_uses: 100,
-            labels: BTreeMap::from([("ward".to_owned(), "3".to_owned())]),
-            mode: DeviceMode::Manage,
-            may_replace: false,
-        };
-        edit(&mut spec);
-        self.tokens().create(&PostParams::default(), &EnrollmentToken::new(name, spec)).await?;
-        Ok(token)
-    }
-
-    fn tokens(&self) -> Api<EnrollmentToken> {
-        Api::namespaced(self.admin.clone(), TENANT)
-    }
-
-    fn requests(&self) -> Api<EnrollmentRequest> {
-        Api::namespaced(self.gateway.clone(), TENANT)
-    }
-
-    fn devices(&self) -> Api<Device> {
-        Api::namespaced(self.admin.clone(), TENANT)
-    }
-
-    async fn uses(&self, token: &str) -> Result<u32> {
-        Ok(self.tokens().get(token).await?.status.unwrap_or_default().uses)
-    }
-
-    /// Files a request as a gateway does, and gives its name.
-    async fn file(&self, device: &str, token: Option<&str>, signed: SignedClaim) -> Result<String> {
-        let digest = hex(&Sha256::digest(signed.claim.as_bytes()));
-        let name = format!("er-{}", &digest[..40]);
-        let kind = match token {
-            Some(_) => EnrollmentKind::Enroll,
-            None => EnrollmentKind::Renew,
-        };
-        let spec = EnrollmentRequestSpec {
-            kind,
-            claim: signed.claim,
-            proof: signed.proof,
-            certificate: signed.certificate,
-            token: token.map(str::to_owned),
-            device: device.to_owned(),
-        };
-        let request = EnrollmentRequest::new(&name, spec);
-        self.requests().create(&PostParams::default(), &request).await?;
-        Ok(name)
-    }
-
-    async fn answer(&self, request: &str) -> Result<EnrollmentRequestStatus> {
-        wait_until(SOON, "the signer's answer", async || {
-            let request = self.requests().get(request).await.ok()?;
-            request.status.filter(|status| status.answered_at.is_some())
-        })
-        .await
-    }
-
-    /// Enrols with `key` and gives the answer.
-    async fn enrol(
-        &self,
-        token: &Token,
-        key: &DeviceKey,
-        device: &str,
-    ) -> Result<EnrollmentRequestStatus> {
-        let signed = token.sign_claim(&claim(key, device, Some(token.name())));
-        let name = self.file(device, Some(token.name()), signed).await?;
-        self.answer(&name).await
-    }
-}
-
-fn claim(key: &DeviceKey, device: &str, token: Option<&str>) -> EnrolmentClaim {
-    EnrolmentClaim {
-        version: PAYLOAD_VERSION,
-        namespace: TENANT.to_owned(),
-        device: device.to_owned(),
-        token: token.map(str::to_owned),
-        csr: key.csr(device).unwrap(),
-        at: Timestamp::now(),
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn decoded(text: &str) -> Vec<u8> {
-    use base64::Engine;
-    base64::engine::general_purpose::STANDARD.decode(text).unwrap()
-}
-
-/// Takes an answer as the agent does; gives the enrolment id, the certificate and the roots.
-#[track_caller]
-fn accepted(
-    status: &EnrollmentRequestStatus,
-    key: &DeviceKey,
-    trust: &Trust,
-    enrolment: Option<&str>,
-) -> (String, Vec<u8>, Roots) {
-    assert_eq!(status.refused, None);
-    let certificate = status.certificate.as_deref().unwrap();
-    let (identity, roots) =
-        accept_issued(certificate, &status.roots, key, trust, TENANT, enrolment, Timestamp::now())
-            .unwrap();
-    (identity.enrolment_id, decoded(certificate), roots)
-}
-
-#[track_caller]
-fn refused(status: &EnrollmentRequestStatus) -> &str {
-    assert_eq!(status.certificate, None);
-    &status.refused.as_ref().unwrap().reason
-}
+use crate::world::{SOON, SYSTEM, TENANT, World, accepted, claim, refused};
 
 #[tokio::test]
 async fn a_device_enrols_renews_and_loses_its_certificate_when_it_is_replaced() -> Result<()> {
@@ -403,6 +225,16 @@ async fn roots_and_serving_certificate_are_published_kept_and_renewed() -> Resul
     let map = maps.get("wardring-roots").await?.data.unwrap();
     assert_eq!(Roots::from_pem(&map["roots.pem"])?, identity.roots());
     assert_eq!(map["rootSha256"], identity.roots().fingerprint().to_string());
+    let root = certificate_expiry(&identity.roots().certificates()[0])?.as_second();
+    let metric = "wardring_controller_certificate_expiry_timestamp_seconds";
+    for line in [
+        format!("{metric}{{certificate=\"root\"}} {root}"),
+        format!("{metric}{{certificate=\"jobs\"}}"),
+        format!("{metric}{{certificate=\"gateway\"}}"),
+    ] {
+        let numbers = world.metrics.encode()?;
+        assert!(numbers.contains(&line), "{line}\n{numbers}");
+    }
     let first = tls().await?;
     assert_eq!(first.type_.as_deref(), Some("kubernetes.io/tls"));
 
@@ -435,6 +267,7 @@ async fn publish_once(world: &World, identity: &Identity, hosts: &[&str]) -> Res
         SYSTEM.to_owned(),
         identity.clone(),
         hosts.iter().map(|&host| host.to_owned()).collect(),
+        world.metrics.clone(),
         move || published.notify_one(),
     ));
     tokio::time::timeout(SOON, done.notified()).await?;
