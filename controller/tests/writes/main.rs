@@ -1,0 +1,154 @@
+//! Rollouts while single writes of the controller are lost, doubled, late, refused, or carried out
+//! without an answer: whatever happens to one write, the end is the same, each device has one job, and
+//! the caps hold. The controller is the real process under its own service account; only the network
+//! between it and the real API server is bent, and the devices are played.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
+
+mod devices;
+mod place;
+mod proxy;
+mod record;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use kube::Client;
+use wardring_harness::{DevCluster, Process, cluster, wait_until, wait_until_ok};
+
+use crate::devices::play_devices;
+use crate::place::{Shape, create};
+use crate::proxy::{Fault, Proxy};
+use crate::record::{Ending, Record};
+
+const SYSTEM: &str = "wardring-system";
+/// For one rollout without faults.
+const SHORT: Duration = Duration::from_secs(60);
+/// For all rollouts with faults, which run side by side.
+const LONG: Duration = Duration::from_secs(240);
+/// How many writes more than without a fault a rollout may take: what was lost is written again, and
+/// the status tells of devices one by one where it told of two at once.
+const MORE_WRITES: usize = 12;
+
+/// The cluster with the chart, the bent network, and one controller behind it.
+struct World {
+    cluster: DevCluster,
+    admin: Client,
+    proxy: Proxy,
+    record: Record,
+    controller: Process,
+}
+
+impl World {
+    async fn start() -> Result<World> {
+        let cluster = DevCluster::start().await?;
+        let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/wardring");
+        let chart = chart.display().to_string();
+        let install = ["install", "wardring", &chart, "--namespace", SYSTEM, "--create-namespace"];
+        cluster.helm(&install).await?.ok()?;
+        let account = cluster.service_account_kubeconfig(SYSTEM, "wardring-controller").await?;
+        let proxy = Proxy::start(cluster::client_from(&account).await?).await?;
+        // Swept with the cluster.
+        let folder = cluster.folder().context("the cluster was started here")?.to_owned();
+        let kubeconfig = folder.join("bent.kubeconfig");
+        std::fs::write(&kubeconfig, proxy.kubeconfig())?;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wardring-controller"));
+        command.env("KUBECONFIG", kubeconfig).args(["--concurrency", "16"]);
+        for listen in ["--http-listen", "--presence-listen"] {
+            command.args([listen, "127.0.0.1:0"]);
+        }
+        let log = folder.join("controller.log");
+        let mut controller = Process::spawn("controller", command, &log)?;
+        controller.wait_for_line(SHORT, "\"ready\":true").await?;
+        let admin = cluster.client().await?;
+        let record = Record::begin(&admin);
+        play_devices(&admin, SYSTEM).await?;
+        Ok(World { cluster, admin, proxy, record, controller })
+    }
+
+    /// Runs a shape without faults; gives its end and the number of writes it took.
+    async fn without_faults(&self, shape: Shape) -> Result<(Ending, usize)> {
+        let namespace = format!("{}-plain", shape.name());
+        create(&self.admin, &namespace, shape).await?;
+        wait_until(SHORT, "the rollout without faults", async || {
+            self.record.is_over(&namespace).then_some(())
+        })
+        .await?;
+        Ok((self.record.ending(&namespace), self.proxy.writes(&namespace)))
+    }
+
+    /// Runs the shape once per fault and write, all at once, and compares every end with `plain`.
+    async fn with_faults(
+        &mut self,
+        shape: Shape,
+        faults: impl Fn(usize) -> Vec<Fault>,
+        plain: &(Ending, usize),
+    ) -> Result<()> {
+        let mut runs = BTreeMap::new();
+        for number in 1..=plain.1 {
+            for fault in faults(number) {
+                let namespace = format!("{}-{}-{number}", shape.name(), fault.name());
+                self.proxy.bend(&namespace, number, fault);
+                create(&self.admin, &namespace, shape).await?;
+                runs.insert(namespace, fault);
+            }
+        }
+        println!("{} rollouts of shape {}", runs.len(), shape.name());
+        wait_until_ok(LONG, "the rollouts with faults", async || {
+            let open: Vec<_> = runs
+                .keys()
+                .filter(|namespace| !self.record.has_ended(namespace, &plain.0))
+                .map(|namespace| format!("{namespace}: {}", self.record.summary(namespace)))
+                .collect();
+            if open.is_empty() { Ok(()) } else { Err(open.join("\n")) }
+        })
+        .await?;
+        for (namespace, fault) in &runs {
+            assert!(self.proxy.has_bent(namespace), "no write of {namespace} met its fault");
+            assert_eq!(self.record.ending(namespace), plain.0, "{namespace}");
+            self.record.assert_caps_kept(namespace, shape.caps());
+            let writes = self.proxy.writes(namespace);
+            assert!(writes <= plain.1 + MORE_WRITES, "{namespace}, {fault:?}: {writes} writes");
+        }
+        assert!(self.controller.is_running());
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_rollout_ends_the_same_whichever_write_is_lost_doubled_or_left_without_an_answer()
+-> Result<()> {
+    let mut world = World::start().await?;
+    let plain = world.without_faults(Shape::Good).await?;
+    println!("without faults: {} writes, {:?}", plain.1, plain.0);
+
+    let always = [Fault::Lost, Fault::Unanswered];
+    let in_turn = [
+        Fault::Doubled,
+        Fault::Refused(500),
+        Fault::Refused(409),
+        Fault::Refused(429),
+        Fault::Late,
+        Fault::AnsweredBy(504),
+    ];
+    let faults = |number: usize| {
+        let third = in_turn[number % in_turn.len()];
+        let fourth = in_turn[(number + 3) % in_turn.len()];
+        always.into_iter().chain([third, fourth]).collect()
+    };
+    world.with_faults(Shape::Good, faults, &plain).await?;
+    world.cluster.stop().await
+}
+
+#[tokio::test]
+async fn a_rollback_ends_the_same_whichever_write_is_lost_or_left_without_an_answer() -> Result<()>
+{
+    let mut world = World::start().await?;
+    let plain = world.without_faults(Shape::Bad).await?;
+    println!("without faults: {} writes, {:?}", plain.1, plain.0);
+
+    world.with_faults(Shape::Bad, |_| vec![Fault::Lost, Fault::Unanswered], &plain).await?;
+    world.cluster.stop().await
+}
