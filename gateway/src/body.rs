@@ -1,6 +1,6 @@
 //! Request bodies: bounded in size and time, JSON, refused with a sentence.
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use axum::{
     body::{Body, Bytes},
@@ -12,25 +12,23 @@ use serde::de::DeserializeOwned;
 use tokio::time;
 use wardring_protocol::MAX_BODY;
 
-use crate::answer::Refusal;
-
-/// A device with a slow line sends 64 KiB in this time at 50 kbit/s.
-const PATIENCE: Duration = Duration::from_secs(15);
+use crate::{Gateway, answer::Refusal};
 
 /// A JSON body of at most [`MAX_BODY`] bytes.
 #[derive(Debug)]
 pub struct Message<T>(pub T);
 
-impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Message<T> {
+impl<T: DeserializeOwned> FromRequest<Arc<Gateway>> for Message<T> {
     type Rejection = Refusal;
 
-    async fn from_request(request: Request, _: &S) -> Result<Message<T>, Refusal> {
+    async fn from_request(request: Request, gateway: &Arc<Gateway>) -> Result<Message<T>, Refusal> {
         let length = request.headers().get(CONTENT_LENGTH);
         let announced = length.and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
         if announced.is_some_and(|length| length > MAX_BODY) {
             return Err(too_large());
         }
-        let bytes = match time::timeout(PATIENCE, collect(request.into_body())).await {
+        let patience = gateway.settings.body_timeout;
+        let bytes = match time::timeout(patience, collect(request.into_body())).await {
             Ok(bytes) => bytes?,
             Err(_) => {
                 let sentence = "the body did not arrive in time";

@@ -109,6 +109,12 @@ impl KnownJob {
         KnownJob { key_id: key_id(&key), key, sealed, job, since: Instant::now() }
     }
 
+    /// Whether it was made again because somebody deleted it: the agent may answer what it got first.
+    pub fn is_repaired(&self) -> bool {
+        let annotations = self.job.metadata.annotations.as_ref();
+        annotations.is_some_and(|all| all.contains_key(wardring_api::names::REPAIRED_ANNOTATION))
+    }
+
     /// Whether the device's signed answer is stored.
     pub fn is_answered(&self) -> bool {
         self.job.status.as_ref().is_some_and(|status| status.outcome.is_some())

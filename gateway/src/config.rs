@@ -39,6 +39,13 @@ pub struct Settings {
     /// Connections at most; more are closed at once, so that agents try another replica.
     #[arg(long, default_value_t = 20_000)]
     pub max_connections: usize,
+    /// A connection without a request is closed after this time, or twice as long at most; also one whose
+    /// headers trickle in. Keep it above 90 s: that long agents expect to use theirs again.
+    #[arg(long, default_value = "100s", value_parser = span)]
+    pub idle_timeout: Duration,
+    /// Time for the body of a request to arrive; the largest takes it at 35 kbit/s.
+    #[arg(long, default_value = "15s", value_parser = span)]
+    pub body_timeout: Duration,
     /// Requests per second of one device, with a burst of ten times as many.
     #[arg(long, default_value_t = 5.0)]
     pub device_rate: f64,

@@ -37,7 +37,8 @@ struct Memory {
     bucket: Bucket,
     runs: Runs,
     heard: Duration,
-    sequence: i64,
+    /// Highest sealed sequence presented, once there was any word of it.
+    sequence: Option<i64>,
     highest_report: u64,
     facts: u64,
 }
@@ -45,7 +46,8 @@ struct Memory {
 /// What presence tells the leader about one peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heard {
-    /// In contact now.
+    /// In contact now, and it has presented what it holds: a leader that is told of a device may rely
+    /// on its sequence.
     pub online: bool,
     /// Highest sealed sequence its agent presented.
     pub sequence: i64,
@@ -71,7 +73,7 @@ impl Peers {
                 bucket: Bucket::full(self.rate, now),
                 runs: Runs::default(),
                 heard: now,
-                sequence: 0,
+                sequence: None,
                 highest_report: 0,
                 facts: 0,
             }),
@@ -91,7 +93,7 @@ impl Peers {
     /// Takes note of the run that speaks and of the highest sealed sequence that it presents.
     pub fn note(&self, peer: &Peer, run: &str, sequence: i64) -> Sighting {
         let mut memory = peer.memory();
-        memory.sequence = memory.sequence.max(sequence);
+        memory.sequence = memory.sequence.max(Some(sequence));
         // `heard` is this request's own instant: the clock is not read twice.
         let now = memory.heard;
         memory.runs.note(run, now)
@@ -112,9 +114,10 @@ impl Peers {
                 (memory.heard, memory.sequence)
             };
             let away = now.saturating_sub(heard);
-            let online = peer.polling.load(Ordering::Relaxed) > 0 || away < grace;
-            visit(peer, Heard { online, sequence });
-            online || away < 2 * grace || Arc::strong_count(peer) > 1
+            let here = peer.polling.load(Ordering::Relaxed) > 0 || away < grace;
+            let online = here && sequence.is_some();
+            visit(peer, Heard { online, sequence: sequence.unwrap_or(0) });
+            here || away < 2 * grace || Arc::strong_count(peer) > 1
         });
     }
 

@@ -1,10 +1,10 @@
 //! `GET /v1/job`: check-in and mailbox. Answered from the cache alone; costs the API server nothing.
 
-use std::{sync::Arc, time::Duration};
+use std::{str::FromStr, sync::Arc, time::Duration};
 
 use axum::{
     Json,
-    http::{Method, Uri},
+    http::{Method, StatusCode, Uri, header::ALLOW},
     response::{IntoResponse, Response},
 };
 use jiff::Timestamp;
@@ -34,6 +34,9 @@ pub async fn check_in(
 ) -> Response {
     match answer_to(gateway, connection, method, uri).await {
         Ok(answer) => Json(answer).into_response(),
+        Err(refusal) if refusal.status() == StatusCode::METHOD_NOT_ALLOWED => {
+            ([(ALLOW, "GET")], refusal).into_response()
+        }
         Err(refusal) => refusal.into_response(),
     }
 }
@@ -60,21 +63,39 @@ async fn answer_to(
 
 /// Reads a query by hand: it is small, and read more often than anything else.
 fn read(text: &str) -> Result<JobQuery, Refusal> {
-    let malformed = || Refusal::malformed("the query cannot be read");
-    let mut query = JobQuery::default();
+    let (mut known, mut wait, mut run, mut boot, mut seq) = (None, None, None, None, None);
     for (name, value) in form_urlencoded::parse(text.as_bytes()) {
         match &*name {
-            "known" => query.known = Some(value.into_owned()),
-            "wait" => query.wait = value.parse().map_err(|_| malformed())?,
-            "run" => query.run = value.into_owned(),
-            "boot" => query.boot = value.into_owned(),
-            "seq" => query.seq = value.parse().map_err(|_| malformed())?,
+            "known" => once(&mut known, value.into_owned())?,
+            "wait" => once(&mut wait, number(&value)?)?,
+            "run" => once(&mut run, value.into_owned())?,
+            "boot" => once(&mut boot, value.into_owned())?,
+            "seq" => once(&mut seq, number(&value)?)?,
             // A newer agent may say more.
             _ => {}
         }
     }
+    let query = JobQuery {
+        known,
+        wait: wait.unwrap_or_default(),
+        run: run.unwrap_or_default(),
+        boot: boot.unwrap_or_default(),
+        seq: seq.unwrap_or_default(),
+    };
     check_poll(&query).map_err(|malformed| Refusal::malformed(malformed.to_string()))?;
     Ok(query)
+}
+
+/// Which of two values would count is a guess, so there may be one.
+fn once<T>(slot: &mut Option<T>, value: T) -> Result<(), Refusal> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(Refusal::malformed("the query says something twice")),
+    }
+}
+
+fn number<T: FromStr>(text: &str) -> Result<T, Refusal> {
+    text.parse().map_err(|_| Refusal::malformed("the query cannot be read"))
 }
 
 async fn wait(
@@ -124,7 +145,10 @@ fn news(
 ) -> Option<Arc<KnownJob>> {
     let job = gateway.cache.job(device)?;
     let is_theirs = job.key.device_id == speaker.enrolment_id();
-    let is_known = query.known.as_deref() == Some(&job.key_id);
+    // The same grant under a higher sequence was given anew by a restored cluster, which counts only
+    // an answer to that.
+    let is_known =
+        query.known.as_deref() == Some(&job.key_id) && job.job.spec.sequence <= query.seq;
     (is_theirs && !is_known && !job.is_answered()).then_some(job)
 }
 
@@ -155,5 +179,48 @@ fn answer(
         },
         next_poll_ms: u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
         now,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_is_read_with_what_a_newer_agent_adds() {
+        let query = read("run=r%201&boot=b+2&seq=41&wait=30&known=u.e.1.Install&colour=%E2%9C%93");
+
+        let known = Some("u.e.1.Install".to_owned());
+        let (run, boot) = ("r 1".to_owned(), "b 2".to_owned());
+        assert_eq!(query, Ok(JobQuery { known, wait: 30, run, boot, seq: 41 }));
+        let least = read("run=r&boot=b").unwrap();
+        assert_eq!((least.known, least.wait, least.seq), (None, 0, 0));
+    }
+
+    #[test]
+    fn a_query_that_leaves_open_what_it_means_is_refused() {
+        for query in [
+            "",
+            "run=r",
+            "boot=b",
+            "run=&boot=b",
+            "run=r&boot=b&run=r",
+            "run=r&boot=b&seq=7&seq=8",
+            "run=r&boot=b&known=a&known=a",
+            "run=r&boot=b&wait=1&w%61it=1",
+            "run=r&boot=b&wait=",
+            "run=r&boot=b&wait=-1",
+            "run=r&boot=b&wait=18446744073709551616",
+            "run=r&boot=b&wait=999999",
+            "run=r&boot=b&seq=-1",
+            "run=r&boot=b&seq=1e3",
+            "run=r%0A&boot=b",
+            "run=%1B[2J&boot=b",
+            "run=r&boot=b&known=",
+            "RUN=r&boot=b",
+        ] {
+            let refusal = read(query).unwrap_err();
+            assert_eq!(refusal.status(), StatusCode::BAD_REQUEST, "{query}");
+        }
     }
 }

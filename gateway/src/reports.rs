@@ -153,7 +153,11 @@ impl Intake<'_> {
         let stored = status.and_then(|status| status.report_seq).unwrap_or(0);
         let progress =
             progress.filter(|report| i64::try_from(report.seq).is_ok_and(|seq| seq > stored));
-        let outcome = outcome.filter(|_| !job.is_answered());
+        // An answer to a grant that a restored cluster forgot and gave anew: dropped, so that the agent
+        // is offered the new grant and answers that.
+        let speaks = |report: &OutcomeReport| report.sequence >= job.job.spec.sequence;
+        let outcome =
+            outcome.filter(|report| !job.is_answered() && (speaks(report) || job.is_repaired()));
         if progress.is_none() && outcome.is_none() {
             return Ok(());
         }

@@ -12,12 +12,13 @@ use std::{
 use axum::{Router, http::StatusCode, response::Response, routing::post};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
+use rustls::server::Acceptor;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     time,
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
@@ -29,9 +30,6 @@ use crate::{
 const HANDSHAKE: Duration = Duration::from_secs(15);
 /// Handshakes cost a signature each; more of them at once only make all of them late.
 const HANDSHAKES: usize = 512;
-/// A connection on which no request begins or runs for this long, or twice as long at most, is closed;
-/// also one whose headers trickle in. Longer than agents keep their idle connections.
-const IDLE: Duration = Duration::from_secs(100);
 const HEADER_BYTES: usize = 16 * 1024;
 /// After a failed accept (out of file descriptors), give others time to close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -48,12 +46,12 @@ struct Talk {
 }
 
 impl Talk {
-    /// Resolves when the connection has been idle for long. The HTTP library has a timeout for this,
-    /// but it sets a timer for every request.
+    /// Resolves when the connection has been idle for long: no request began and none runs. The HTTP
+    /// library has a timeout for this, but it sets a timer for every request.
     async fn idle(&self) {
         let mut before = u64::MAX;
         loop {
-            time::sleep(IDLE).await;
+            time::sleep(self.gateway.settings.idle_timeout).await;
             let (ended, begun) =
                 (self.ended.load(Ordering::Relaxed), self.begun.load(Ordering::Relaxed));
             if begun == ended && begun == before {
@@ -158,8 +156,10 @@ async fn shake_hands(
     drop(stream.set_nodelay(true));
     let config = gateway.serving.config(asks)?;
     let handshake = async {
+        // Whoever says nothing takes nobody's turn.
+        let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await.ok()?;
         let _turn = handshakes.acquire().await.ok()?;
-        TlsAcceptor::from(config).accept(stream).await.ok()
+        hello.into_stream(config).await.ok()
     };
     let stream = time::timeout(HANDSHAKE, handshake).await.ok().flatten();
     if stream.is_none() {
@@ -204,5 +204,54 @@ async fn converse(
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use jiff::{SignedDuration, Timestamp};
+    use kube::{Client, Config};
+    use tokio_rustls::TlsConnector;
+    use wardring_seal::{Authority, tls::client_config};
+
+    use super::*;
+    use crate::config::Settings;
+
+    #[tokio::test]
+    async fn a_peer_that_says_nothing_takes_nobodys_turn_at_the_handshake() {
+        let config = Config::new("http://127.0.0.1:1".parse().unwrap());
+        let client = Client::try_from(config).unwrap();
+        let gateway = Gateway::new(Settings::parse_from(["gateway"]), client);
+        let (now, life) = (Timestamp::now(), SignedDuration::from_hours(1));
+        let authority = Authority::create(now).unwrap();
+        let serving = authority.issue_serving(&["localhost".to_owned()], now, life).unwrap();
+        gateway.serving.replace(serving.chain_pem.as_bytes(), serving.key_pem.as_bytes()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let one_turn = Semaphore::new(1);
+
+        let _silent = TcpStream::connect(address).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        let waiting = shake_hands(&gateway, accepted, Asks::Certificate, &one_turn);
+        let speaking = async {
+            let stream = TcpStream::connect(address).await.unwrap();
+            let config = client_config(authority.roots(), None).unwrap();
+            let name = "localhost".to_owned().try_into().unwrap();
+            TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+        };
+        let serving = async {
+            let (accepted, _) = listener.accept().await.unwrap();
+            shake_hands(&gateway, accepted, Asks::Certificate, &one_turn).await
+        };
+
+        // The silent one is polled first, so that it would take the only turn.
+        let answered = tokio::select! {
+            biased;
+            _ = waiting => None,
+            (_, answered) = async { tokio::join!(speaking, serving) } => answered,
+        };
+
+        assert!(answered.is_some(), "the second handshake waited for the first to time out");
     }
 }

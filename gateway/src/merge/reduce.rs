@@ -24,6 +24,8 @@ pub struct OutcomeReport {
     pub seq: u64,
     /// Namespace that the payload names.
     pub namespace: String,
+    /// Ledger sequence of the grant that it answers.
+    pub sequence: i64,
     /// The signed bytes.
     pub signed: Signed,
 }
@@ -35,7 +37,7 @@ pub struct Reduced {
     pub facts: Option<(u64, Facts)>,
     /// The newest progress of each grant.
     pub progress: BTreeMap<JobKey, ProgressReport>,
-    /// The first outcome of each grant.
+    /// The outcome of each grant: of its highest sequence the first.
     pub outcomes: BTreeMap<JobKey, OutcomeReport>,
     /// Reports that can never be stored.
     pub unreadable: u32,
@@ -63,9 +65,12 @@ pub fn reduce(batch: ReportBatch, now: Timestamp) -> Reduced {
                 // Read to know which grant it answers; whether it counts is the controller's to say.
                 match serde_json::from_str::<OutcomePayload>(&signed.payload) {
                     Ok(payload) => {
-                        let namespace = payload.namespace;
-                        let report = OutcomeReport { seq, namespace, signed };
-                        reduced.outcomes.entry(payload.key).or_insert(report);
+                        let (namespace, sequence) = (payload.namespace, payload.sequence);
+                        let report = OutcomeReport { seq, namespace, sequence, signed };
+                        let known = reduced.outcomes.get(&payload.key);
+                        if known.is_none_or(|known| known.sequence < sequence) {
+                            reduced.outcomes.insert(payload.key, report);
+                        }
                     }
                     Err(_) => reduced.unreadable += 1,
                 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use wardring_api::{JobState, PermitStep};
 use wardring_protocol::{Mode, PermitAnswer, ReportBody, Step, key_id};
-use wardring_seal::{JobPayload, OutcomeResult};
+use wardring_seal::{JobPayload, OutcomePayload, OutcomeResult};
 
 use crate::support::*;
 
@@ -34,7 +34,7 @@ async fn a_device_is_patched_through_the_gateway() {
     assert_eq!(payload.key, key);
 
     // The job it has is not sent again.
-    let known = format!("wait=0&known={}", key_id(&key));
+    let known = format!("wait=0&seq=7&known={}", key_id(&key));
     assert_eq!(gateway.job(&agent, &known).await.job, None);
 
     // Progress is written with the permit, not on its own.
@@ -121,7 +121,7 @@ async fn a_stopping_gateway_ends_long_polls_and_writes_what_waits() {
     gateway.report(&agent, vec![(1, progress(&key, "Downloading"))]).await;
 
     let began = Instant::now();
-    let known = format!("wait=60&known={}", key_id(&key));
+    let known = format!("wait=60&seq=7&known={}", key_id(&key));
     let (client, url) =
         (gateway.client(&agent), gateway.url(&format!("/v1/job?run={}&boot=b&{known}", agent.run)));
     let poll = tokio::spawn(async move { client.get(url).send().await });
@@ -132,4 +132,27 @@ async fn a_stopping_gateway_ends_long_polls_and_writes_what_waits() {
     assert!(answer.status().is_success());
     assert!(began.elapsed() < Duration::from_secs(10));
     assert_eq!(site.job_status(&agent).await.state, Some(JobState::Downloading));
+}
+
+#[tokio::test]
+async fn a_grant_given_anew_is_offered_again_and_an_answer_to_the_forgotten_one_is_not_stored() {
+    let site = Site::new().await;
+    let agent = site.device("ws-1").await;
+    let key = site.grant(&agent, &site.rollout().await).await;
+    let gateway = site.gateway(&[]).await;
+    gateway.sees_job(&agent).await;
+
+    // The agent has the same grant from before a restore, under a lower sequence.
+    let known = format!("wait=0&seq=6&known={}", key_id(&key));
+    assert!(gateway.job(&agent, &known).await.job.is_some());
+    let signed = agent.outcome(&key, OutcomeResult::Succeeded);
+    let payload: OutcomePayload = serde_json::from_str(&signed.payload).unwrap();
+    let forgotten = OutcomePayload { sequence: 6, ..payload };
+    let forgotten = agent.key.sign_outcome(&forgotten, &agent.certificate).unwrap();
+    let ack = gateway.report(&agent, vec![(1, ReportBody::Outcome(forgotten))]).await;
+    assert_eq!(ack.acked_through, 1, "it must not stand in the way of what follows");
+    assert_eq!(site.job_status(&agent).await.outcome, None);
+
+    gateway.report(&agent, vec![(2, ReportBody::Outcome(signed.clone()))]).await;
+    assert_eq!(site.job_status(&agent).await.outcome.unwrap().payload, signed.payload);
 }

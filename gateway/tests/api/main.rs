@@ -8,4 +8,5 @@ mod jobs;
 mod permits;
 mod presence;
 mod refusals;
+mod slow;
 mod support;

@@ -151,7 +151,7 @@ async fn unknown_revoked_and_replaced_devices_are_forbidden() {
 }
 
 fn known_of(key: &wardring_seal::JobKey) -> String {
-    format!("known={}", wardring_protocol::key_id(key))
+    format!("seq=7&known={}", wardring_protocol::key_id(key))
 }
 
 #[tokio::test]

@@ -2,7 +2,10 @@
 
 use std::{
     path::PathBuf,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -23,7 +26,8 @@ use kube::{
 use reqwest::{Response, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use tokio::{sync::OnceCell, task::AbortHandle, time};
+use tokio::{net::TcpStream, sync::OnceCell, task::AbortHandle, time};
+use tokio_rustls::{TlsConnector, client::TlsStream};
 use wardring_api::{
     Device, DeviceStatus, PatchJob, PatchJobStatus, PatchRollout, PatchRolloutSlice, crd::all_crds,
     names,
@@ -422,6 +426,15 @@ impl Gateway {
     fn connect(&self, identity: Option<(&[u8], &DeviceKey)>) -> reqwest::Client {
         let config = client_config(&self.roots, identity).unwrap();
         reqwest::Client::builder().tls_backend_preconfigured(config).build().unwrap()
+    }
+
+    /// A connection of the agent's on which every byte is the test's own.
+    pub async fn raw(&self, agent: &Agent) -> TlsStream<TcpStream> {
+        let identity = Some((agent.certificate.as_slice(), &agent.key));
+        let config = client_config(&self.roots, identity).unwrap();
+        let stream = TcpStream::connect(self.running.listen).await.unwrap();
+        let name = "localhost".to_owned().try_into().unwrap();
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
     }
 
     pub async fn poll(&self, agent: &Agent, query: &str) -> Response {
