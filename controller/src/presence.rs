@@ -100,10 +100,18 @@ impl Presence {
         matches!(self.contact(namespace, device), Contact::Online { .. })
     }
 
-    /// Highest sealed sequence that any agent of the namespace holds; above the ledger's, the cluster
-    /// was restored from an older backup. 0 if none was presented.
-    pub fn highest_sequence(&self, namespace: &str) -> i64 {
-        self.judge().highest_sequence(namespace)
+    /// Sealed sequences that agents of the namespace presented. One that the ledger did not give says
+    /// that the cluster was restored from an older backup.
+    pub fn sequences(&self, namespace: &str) -> Vec<i64> {
+        self.judge().sequences(namespace)
+    }
+
+    /// When devices that nobody has heard since this leader began count as offline; nothing while no
+    /// gateway has told whom it sees.
+    pub fn hears_until(&self) -> Option<Timestamp> {
+        let until = self.judge().hears_until()?;
+        let left = SignedDuration::try_from(until.saturating_sub(self.clock())).ok()?;
+        Timestamp::now().checked_add(left).ok()
     }
 
     /// Gateways heard lately.

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Namespace as KubeNamespace;
 use kube::{Api, Client};
 use wardring_api::{PatchRolloutStatus, RolloutPhase, conditions, reasons::Reason};
@@ -33,6 +33,10 @@ use crate::{
     metrics::{Metrics, NamespaceLabels, PassLabels, PhaseLabels, RuleLabels},
     presence::Presence,
 };
+
+/// While a new leader listens to the agents it looks this often: that a gateway has told whom it sees
+/// is no event of any namespace.
+const LISTEN: SignedDuration = SignedDuration::from_secs(2);
 
 /// The cache is this late at most before a pass looks anyway: a delete that another controller made
 /// first, say, never shows up under the version we wait for.
@@ -79,6 +83,8 @@ impl Desk {
 #[derive(Debug, Default)]
 pub struct Memory {
     fenced: bool,
+    /// The agents presented what they hold, as far as they can be reached.
+    has_heard: bool,
     /// Versions of our own writes that the cache must have seen before the next plan.
     waits: BTreeMap<Kind, u64>,
     /// Jobs that we deleted, by device and uid, and that the cache must no longer hold.
@@ -162,11 +168,13 @@ async fn attempt(desk: &Desk, namespace: &str, memory: &mut Memory) -> Pass {
         return refuse(desk, namespace, memory, basis, &snapshot, &violations).await;
     }
     let next = plan.next_evaluation;
+    let listens = snapshot.guards.unheard.as_ref().filter(|_| !snapshot.rollouts.is_empty());
+    let listens = listens.and_then(|_| now.checked_add(LISTEN).ok());
     publish_numbers(desk, namespace, memory, &snapshot, &plan);
     forget_settled(memory, &snapshot);
     memory.pace.begin(Instant::now());
     match apply::apply(desk, namespace, memory, basis, plan, intent).await {
-        Ok(()) => Pass::Done([next, held_back(memory)].into_iter().flatten().min()),
+        Ok(()) => Pass::Done([next, held_back(memory), listens].into_iter().flatten().min()),
         Err(stop) => stopped(namespace, &stop),
     }
 }

@@ -4,11 +4,17 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use wardring_api::{names, reasons::Reason};
-use wardring_planner::{Guards, JobOutcome, JobView, LedgerView, Outcome, OutcomeResult, Snapshot};
+use wardring_planner::{
+    DeviceRow, Guards, JobOutcome, JobView, LedgerView, Outcome, OutcomeResult, Snapshot, Unheard,
+    foreign_sequence,
+};
 use wardring_seal::{JobKey, OutcomePayload, Signed};
 
 use super::{Desk, Memory, job::action};
-use crate::cache::{CachedJob, Namespace, Stored};
+use crate::{
+    cache::{CachedJob, Namespace, Stored},
+    presence::Contact,
+};
 
 /// Outcomes that were verified already, by device: a signature is checked once per version.
 pub type Verified = BTreeMap<String, (u64, Arc<JobView>)>;
@@ -24,7 +30,8 @@ pub fn observe(
     desk.cache.read(namespace, |space| {
         let space = space?;
         let ledger = ledger_view(space);
-        let restored = restored_from_backup(desk, namespace, space, &ledger);
+        let listens = if memory.has_heard { None } else { unheard(desk, namespace, space) };
+        memory.has_heard = listens.is_none();
         let mut verified = Verified::new();
         let jobs = space
             .jobs
@@ -41,7 +48,8 @@ pub fn observe(
             now,
             guards: Guards {
                 clock_trusted: desk.clock.is_trusted(),
-                restored_from_backup: restored,
+                restored_from_backup: foreign(desk, namespace, space),
+                unheard: listens,
                 namespace_terminating: terminating,
             },
             ledger,
@@ -73,18 +81,41 @@ pub fn confirmed_sequence(space: &Namespace) -> Option<i64> {
     annotations.get(names::RESTORE_CONFIRMED_ANNOTATION)?.parse().ok()
 }
 
-/// Agents hold sealed jobs with a sequence that the ledger has not reached: it is older than they
-/// are. Nothing may be granted until a person looked at what the restore lost.
-fn restored_from_backup(
-    desk: &Desk,
-    namespace: &str,
-    space: &Namespace,
-    ledger: &LedgerView,
-) -> Option<i64> {
-    // Jobs and slices that outlived the ledger tell it, too.
-    let jobs = space.jobs.values().map(|job| job.value.view.sequence).max().unwrap_or(0);
-    let highest = desk.presence.highest_sequence(namespace).max(jobs);
-    (ledger.present && highest > ledger.sequence).then_some(highest)
+/// The highest sequence that somebody holds and the ledger never gave: the cluster was restored from
+/// an older backup, and nothing may be granted until a person looked at what that lost.
+pub fn foreign(desk: &Desk, namespace: &str, space: &Namespace) -> Option<i64> {
+    let ledger = space.ledger.as_ref()?;
+    let status = ledger.value.status.clone().unwrap_or_default();
+    // Jobs and slices that outlived the ledger tell it, and so does our own memory of it.
+    let jobs = space.jobs.values().map(|job| job.value.view.sequence).max();
+    let lines = space.slices.values().flat_map(|slice| &slice.value.lines);
+    let (known, highest) = &space.highest_sequence;
+    let remembered = (*known == ledger.uid).then_some(*highest);
+    let others = [jobs, lines.map(|line| line.sequence).max(), remembered];
+    let above = others.into_iter().flatten().filter(|number| *number > status.sequence);
+    let presented = desk.presence.sequences(namespace).into_iter().chain(above);
+    foreign_sequence(status.sequence, &status.take_overs, presented)
+}
+
+/// Whom this leader has to hear before it can know that the cluster was not restored: every device
+/// that is said to be in contact. One that stays silent is waited for until it counts as offline; one
+/// that is offline presents its sequence when it comes, and that still tells.
+fn unheard(desk: &Desk, namespace: &str, space: &Namespace) -> Option<Unheard> {
+    let contact = |device: &DeviceRow| desk.presence.contact(namespace, &device.name);
+    silent(space.devices.rows(), contact, desk.presence.hears_until())
+}
+
+fn silent(
+    rows: &[DeviceRow],
+    contact: impl Fn(&DeviceRow) -> Contact,
+    until: Option<Timestamp>,
+) -> Option<Unheard> {
+    let is_awaited = |row: &&DeviceRow| {
+        row.enrolment_id.is_some() && row.is_online() && contact(row) == Contact::Unknown
+    };
+    let devices = rows.iter().filter(is_awaited).count();
+    // Without a gateway nobody can be heard at all.
+    (devices > 0 || until.is_none()).then_some(Unheard { devices, until })
 }
 
 fn verified_view(
@@ -142,4 +173,37 @@ fn verified(view: &JobView, payload: OutcomePayload) -> JobOutcome {
         started: payload.started,
         build: payload.build,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn devices() -> Vec<DeviceRow> {
+        let online = DeviceRow::ready("ws-1", "Windows 11");
+        let offline = DeviceRow { online: Some(false), ..DeviceRow::ready("ws-2", "Windows 11") };
+        let stranger = DeviceRow { enrolment_id: None, ..DeviceRow::ready("ws-3", "Windows 11") };
+        vec![online, offline, stranger]
+    }
+
+    #[test]
+    fn a_new_leader_listens_until_every_device_in_contact_was_heard_or_counts_as_offline() {
+        let now = "2026-11-21T02:00:00Z".parse().unwrap();
+        let nobody = |_: &DeviceRow| Contact::Unknown;
+        assert_eq!(
+            silent(&devices(), nobody, Some(now)),
+            Some(Unheard { devices: 1, until: Some(now) }),
+            "the offline and the unenrolled are not waited for"
+        );
+        assert_eq!(silent(&devices(), |_| Contact::Online { since: now }, Some(now)), None);
+        assert_eq!(silent(&devices(), |_| Contact::Offline { since: now }, Some(now)), None);
+    }
+
+    #[test]
+    fn without_a_gateway_nothing_was_heard() {
+        let now = "2026-11-21T02:00:00Z".parse().unwrap();
+        let none = Some(Unheard { devices: 0, until: None });
+        assert_eq!(silent(&devices(), |_| Contact::Online { since: now }, None), none);
+        assert_eq!(silent(&[], |_| Contact::Unknown, None), none);
+    }
 }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use wardring_api::presence::PresenceBatch;
+use wardring_planner::mark;
 
 /// Namespace and name of a device.
 pub type DeviceRef = (String, String);
@@ -21,6 +22,9 @@ pub const GATEWAY_SILENT_AFTER: Duration = Duration::from_secs(15);
 pub const MASS_WINDOW: Duration = Duration::from_secs(60);
 /// Fewer silent devices than this are never our fault as such.
 pub const MASS_MIN: usize = 20;
+/// Marks that are told apart in a namespace. Ledgers remember fewer; an agent that makes numbers up must
+/// not fill our memory.
+const MARKS: usize = 1_000;
 /// Mass silence begins at one in so many idle devices (2 %).
 pub const MASS_ONE_IN: usize = 50;
 
@@ -76,6 +80,35 @@ enum Verdict {
     Offline,
 }
 
+/// Sealed sequences that agents of a namespace presented: the highest, and by the mark of the term
+/// that gave them the lowest and the highest.
+#[derive(Debug, Default)]
+struct Presented {
+    highest: i64,
+    marks: BTreeMap<i64, (i64, i64)>,
+}
+
+impl Presented {
+    /// Says whether that was news.
+    fn note(&mut self, sequence: i64) -> bool {
+        let highest = self.highest.max(sequence);
+        let is_higher = std::mem::replace(&mut self.highest, highest) != highest;
+        let has_room = self.marks.len() < MARKS;
+        match self.marks.get_mut(&mark(sequence)) {
+            Some((low, high)) => {
+                let before = (*low, *high);
+                (*low, *high) = (sequence.min(*low), sequence.max(*high));
+                is_higher || before != (*low, *high)
+            }
+            None if has_room => {
+                self.marks.insert(mark(sequence), (sequence, sequence));
+                true
+            }
+            None => is_higher,
+        }
+    }
+}
+
 /// The judgement over all devices.
 #[derive(Debug)]
 pub struct Judge {
@@ -85,7 +118,7 @@ pub struct Judge {
     names: Vec<DeviceRef>,
     states: Vec<State>,
     busy: HashMap<String, BTreeSet<String>>,
-    sequences: HashMap<String, i64>,
+    sequences: HashMap<String, Presented>,
     /// Idle devices that fell silent lately, oldest first.
     silent: VecDeque<(Duration, usize)>,
     /// Since when at least one gateway with a complete set has been here without a gap.
@@ -128,9 +161,20 @@ impl Judge {
         }
     }
 
-    /// Highest sealed sequence that any agent of the namespace holds; 0 if none was presented.
-    pub fn highest_sequence(&self, namespace: &str) -> i64 {
-        self.sequences.get(namespace).copied().unwrap_or(0)
+    /// Sealed sequences that agents of the namespace presented, enough of them to tell whether all
+    /// belong to one history.
+    pub fn sequences(&self, namespace: &str) -> Vec<i64> {
+        let presented = self.sequences.get(namespace);
+        presented.map_or_else(Vec::new, |presented| {
+            let ends = presented.marks.values().flat_map(|(low, high)| [*low, *high]);
+            ends.chain([presented.highest]).collect()
+        })
+    }
+
+    /// When whoever has not been heard since this leader began counts as offline; nothing while no
+    /// gateway with a complete set is here.
+    pub fn hears_until(&self) -> Option<Duration> {
+        self.watching.map(|since| since + self.timeout)
     }
 
     /// Gateways heard lately.
@@ -286,16 +330,8 @@ impl Judge {
     }
 
     fn note_sequence(&mut self, namespace: &str, sequence: i64) {
-        match self.sequences.get_mut(namespace) {
-            Some(highest) if *highest >= sequence => {}
-            Some(highest) => {
-                *highest = sequence;
-                self.changed.insert(namespace.to_owned());
-            }
-            None => {
-                self.sequences.insert(namespace.to_owned(), sequence);
-                self.changed.insert(namespace.to_owned());
-            }
+        if self.sequences.entry(namespace.to_owned()).or_default().note(sequence) {
+            self.changed.insert(namespace.to_owned());
         }
     }
 

@@ -25,9 +25,15 @@ pub struct PatchLedgerSpec {}
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PatchLedgerStatus {
-    /// Raised by every batch and every take-over; sealed into every job. Only grows.
+    /// Raised by every batch and every take-over; sealed into every job. Only grows. Its last six
+    /// digits are drawn anew by every take-over, so that no number is used twice, not even by a
+    /// cluster that was restored from an older backup.
     #[schemars(range(min = 0))]
     pub sequence: i64,
+    /// Sequences of the latest take-overs, oldest first: which numbers belong to this history.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub take_overs: Vec<i64>,
     /// Who raised it last (identity of the leader), for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]

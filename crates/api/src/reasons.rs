@@ -64,8 +64,11 @@ reasons! {
     NothingSelected,
     /// The record of the run is gone or does not match its freeze id.
     RecordLost,
-    /// Agents have seen a higher sequence than the ledger holds: the cluster was restored from backup.
+    /// Agents have seen a sequence that the ledger's history does not know: the cluster was restored
+    /// from backup.
     RestoredFromBackup,
+    /// A controller took over and hears first what the agents hold, so that it would notice a restore.
+    AgentsUnheard,
     /// This process's clock and the API server's differ by more than 30 s.
     ClockSkew,
     /// A plan broke a safety rule and was not applied; this is a bug to report.

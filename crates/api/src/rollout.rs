@@ -242,7 +242,8 @@ pub struct Stage {
     /// Devices by label. Exactly one of `group` and `selector`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<LabelSelector>,
-    /// Devices granted and not yet proven at any moment; rounded down, at least 1.
+    /// Devices granted and not yet proven at any moment; rounded down, at least 1. Default 10 %, so
+    /// that a forgotten field is not a whole fleet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_concurrency: Option<Cap>,
     /// Failed devices the stage bears; strictly more halt it. Default 0.
@@ -265,7 +266,8 @@ pub struct Stage {
     /// Watch time after the last proof, before the next stage opens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub soak: Option<Span>,
-    /// Longest time from the stage's opening until it is proven. Default 7d.
+    /// Longest time from the stage's opening until it is proven; time in which the rollout stood still
+    /// does not count. Default 7d.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress_deadline: Option<Span>,
     /// Longest time from a grant until the device must have begun (bounds the install permit). Default 4h.

@@ -196,13 +196,17 @@ pub struct StageStatus {
     /// When the stage opened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
+    /// From when `progressDeadline` counts, if not from `startedAt`: later by every time in which the
+    /// rollout stood still.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress_since: Option<Timestamp>,
     /// When the soak began; our own stamp.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub soak_started_at: Option<Timestamp>,
     /// When the stage was done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completed_at: Option<Timestamp>,
-    /// At most 20 failed devices, `name: outcome — detail`.
+    /// At most 20 failed devices: what failed, in the device's own signed words, and what came of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20), inner(length(max = 256)))]
     pub failed_sample: Vec<String>,

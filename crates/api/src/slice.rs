@@ -45,12 +45,12 @@ pub struct PatchRolloutSliceSpec {
     #[schemars(length(max = 80))]
     pub freeze_id: String,
     /// One [`SliceLine`] per device, in frozen order.
-    #[schemars(length(max = 100), inner(length(max = 256)))]
+    #[schemars(length(max = 100), inner(length(max = 512)))]
     pub lines: Vec<String>,
 }
 
 /// Where one device of a rollout stands, in one line:
-/// `name attempt state at [action=…] [tries=…] [eid=…] [seq=…] [reason=…] [was=…]`.
+/// `name attempt state at [action=…] [tries=…] [eid=…] [seq=…] [reason=…] [was=…[/…]] [note=…]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SliceLine {
     /// Device.
@@ -73,7 +73,14 @@ pub struct SliceLine {
     pub reason: Option<Reason>,
     /// The bad outcome that a rollback followed.
     pub was: Option<LineState>,
+    /// Detail of that outcome.
+    pub was_reason: Option<Reason>,
+    /// What failed, in the words of the device's signed outcome; at most [`MAX_NOTE`] bytes.
+    pub note: Option<String>,
 }
+
+/// Longest note of a line, bytes.
+pub const MAX_NOTE: usize = 128;
 
 /// State of a line. `Granted` is the only one in which a device may act.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -189,7 +196,16 @@ impl SliceLine {
             sequence: 0,
             reason: None,
             was: None,
+            was_reason: None,
+            note: None,
         }
+    }
+
+    /// `text` as a line may carry it: without control characters, and short; none if nothing is left.
+    pub fn note_of(text: &str) -> Option<String> {
+        let text = text.replace(|letter: char| letter.is_control(), " ");
+        let text = crate::conditions::clip(text.trim(), MAX_NOTE);
+        (!text.is_empty()).then_some(text)
     }
 }
 
@@ -216,6 +232,13 @@ impl fmt::Display for SliceLine {
         }
         if let Some(was) = self.was {
             write!(out, " was={}", was.as_str())?;
+            if let Some(reason) = self.was_reason {
+                write!(out, "/{}", reason.as_str())?;
+            }
+        }
+        // It ends the line, because it may hold anything.
+        if let Some(note) = &self.note {
+            write!(out, " note={note}")?;
         }
         Ok(())
     }
@@ -226,7 +249,11 @@ impl FromStr for SliceLine {
 
     fn from_str(text: &str) -> Result<Self, SliceLineError> {
         let fail = |problem| SliceLineError { line: text.to_owned(), problem };
-        let mut words = text.split(' ');
+        let (facts, note) = match text.split_once(" note=") {
+            Some((facts, note)) => (facts, Some(note.to_owned())),
+            None => (text, None),
+        };
+        let mut words = facts.split(' ');
         let device = words.next().filter(|word| !word.is_empty()).ok_or(fail("no device"))?;
         let attempt = words
             .next()
@@ -234,7 +261,7 @@ impl FromStr for SliceLine {
             .ok_or(fail("the attempt is not a number"))?;
         let state =
             words.next().and_then(LineState::parse).ok_or(fail("the state is not known"))?;
-        let mut line = SliceLine { attempt, state, ..SliceLine::pending(device) };
+        let mut line = SliceLine { attempt, state, note, ..SliceLine::pending(device) };
         for word in words {
             match word.split_once('=') {
                 None => line.at = Some(word.parse().map_err(|_| fail("the time is malformed"))?),
@@ -253,7 +280,15 @@ impl FromStr for SliceLine {
                         Some(Reason::parse(value).ok_or(fail("the reason is not known"))?);
                 }
                 Some(("was", value)) => {
-                    line.was = Some(LineState::parse(value).ok_or(fail("`was` is not known"))?);
+                    let (state, reason) = match value.split_once('/') {
+                        Some((state, reason)) => (state, Some(reason)),
+                        None => (value, None),
+                    };
+                    line.was = Some(LineState::parse(state).ok_or(fail("`was` is not known"))?);
+                    if let Some(reason) = reason {
+                        let known = Reason::parse(reason).ok_or(fail("`was` is not known"))?;
+                        line.was_reason = Some(known);
+                    }
                 }
                 Some(_) => return Err(fail("it has an unknown key")),
             }
@@ -286,7 +321,41 @@ mod tests {
              reason=ServiceDown was=Failed"
         );
         assert_eq!(line.to_string().parse::<SliceLine>().unwrap(), line);
+        let told = SliceLine {
+            was_reason: Some(Reason::ServiceDown),
+            note: SliceLine::note_of("MSSQLSERVER (it was Running, is Stopped) note=no"),
+            ..line
+        };
+        assert!(
+            told.to_string().ends_with(
+                " was=Failed/ServiceDown note=MSSQLSERVER (it was Running, is Stopped) note=no"
+            ),
+            "{told}"
+        );
+        assert_eq!(told.to_string().parse::<SliceLine>().unwrap(), told);
         assert_eq!(SliceLine::pending("ws-17").to_string(), "ws-17 0 Pending");
+    }
+
+    #[test]
+    fn a_note_is_short_and_carries_no_control_characters_and_the_longest_line_fits() {
+        assert_eq!(SliceLine::note_of("a\nb\u{1b}[31m"), Some("a b [31m".to_owned()));
+        assert_eq!(SliceLine::note_of(" \r\n"), None);
+        let line = SliceLine {
+            attempt: u32::MAX,
+            state: LineState::RevertedByWindows,
+            at: Some("2026-11-21T02:14:09Z".parse().unwrap()),
+            action: JobAction::Rollback,
+            tries: u32::MAX,
+            enrolment_id: Some("0123456789abcdef".to_owned()),
+            sequence: i64::MAX,
+            reason: Some(Reason::ProgressDeadlineExceeded),
+            was: Some(LineState::RevertedByWindows),
+            was_reason: Some(Reason::RollbackSucceeded),
+            note: SliceLine::note_of(&"ä".repeat(200)),
+            ..SliceLine::pending(&"d".repeat(63))
+        };
+        assert!(line.note.as_ref().is_some_and(|note| note.len() <= MAX_NOTE));
+        assert!(line.to_string().len() <= 512, "{}", line.to_string().len());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use jiff::Timestamp;
 use wardring_api::{
     AwaitingRebootAction, JobAction, LineState, PatchRollout, Reboots, SliceLine, StageState,
-    conditions::whole_seconds, reasons::Reason,
+    Waiting, conditions::whole_seconds, reasons::Reason,
 };
 
 use crate::{
@@ -173,10 +173,9 @@ fn waiting(story: &DeviceStory<'_>, line: &Line, rules: &Rules) -> Explanation {
             let why = latch.map_or(Reason::RolloutStopped.meaning(), |latch| &latch.message);
             format!("{device} does not start: {why}")
         }
-        Reason::Backoff => format!(
-            "{device} gets its next attempt later: the last one ended {}.",
-            last_end(story.line)
-        ),
+        Reason::Backoff => {
+            format!("{device} gets its next attempt later; it {}", last_end(story.line))
+        }
         reason => format!("{device} does not start: {}", lower_first(reason.meaning())),
     };
     Explanation { reason, message, until }
@@ -206,6 +205,10 @@ fn hold(story: &DeviceStory<'_>, line: &Line, rules: &Rules) -> (Reason, Option<
     let again = line.at.map(|at| later(at, rules.backoff));
     if line.state != LineState::Pending && again.is_some_and(|again| story.now < again) {
         return (Reason::Backoff, again);
+    }
+    let listens = |waiting: &Waiting| waiting.reason == Reason::AgentsUnheard.as_str();
+    if status.waiting_for.iter().any(listens) {
+        return (Reason::AgentsUnheard, status.next_evaluation);
     }
     let full = stage.is_some_and(|stage| {
         stage.caps.is_some_and(|caps| stage.counts.in_progress >= caps.max_concurrency)
@@ -238,6 +241,13 @@ fn last_end(line: &SliceLine) -> String {
     match line.reason.filter(said) {
         Some(reason) => text.push_str(&format!(": {}", lower_first(reason.meaning()))),
         None => text.push('.'),
+    }
+    let told = failed_before(line.was).map(|was| failure(was, line.was_reason));
+    match (&line.note, told) {
+        (Some(note), Some(was)) => text.push_str(&format!(" What failed: {note} ({was}).")),
+        (Some(note), None) => text.push_str(&format!(" What failed: {note}.")),
+        (None, Some(was)) => text.push_str(&format!(" What came before: {was}.")),
+        (None, None) => {}
     }
     text
 }
@@ -286,6 +296,7 @@ fn working_copy(line: &SliceLine) -> Line {
         action: line.action,
         reason: line.reason,
         was: line.was,
+        was_reason: line.was_reason,
         attempt: line.attempt,
         tries: line.tries,
         sequence: line.sequence,
@@ -313,18 +324,45 @@ pub(crate) fn lower_first(text: &str) -> String {
     }
 }
 
-/// One failed device as a status shows it.
+/// One failed device as a status shows it: what failed, and what came of it.
 pub(crate) fn failed(frozen: &Frozen<'_>, index: usize) -> String {
-    let (line, record) = (frozen.lines[index], frozen.record(index));
-    let detail = line.reason.filter(|reason| reason.as_str() != line.state.as_str());
-    let mut text = format!("{}: {}", record.device, line.state.as_str());
-    if let Some(reason) = detail {
-        text.push_str(&format!(" — {}", reason.as_str()));
+    let line = frozen.lines[index];
+    let device = &frozen.record(index).device;
+    let was = failed_before(line.was);
+    let word = match was {
+        Some(was) => failure(was, line.was_reason),
+        None => failure(line.state, line.reason),
+    };
+    let text = match frozen.note(index) {
+        Some(note) => format!("{device}: {note} ({word})"),
+        None => format!("{device}: {word}"),
+    };
+    match was {
+        Some(_) => format!("{text}, {}", rolled(line.state, line.reason)),
+        None => text,
     }
-    if let Some(was) = line.was {
-        text.push_str(&format!(" (after {})", was.as_str()));
+}
+
+/// What a rollback followed, if that was a failure.
+fn failed_before(was: Option<LineState>) -> Option<LineState> {
+    was.filter(|was| !matches!(was, LineState::Granted | LineState::Succeeded))
+}
+
+/// `Failed/ServiceDown`.
+fn failure(state: LineState, reason: Option<Reason>) -> String {
+    match reason.filter(|reason| reason.as_str() != state.as_str()) {
+        Some(reason) => format!("{}/{}", state.as_str(), reason.as_str()),
+        None => state.as_str().to_owned(),
     }
-    text
+}
+
+/// What came of the rollback that followed a failure.
+fn rolled(state: LineState, reason: Option<Reason>) -> String {
+    match state {
+        LineState::Granted => "being rolled back".to_owned(),
+        LineState::RolledBack => "rolled back".to_owned(),
+        state => format!("then {}", failure(state, reason)),
+    }
 }
 
 /// The first few failed devices in one phrase.

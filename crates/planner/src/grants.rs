@@ -19,6 +19,7 @@ pub(crate) type Decisions = Vec<Vec<Decision>>;
 /// Whether a run may get grants for `action` in this pass.
 fn may_grant(run: &Run<'_>, scene: &Scene<'_>, action: JobAction) -> bool {
     let ready = scene.guard.is_none()
+        && scene.snapshot.guards.unheard.is_none()
         && scene.snapshot.ledger.present
         && run.complaint.is_none()
         && run.has_finalizer()
@@ -169,6 +170,7 @@ impl Desk<'_, '_> {
         let allowed = may_grant(self.run, self.scene, JobAction::Rollback);
         let hold = match self.scene.row(line) {
             None => Some(Reason::Replaced),
+            Some(_) if self.is_listening() => Some(Reason::AgentsUnheard),
             Some(_) if !allowed => Some(Reason::RolloutStopped),
             Some(_) if rollback.is_braked => Some(Reason::RollbackFailed),
             // Later stages go first.
@@ -191,6 +193,15 @@ impl Desk<'_, '_> {
         Decision::Start
     }
 
+    /// Whether all that keeps grants back is that this leader has not heard the agents yet.
+    fn is_listening(&mut self) -> bool {
+        let Some(unheard) = &self.scene.snapshot.guards.unheard else { return false };
+        if let Some(until) = unheard.until {
+            self.wake.at(until);
+        }
+        self.scene.guard.is_none()
+    }
+
     fn install(&mut self, index: usize, line: &Line) -> Decision {
         let stage = &self.run.stages[self.position];
         if line.state == LineState::Granted {
@@ -208,6 +219,9 @@ impl Desk<'_, '_> {
         }
         if self.run.stop.is_some() || self.run.complaint.is_some() || self.scene.guard.is_some() {
             return Decision::Hold(Reason::RolloutStopped);
+        }
+        if self.is_current && self.is_listening() {
+            return Decision::Hold(Reason::AgentsUnheard);
         }
         if !self.open {
             let waits = if self.is_current { Reason::WriteInFlight } else { Reason::StageNotOpen };

@@ -1,9 +1,10 @@
 //! The four stops. Latches: what a person or the system stopped stays stopped until a person says
 //! otherwise, whatever happens to the field that said so. Judging: a budget that is broken halts.
 
+use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
     FailureAction, JobAction, Latch, LineState, RollbackStatus, StageState,
-    conditions::{clip, whole_seconds},
+    conditions::{self, clip, whole_seconds},
     names,
     reasons::Reason,
 };
@@ -47,7 +48,9 @@ pub(crate) fn latch(run: &mut Run<'_>, scene: &Scene<'_>) -> Latched {
             run.emit(EventKind::Normal, Reason::SuspendedByPerson, message);
             latched.stopped = true;
         }
-        (Some(false), Some(_)) => {
+        (Some(false), Some(latch)) => {
+            let since = latch.at;
+            stand_aside(run, since, scene);
             run.status.suspended = None;
             run.gating = true;
             run.emit(EventKind::Normal, Reason::InProgress, "A person resumed the rollout.".into());
@@ -55,11 +58,49 @@ pub(crate) fn latch(run: &mut Run<'_>, scene: &Scene<'_>) -> Latched {
         // Absence changes nothing: an applier that strips the field must not resume a rollout.
         _ => {}
     }
+    if scene.guard.is_none()
+        && run.status.suspended.is_none()
+        && let Some(since) = guarded_since(run)
+    {
+        stand_aside(run, since, scene);
+        run.gating = true;
+    }
     if !latched.stopped {
         latched.retried = retry(run, scene);
     }
     run.stop = stop_of(run);
     latched
+}
+
+/// Time since `since` in which the rollout stood still is not the devices' lack of progress: the
+/// deadline of the stage that was open counts from so much later.
+fn stand_aside(run: &mut Run<'_>, since: Timestamp, scene: &Scene<'_>) {
+    let Some(position) = current_stage(run) else { return };
+    let opened = run.status.stages[position].started_at;
+    let Some(started) = opened.or_else(|| could_open_since(run, position)) else { return };
+    let status = &mut run.status.stages[position];
+    let still = scene.now.duration_since(since.max(started)).max(SignedDuration::ZERO);
+    let progress = status.progress_since.unwrap_or(started).max(started);
+    status.progress_since = Some(whole_seconds(later(progress, still)));
+}
+
+/// How long the rollout stood still since the stage opened or was last retried.
+pub(crate) fn stood_still(run: &Run<'_>, position: usize) -> SignedDuration {
+    let status = &run.status.stages[position];
+    match (status.started_at, status.progress_since) {
+        (Some(started), Some(progress)) => {
+            progress.duration_since(started).max(SignedDuration::ZERO)
+        }
+        _ => SignedDuration::ZERO,
+    }
+}
+
+/// Since when a guard kept the whole namespace from moving, as the last written status says it.
+fn guarded_since(run: &Run<'_>) -> Option<Timestamp> {
+    let guards = [Reason::RestoredFromBackup, Reason::ClockSkew];
+    let stalled = run.before.conditions.iter().find(|all| all.type_ == conditions::STALLED)?;
+    let is_guard = guards.iter().any(|reason| reason.as_str() == stalled.reason);
+    (is_guard && stalled.status == "True").then_some(stalled.last_transition_time.0)
 }
 
 /// The strongest stop that holds.
@@ -120,11 +161,11 @@ fn retry(run: &mut Run<'_>, scene: &Scene<'_>) -> bool {
             if begins_anew(line) && scene.row(line).is_some() {
                 line.set(LineState::Pending, None, scene.now);
                 line.action = JobAction::Install;
-                (line.was, line.tries) = (None, 0);
+                (line.was, line.was_reason, line.tries) = (None, None, 0);
                 frozen.retried.insert(index);
             }
         }
-        status.started_at = Some(whole_seconds(scene.now));
+        (status.started_at, status.progress_since) = (Some(whole_seconds(scene.now)), None);
         if !frozen.retried.is_empty() {
             status.state = StageState::Open;
             (status.soak_started_at, status.completed_at) = (None, None);
@@ -220,14 +261,16 @@ fn verdict(
             ),
         ));
     }
-    if status.state != StageState::Open {
+    // A person who suspended the run has stopped its clock, too.
+    if status.state != StageState::Open || run.stop.is_some() {
         return None;
     }
     let shortfall = shortfall(run, position);
     if !is_waiting_for_devices(run, position) && shortfall.is_none() {
         return None;
     }
-    let deadline = later(status.started_at?, stage.rules.progress_deadline);
+    let since = status.progress_since.max(status.started_at)?;
+    let deadline = later(since, stage.rules.progress_deadline);
     if !wake.is_due(deadline) {
         return None;
     }
@@ -253,14 +296,13 @@ fn unopened(
     scene: &Scene<'_>,
     wake: &mut Wake,
 ) -> Option<Complaint> {
-    if current_stage(run) != Some(position) || run.status.plan_hash.is_none() {
+    // A person who suspended the run has stopped its clock, too.
+    let is_its_turn = current_stage(run) == Some(position) && run.stop.is_none();
+    if !is_its_turn || run.status.plan_hash.is_none() {
         return None;
     }
-    let before = position.checked_sub(1).and_then(|before| run.status.stages[before].completed_at);
-    let created = run.rollout.metadata.creation_timestamp.as_ref().map(|time| time.0);
-    let retried = run.status.last_handled_retry.as_ref().and_then(|stamp| stamp.parse().ok());
     let rules = run.stages[position].rules;
-    let since = before.or(created).max(retried)?;
+    let since = could_open_since(run, position).max(run.status.stages[position].progress_since)?;
     // Only a stage that has waited this long is counted again here.
     let deadline = later(since, rules.progress_deadline);
     if scene.now < deadline {
@@ -269,6 +311,14 @@ fn unopened(
     }
     let selected = freeze::members(run, position, scene).ok()?.len();
     (selected < rules.min_devices).then(|| too_few(run, position, selected))
+}
+
+/// Since when nothing but its selection keeps a stage from opening.
+fn could_open_since(run: &Run<'_>, position: usize) -> Option<Timestamp> {
+    let before = position.checked_sub(1).and_then(|before| run.status.stages[before].completed_at);
+    let created = run.rollout.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    let retried = run.status.last_handled_retry.as_ref().and_then(|stamp| stamp.parse().ok());
+    before.or(created).max(retried)
 }
 
 /// A stage that selects fewer devices than `minDevices`.

@@ -7,6 +7,7 @@ use crate::{
     Action, BATCH_SIZE, LineChange, RecordCause,
     line::{Frozen, Line},
     plan::Lanes,
+    sequence::next_batch,
     validate::{Run, Scene, Stop},
 };
 
@@ -35,8 +36,9 @@ pub(crate) fn close_open_batch(runs: &mut [Run<'_>], scene: &Scene<'_>, lanes: &
     let Some(batch) = &scene.snapshot.ledger.batch else { return };
     let mut is_known = false;
     for run in runs.iter_mut() {
-        let may_grant = run.stop.is_none() && run.complaint.is_none();
-        let may_roll_back = matches!(run.stop, None | Some(Stop::Halted));
+        let has_heard = scene.snapshot.guards.unheard.is_none();
+        let may_grant = has_heard && run.stop.is_none() && run.complaint.is_none();
+        let may_roll_back = has_heard && matches!(run.stop, None | Some(Stop::Halted));
         let (uid, now) = (run.id.uid.clone(), scene.now);
         for frozen in run.stages.iter_mut().filter_map(|stage| stage.frozen.as_mut()) {
             let Some(slice) = frozen.slices.iter().position(|slice| slice.name == batch.slice)
@@ -120,9 +122,9 @@ fn entry(text: &str) -> Option<(&str, u32, JobAction)> {
 fn grant(line: &mut Line, action: JobAction, attempt: u32, sequence: i64, now: jiff::Timestamp) {
     if attempt > line.attempt {
         line.granted_now = true;
-        line.was = match action {
-            JobAction::Rollback => Some(line.state),
-            JobAction::Install | JobAction::Download => None,
+        (line.was, line.was_reason) = match action {
+            JobAction::Rollback => (Some(line.state), line.reason),
+            JobAction::Install | JobAction::Download => (None, None),
         };
     }
     line.state = LineState::Granted;
@@ -170,7 +172,7 @@ pub(crate) fn write_ahead<'a>(
         let (batch, later) = rest.split_at(length);
         rest = later;
         let expected_sequence = pen.sequence;
-        pen.sequence += 1;
+        pen.sequence = next_batch(pen.sequence);
         let mut changes = Vec::with_capacity(batch.len());
         let mut grants = Vec::with_capacity(batch.len());
         for &(index, attempt, action) in batch {

@@ -23,6 +23,7 @@ mod plan_types;
 mod resolve;
 mod rollback;
 mod selector;
+mod sequence;
 mod snapshot;
 mod stage;
 mod status;
@@ -39,4 +40,7 @@ pub use plan::plan;
 pub use plan_types::*;
 pub use resolve::{plan_hash, resolve};
 pub use selector::Selector;
+pub use sequence::{
+    SEQUENCE_STRIDE, TAKE_OVERS_KEPT, foreign_sequence, mark, next_batch, take_over,
+};
 pub use snapshot::*;

@@ -21,6 +21,7 @@ pub(crate) struct Line {
     pub action: JobAction,
     pub reason: Option<Reason>,
     pub was: Option<LineState>,
+    pub was_reason: Option<Reason>,
     pub attempt: u32,
     pub tries: u32,
     pub sequence: i64,
@@ -114,6 +115,8 @@ pub(crate) struct Frozen<'a> {
     pub retried: BTreeSet<usize>,
     /// Lines to take back, with the attempt of the job that goes first.
     pub recalls: BTreeMap<usize, Option<u32>>,
+    /// What answers of this pass say about the failures they tell of.
+    pub notes: BTreeMap<usize, String>,
 }
 
 impl<'a> Frozen<'a> {
@@ -128,6 +131,22 @@ impl<'a> Frozen<'a> {
         let (slice, position) = self.locate(index);
         let slice: &'a SliceView = self.slices[slice];
         &slice.lines[position]
+    }
+
+    /// What failed on the line's device, in its own words: of this pass, or as recorded before as long
+    /// as the line still tells of that failure.
+    pub fn note(&self, index: usize) -> Option<&str> {
+        let (line, record) = (&self.lines[index], self.record(index));
+        let is_new = || self.notes.get(&index).map(String::as_str);
+        let is_same = line.action == JobAction::Rollback
+            || (line.state, line.reason, line.was) == (record.state, record.reason, record.was);
+        // What a rollback followed stays its evidence, whatever the rollback itself said.
+        let recorded = record.note.as_deref().filter(|_| is_same);
+        if line.action == JobAction::Rollback {
+            recorded.or_else(is_new)
+        } else {
+            is_new().or(recorded)
+        }
     }
 
     /// The line as this pass leaves it.
@@ -149,6 +168,8 @@ impl<'a> Frozen<'a> {
             sequence: line.sequence,
             reason: line.reason,
             was: line.was,
+            was_reason: line.was_reason,
+            note: self.note(index).map(str::to_owned),
         }
     }
 }

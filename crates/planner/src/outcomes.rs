@@ -5,7 +5,7 @@
 //! where one was required. Silence ends as a failure of its own kind, never as nothing.
 
 use jiff::Timestamp;
-use wardring_api::{JobAction, LineState, OfflineAction, PermitStep, reasons::Reason};
+use wardring_api::{JobAction, LineState, OfflineAction, PermitStep, SliceLine, reasons::Reason};
 
 use crate::{
     DeviceRow, GrantId, JobOutcome, JobView, Outcome, OutcomeResult,
@@ -67,6 +67,7 @@ pub(crate) fn fold(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) {
                 Turn::Becomes(next) => {
                     frozen.lines[index] = next;
                     frozen.outcomes.insert(index);
+                    frozen.notes.extend(facts.note(&line, &next).map(|note| (index, note)));
                 }
                 Turn::TakenBack(next, job) => {
                     frozen.lines[index] = next;
@@ -89,6 +90,22 @@ impl Facts<'_, '_> {
             LineState::Failed | LineState::RevertedByWindows => line.may_try_again(&self.rules),
             _ => false,
         }
+    }
+
+    /// What the answer that a line ends badly by says about it.
+    fn note(&self, line: &Line, next: &Line) -> Option<String> {
+        let is_bad = matches!(
+            next.state,
+            LineState::Failed
+                | LineState::RevertedByWindows
+                | LineState::RolledBack
+                | LineState::NotReversible
+                | LineState::RollbackFailed
+        );
+        let outcome = answer(line, self.scene.own_job(line, self.uid)?)?;
+        // A device that was rolled back has nothing left to tell, unless it did so by itself.
+        let tells = is_bad && (next.state != LineState::RolledBack || next.was_reason.is_some());
+        if tells { SliceLine::note_of(&outcome.message) } else { None }
     }
 
     fn turn(&self, line: &Line, device: &str, enrolment: Option<&str>, wake: &mut Wake) -> Turn {
@@ -308,8 +325,8 @@ impl Facts<'_, '_> {
             OutcomeResult::Failed => (LineState::Failed, reason.or(Some(Reason::Failed))),
             OutcomeResult::RevertedByWindows => (LineState::RevertedByWindows, reason),
             OutcomeResult::RolledBack => {
-                next.was = Some(LineState::Failed);
-                (LineState::RolledBack, reason)
+                (next.was, next.was_reason) = (Some(LineState::Failed), reason);
+                (LineState::RolledBack, None)
             }
             OutcomeResult::NotReversible => (LineState::Failed, Some(Reason::NotReversible)),
             OutcomeResult::RollbackFailed => (LineState::RollbackFailed, reason),
@@ -363,7 +380,9 @@ impl Facts<'_, '_> {
         match line.action {
             JobAction::Rollback => {
                 let state = next.was.take().unwrap_or(LineState::Failed);
-                next.set(state, reason.or(line.reason), self.scene.now);
+                // Why it is to be rolled back outlasts why it was not yet.
+                let detail = next.was_reason.take().or(reason).or(line.reason);
+                next.set(state, detail, self.scene.now);
             }
             JobAction::Install | JobAction::Download => {
                 let late = reason == Some(Reason::StartByPassed);

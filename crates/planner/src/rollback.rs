@@ -16,11 +16,15 @@ use crate::{
     caps::later,
     eligibility::{Claims, forbids_rollback},
     explain,
+    halt::stood_still,
     line::{Doing, Line, doing},
     plan::Lanes,
     validate::{Run, Scene, Stop},
     wake::Wake,
 };
+
+/// Devices that an UpdateHold shows as evidence.
+const EVIDENCE: usize = 10;
 
 /// What one pass may do about rollbacks of a run.
 pub(crate) struct Round {
@@ -74,9 +78,10 @@ fn is_rolling(line: &Line) -> bool {
 /// have: a procedure that never ends would block a person's next decision.
 fn is_over_time(run: &Run<'_>, scene: &Scene<'_>, wake: &mut Wake) -> bool {
     let Some(rollback) = &run.status.rollback else { return false };
-    let stage = run.stages.iter().find(|stage| stage.spec.name == rollback.stage);
-    stage.is_some_and(|stage| {
-        let deadline = later(rollback.started_at, stage.rules.progress_deadline);
+    let stage = run.stages.iter().position(|stage| stage.spec.name == rollback.stage);
+    stage.is_some_and(|position| {
+        let span = run.stages[position].rules.progress_deadline;
+        let deadline = later(later(rollback.started_at, stood_still(run, position)), span);
         if rollback.completed_at.is_none() {
             wake.at(deadline);
         }
@@ -171,7 +176,15 @@ pub(crate) fn steer(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake, lanes
         });
         run.status.rollback = Some(RollbackStatus { started_at, completed_at: None, ..rollback });
         run.gating = true;
-        let note = "Devices that failed are being rolled back.".to_owned();
+        let frozen = run.stages[position].frozen.as_ref();
+        let failed = &run.stages[position].tally.failed;
+        let note = match frozen.filter(|_| !failed.is_empty()) {
+            Some(frozen) => {
+                let failed = explain::sample(frozen, failed);
+                format!("Devices are being rolled back. What failed: {failed}.")
+            }
+            None => "Devices are being rolled back.".to_owned(),
+        };
         run.emit(EventKind::Warning, Reason::RollingBack, note);
     }
 }
@@ -212,25 +225,34 @@ fn complete(run: &mut Run<'_>, scene: &Scene<'_>, lanes: &mut Lanes) {
     } else {
         (EventKind::Normal, Reason::RollbackSucceeded)
     };
-    let note =
-        format!("The rollback ended; rolled back: {}.", explain::devices(taken_back as usize));
-    run.emit(kind, reason, note);
+    let evidence = evidence(run);
+    let told = match evidence.first() {
+        Some(first) if evidence.len() > 1 => format!(" ({first}; and more)"),
+        Some(first) => format!(" ({first})"),
+        None => String::new(),
+    };
+    let count = explain::devices(taken_back as usize);
+    run.emit(kind, reason, format!("The rollback ended; rolled back: {count}{told}."));
+}
+
+/// What was seen on the first few devices that were rolled back.
+fn evidence(run: &Run<'_>) -> Vec<String> {
+    let frozen = run.stages.iter().filter_map(|stage| stage.frozen.as_ref());
+    let told = frozen.flat_map(|frozen| {
+        let lines = frozen.lines.iter().enumerate();
+        let taken_back = lines.filter(|(_, line)| line.state == LineState::RolledBack);
+        taken_back.map(|(index, _)| clip(&explain::failed(frozen, index), 256))
+    });
+    told.take(EVIDENCE).collect()
 }
 
 /// The bar that keeps the updates from coming back until a person lifts it.
 fn hold(run: &Run<'_>, scene: &Scene<'_>) -> Action {
-    let mut products = Vec::new();
-    let mut evidence = Vec::new();
-    for frozen in run.stages.iter().filter_map(|stage| stage.frozen.as_ref()) {
-        for (index, line) in frozen.lines.iter().enumerate() {
-            if line.state == LineState::RolledBack {
-                products.extend(scene.row(line).and_then(|row| row.product.clone()));
-                if evidence.len() < 10 {
-                    evidence.push(clip(&explain::failed(frozen, index), 256));
-                }
-            }
-        }
-    }
+    let lines = run.stages.iter().flat_map(|stage| &stage.frozen).flat_map(|all| &all.lines);
+    let products: Vec<_> = lines
+        .filter(|line| line.state == LineState::RolledBack)
+        .filter_map(|line| scene.row(line)?.product.clone())
+        .collect();
     let updates = &run.status.resolved_updates;
     let mut kbs: Vec<_> = updates
         .iter()
@@ -252,7 +274,7 @@ fn hold(run: &Run<'_>, scene: &Scene<'_>) -> Action {
             kbs,
             selector: None,
             reason: clip(&format!("Rollout {} was rolled back. {halt}", run.id.name), 512),
-            evidence,
+            evidence: evidence(run),
             rollout: Some(run.id.name.clone()),
         }),
     }

@@ -50,16 +50,34 @@ pub struct Snapshot {
 pub struct Guards {
     /// This process's clock and the API server's agree within 30 s.
     pub clock_trusted: bool,
-    /// Agents hold a sequence above the ledger's (the highest seen), and nobody confirmed it yet.
+    /// Agents hold a sequence that the ledger never gave (the highest such), and nobody confirmed it
+    /// yet.
     pub restored_from_backup: Option<i64>,
+    /// A new leader has not heard yet what the agents hold, so it cannot know whether the cluster was
+    /// restored.
+    pub unheard: Option<Unheard>,
     /// The namespace is being deleted: only finalizers are removed.
     pub namespace_terminating: bool,
 }
 
 impl Default for Guards {
     fn default() -> Guards {
-        Guards { clock_trusted: true, restored_from_backup: None, namespace_terminating: false }
+        Guards {
+            clock_trusted: true,
+            restored_from_backup: None,
+            unheard: None,
+            namespace_terminating: false,
+        }
     }
+}
+
+/// Whom a new leader still listens for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unheard {
+    /// Devices that are said to be in contact and have not presented their sequence.
+    pub devices: usize,
+    /// When those that stay silent are judged offline; none while no gateway has reported.
+    pub until: Option<Timestamp>,
 }
 
 /// The namespace's PatchLedger.

@@ -57,9 +57,9 @@ impl<'a> Scene<'a> {
                 Complaint::new(
                     Reason::RestoredFromBackup,
                     format!(
-                        "Agents have seen sequence {highest}, and the ledger is at {}: the cluster \
-                         was restored from a backup. Nothing is granted until a person confirms it \
-                         (annotation {}={highest} on PatchLedger {}).",
+                        "Agents hold sequence {highest}, which this ledger (at {}) never gave: the \
+                         cluster was restored from a backup. Nothing is granted until a person \
+                         confirms it (annotation {}={highest} on PatchLedger {}).",
                         snapshot.ledger.sequence,
                         names::RESTORE_CONFIRMED_ANNOTATION,
                         names::LEDGER_NAME,
@@ -311,6 +311,7 @@ fn join<'a>(slices: Vec<&'a Arc<SliceView>>, scene: &Scene<'a>) -> Frozen<'a> {
                 action: record.action,
                 reason: record.reason,
                 was: record.was,
+                was_reason: record.was_reason,
                 attempt: record.attempt,
                 tries: record.tries,
                 sequence: record.sequence,
@@ -329,6 +330,7 @@ fn join<'a>(slices: Vec<&'a Arc<SliceView>>, scene: &Scene<'a>) -> Frozen<'a> {
         outcomes: Default::default(),
         retried: Default::default(),
         recalls: Default::default(),
+        notes: Default::default(),
     }
 }
 

@@ -6,7 +6,7 @@ mod support;
 use support::{SERVER, World};
 use wardring_api::{Abort, Latch, LineState, StageState};
 use wardring_planner::{
-    Action, LineChange, Plan, RecallLine, RecordCause, RolloutRef, Snapshot, check, plan,
+    Action, LineChange, Plan, RecallLine, RecordCause, RolloutRef, Snapshot, Unheard, check, plan,
 };
 
 /// A stage of three whose first grants are about to be written.
@@ -68,6 +68,13 @@ fn latch() -> Option<Latch> {
 fn a_right_plan_passes() {
     let (snapshot, plan) = about_to_grant();
     assert_eq!(check(&snapshot, &plan), []);
+}
+
+#[test]
+fn a_grant_before_the_agents_were_heard() {
+    let (mut snapshot, plan) = about_to_grant();
+    snapshot.guards.unheard = Some(Unheard { devices: 1, until: None });
+    caught(&snapshot, &plan, "S7");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use wardring_api::{
     Batch, Cap, JobAction, LineState, RollbackPolicy, RolloutPhase, conditions, reasons::Reason,
 };
 use wardring_planner::{
-    Action, Decision, GrantId, JobEnd, JobOutcome, Outcome, OutcomeResult, Plan, resolve,
+    Action, Decision, GrantId, JobEnd, JobOutcome, Outcome, OutcomeResult, Plan, Unheard, resolve,
 };
 
 const ONE_STAGE: &str = "
@@ -110,6 +110,150 @@ fn a_lost_or_damaged_record_stalls_the_run() {
         assert_eq!(status.waiting_for[0].reason, "RecordLost");
         assert!(world.jobs.contains_key("test-1"), "a job that may be at work is left alone");
     }
+}
+
+/// A new leader that has not heard what the agents hold.
+fn listening(world: &mut World) {
+    let until = world.now + SignedDuration::from_mins(10);
+    world.guards.unheard = Some(Unheard { devices: 1, until: Some(until) });
+}
+
+#[test]
+fn a_leader_that_has_not_heard_the_agents_grants_nothing_and_says_so() {
+    let mut world = granted();
+    world.edit("november", |spec| spec.stages[0].max_concurrency = Some(Cap::Count(2)));
+    listening(&mut world);
+
+    let plan = world.settle();
+    assert_eq!(world.state("november", "test-2"), Some(LineState::Pending));
+    assert_eq!(
+        plan.rollouts[0].stages[0].decisions[1],
+        Decision::Hold(Reason::AgentsUnheard),
+        "no silent hold"
+    );
+    let until = world.guards.unheard.as_ref().unwrap().until;
+    assert_eq!(plan.next_evaluation, until, "it looks again when the silent count as offline");
+    let status = world.status("november");
+    assert!(status.waiting_for.iter().any(|waiting| waiting.reason == "AgentsUnheard"));
+    assert!(!conditions::is_true(&status.conditions, conditions::STALLED), "that is no fault");
+
+    world.guards.unheard = None;
+    world.settle();
+    assert_eq!(world.state("november", "test-2"), Some(LineState::Granted));
+}
+
+#[test]
+fn a_leader_that_has_not_heard_the_agents_closes_an_open_batch_without_granting() {
+    let mut world = granted();
+    world.jobs.clear();
+    let slice = world.slices.values_mut().next().unwrap();
+    slice.spec.lines[0] = "test-1 0 Pending".to_owned();
+    let slice = slice.metadata.name.clone().unwrap();
+    let uid = world.rollouts["november"].metadata.uid.clone().unwrap();
+    world.ledger.batch = Some(Batch {
+        sequence: world.ledger.sequence,
+        rollout_uid: uid,
+        slice,
+        grants: vec!["test-1 1 Install".to_owned()],
+    });
+    listening(&mut world);
+
+    world.settle();
+    let line = world.line("november", "test-1").unwrap();
+    assert_eq!((line.state, line.attempt), (LineState::Pending, 1));
+    assert_eq!(line.sequence, world.ledger.sequence, "its author's write fails");
+    assert!(world.jobs.is_empty());
+}
+
+#[test]
+fn a_leader_that_has_not_heard_the_agents_still_halts_and_takes_answers() {
+    let mut world = granted();
+    listening(&mut world);
+    let outcome = Outcome {
+        result: OutcomeResult::Failed,
+        reason: Some(Reason::InstallFailed),
+        ..good_answer(&world)
+    };
+    world.jobs.get_mut("test-1").unwrap().outcome = JobOutcome::Verified(outcome);
+    world.settle();
+    assert_eq!(world.status("november").phase, Some(RolloutPhase::Halted));
+    assert!(world.jobs.is_empty());
+}
+
+/// One device that fails with these words and is rolled back.
+fn failing(message: &str) -> World {
+    let mut world = granted();
+    world.edit("november", |spec| {
+        spec.on_failure.action = wardring_api::FailureAction::Rollback;
+    });
+    let outcome = Outcome {
+        result: OutcomeResult::Failed,
+        reason: Some(Reason::ServiceDown),
+        message: message.to_owned(),
+        ..good_answer(&world)
+    };
+    world.jobs.get_mut("test-1").unwrap().outcome = JobOutcome::Verified(outcome);
+    world.settle();
+    assert_eq!(world.line("november", "test-1").unwrap().action, JobAction::Rollback);
+    world
+}
+
+fn rolled_back(world: &mut World, result: OutcomeResult, message: &str) {
+    let outcome = Outcome {
+        result,
+        reason: None,
+        message: message.to_owned(),
+        started: result != OutcomeResult::NotStarted,
+        ..good_answer(world)
+    };
+    world.jobs.get_mut("test-1").unwrap().outcome = JobOutcome::Verified(outcome);
+    world.settle();
+}
+
+#[test]
+fn what_failed_is_told_through_the_whole_rollback() {
+    let told = |world: &World| world.status("november").stages[0].failed_sample[0].clone();
+    let mut world = failing("MSSQLSERVER did not start after 3 restarts");
+    let what = "test-1: MSSQLSERVER did not start after 3 restarts (Failed/ServiceDown)";
+    assert_eq!(told(&world), format!("{what}, being rolled back"));
+    // A rollback that cannot begin yet is granted again, and forgets nothing.
+    rolled_back(&mut world, OutcomeResult::NotStarted, "on battery");
+    assert_eq!(told(&world), format!("{what}, being rolled back"));
+    assert_eq!(world.line("november", "test-1").unwrap().attempt, 3);
+
+    let mut fails = world.clone();
+    rolled_back(&mut fails, OutcomeResult::RollbackFailed, "the package is gone");
+    assert_eq!(told(&fails), format!("{what}, then RollbackFailed"));
+
+    rolled_back(&mut world, OutcomeResult::RolledBack, "taken back");
+    assert_eq!(told(&world), format!("{what}, rolled back"));
+    let hold = world.holds.values().next().expect("the update is barred");
+    assert_eq!(hold.evidence, [format!("{what}, rolled back")]);
+    let ended = world.events.iter().find(|event| event.starts_with("RollbackSucceeded")).unwrap();
+    assert!(ended.contains(what), "{ended}");
+    let halted = world.events.iter().find(|event| event.starts_with("FailureBudget")).unwrap();
+    assert!(halted.contains(what), "{halted}");
+}
+
+#[test]
+fn a_retry_forgets_what_failed_before() {
+    let mut world = failing("MSSQLSERVER did not start after 3 restarts");
+    rolled_back(&mut world, OutcomeResult::RolledBack, "");
+    world.holds.clear();
+    world.retry("november");
+    world.settle();
+    let line = world.line("november", "test-1").unwrap();
+    assert_eq!((line.state, line.was), (LineState::Granted, None));
+    assert_eq!((line.note, line.was_reason), (None, None));
+}
+
+#[test]
+fn a_device_cannot_write_control_characters_or_a_novel_into_the_status() {
+    let world = failing(&format!("a\u{1b}[2J\nb {}", "x".repeat(5_000)));
+    let told = &world.status("november").stages[0].failed_sample[0];
+    assert!(!told.chars().any(char::is_control), "{told:?}");
+    assert!(told.starts_with("test-1: a [2J b xxx"), "{told}");
+    assert!(told.len() < 256, "{}", told.len());
 }
 
 #[test]

@@ -14,7 +14,9 @@ use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 use serde::Deserialize;
 use support::{SERVER, World, agent::Script, start};
 use wardring_api::{PatchRolloutStatus, SliceLine};
-use wardring_planner::{DeviceStory, HoldView, explain_device, explain_rollout};
+use wardring_planner::{
+    DeviceStory, HoldView, Unheard, explain_device, explain_rollout, take_over,
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -79,6 +81,8 @@ enum What {
     ControllerCrash,
     RestoredFromBackup,
     RestoreConfirmed,
+    LeaderListens,
+    AgentsHeard,
 }
 
 impl Story {
@@ -157,8 +161,13 @@ fn happen(world: &mut World, happening: &Happening) {
         What::RestoredFromBackup => world.guards.restored_from_backup = Some(900),
         What::RestoreConfirmed => {
             world.guards.restored_from_backup = None;
-            world.ledger.sequence = 901;
+            world.ledger.sequence = take_over(world.ledger.sequence.max(900), 901);
         }
+        What::LeaderListens => {
+            let until = world.now + jiff::SignedDuration::from_mins(10);
+            world.guards.unheard = Some(Unheard { devices: 2, until: Some(until) });
+        }
+        What::AgentsHeard => world.guards.unheard = None,
     }
 }
 
@@ -181,6 +190,10 @@ impl Teller {
                 let counts = serde_json_line(&stage.counts);
                 let text = format!("{:?} {counts}", stage.state);
                 lines.push((format!("stage {name}/{}", stage.name), text));
+                for (position, sample) in stage.failed_sample.iter().enumerate() {
+                    lines
+                        .push((format!("stage {name}/{} ✗{position}", stage.name), sample.clone()));
+                }
             }
             let uid = rollout.metadata.uid.clone().unwrap();
             for (_, stage, line) in world.lines().into_iter().filter(|(of, ..)| *of == uid) {
@@ -195,7 +208,9 @@ impl Teller {
         }
         for (name, hold) in &world.holds {
             let kbs: Vec<&str> = hold.kbs.iter().map(|kb| kb.as_str()).collect();
-            lines.push((format!("hold {name}"), format!("{} — {}", kbs.join(", "), hold.reason)));
+            let seen = hold.evidence.join("; ");
+            let text = format!("{} — {} [{seen}]", kbs.join(", "), hold.reason);
+            lines.push((format!("hold {name}"), text));
         }
         let jobs: Vec<String> = world.jobs.keys().cloned().collect();
         lines.push(("jobs".to_owned(), jobs.join(" ")));

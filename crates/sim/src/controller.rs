@@ -9,7 +9,7 @@ use wardring_api::{
 };
 use wardring_planner::{
     Action, DeviceRow, DeviceTable, GrantId, GroupView, Guards, HoldView, JobView, LedgerView,
-    Plan, RecordCause, SliceView, Snapshot, check, plan,
+    Plan, RecordCause, SliceView, Snapshot, check, plan, take_over,
 };
 
 use crate::{
@@ -284,7 +284,11 @@ impl Controller {
             Some(Stored { uid, version, object }) => {
                 let Some(ledger) = object.ledger() else { return };
                 let mut ledger = (**ledger).clone();
-                ledger.status.get_or_insert_default().sequence += 1;
+                let status = ledger.status.get_or_insert_default();
+                // Another mark for every life of every controller.
+                let draw = self.tokens as u32 * 10 + self.index as u32;
+                status.sequence = take_over(status.sequence, draw);
+                status.take_overs.push(status.sequence);
                 Write::Replace { uid, version, object: ledger.into() }
             }
         };

@@ -238,6 +238,39 @@ fn the_highest_sequence_only_grows() {
     batch.online[0].2 = 41;
     judge.take(batch, secs(0)).unwrap();
     gateway.say(&mut judge, 1, &[1], &[]);
-    assert_eq!(judge.highest_sequence("acme"), 41);
-    assert_eq!(judge.highest_sequence("other"), 0);
+    assert!(judge.sequences("acme").contains(&41));
+    assert!(judge.sequences("other").is_empty());
+}
+
+#[test]
+fn the_ends_of_every_terms_numbers_are_kept_and_made_up_marks_are_bounded() {
+    let (mut judge, mut gateway) = (Judge::new(TIMEOUT), Gateway::new("g1"));
+    let mut present = |judge: &mut Judge, numbers: &mut dyn Iterator<Item = i64>| {
+        let mut batch = gateway.batch(&[], &[]);
+        batch.online = numbers.map(|number| (device(1).0, device(1).1, number)).collect();
+        judge.take(batch, secs(0)).unwrap();
+    };
+    present(&mut judge, &mut [5_000_042, 3_000_042, 4_000_042, 4_000_007].into_iter());
+    let mut known = judge.sequences("acme");
+    known.sort_unstable();
+    known.dedup();
+    assert_eq!(known, [3_000_042, 4_000_007, 5_000_042]);
+    assert!(judge.take_changes().contains("acme"));
+    present(&mut judge, &mut [4_000_042].into_iter());
+    assert!(!judge.has_changes(), "nothing that could tell of a restore");
+
+    present(&mut judge, &mut (6_000_000..6_005_000));
+    assert!(judge.sequences("acme").len() <= 2 * MARKS + 1);
+    assert!(judge.sequences("acme").contains(&6_004_999), "the highest is never forgotten");
+}
+
+#[test]
+fn nobody_is_heard_before_a_gateway_told_whom_it_sees() {
+    let (mut judge, mut gateway) = (Judge::new(TIMEOUT), Gateway::new("g1"));
+    assert_eq!(judge.hears_until(), None);
+    let unfinished = PresenceBatch { complete: false, ..gateway.batch(&[1], &[]) };
+    judge.take(unfinished, secs(5)).unwrap();
+    assert_eq!(judge.hears_until(), None, "more of its set is to come");
+    gateway.say(&mut judge, 6, &[2], &[]);
+    assert_eq!(judge.hears_until(), Some(secs(6) + TIMEOUT));
 }

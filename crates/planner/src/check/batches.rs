@@ -48,6 +48,7 @@ impl Replay<'_> {
         let guards = &self.snapshot.guards;
         if !guards.clock_trusted
             || guards.restored_from_backup.is_some()
+            || guards.unheard.is_some()
             || guards.namespace_terminating
         {
             self.breaks("S7", "a batch would open although nothing may be granted".to_owned());

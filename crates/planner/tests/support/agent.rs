@@ -286,7 +286,12 @@ impl Agent {
                 sequence: job.sequence,
                 result,
                 reason,
-                message: String::new(),
+                message: match reason {
+                    Some(Reason::ServiceDown) => {
+                        "MSSQLSERVER did not start after 3 restarts".to_owned()
+                    }
+                    _ => String::new(),
+                },
                 boot_id: format!("boot-{}", self.boot),
                 installed_in_boot: installed_in.map(|boot| format!("boot-{boot}")),
                 reboot_required: started,

@@ -20,7 +20,7 @@ use wardring_api::{
 };
 use wardring_planner::{
     Action, DeviceRow, DeviceTable, GrantId, GroupView, Guards, HoldView, JobOutcome, JobView,
-    LedgerView, Plan, SliceView, Snapshot, check, plan,
+    LedgerView, Plan, SliceView, Snapshot, check, plan, take_over,
 };
 
 use agent::Agent;
@@ -242,7 +242,7 @@ impl World {
             look(self);
         }
         self.uncreated.clear();
-        self.ledger.sequence += 1;
+        self.ledger.sequence = take_over(self.ledger.sequence, self.writes as u32);
     }
 
     /// One minute: time passes, agents act, the controller plans.
