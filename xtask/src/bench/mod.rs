@@ -9,12 +9,15 @@
 //! is a program in that crate's `benches` folder that ends with one JSON object, see [`program`]; what
 //! needs processes and an API server is played here, as the demo is.
 
+mod bare;
 mod checkin;
+mod converge;
 mod plan;
 mod program;
+mod site;
 mod table;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use table::Measure;
@@ -24,6 +27,11 @@ use table::Measure;
 pub struct Args {
     /// Which; without it, all
     name: Option<Bench>,
+    #[command(flatten)]
+    options: converge::Options,
+    /// Measure in this very program and print one JSON object
+    #[arg(long, hide = true)]
+    inside: bool,
 }
 
 /// The benchmarks, in the order of the table.
@@ -33,26 +41,45 @@ enum Bench {
     Plan,
     /// Check-ins without news, of a gateway against a bare server
     Checkin,
+    /// A stage of 2,000 devices on a real API server, against a bare client's same writes
+    Converge,
 }
 
 impl Bench {
-    fn run(self) -> Result<Vec<Measure>> {
+    fn run(self, options: converge::Options) -> Result<Vec<Measure>> {
         match self {
             Bench::Plan => plan::run(),
             Bench::Checkin => checkin::run(),
+            Bench::Converge => converge::run(options),
         }
     }
 }
 
+/// Measures in this program, which is the optimised one.
+fn run_inside(args: &Args) -> Result<()> {
+    let runtime = tokio::runtime::Runtime::new().context("failed to start the async runtime")?;
+    runtime.block_on(async {
+        match args.name {
+            Some(Bench::Converge) => converge::measure(args.options).await,
+            _ => bail!("this benchmark is no part of xtask"),
+        }
+    })
+}
+
 /// Runs the benchmarks one after the other and prints one table.
 pub fn run(args: &Args) -> Result<()> {
+    if args.inside {
+        return run_inside(args);
+    }
     let mut measures = Vec::new();
     for bench in Bench::value_variants() {
         if args.name.is_none_or(|name| name == *bench) {
             let value = bench.to_possible_value().expect("no benchmark is hidden");
             let name = value.get_name();
             eprintln!("── bench {name}");
-            measures.extend(bench.run().with_context(|| format!("benchmark {name} failed"))?);
+            measures.extend(
+                bench.run(args.options).with_context(|| format!("benchmark {name} failed"))?,
+            );
         }
     }
     println!("{}", table::print(&measures));

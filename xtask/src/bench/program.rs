@@ -6,8 +6,11 @@
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::table::{Limit, Measure};
-use crate::shell::{cargo, output};
+use super::{
+    converge::Options,
+    table::{Limit, Measure},
+};
+use crate::shell::{cargo, output, step};
 
 /// What such a program printed last.
 pub struct Outcome(Value);
@@ -15,6 +18,26 @@ pub struct Outcome(Value);
 /// Builds and runs benchmark `bench` of `package`.
 pub fn run(package: &str, bench: &str) -> Result<Outcome> {
     let text = output(&mut cargo(&["bench", "--quiet", "--package", package, "--bench", bench]))?;
+    last_object(&text)
+}
+
+/// Builds our programs optimised, and lets an optimised xtask measure with them.
+pub fn optimised(bench: &str, options: Options) -> Result<Outcome> {
+    let mut build = cargo(&["build", "--quiet", "--release", "--bins"]);
+    for name in ["controller", "gateway", "agent"] {
+        build.args(["--package", &format!("wardring-{name}")]);
+    }
+    build.args(["--package", "kubectl-wardring"]);
+    step("build", &mut build)?;
+    let mut inside = cargo(&["run", "--quiet", "--release", "--package", "xtask", "--"]);
+    inside.args(["bench", bench, "--inside"]);
+    for (flag, value) in [("--devices", options.devices), ("--rounds", options.rounds)] {
+        inside.args(value.map(|value| format!("{flag}={value}")));
+    }
+    last_object(&output(&mut inside)?)
+}
+
+fn last_object(text: &str) -> Result<Outcome> {
     let last = text.lines().rev().find(|line| line.starts_with('{'));
     let last = last.context("the benchmark printed no result")?;
     Ok(Outcome(serde_json::from_str(last).context("the benchmark's result is not JSON")?))

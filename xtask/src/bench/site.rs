@@ -1,0 +1,184 @@
+//! A whole installation with a fleet that patches within milliseconds, for what is measured on a real
+//! API server.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context, Result};
+use kube::{Api, Client, api::PostParams};
+use serde_json::{Value, json};
+use wardring_api::{Device, DeviceGroup, PatchRollout, RolloutPhase, Update};
+use wardring_e2e::{Fleet, FleetFile, Installation, Tenant, TokenOptions};
+use wardring_harness::{DevCluster, wait_until_ok};
+
+/// Name of the namespace, of the one group, and of the one stage of every rollout.
+pub const FLEET: &str = "fleet";
+
+const PRODUCT: &str = "Windows Server 2022";
+/// Longest time until every device has reported what it runs.
+const REPORT_LIMIT: Duration = Duration::from_secs(300);
+
+/// Programs for a benchmark write as fast as they can, and enrol as many at once as come.
+const GATEWAY: [&str; 6] = ["--write-cap", "0", "--enrol-rate", "1000", "--device-rate", "50"];
+
+/// An installation with a controller, two gateways and enrolled devices that have reported.
+pub struct Site {
+    _installation: Installation,
+    pub client: Client,
+    pub devices: usize,
+    _fleet: Fleet,
+}
+
+impl Site {
+    /// Sets everything up. Each device is offered `updates` updates, one for each rollout to come.
+    pub async fn open(folder: &Path, devices: usize, updates: usize) -> Result<Site> {
+        let cluster = DevCluster::start().await?;
+        let mut installation = Installation::install(cluster, folder).await?;
+        installation.start_controller(&[]).await?;
+        for _ in 0..2 {
+            installation.start_gateway(&GATEWAY).await?;
+        }
+        let tenant = installation.tenant(FLEET).await?;
+        let client = tenant.client().await?;
+        let selector = json!({ "matchLabels": { "group": FLEET } });
+        let group = json!({ "metadata": { "name": FLEET }, "spec": { "selector": selector } });
+        create::<DeviceGroup>(&client, group).await?;
+        for round in 1..=updates {
+            create::<Update>(&client, update(round)).await?;
+        }
+        let fleet = enrol(&tenant, devices, updates).await?;
+        let site = Site { client, devices, _fleet: fleet, _installation: installation };
+        site.until_builds(&build(0)).await?;
+        Ok(site)
+    }
+
+    /// Objects of the tenant.
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.client.clone(), FLEET)
+    }
+
+    /// Applies the rollout of one update over the whole fleet; returns its name.
+    pub async fn roll_out(&self, round: usize, concurrency: usize) -> Result<String> {
+        let name = format!("round-{round}");
+        let stage = json!({ "name": FLEET, "group": FLEET, "maxConcurrency": concurrency });
+        let spec = json!({
+            "updates": { "kbs": [kb(round)] },
+            "stages": [stage],
+            "health": { "services": ["W32Time"], "settle": "1ms", "sampleInterval": "1ms" },
+            "reboot": { "countdown": "1ms" },
+        });
+        create::<PatchRollout>(&self.client, json!({ "metadata": { "name": name }, "spec": spec }))
+            .await?;
+        Ok(name)
+    }
+
+    /// Waits until a rollout is completed.
+    pub async fn until_completed(&self, name: &str, limit: Duration) -> Result<()> {
+        let rollouts = self.api::<PatchRollout>();
+        wait_until_ok(limit, "the rollout to be completed", async || {
+            let rollout = rollouts.get(name).await.map_err(|error| error.to_string())?;
+            let status = rollout.status.unwrap_or_default();
+            if status.phase == Some(RolloutPhase::Completed) {
+                return Ok(());
+            }
+            // Often enough to time it, seldom enough not to weigh on what is timed.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            Err(json!(status).to_string())
+        })
+        .await
+    }
+
+    /// Waits until every device is in contact and has reported that it runs the update of a round.
+    pub async fn until_patched(&self, round: usize) -> Result<()> {
+        self.until_builds(&build(round)).await
+    }
+
+    async fn until_builds(&self, build: &str) -> Result<()> {
+        let devices = self.api::<Device>();
+        // From the API server's memory: it is asked again and again.
+        let params = kube::api::ListParams::default().match_any();
+        wait_until_ok(REPORT_LIMIT, "every device to report", async || {
+            let list = devices.list(&params).await.map_err(|error| error.to_string())?;
+            let reported = list.items.iter().filter(|device| {
+                device.status.as_ref().is_some_and(|status| {
+                    let is_online = wardring_api::conditions::is_true(
+                        &status.conditions,
+                        wardring_api::conditions::ONLINE,
+                    );
+                    is_online && status.os.as_ref().is_some_and(|os| os.build == build)
+                })
+            });
+            let reported = reported.count();
+            if reported == self.devices {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            Err(format!("{reported} of {} did", self.devices))
+        })
+        .await
+    }
+}
+
+fn kb(round: usize) -> String {
+    format!("KB50{round:05}")
+}
+
+fn build(round: usize) -> String {
+    format!("20348.{}", 1_000 + round)
+}
+
+fn update(round: usize) -> Value {
+    json!({
+        "metadata": { "name": kb(round).to_lowercase() },
+        "spec": {
+            "kb": kb(round), "title": format!("Update {round}"), "product": PRODUCT,
+            "kind": "Quality", "release": "2026-11", "targetBuild": build(round),
+        },
+    })
+}
+
+async fn enrol(tenant: &Tenant<'_>, devices: usize, updates: usize) -> Result<Fleet> {
+    let label = format!("group={FLEET}");
+    let options =
+        TokenOptions { name: FLEET, labels: &[&label], max_uses: devices, may_replace: false };
+    let token = tenant.token(&options).await?;
+    let mut file = FleetFile::default();
+    let updates: Vec<_> = (1..=updates)
+        .map(|round| json!({ "kb": kb(round), "targetBuild": build(round), "installMs": 1 }))
+        .collect();
+    file.world(
+        PRODUCT,
+        json!({
+            "product": PRODUCT,
+            "build": build(0),
+            "services": { "W32Time": "Running" },
+            "updates": updates,
+            "rebootMs": 1,
+        }),
+    );
+    for number in 1..=devices {
+        file.device(&format!("device-{number:05}"), PRODUCT, &token);
+    }
+    tenant.fleet(&file).await
+}
+
+async fn create<K>(client: &Client, object: Value) -> Result<()>
+where
+    K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + serde::Serialize
+        + serde::de::DeserializeOwned,
+{
+    let mut whole = json!({ "apiVersion": K::api_version(&()), "kind": K::kind(&()) });
+    if let (Value::Object(whole), Value::Object(given)) = (&mut whole, object) {
+        whole.extend(given);
+    }
+    let object: K = serde_json::from_value(whole).context("the manifest is wrong")?;
+    let api: Api<K> = Api::namespaced(client.clone(), FLEET);
+    let created = api.create(&PostParams::default(), &object).await;
+    created.with_context(|| format!("failed to create a {}", K::kind(&())))?;
+    Ok(())
+}
