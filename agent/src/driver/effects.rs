@@ -4,17 +4,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use wardring_protocol::{PermitRequest, Step};
-use wardring_seal::JobKey;
+use wardring_seal::{JobKey, UpdateSource};
 
 use super::{Msg, Run};
 use crate::gateway::Gateway;
-use crate::platform::{Performed, Permit, Platform, wall_clock};
+use crate::platform::{Performed, Permit, Platform, Terms, wall_clock};
 use crate::state::{Answer, Ask, Event, InstallFound};
 
 impl<P: Platform, G: Gateway> Run<'_, P, G> {
     /// Begins one act; its answer comes back as an event of the same turn.
     pub(super) fn carry_out(&mut self, turn: u64, ask: Ask) {
         let platform = Arc::clone(&self.agent.platform);
+        let terms = self.terms();
         match ask {
             Ask::Wake { after_ms } => {
                 let at = Instant::now() + Duration::from_millis(after_ms);
@@ -22,23 +23,23 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
             }
             Ask::Permit { key, step } => self.ask_permit(turn, key, step),
             Ask::Inspect { updates, services } => self.answer_with(turn, async move {
-                match platform.inspect(&updates, &services).await {
+                match platform.inspect(&updates, &services, terms).await {
                     Ok(seen) => Answer::Inspected(Box::new(seen)),
                     Err(why) => Answer::Blind(why),
                 }
             }),
             Ask::Download { key, updates } => self.answer_with(turn, async move {
-                Answer::Downloaded(platform.download(&key, &updates).await)
+                Answer::Downloaded(platform.download(&key, &updates, terms).await)
             }),
             Ask::Install { key, update, not_after_mono_ms } => {
                 let permit = self.permit(not_after_mono_ms);
                 self.answer_with(turn, async move {
-                    let performed = platform.install(&key, &update, permit).await;
+                    let performed = platform.install(&key, &update, terms, permit).await;
                     performed_as(performed, Answer::Installed)
                 });
             }
             Ask::FindInstall { key, update } => self.answer_with(turn, async move {
-                Answer::Installed(platform.find_install(&key, &update).await)
+                Answer::Installed(platform.find_install(&key, &update, terms).await)
             }),
             Ask::Uninstall { key, update, packages, not_after_mono_ms } => {
                 let permit = self.permit(not_after_mono_ms);
@@ -61,6 +62,15 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
                 };
                 self.answer_with(turn, async { answer });
             }
+        }
+    }
+
+    /// What the job under way allows; without one, nothing.
+    fn terms(&self) -> Terms {
+        let job = self.saved.state.job.as_ref().map(|job| &job.payload);
+        Terms {
+            source: job.map_or(UpdateSource::Default, |job| job.source),
+            accept_eula: job.is_some_and(|job| job.accept_eula),
         }
     }
 

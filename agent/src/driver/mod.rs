@@ -89,7 +89,8 @@ impl<P: Platform, G: Gateway> Agent<P, G> {
         run.start().await;
         run.spawn_poll();
         let (mut stop, ended) = (stop, self.platform.ended());
-        tokio::pin!(ended);
+        let changed = self.platform.changed();
+        tokio::pin!(ended, changed);
         loop {
             tokio::select! {
                 biased;
@@ -98,6 +99,10 @@ impl<P: Platform, G: Gateway> Agent<P, G> {
                 Some(message) = rx.recv() => run.receive(message).await,
                 () = at(run.timer.map(|(at, _)| at)) => run.wake().await,
                 () = at(run.send_at) => run.send(),
+                () = &mut changed => {
+                    changed.set(self.platform.changed());
+                    run.facts_at = run.facts_at.min(Instant::now() + FACTS_SOON);
+                }
                 () = at(Some(run.facts_at)) => run.look_at_facts(),
                 Some(_) = run.tasks.join_next() => {}
             }

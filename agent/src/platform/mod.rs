@@ -11,7 +11,7 @@ use std::future::Future;
 
 use jiff::Timestamp;
 use wardring_protocol::Facts;
-use wardring_seal::{JobKey, UpdateTarget};
+use wardring_seal::{JobKey, UpdateSource, UpdateTarget};
 
 use crate::state::{BootKind, Inspection, InstallFound, ServiceSample};
 
@@ -49,6 +49,9 @@ pub trait Machine: Send + Sync + 'static {
     /// A sentence, when the operating system refuses.
     fn reboot(&self, key: &JobKey, boot_before: &str) -> Result<(), String>;
 
+    /// Resolves when there is something new for [`Machine::facts`] that nobody asked for.
+    fn changed(&self) -> impl Future<Output = ()> + Send;
+
     /// Resolves when the operating system ends under the agent.
     fn ended(&self) -> impl Future<Output = ()> + Send;
 }
@@ -63,6 +66,7 @@ pub trait Updates: Send + Sync + 'static {
         &self,
         updates: &[UpdateTarget],
         services: &[String],
+        terms: Terms,
     ) -> impl Future<Output = Result<Inspection, String>> + Send;
 
     /// Downloads.
@@ -73,6 +77,7 @@ pub trait Updates: Send + Sync + 'static {
         &self,
         key: &JobKey,
         updates: &[UpdateTarget],
+        terms: Terms,
     ) -> impl Future<Output = Result<(), String>> + Send;
 
     /// Installs, or tells how the installation under the same key ended. `permit` is asked at the
@@ -81,6 +86,7 @@ pub trait Updates: Send + Sync + 'static {
         &self,
         key: &JobKey,
         update: &UpdateTarget,
+        terms: Terms,
         permit: Permit,
     ) -> impl Future<Output = Performed> + Send;
 
@@ -89,6 +95,7 @@ pub trait Updates: Send + Sync + 'static {
         &self,
         key: &JobKey,
         update: &UpdateTarget,
+        terms: Terms,
     ) -> impl Future<Output = InstallFound> + Send;
 
     /// Removes.
@@ -119,6 +126,15 @@ pub trait Services: Send + Sync + 'static {
 /// A device in every respect.
 pub trait Platform: Machine + Updates + Services {}
 impl<T: Machine + Updates + Services> Platform for T {}
+
+/// What a job lets the platform do with its updates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Where to look for them.
+    pub source: UpdateSource,
+    /// Whether licence terms may be accepted.
+    pub accept_eula: bool,
+}
 
 /// A permit on the run's monotonic clock.
 #[derive(Clone, Copy, Debug)]

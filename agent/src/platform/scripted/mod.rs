@@ -23,7 +23,7 @@ use wardring_protocol::{Facts, Scan, ServiceFact, key_id};
 use wardring_seal::{JobKey, UpdateTarget};
 
 use self::life::{Life, Order, act, later};
-use super::{Machine, Performed, Permit, RunningBoot, Services, Updates, wall_clock};
+use super::{Machine, Performed, Permit, RunningBoot, Services, Terms, Updates, wall_clock};
 use crate::chance;
 use crate::state::{BootKind, Inspection, InstallFound, ServiceSample};
 
@@ -279,6 +279,11 @@ impl Machine for Scripted {
         Ok(())
     }
 
+    async fn changed(&self) {
+        // What changes here by itself waits for the next look.
+        std::future::pending().await
+    }
+
     async fn ended(&self) {
         let mut downs = self.downs.subscribe();
         let (is_down, crashes) = {
@@ -305,6 +310,7 @@ impl Updates for Scripted {
         &self,
         updates: &[UpdateTarget],
         services: &[String],
+        _terms: Terms,
     ) -> Result<Inspection, String> {
         let life = self.advanced();
         Ok(Inspection {
@@ -326,7 +332,12 @@ impl Updates for Scripted {
         })
     }
 
-    async fn download(&self, _key: &JobKey, updates: &[UpdateTarget]) -> Result<(), String> {
+    async fn download(
+        &self,
+        _key: &JobKey,
+        updates: &[UpdateTarget],
+        _terms: Terms,
+    ) -> Result<(), String> {
         let known = || updates.iter().filter_map(|update| self.world.update(&update.kb));
         let takes = known().map(|update| update.download_ms).sum();
         tokio::time::sleep(Duration::from_millis(takes)).await;
@@ -336,11 +347,22 @@ impl Updates for Scripted {
         }
     }
 
-    async fn install(&self, key: &JobKey, update: &UpdateTarget, permit: Permit) -> Performed {
+    async fn install(
+        &self,
+        key: &JobKey,
+        update: &UpdateTarget,
+        _terms: Terms,
+        permit: Permit,
+    ) -> Performed {
         self.perform(key, &update.kb, false, permit).await
     }
 
-    async fn find_install(&self, key: &JobKey, update: &UpdateTarget) -> InstallFound {
+    async fn find_install(
+        &self,
+        key: &JobKey,
+        update: &UpdateTarget,
+        _terms: Terms,
+    ) -> InstallFound {
         self.find(&act(key, &update.kb, false), &update.kb).await
     }
 

@@ -11,7 +11,7 @@ use super::pending::{Registry, sources};
 use super::product::product;
 use crate::chance;
 use crate::ffi::{self, ListedService};
-use crate::platform::{Machine, Performed, Permit, RunningBoot, Services, Updates};
+use crate::platform::{Machine, Performed, Permit, RunningBoot, Services, Terms, Updates};
 use crate::state::{
     BootKind, Inspection, InstallFound, ServiceSample, ServiceState, ServicingResult, StartType,
 };
@@ -226,6 +226,10 @@ impl Machine for Windows {
         Err(NOT_IN_THIS_VERSION.to_owned())
     }
 
+    async fn changed(&self) {
+        std::future::pending().await
+    }
+
     async fn ended(&self) {
         // Windows ends this process with itself.
         std::future::pending().await
@@ -241,19 +245,36 @@ impl Updates for Windows {
         &self,
         _updates: &[UpdateTarget],
         _services: &[String],
+        _terms: Terms,
     ) -> Result<Inspection, String> {
         Err(NOT_IN_THIS_VERSION.to_owned())
     }
 
-    async fn download(&self, _key: &JobKey, _updates: &[UpdateTarget]) -> Result<(), String> {
+    async fn download(
+        &self,
+        _key: &JobKey,
+        _updates: &[UpdateTarget],
+        _terms: Terms,
+    ) -> Result<(), String> {
         Err(NOT_IN_THIS_VERSION.to_owned())
     }
 
-    async fn install(&self, _: &JobKey, _: &UpdateTarget, _permit: Permit) -> Performed {
+    async fn install(
+        &self,
+        _key: &JobKey,
+        _update: &UpdateTarget,
+        _terms: Terms,
+        _permit: Permit,
+    ) -> Performed {
         Performed::Ended(not_in_this_version())
     }
 
-    async fn find_install(&self, _key: &JobKey, _update: &UpdateTarget) -> InstallFound {
+    async fn find_install(
+        &self,
+        _key: &JobKey,
+        _update: &UpdateTarget,
+        _terms: Terms,
+    ) -> InstallFound {
         InstallFound::NotBegun
     }
 

@@ -5,6 +5,7 @@
 mod device;
 mod pending;
 mod product;
+pub mod updates;
 
 #[cfg(windows)]
 pub use device::{OpenError, Windows};

@@ -1,0 +1,280 @@
+//! Download and installation of one update of a job, once per grant whatever happens in between.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use wardring_seal::{UpdateSource, UpdateTarget};
+
+use super::look::with_drivers;
+use super::matching::{matching, to_install};
+use super::record::{Installation, Record, client_id};
+use super::wua::{
+    ALREADY_INSTALLED, CALL_CANCELLED, EULAS_DECLINED, Ended, Entry, Failure, INSTALL_NOT_ALLOWED,
+    NO_UPDATE, Query, UNEXPECTED, Update, Wua,
+};
+use crate::platform::{Performed, Permit, Terms, wall_clock};
+use crate::state::{InstallFound, ServicingResult};
+
+/// How often it is asked whether another installer is done.
+const BUSY_POLL: Duration = Duration::from_secs(1);
+/// Entries of the history that are read; every update of a device enters it.
+const HISTORY: i32 = 100;
+/// The history's clock may differ from ours by so much.
+const CLOCKS: jiff::SignedDuration = jiff::SignedDuration::from_mins(5);
+/// OperationResultCodes.
+const SUCCEEDED: i32 = 2;
+const FAILED: i32 = 4;
+const ABORTED: i32 = 5;
+/// UpdateOperation of an installation.
+const INSTALLATION: i32 = 1;
+
+/// One installation: for whom, of what, and where it is written down.
+#[derive(Clone)]
+pub struct Act {
+    /// Grant and KB.
+    pub name: String,
+    /// The update.
+    pub target: UpdateTarget,
+    /// What the job allows.
+    pub terms: Terms,
+    /// Running boot.
+    pub boot: String,
+    /// The record.
+    pub record: Record,
+    /// Lists the packages of Windows.
+    pub packages: fn() -> BTreeSet<String>,
+}
+
+/// Windows' own knowledge: the source was asked when the job began.
+fn known(
+    wua: &dyn Wua,
+    source: UpdateSource,
+    target: &UpdateTarget,
+) -> Result<Vec<Update>, Failure> {
+    let with_drivers = with_drivers(std::slice::from_ref(target));
+    Ok(wua.search(Query { source, is_online: false, with_drivers })?.updates)
+}
+
+/// Downloads what is offered of `target` and not there yet.
+///
+/// # Errors
+/// The HRESULT of what failed.
+pub fn download(wua: &dyn Wua, target: &UpdateTarget, terms: Terms) -> Result<(), Failure> {
+    let found = known(wua, terms.source, target)?;
+    for update in to_install(target, &found) {
+        agree(wua, update, terms)?;
+        if update.is_downloaded {
+            continue;
+        }
+        let ended = wua.download(&update.identity)?;
+        if !matches!(ended.code, 2 | 3) {
+            return Err(Failure(if ended.hresult == 0 { UNEXPECTED } else { ended.hresult }));
+        }
+    }
+    Ok(())
+}
+
+/// Accepting licence terms is a legal act: only a job that says so does it.
+fn agree(wua: &dyn Wua, update: &Update, terms: Terms) -> Result<(), Failure> {
+    match (update.is_eula_accepted, terms.accept_eula) {
+        (true, _) => Ok(()),
+        (false, true) => wua.accept_eula(&update.identity),
+        (false, false) => Err(Failure(EULAS_DECLINED)),
+    }
+}
+
+/// Installs, or tells how the installation of the same name ended.
+pub fn install(wua: &dyn Wua, act: &Act, permit: Permit) -> Performed {
+    match act.record.find(&act.name) {
+        Ok(None) => {}
+        Ok(Some(begun)) => return Performed::Ended(ended_before(wua, act, begun)),
+        Err(error) => return Performed::Ended(unreadable(&error)),
+    }
+    match begin(wua, act, permit) {
+        Ok(performed) => performed,
+        // Nothing was begun, so nothing is written down.
+        Err(Failure(hresult)) => Performed::Ended(result(FAILED, hresult, false)),
+    }
+}
+
+fn begin(wua: &dyn Wua, act: &Act, permit: Permit) -> Result<Performed, Failure> {
+    let found = known(wua, act.terms.source, &act.target)?;
+    let updates = to_install(&act.target, &found);
+    if updates.is_empty() {
+        let there: Vec<&Update> = matching(&act.target, &found)
+            .filter(|update| update.is_installed || update.reboot_required)
+            .collect();
+        let waits = there.iter().any(|update| update.reboot_required);
+        return Ok(Performed::Ended(if there.is_empty() {
+            result(FAILED, NO_UPDATE, false)
+        } else {
+            result(SUCCEEDED, ALREADY_INSTALLED, waits)
+        }));
+    }
+    for update in &updates {
+        agree(wua, update, act.terms)?;
+        if !update.is_downloaded {
+            // The cache may have been cleaned since the job downloaded.
+            wua.download(&update.identity)?;
+        }
+    }
+    while wua.is_busy()? {
+        if !permit.is_alive() {
+            return Ok(Performed::PermitExpired);
+        }
+        std::thread::sleep(BUSY_POLL);
+    }
+    if wua.reboot_required()? {
+        return Err(Failure(INSTALL_NOT_ALLOWED));
+    }
+    let before = (act.packages)();
+    let client = client_id(&act.name);
+    let mut whole: Option<ServicingResult> = None;
+    for update in updates {
+        let mut is_begun = whole.is_some();
+        let mut go = || {
+            is_begun = is_begun || permit.is_alive() && write_down(act, &before, permit);
+            is_begun
+        };
+        let part = match wua.install(&update.identity, &client, &mut go) {
+            Ok(Some(Ended { code, hresult, reboot_required })) => {
+                result(code, hresult, reboot_required)
+            }
+            Ok(None) => return Ok(Performed::PermitExpired),
+            Err(failure) if !is_begun => return Err(failure),
+            Err(Failure(hresult)) => result(FAILED, hresult, false),
+        };
+        let is_success = part.is_success();
+        whole = Some(match whole {
+            Some(before) => merged(before, part),
+            None => part,
+        });
+        if !is_success {
+            break;
+        }
+    }
+    let Some(mut whole) = whole else { return Ok(Performed::PermitExpired) };
+    whole.packages = difference(&before, &(act.packages)());
+    end(act, &whole);
+    Ok(Performed::Ended(whole))
+}
+
+/// Writes down that it begins. The write itself takes time, so the permit is looked at once more.
+fn write_down(act: &Act, before: &BTreeSet<String>, permit: Permit) -> bool {
+    let written = act.record.begin(Installation {
+        act: act.name.clone(),
+        boot: act.boot.clone(),
+        began: wall_clock(),
+        packages_before: before.clone(),
+        result: None,
+    });
+    if let Err(error) = written {
+        tracing::error!(%error, "the record of installations cannot be written; nothing is begun");
+        return false;
+    }
+    if permit.is_alive() {
+        return true;
+    }
+    if let Err(error) = act.record.withdraw(&act.name) {
+        tracing::error!(%error, "an installation stays written down that did not begin");
+    }
+    false
+}
+
+fn end(act: &Act, result: &ServicingResult) {
+    if let Err(error) = act.record.end(&act.name, result) {
+        // It stays written down as begun: its end is found in the history of Windows then.
+        tracing::error!(%error, "the end of an installation could not be written down");
+    }
+}
+
+/// Tells how an installation ended that may have begun.
+pub fn find(wua: &dyn Wua, act: &Act) -> InstallFound {
+    match act.record.find(&act.name) {
+        Ok(Some(begun)) => InstallFound::Ended(ended_before(wua, act, begun)),
+        Err(error) => InstallFound::Ended(unreadable(&error)),
+        // The record is written before anything begins; the history is asked all the same, because
+        // a folder that was restored from a copy would say the same.
+        Ok(None) => match wua.history(HISTORY) {
+            Ok(history) => {
+                let client = client_id(&act.name);
+                let own = history.iter().filter(|entry| entry.client == client);
+                own.filter(|entry| entry.operation == INSTALLATION)
+                    .map(|entry| result(entry.code, entry.hresult, waits(wua, act)))
+                    .reduce(merged)
+                    .map_or(InstallFound::NotBegun, InstallFound::Ended)
+            }
+            Err(Failure(hresult)) => InstallFound::Ended(result(FAILED, hresult, false)),
+        },
+    }
+}
+
+/// How an installation ended that is written down: by its result, else by what Windows tells.
+fn ended_before(wua: &dyn Wua, act: &Act, begun: Installation) -> ServicingResult {
+    if let Some(result) = begun.result {
+        return result;
+    }
+    match seen_after(wua, act, begun.began) {
+        Ok(mut result) => {
+            result.packages = difference(&begun.packages_before, &(act.packages)());
+            end(act, &result);
+            result
+        }
+        // It may be told the next time; until then it counts as failed, and never begins again.
+        Err(Failure(hresult)) => result(FAILED, hresult, false),
+    }
+}
+
+/// The end of an installation that nobody watched: Windows goes on when the agent is killed.
+fn seen_after(wua: &dyn Wua, act: &Act, began: Timestamp) -> Result<ServicingResult, Failure> {
+    while wua.is_busy()? {
+        std::thread::sleep(BUSY_POLL);
+    }
+    let found = known(wua, act.terms.source, &act.target)?;
+    let matches: Vec<&Update> = matching(&act.target, &found).collect();
+    let waits = matches.iter().any(|update| update.reboot_required);
+    let client = client_id(&act.name);
+    let history = wua.history(HISTORY)?;
+    let is_after = |entry: &&Entry| {
+        entry.operation == INSTALLATION && entry.at.is_none_or(|at| at + CLOCKS >= began)
+    };
+    let own = history.iter().filter(is_after).filter(|entry| entry.client == client);
+    let by_history = own.map(|entry| result(entry.code, entry.hresult, waits)).reduce(merged);
+    if let Some(result) = by_history {
+        return Ok(result);
+    }
+    if waits || (!matches.is_empty() && matches.iter().all(|update| update.is_installed)) {
+        return Ok(result(SUCCEEDED, 0, waits));
+    }
+    let is_ours = |entry: &&Entry| matches.iter().any(|update| update.identity == entry.identity);
+    let newest = history.iter().filter(is_after).find(is_ours);
+    Ok(newest.map_or(result(ABORTED, CALL_CANCELLED, false), |entry| {
+        result(entry.code, entry.hresult, false)
+    }))
+}
+
+fn waits(wua: &dyn Wua, act: &Act) -> bool {
+    let found = known(wua, act.terms.source, &act.target).unwrap_or_default();
+    matching(&act.target, &found).any(|update| update.reboot_required)
+}
+
+/// Two parts of one installation: a failure of either is a failure of both.
+fn merged(one: ServicingResult, other: ServicingResult) -> ServicingResult {
+    let reboot_required = one.reboot_required || other.reboot_required;
+    let worse = if one.is_success() { other } else { one };
+    ServicingResult { reboot_required, ..worse }
+}
+
+fn result(code: i32, hresult: u32, reboot_required: bool) -> ServicingResult {
+    ServicingResult { code, hresult, reboot_required, packages: Vec::new() }
+}
+
+fn unreadable(error: &std::io::Error) -> ServicingResult {
+    tracing::error!(%error, "the record of installations cannot be read; nothing is installed");
+    result(FAILED, UNEXPECTED, false)
+}
+
+fn difference(before: &BTreeSet<String>, after: &BTreeSet<String>) -> Vec<String> {
+    after.difference(before).cloned().collect()
+}

@@ -1,0 +1,92 @@
+//! Looking at the updates of a job, with as few questions to the source as the truth allows.
+
+use std::collections::BTreeMap;
+
+use wardring_seal::{UpdateKind, UpdateSource, UpdateTarget};
+
+use super::matching::{Stand, stand};
+use super::wua::{Failure, Found, Query, Wua};
+use crate::state::UpdateStatus;
+
+/// How old the source's last answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LastAnswer {
+    /// Minutes: it holds, also for what it did not offer.
+    Fresh,
+    /// Within the hour: it holds for what it offered.
+    Recent,
+    /// Too old, or there is none.
+    Old,
+}
+
+/// What was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Where each asked update stands, by KB.
+    pub updates: BTreeMap<String, Stand>,
+    /// Somebody installs or removes at this moment.
+    pub is_busy: bool,
+    /// The agent says that Windows waits for a restart.
+    pub reboot_required: bool,
+    /// What the search found.
+    pub found: Found,
+    /// Whether the source itself was asked.
+    pub was_online: bool,
+}
+
+/// Whether drivers must be searched for.
+pub fn with_drivers(targets: &[UpdateTarget]) -> bool {
+    targets.iter().any(|target| target.kind == UpdateKind::Driver)
+}
+
+/// Looks.
+///
+/// The source is asked when its last answer is old, and when something that is asked for is not
+/// offered by an answer that is not fresh. When it cannot be reached, Windows' own knowledge counts
+/// only for what is installed: after a restart with a dead WSUS the proof is still there.
+pub fn look(
+    wua: &dyn Wua,
+    targets: &[UpdateTarget],
+    source: UpdateSource,
+    build: &str,
+    last: LastAnswer,
+) -> Result<Seen, Failure> {
+    let query = |is_online| Query { source, is_online, with_drivers: with_drivers(targets) };
+    let stands = |found: &Found| -> BTreeMap<String, Stand> {
+        let each = targets.iter();
+        each.map(|target| (target.kb.clone(), stand(target, &found.updates, build))).collect()
+    };
+    let is_there = |stand: &Stand| {
+        matches!(stand.status, UpdateStatus::Installed(_) | UpdateStatus::PendingReboot(_))
+    };
+    let mut known = None;
+    if last != LastAnswer::Old {
+        let found = wua.search(query(false))?;
+        let stands = stands(&found);
+        let is_missing = |stand: &Stand| stand.status == UpdateStatus::NotOffered;
+        if last == LastAnswer::Fresh || !stands.values().any(is_missing) {
+            known = Some((stands, found, false));
+        }
+    }
+    let (updates, found, was_online) = match known {
+        Some(known) => known,
+        None => match wua.search(query(true)) {
+            Ok(found) => (stands(&found), found, true),
+            Err(failure) => {
+                let found = wua.search(query(false)).map_err(|_| failure)?;
+                let stands = stands(&found);
+                if !stands.values().all(is_there) {
+                    return Err(failure);
+                }
+                (stands, found, false)
+            }
+        },
+    };
+    Ok(Seen {
+        updates,
+        is_busy: wua.is_busy()?,
+        reboot_required: wua.reboot_required()?,
+        found,
+        was_online,
+    })
+}

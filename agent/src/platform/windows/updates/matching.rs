@@ -1,0 +1,238 @@
+//! Where an update of a job stands on this device, told from what a search found, with the evidence.
+
+use wardring_seal::{UpdateKind, UpdateTarget};
+
+use super::wua::{Identity, Update};
+use crate::state::{Reversible, UpdateStatus};
+
+/// Where an update stands, and what says so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stand {
+    /// Where it stands.
+    pub status: UpdateStatus,
+    /// A sentence for the log.
+    pub evidence: String,
+}
+
+/// Tells where `target` stands. `build` is the running `build.UBR`.
+pub fn stand(target: &UpdateTarget, found: &[Update], build: &str) -> Stand {
+    let matches: Vec<&Update> = matching(target, found).collect();
+    if let Some(update) = matches.iter().find(|update| update.reboot_required) {
+        let evidence = format!("{} waits for a restart", update.identity);
+        return Stand { status: UpdateStatus::PendingReboot(reversible(target, update)), evidence };
+    }
+    if let Some(update) = to_install(target, found).first() {
+        let evidence = format!("{} is offered", update.identity);
+        return Stand { status: UpdateStatus::Offered(reversible(target, update)), evidence };
+    }
+    if let Some(update) = matches.iter().find(|update| update.is_installed) {
+        let evidence = format!("{} is installed", update.identity);
+        return Stand { status: UpdateStatus::Installed(reversible(target, update)), evidence };
+    }
+    if let Some(evidence) = superseded(target, found, build) {
+        return Stand { status: UpdateStatus::Superseded, evidence };
+    }
+    Stand { status: UpdateStatus::NotOffered, evidence: not_offered(target, &matches) }
+}
+
+fn not_offered(target: &UpdateTarget, matches: &[&Update]) -> String {
+    match matches {
+        [] => format!("no update found is {}", target.kb),
+        [update, ..] if update.is_hidden => {
+            format!("{} is hidden on this device", update.identity)
+        }
+        [update, ..] => format!("found is {}, asked was {:?}", update.identity, target.identities),
+    }
+}
+
+/// The updates that an installation of `target` consists of: offered here, and not there yet. What
+/// somebody hid on this device is not offered; what a job names by identity is that revision alone.
+pub fn to_install<'a>(target: &UpdateTarget, found: &'a [Update]) -> Vec<&'a Update> {
+    let wanted = identities(target);
+    let is_wanted = |update: &Update| wanted.is_empty() || wanted.contains(&update.identity);
+    let mut offered: Vec<&Update> = matching(target, found)
+        .filter(|update| !update.is_installed && !update.reboot_required && !update.is_hidden)
+        .filter(|update| update.is_for_installation && is_wanted(update))
+        .collect();
+    // The same on every run, so that a repeated installation goes through them in one order.
+    offered.sort_by_key(|update| (update.is_optional, &update.identity));
+    offered
+}
+
+/// Everything that is `target`, in any revision: by identity where the job names one, else by KB.
+pub fn matching<'a>(
+    target: &UpdateTarget,
+    found: &'a [Update],
+) -> impl Iterator<Item = &'a Update> {
+    let wanted = identities(target);
+    let kb = target.kb.clone();
+    found.iter().filter(move |update| {
+        if wanted.is_empty() {
+            update.kbs.contains(&kb)
+        } else {
+            wanted.iter().any(|identity| identity.id == update.identity.id)
+        }
+    })
+}
+
+fn identities(target: &UpdateTarget) -> Vec<Identity> {
+    target.identities.iter().filter_map(|text| Identity::parse(text)).collect()
+}
+
+/// What says that a newer update took the place of `target`, if something does. An update that is
+/// superseded is not offered any more, and WUA's switch to show it all the same is gone since
+/// Windows 10 1709.
+fn superseded(target: &UpdateTarget, found: &[Update], build: &str) -> Option<String> {
+    let wanted = identities(target);
+    let names_it =
+        |update: &&Update| wanted.iter().any(|identity| update.supersedes.contains(&identity.id));
+    let visible = || found.iter().filter(|update| !update.is_hidden);
+    if let Some(newer) = visible().find(names_it) {
+        return Some(format!("{} ({}) supersedes it", newer.identity, newer.title));
+    }
+    if target.kind != UpdateKind::Quality {
+        return None;
+    }
+    let wanted = build_and_ubr(target.target_build.as_deref()?)?;
+    let newer = |found: (u32, u32)| found.0 == wanted.0 && found.1 > wanted.1;
+    if build_and_ubr(build).is_some_and(newer) {
+        return Some(format!("the build is {build} already"));
+    }
+    visible()
+        .find(|update| builds_in(&update.title).any(newer))
+        .map(|update| format!("{} ({}) is newer", update.identity, update.title))
+}
+
+fn build_and_ubr(text: &str) -> Option<(u32, u32)> {
+    let (build, ubr) = text.split_once('.')?;
+    Some((build.parse().ok()?, ubr.parse().ok()?))
+}
+
+/// Titles of cumulative updates end with `(26100.2033)`, in every language.
+fn builds_in(title: &str) -> impl Iterator<Item = (u32, u32)> {
+    title
+        .split(|char: char| !char.is_ascii_digit() && char != '.')
+        .filter_map(build_and_ubr)
+        .filter(|(build, _)| *build >= 10_000)
+}
+
+/// Whether it can be taken back, as far as that can be told before it is installed: exactly is told
+/// by its packages afterwards. Servicing stacks are never removable, and upgrades, drivers and
+/// definitions have no removal of ours. The update's own word (`IsUninstallable`) speaks of WUA,
+/// which removes nothing that WSUS did not tell it to; DISM does.
+fn reversible(target: &UpdateTarget, update: &Update) -> Reversible {
+    match target.kind {
+        UpdateKind::ServicingStack
+        | UpdateKind::FeatureUpdate
+        | UpdateKind::Driver
+        | UpdateKind::Definition => Reversible::No,
+        UpdateKind::Quality | UpdateKind::DotNet => Reversible::Expected,
+        UpdateKind::Other if update.is_uninstallable => Reversible::Expected,
+        UpdateKind::Other => Reversible::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LCU: &str = "11111111-0000-0000-0000-000000000001";
+
+    fn target() -> UpdateTarget {
+        UpdateTarget {
+            kb: "KB5068787".to_owned(),
+            product: "Windows Server 2022".to_owned(),
+            kind: UpdateKind::Quality,
+            target_build: Some("20348.2762".to_owned()),
+            identities: Vec::new(),
+        }
+    }
+
+    fn pinned(revision: i32) -> UpdateTarget {
+        UpdateTarget { identities: vec![format!("{LCU}/{revision}")], ..target() }
+    }
+
+    fn offered() -> Update {
+        Update {
+            identity: Identity { id: LCU.to_owned(), revision: 200 },
+            title: "2026-11 Cumulative Update (KB5068787) (20348.2762)".to_owned(),
+            kbs: vec!["KB5068787".to_owned()],
+            is_for_installation: true,
+            ..Update::default()
+        }
+    }
+
+    fn status(target: &UpdateTarget, found: &[Update]) -> UpdateStatus {
+        stand(target, found, "20348.2700").status
+    }
+
+    #[test]
+    fn an_update_is_found_by_kb_or_by_exactly_its_revision() {
+        let found = [offered()];
+        assert_eq!(status(&target(), &found), UpdateStatus::Offered(Reversible::Expected));
+        assert_eq!(status(&pinned(200), &found), UpdateStatus::Offered(Reversible::Expected));
+        assert_eq!(status(&pinned(199), &found), UpdateStatus::NotOffered, "no mixed revisions");
+        assert_eq!(status(&target(), &[]), UpdateStatus::NotOffered);
+    }
+
+    #[test]
+    fn an_update_that_is_there_is_there_in_any_revision() {
+        let found = [Update { is_installed: true, ..offered() }];
+        assert_eq!(status(&pinned(199), &found), UpdateStatus::Installed(Reversible::Expected));
+        let waits = [Update { reboot_required: true, ..offered() }];
+        assert_eq!(status(&target(), &waits), UpdateStatus::PendingReboot(Reversible::Expected));
+    }
+
+    #[test]
+    fn what_somebody_hid_is_not_offered_and_the_evidence_says_so() {
+        let found = [Update { is_hidden: true, ..offered() }];
+        let stand = stand(&target(), &found, "20348.2700");
+        assert_eq!(stand.status, UpdateStatus::NotOffered);
+        assert!(stand.evidence.ends_with("is hidden on this device"), "{}", stand.evidence);
+    }
+
+    #[test]
+    fn a_newer_update_supersedes_by_its_list_by_its_title_or_by_the_build() {
+        let newer = Update {
+            identity: Identity { id: "22222222".to_owned(), revision: 1 },
+            kbs: vec!["KB5070000".to_owned()],
+            is_for_installation: true,
+            ..Update::default()
+        };
+        let by_list = Update { supersedes: vec![LCU.to_owned()], ..newer.clone() };
+        assert_eq!(status(&pinned(200), &[by_list]), UpdateStatus::Superseded);
+        let title = "2026-12 累積更新プログラム (KB5070000) (20348.2849)".to_owned();
+        let by_title = Update { title, ..newer.clone() };
+        assert_eq!(status(&target(), &[by_title]), UpdateStatus::Superseded);
+        assert_eq!(stand(&target(), &[], "20348.2849").status, UpdateStatus::Superseded);
+        let other = Update { title: "(KB5070000) (26100.9999)".to_owned(), ..newer };
+        assert_eq!(status(&target(), &[other]), UpdateStatus::NotOffered, "another Windows");
+    }
+
+    #[test]
+    fn what_an_administrator_deployed_for_removal_is_never_installed() {
+        let found = [Update { is_for_installation: false, ..offered() }];
+        assert_eq!(to_install(&target(), &found), Vec::<&Update>::new());
+        assert_eq!(status(&target(), &found), UpdateStatus::NotOffered);
+    }
+
+    #[test]
+    fn all_updates_of_a_kb_are_installed_before_it_counts() {
+        let second =
+            Update { identity: Identity { id: "00000000-2".to_owned(), revision: 1 }, ..offered() };
+        let found = [Update { is_installed: true, ..offered() }, second.clone()];
+        assert_eq!(to_install(&target(), &found), [&second]);
+        assert!(matches!(status(&target(), &found), UpdateStatus::Offered(_)));
+    }
+
+    #[test]
+    fn servicing_stacks_upgrades_drivers_and_definitions_cannot_be_taken_back() {
+        use UpdateKind::{Definition, Driver, FeatureUpdate, ServicingStack};
+        for kind in [ServicingStack, FeatureUpdate, Driver, Definition] {
+            let target = UpdateTarget { kind, ..target() };
+            assert_eq!(status(&target, &[offered()]), UpdateStatus::Offered(Reversible::No));
+        }
+        let other = UpdateTarget { kind: UpdateKind::Other, ..target() };
+        assert_eq!(status(&other, &[offered()]), UpdateStatus::Offered(Reversible::Unknown));
+    }
+}

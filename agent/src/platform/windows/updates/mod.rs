@@ -1,0 +1,18 @@
+//! Windows Update. What it tells and what it is told are plain values ([`wua`]), so everything that
+//! is decided about them is tested on any system; the calls into COM are in `ffi/wua.rs`.
+
+mod agent;
+mod calls;
+mod install;
+mod inventory;
+mod look;
+mod matching;
+mod policy;
+mod record;
+#[cfg(test)]
+mod tests;
+pub(crate) mod wua;
+
+pub use agent::{Device, Limits, Seen, WindowsUpdate};
+pub use calls::Connect;
+pub use policy::{AUTOMATIC, POLICY, Policy};

@@ -1,0 +1,434 @@
+//! Windows Update against an update agent made of values: what is asked, what is begun, and what is
+//! never begun twice.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use wardring_protocol::Facts;
+use wardring_seal::{Action, JobKey, UpdateKind, UpdateSource, UpdateTarget};
+
+use super::agent::{Device, Limits, WindowsUpdate};
+use super::policy::Policy;
+use super::record::{Record, act, client_id};
+use super::wua::{
+    ALREADY_INSTALLED, CALL_CANCELLED, EULAS_DECLINED, Ended, Entry, Failure, Found,
+    INSTALL_NOT_ALLOWED, Identity, NO_UPDATE, Query, TIME_OUT, Update, Wua,
+};
+use crate::platform::{Performed, Permit, Terms, wall_clock};
+use crate::state::{InstallFound, Reversible, ServicingResult, UpdateStatus};
+
+/// The world behind every session.
+#[derive(Default)]
+struct World {
+    updates: Vec<Update>,
+    history: Vec<Entry>,
+    /// Busy for so many more questions.
+    busy: u32,
+    reboot_required: bool,
+    source_fails: Option<u32>,
+    install: Option<Result<Ended, Failure>>,
+    hangs: bool,
+    calls: Vec<String>,
+}
+
+#[derive(Clone, Default)]
+struct Session(Arc<Mutex<World>>);
+
+impl Session {
+    fn with<T>(&self, use_it: impl FnOnce(&mut World) -> T) -> T {
+        use_it(&mut self.0.lock().unwrap())
+    }
+
+    fn calls(&self, name: &str) -> usize {
+        self.with(|world| world.calls.iter().filter(|call| call.starts_with(name)).count())
+    }
+}
+
+impl Wua for Session {
+    fn search(&self, query: Query) -> Result<Found, Failure> {
+        self.with(|world| {
+            world.calls.push(if query.is_online { "online" } else { "offline" }.to_owned());
+            match world.source_fails {
+                Some(hresult) if query.is_online => Err(Failure(hresult)),
+                _ => Ok(Found { code: 2, updates: world.updates.clone(), warnings: Vec::new() }),
+            }
+        })
+    }
+
+    fn history(&self, _most: i32) -> Result<Vec<Entry>, Failure> {
+        Ok(self.with(|world| world.history.clone()))
+    }
+
+    fn is_busy(&self) -> Result<bool, Failure> {
+        self.with(|world| {
+            let is_busy = world.busy > 0;
+            world.busy = world.busy.saturating_sub(1);
+            Ok(is_busy)
+        })
+    }
+
+    fn reboot_required(&self) -> Result<bool, Failure> {
+        Ok(self.with(|world| world.reboot_required))
+    }
+
+    fn accept_eula(&self, update: &Identity) -> Result<(), Failure> {
+        self.with(|world| world.calls.push(format!("eula {update}")));
+        Ok(())
+    }
+
+    fn download(&self, update: &Identity) -> Result<Ended, Failure> {
+        self.with(|world| world.calls.push(format!("download {update}")));
+        Ok(Ended { code: 2, hresult: 0, reboot_required: false })
+    }
+
+    fn install(
+        &self,
+        update: &Identity,
+        _client: &str,
+        go: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<Ended>, Failure> {
+        if !go() {
+            return Ok(None);
+        }
+        let (hangs, answer) = self.with(|world| {
+            world.calls.push(format!("install {update}"));
+            (world.hangs, world.install)
+        });
+        if hangs {
+            loop {
+                std::thread::park();
+            }
+        }
+        answer.unwrap_or(Ok(Ended { code: 2, hresult: 0, reboot_required: true })).map(Some)
+    }
+
+    fn commit(&self) -> Result<(), Failure> {
+        self.with(|world| world.calls.push("commit".to_owned()));
+        Ok(())
+    }
+
+    fn set_hidden(&self, update: &Identity, is_hidden: bool) -> Result<(), Failure> {
+        self.with(|world| world.calls.push(format!("hidden {is_hidden} {update}")));
+        Ok(())
+    }
+}
+
+struct Rig {
+    folder: tempfile::TempDir,
+    session: Session,
+}
+
+const TERMS: Terms = Terms { source: UpdateSource::Default, accept_eula: false };
+
+impl Rig {
+    fn new() -> Rig {
+        let session = Session::default();
+        session.with(|world| world.updates.push(offered()));
+        Rig { folder: tempfile::tempdir().unwrap(), session }
+    }
+
+    /// A run of the agent.
+    fn agent(&self) -> WindowsUpdate {
+        self.patient_agent(Duration::from_millis(300))
+    }
+
+    fn patient_agent(&self, limit: Duration) -> WindowsUpdate {
+        let session = self.session.clone();
+        let connect = move || -> Result<Box<dyn Wua>, Failure> { Ok(Box::new(session.clone())) };
+        let device = Device {
+            build: || "20348.2700".to_owned(),
+            packages: BTreeSet::new,
+            policy: Policy::default,
+        };
+        let limits = Limits { search: limit, download: limit, install: limit, commit: limit };
+        WindowsUpdate::open(self.folder.path(), "b1", device, limits, Arc::new(connect))
+    }
+
+    fn record(&self) -> Record {
+        Record::new(self.folder.path())
+    }
+
+    async fn install(&self, attempt: u32) -> Performed {
+        self.agent().install(&key(attempt), &target(), TERMS, permit()).await
+    }
+}
+
+fn offered() -> Update {
+    Update {
+        identity: Identity { id: "lcu".to_owned(), revision: 200 },
+        title: "Cumulative Update (KB5068787) (20348.2762)".to_owned(),
+        kbs: vec!["KB5068787".to_owned()],
+        is_for_installation: true,
+        is_downloaded: true,
+        is_eula_accepted: true,
+        ..Update::default()
+    }
+}
+
+fn target() -> UpdateTarget {
+    UpdateTarget {
+        kb: "KB5068787".to_owned(),
+        product: "Windows Server 2022".to_owned(),
+        kind: UpdateKind::Quality,
+        target_build: Some("20348.2762".to_owned()),
+        identities: Vec::new(),
+    }
+}
+
+fn key(attempt: u32) -> JobKey {
+    JobKey {
+        rollout_uid: "rollout".to_owned(),
+        device_id: "device".to_owned(),
+        attempt,
+        action: Action::Install,
+    }
+}
+
+fn permit() -> Permit {
+    Permit { until: Instant::now() + Duration::from_secs(60) }
+}
+
+fn ended(performed: Performed) -> ServicingResult {
+    match performed {
+        Performed::Ended(result) => result,
+        Performed::PermitExpired => panic!("the permit was over"),
+    }
+}
+
+fn begun(rig: &Rig) {
+    rig.record()
+        .begin(super::record::Installation {
+            act: act(&key(1), "KB5068787"),
+            boot: "b1".to_owned(),
+            began: wall_clock(),
+            packages_before: BTreeSet::new(),
+            result: None,
+        })
+        .unwrap();
+}
+
+fn entry(client: &str, code: i32, hresult: u32) -> Entry {
+    Entry {
+        identity: offered().identity,
+        operation: 1,
+        code,
+        hresult,
+        at: Some(wall_clock()),
+        title: String::new(),
+        client: client.to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn the_same_grant_never_installs_twice_and_another_one_may() {
+    let rig = Rig::new();
+    let first = ended(rig.install(1).await);
+    assert_eq!((first.code, first.reboot_required), (2, true));
+    assert_eq!(ended(rig.install(1).await), first);
+    assert_eq!(rig.session.calls("install"), 1);
+    rig.install(2).await;
+    assert_eq!(rig.session.calls("install"), 2);
+}
+
+#[tokio::test]
+async fn nothing_begins_after_the_permit_and_nothing_is_written_down_then() {
+    let rig = Rig::new();
+    let over = Permit { until: Instant::now() };
+    let performed = rig.agent().install(&key(1), &target(), TERMS, over).await;
+    assert_eq!(performed, Performed::PermitExpired);
+    assert_eq!(rig.session.calls("install"), 0);
+    assert_eq!(rig.record().find(&act(&key(1), "KB5068787")).unwrap(), None);
+    ended(rig.install(1).await);
+    assert_eq!(rig.session.calls("install"), 1);
+}
+
+#[tokio::test]
+async fn another_installer_is_waited_for_as_long_as_the_permit_lives() {
+    let rig = Rig::new();
+    rig.session.with(|world| world.busy = u32::MAX);
+    let soon = Permit { until: Instant::now() + Duration::from_millis(50) };
+    // The pause between two questions is longer than an installation may take in other tests.
+    let agent = rig.patient_agent(Duration::from_secs(30));
+    let performed = agent.install(&key(1), &target(), TERMS, soon).await;
+    assert_eq!(performed, Performed::PermitExpired);
+    assert_eq!(rig.session.calls("install"), 0);
+}
+
+#[tokio::test]
+async fn licence_terms_are_accepted_only_where_the_job_says_so() {
+    let rig = Rig::new();
+    rig.session.with(|world| world.updates[0].is_eula_accepted = false);
+    let refused = ended(rig.install(1).await);
+    assert_eq!((refused.code, refused.hresult), (4, EULAS_DECLINED));
+    let error = rig.agent().download(&[target()], TERMS).await.unwrap_err();
+    assert!(error.contains("0x80240023 for KB5068787"), "{error}");
+    assert_eq!(rig.session.calls("eula") + rig.session.calls("install"), 0);
+
+    let terms = Terms { accept_eula: true, ..TERMS };
+    ended(rig.agent().install(&key(1), &target(), terms, permit()).await);
+    assert_eq!(rig.session.calls("eula"), 1);
+}
+
+#[tokio::test]
+async fn a_failure_keeps_its_hresult_and_is_not_tried_again_by_the_same_grant() {
+    let rig = Rig::new();
+    let failed = Ok(Ended { code: 4, hresult: 0x800F_0922, reboot_required: false });
+    rig.session.with(|world| world.install = Some(failed));
+    assert_eq!(ended(rig.install(1).await).hresult, 0x800F_0922);
+    rig.session.with(|world| world.install = Some(Err(Failure(0x8024_001E))));
+    assert_eq!(ended(rig.install(1).await).hresult, 0x800F_0922);
+    assert_eq!(ended(rig.install(2).await).hresult, 0x8024_001E);
+    assert_eq!(rig.session.calls("install"), 2);
+}
+
+#[tokio::test]
+async fn what_is_there_or_is_not_offered_or_must_wait_for_a_restart_is_told_apart() {
+    let rig = Rig::new();
+    rig.session.with(|world| world.reboot_required = true);
+    assert_eq!(ended(rig.install(1).await).hresult, INSTALL_NOT_ALLOWED);
+    rig.session.with(|world| world.updates[0].is_installed = true);
+    assert_eq!(ended(rig.install(1).await).hresult, ALREADY_INSTALLED);
+    rig.session.with(|world| world.updates.clear());
+    assert_eq!(ended(rig.install(1).await).hresult, NO_UPDATE);
+    assert_eq!(rig.session.calls("install"), 0);
+}
+
+#[tokio::test]
+async fn an_installation_that_hangs_is_left_alone_and_never_begun_again() {
+    let rig = Rig::new();
+    rig.session.with(|world| world.hangs = true);
+    let agent = rig.agent();
+    let hung = ended(agent.install(&key(1), &target(), TERMS, permit()).await);
+    assert_eq!((hung.code, hung.hresult), (4, TIME_OUT));
+    let seen = agent.look(&[target()], UpdateSource::Default).await.unwrap();
+    assert!(seen.is_busy, "its thread is still inside Windows Update");
+
+    // Nor by the next run of the agent, to which Windows tells nothing of it.
+    let again = ended(rig.install(1).await);
+    assert_eq!((again.code, again.hresult), (5, CALL_CANCELLED));
+    assert_eq!(rig.session.calls("install"), 1);
+}
+
+#[tokio::test]
+async fn an_installation_without_a_witness_is_found_in_what_windows_tells() {
+    let find = async |rig: &Rig| {
+        let found = rig.agent().find_install(&key(1), &target(), TERMS).await;
+        assert_eq!(rig.session.calls("install"), 0);
+        found
+    };
+    let rig = Rig::new();
+    assert_eq!(find(&rig).await, InstallFound::NotBegun);
+
+    begun(&rig);
+    rig.session.with(|world| world.updates[0].reboot_required = true);
+    let found = find(&rig).await;
+    let InstallFound::Ended(result) = &found else { panic!("{found:?}") };
+    assert_eq!((result.code, result.reboot_required), (2, true));
+    rig.session.with(|world| world.updates[0].reboot_required = false);
+    assert_eq!(find(&rig).await, found, "it is written down now");
+
+    let rig = Rig::new();
+    begun(&rig);
+    let own = client_id(&act(&key(1), "KB5068787"));
+    rig.session.with(|world| {
+        world.history = vec![entry("somebody else", 2, 0), entry(&own, 4, 0x8007_0643)];
+    });
+    let InstallFound::Ended(result) = find(&rig).await else { panic!("it had begun") };
+    assert_eq!((result.code, result.hresult), (4, 0x8007_0643), "its own entry, by name");
+
+    let rig = Rig::new();
+    begun(&rig);
+    let InstallFound::Ended(result) = find(&rig).await else { panic!("it had begun") };
+    assert_eq!((result.code, result.hresult), (5, CALL_CANCELLED));
+}
+
+#[tokio::test]
+async fn an_installation_whose_record_was_lost_is_known_from_the_history() {
+    let rig = Rig::new();
+    let own = client_id(&act(&key(1), "KB5068787"));
+    rig.session.with(|world| world.history = vec![entry(&own, 2, 0)]);
+    let found = rig.agent().find_install(&key(1), &target(), TERMS).await;
+    let InstallFound::Ended(result) = found else { panic!("the history knows it") };
+    assert_eq!(result.code, 2);
+}
+
+#[tokio::test]
+async fn a_source_is_asked_once_for_many_looks_and_again_for_what_is_not_offered() {
+    let rig = Rig::new();
+    let agent = rig.agent();
+    for _ in 0..3 {
+        let seen = agent.look(&[target()], UpdateSource::Default).await.unwrap();
+        let offered = UpdateStatus::Offered(Reversible::Expected);
+        assert_eq!(seen.updates["KB5068787"], offered);
+    }
+    assert_eq!(rig.session.calls("online"), 1);
+    agent.look(&[target()], UpdateSource::WindowsUpdate).await.unwrap();
+    assert_eq!(rig.session.calls("online"), 2, "another source");
+}
+
+#[tokio::test]
+async fn a_source_that_is_down_hides_no_proof_and_makes_none_up() {
+    let rig = Rig::new();
+    rig.session.with(|world| world.source_fails = Some(0x8024_402C));
+    let agent = rig.agent();
+    let error = agent.look(&[target()], UpdateSource::Default).await.unwrap_err();
+    assert!(error.contains("0x8024402C"), "{error}");
+    rig.session.with(|world| world.updates[0].is_installed = true);
+    let seen = agent.look(&[target()], UpdateSource::Default).await.unwrap();
+    assert!(matches!(seen.updates["KB5068787"], UpdateStatus::Installed(_)));
+}
+
+#[tokio::test]
+async fn the_facts_come_from_one_scan_that_outlives_the_agent() {
+    let rig = Rig::new();
+    let agent = rig.agent();
+    let mut facts = Facts::default();
+    agent.facts(&mut facts);
+    agent.changed().await;
+    let mut facts = Facts::default();
+    agent.facts(&mut facts);
+    assert_eq!(facts.missing, ["KB5068787"]);
+    assert_eq!(facts.last_scan.as_ref().unwrap().result, "0x00000000");
+
+    let mut again = Facts::default();
+    rig.agent().facts(&mut again);
+    assert_eq!(again, facts);
+    assert_eq!(rig.session.calls("online"), 1);
+}
+
+#[tokio::test]
+async fn a_scan_that_fails_is_reported_with_its_code() {
+    let rig = Rig::new();
+    rig.session.with(|world| world.source_fails = Some(0x8024_402C));
+    let agent = rig.agent();
+    agent.facts(&mut Facts::default());
+    agent.changed().await;
+    let mut facts = Facts::default();
+    agent.facts(&mut facts);
+    assert_eq!(facts.last_scan.unwrap().result, "0x8024402C");
+    assert_eq!(rig.session.calls("online"), 1, "it is not asked again at once");
+}
+
+#[tokio::test]
+async fn installations_are_committed_once_before_the_restart() {
+    let rig = Rig::new();
+    rig.agent().commit().unwrap();
+    assert_eq!(rig.session.calls("commit"), 0, "nothing was installed");
+    rig.install(1).await;
+    rig.agent().commit().unwrap();
+    rig.agent().commit().unwrap();
+    assert_eq!(rig.session.calls("commit"), 1);
+}
+
+#[tokio::test]
+async fn an_update_is_hidden_after_its_removal_and_shown_again() {
+    let rig = Rig::new();
+    rig.agent().set_hidden(&target(), UpdateSource::Default, true).await.unwrap();
+    assert_eq!(rig.session.calls("hidden true lcu/200"), 1);
+    rig.session.with(|world| world.updates[0].is_hidden = true);
+    rig.agent().set_hidden(&target(), UpdateSource::Default, true).await.unwrap();
+    assert_eq!(rig.session.calls("hidden"), 1, "it is hidden already");
+    rig.agent().set_hidden(&target(), UpdateSource::Default, false).await.unwrap();
+    assert_eq!(rig.session.calls("hidden false lcu/200"), 1);
+}
