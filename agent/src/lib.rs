@@ -12,6 +12,7 @@ pub mod enrol;
 mod ffi;
 mod files;
 pub mod gateway;
+pub mod hresult;
 pub mod identity;
 pub mod journal;
 pub mod outbox;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use tokio::sync::watch;
+use wardring_agent::hresult::{self, Hresult};
 use wardring_agent::identity::{IdentityFile, Known};
 use wardring_agent::journal::{Durability, Journal, Loaded, SCHEMA};
 use wardring_agent::run::Setup;
@@ -26,8 +27,17 @@ enum Command {
     Run(Run),
     /// Show who this device is and what it is doing.
     Status(Status),
+    /// Say what a code of Windows means and what to do about it; without one, list all that are known.
+    Explain(Explain),
     /// Print the version.
     Version,
+}
+
+#[derive(Args)]
+struct Explain {
+    /// The code, such as 0x80070643, 3010 or -2145124329.
+    #[arg(allow_negative_numbers = true)]
+    code: Option<Hresult>,
 }
 
 #[derive(Args)]
@@ -74,6 +84,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(run) => carry(run),
         Command::Status(status) => show(&status),
+        Command::Explain(explain) => tell(&explain),
         Command::Version => {
             println!("{}", env!("CARGO_PKG_VERSION"));
             Ok(())
@@ -172,6 +183,20 @@ async fn stop_signal() {
         // Without a console there is nobody to press the keys.
         std::future::pending::<()>().await;
     }
+}
+
+fn tell(explain: &Explain) -> anyhow::Result<()> {
+    let line = |hresult: Hresult| {
+        let source =
+            hresult.known().map_or("unknown; judged by its facility", |known| known.source.page());
+        format!("{}\n    {source}\n", hresult.explanation())
+    };
+    let text = match explain.code {
+        Some(code) => line(code),
+        None => hresult::all().iter().map(|known| line(Hresult(known.code))).collect(),
+    };
+    // A reader that has seen enough, like `head`, is no reason to panic.
+    std::io::stdout().write_all(text.as_bytes()).context("failed to print the explanation")
 }
 
 fn show(status: &Status) -> anyhow::Result<()> {

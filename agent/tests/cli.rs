@@ -357,6 +357,25 @@ fn previous(journal: &Path) -> PathBuf {
 }
 
 #[test]
+fn a_code_of_windows_is_explained_and_a_text_that_is_none_is_shown_as_it_must_look() {
+    let explain = |code: &str| {
+        let mut command = Command::new(PROGRAM);
+        command.args(["explain", code]);
+        ended(command)
+    };
+    let told = explain("-2145124329");
+    let text = String::from_utf8(told.stdout).unwrap();
+    assert!(
+        told.status.success() && text.starts_with("0x80240017 WU_E_NOT_APPLICABLE: "),
+        "{text}"
+    );
+    let refused = explain("banana");
+    let text = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(text.contains("`banana` is no code of Windows; write it like 0x80070643"), "{text}");
+}
+
+#[test]
 fn a_damaged_identity_and_a_missing_world_are_named() {
     let device = Device::new(&closed_port(), &token_of(&authority()));
     fs::create_dir(device.data()).unwrap();

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use wardring_protocol::{Mode, PermitAnswer, Progress, Step};
 use wardring_seal::{JobKey, JobPayload, OutcomePayload, UpdateTarget};
 
+use crate::hresult::{Class, Hresult};
+
 use super::{BootRecord, Me, ServiceSample};
 
 /// Something that happened.
@@ -212,6 +214,19 @@ impl ServicingResult {
     /// Whether Windows calls it a success (2, or 3: with errors). Proof is another matter.
     pub fn is_success(&self) -> bool {
         matches!(self.code, 2 | 3)
+    }
+
+    /// What it says about itself, for people.
+    pub fn explanation(&self) -> String {
+        match self.hresult {
+            0 => format!("OperationResultCode {} and no HRESULT", self.code),
+            code => Hresult(code).explanation(),
+        }
+    }
+
+    /// Whether a restart is needed, by the flag or by the code.
+    pub fn wants_restart(&self) -> bool {
+        self.reboot_required || Hresult(self.hresult).class() == Class::DoneAfterReboot
     }
 }
 

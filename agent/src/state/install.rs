@@ -145,13 +145,12 @@ pub(super) fn installed(
             job.permit_until_mono_ms = None;
         }
         InstallFound::Ended(result) => {
-            job.reboot_required |= result.reboot_required;
+            job.reboot_required |= result.wants_restart();
             let is_success = result.is_success();
-            let hresult = result.hresult;
+            let what = format!("failed with {}", result.explanation());
             job.updates[index].state = UpdateState::Ended(result);
             if !is_success {
                 // The rest is not begun: what broke one update may break the next.
-                let what = format!("failed with 0x{hresult:08X}");
                 note_trouble(&mut job.trouble, &kb, &what);
                 skip_the_rest(&mut job, "InstallFailed", "an update before it failed");
             }

@@ -9,6 +9,8 @@ use wardring_seal::{
     Action, JobPayload, OutcomePayload, OutcomeResult, PAYLOAD_VERSION, UpdateTarget,
 };
 
+use crate::hresult::Hresult;
+
 use super::{Baseline, BootRecord, Effect, MAX_FINISHED, MAX_REBOOTS, Move, ServicingResult};
 
 /// Longest sentence in an outcome or a progress report, bytes.
@@ -321,7 +323,11 @@ impl UpdateRun {
             UpdateState::Running => Some(UpdateProgress { operation_result_code: 1, ..blank }),
             UpdateState::Ended(result) => Some(UpdateProgress {
                 operation_result_code: result.code,
-                hresult: Some(format!("0x{:08X}", result.hresult)),
+                hresult: Some(Hresult(result.hresult).to_string()),
+                name: match result.hresult {
+                    0 => None,
+                    code => Hresult(code).name().map(str::to_owned),
+                },
                 reboot_required: result.reboot_required,
                 ..blank
             }),

@@ -3,6 +3,8 @@
 use wardring_protocol::{PermitAnswer, Step};
 use wardring_seal::OutcomeResult;
 
+use crate::hresult::Hresult;
+
 use super::job::End;
 use super::permits::{self, Permitted};
 use super::{
@@ -15,7 +17,7 @@ const UNINSTALL_LIMIT_MS: u64 = 3 * 3_600_000;
 /// Looks at a device whose Windows is busy before the rollback fails.
 const MAX_BUSY_CHECKS: u32 = 40;
 /// What DISM answers for a package that cannot be removed.
-const CBS_E_CANNOT_UNINSTALL: u32 = 0x800F_0825;
+const CBS_E_CANNOT_UNINSTALL: Hresult = Hresult(0x800F_0825);
 
 /// Begins: health will be measured against the baseline from before the first attempt.
 pub(super) fn begin(mv: &mut Move, mut job: JobRun) -> Option<JobRun> {
@@ -167,16 +169,17 @@ pub(super) fn uninstalled(
             job.permit_until_mono_ms = None;
         }
         InstallFound::Ended(result) => {
-            let (is_success, hresult) = (result.is_success(), result.hresult);
-            job.reboot_required |= result.reboot_required;
+            let (is_success, hresult) = (result.is_success(), Hresult(result.hresult));
+            let what = result.explanation();
+            job.reboot_required |= result.wants_restart();
             let kb = job.updates[index].kb.clone();
             job.updates[index].state = UpdateState::Ended(result);
             if hresult == CBS_E_CANNOT_UNINSTALL {
-                let sentence = format!("{kb} cannot be removed: Windows answered 0x{hresult:08X}");
+                let sentence = format!("{kb} cannot be removed: Windows answered {what}");
                 return mv.finish(job, End::of(OutcomeResult::NotReversible, sentence));
             }
             if !is_success {
-                let sentence = format!("removing {kb} failed with 0x{hresult:08X}");
+                let sentence = format!("removing {kb} failed with {what}");
                 let end = End::failed(&job, "InstallFailed", sentence);
                 return mv.finish(job, end);
             }

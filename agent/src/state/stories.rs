@@ -438,7 +438,11 @@ fn the_second_update_is_not_begun_when_the_first_one_fails() {
     let mut bench = Bench::new().with("KB1", failing).with("KB2", Script::default());
     let outcome = install(&mut bench);
     assert_eq!(reason(&outcome), (OutcomeResult::Failed, Some("InstallFailed")));
-    assert_eq!(outcome.message, "KB1 failed with 0x80070643");
+    assert!(
+        outcome.message.starts_with("KB1 failed with 0x80070643 ERROR_INSTALL_FAILURE: "),
+        "{}",
+        outcome.message
+    );
     assert_eq!((bench.installs_begun(), bench.reboots_made()), (1, 0));
 }
 

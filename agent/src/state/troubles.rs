@@ -54,6 +54,7 @@ fn a_crash_while_an_earlier_attempt_is_looked_at_speaks_against_it() {
     bench.take(Event::Offered(Box::new(bench.job(2, Action::Install))));
     bench.go_until(|bench| phase(bench) == "Settling");
     for _ in 0..2 {
+        bench.wall += SignedDuration::from_hours(5);
         bench.boot_now(BootKind::Dirty);
         bench.go_on();
     }
