@@ -113,6 +113,16 @@ async fn a_gateway_gets_no_certificate_by_itself() -> Result<()> {
     let patched = devices.patch("ws-17", &PatchParams::default(), &Patch::Merge(&rebind)).await;
     assert!(matches!(patched, Err(kube::Error::Api(status)) if status.is_forbidden()));
 
+    // The status is its to write, and nothing that travels along.
+    let along = json!({
+        "metadata": { "labels": { "ward": "4" }, "annotations": { "a": "b" } },
+        "status": { "agentVersion": "1" },
+    });
+    devices.patch_status("ws-17", &PatchParams::default(), &Patch::Merge(&along)).await?;
+    let device = world.devices().get("ws-17").await?;
+    assert_eq!(device.labels().get("ward").map(String::as_str), Some("3"));
+    assert!(device.annotations().is_empty());
+
     let all = world.devices().list(&ListParams::default()).await?;
     let names: Vec<_> = all.iter().map(ResourceExt::name_any).collect();
     assert_eq!(names, ["ws-17"]);

@@ -1,5 +1,6 @@
 //! `cargo xtask check`: what has to hold before anything is committed, in a few minutes.
 
+mod claims;
 mod crate_table;
 mod deny;
 
@@ -28,6 +29,8 @@ enum Part {
     Generated,
     /// Who may know whom
     Crates,
+    /// The tests that docs/security.md names exist
+    Claims,
     /// Banned crates, licences, sources
     Deny,
     /// clippy
@@ -58,6 +61,7 @@ impl Part {
             Part::Format => step("format", &mut cargo(&["fmt", "--all", "--check"])),
             Part::Generated => part("generated files", || crds::generate(true)),
             Part::Crates => part("crate table", crate_table::check),
+            Part::Claims => part("claims", claims::check),
             Part::Deny => deny::check(),
             Part::Lints => step("lints", &mut cargo(&lints)),
             Part::Unit => step("unit tests", &mut unit_tests()),
