@@ -93,7 +93,9 @@ impl Class {
             Class::DoneAfterReboot => "restart the device",
             Class::Retry => "it may pass: try again later",
             Class::AfterReboot => "restart the device, then try again",
-            Class::Repair => "run DISM /Online /Cleanup-Image /RestoreHealth, restart, try again",
+            Class::Repair => {
+                "mend that (DISM /Online /Cleanup-Image /RestoreHealth), then try again"
+            }
             Class::DeviceState => "change that on the device, then try again",
             Class::Operator => "somebody must look into that, then try again",
             Class::Permanent => "another attempt will end the same way",
