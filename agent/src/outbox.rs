@@ -47,6 +47,32 @@ impl Outbox {
         self.waiting.push(Waiting { slot, report: Report { seq: self.last, body } });
     }
 
+    /// A number that no report of the outbox will have: once it is durable, it may be used without
+    /// another write.
+    pub fn give_away(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    /// The reports before a number that was given away, which are as durable as it is, with one more
+    /// that has it; none when that does not fit into one body.
+    ///
+    /// An outcome that came after must be waited for: if this run died, the next one would send its
+    /// older copy, with a number that looks late to the gateways then.
+    pub fn durable_with(&self, spare: u64, body: ReportBody) -> Option<Vec<Report>> {
+        let is_late = |waiting: &Waiting| {
+            matches!(waiting.slot, Slot::Outcome(_)) && waiting.report.seq > spare
+        };
+        if self.waiting.iter().any(is_late) {
+            return None;
+        }
+        let older = self.waiting.iter().map(|waiting| &waiting.report);
+        let mut reports: Vec<Report> = older.filter(|report| report.seq < spare).cloned().collect();
+        reports.push(Report { seq: spare, body });
+        let size = serde_json::to_vec(&reports).map_or(usize::MAX, |text| text.len());
+        (reports.len() <= MAX_REPORTS && size < MAX_BODY - HEAD).then_some(reports)
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
@@ -163,6 +189,21 @@ mod tests {
         assert_eq!(numbers(&outbox), [58]);
         outbox.push(facts("1"), None);
         assert_eq!(numbers(&outbox), [58, 59]);
+    }
+
+    #[test]
+    fn a_number_that_was_given_away_stands_between_what_is_durable_and_what_is_not() {
+        let mut outbox = Outbox::default();
+        outbox.push(outcome("durable"), Some(&key(1)));
+        let spare = outbox.give_away();
+        outbox.push(facts("1"), None);
+        let sent = outbox.durable_with(spare, progress("Installing")).unwrap();
+        assert_eq!(sent.iter().map(|report| report.seq).collect::<Vec<_>>(), [1, 2]);
+        // What came after it still goes out.
+        outbox.acked(&ReportAck { acked_through: 2, highest_seen: 2, retry_ms: 0 });
+        assert_eq!(numbers(&outbox), [3]);
+        outbox.push(outcome("not durable"), Some(&key(2)));
+        assert_eq!(outbox.durable_with(spare, progress("Installing")), None);
     }
 
     #[test]

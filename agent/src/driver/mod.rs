@@ -4,6 +4,7 @@
 //! is [`crate::state::step`]'s to say, and no effect runs before the journal holds the state that
 //! ordered it.
 
+mod commit;
 mod effects;
 mod poll;
 
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use wardring_protocol::{Facts, JobAnswer, Report, ReportAck, ReportBatch, ReportBody, key_id};
+use wardring_protocol::{Facts, JobAnswer, Report, ReportAck, ReportBatch, ReportBody};
 use wardring_protocol::{PROTOCOL_VERSION, Sealed};
 use wardring_seal::{Recipient, verify_job};
 
@@ -30,8 +31,6 @@ const FACTS_EVERY: Duration = Duration::from_secs(300);
 const FACTS_SOON: Duration = Duration::from_millis(300);
 /// First and longest pause after reports could not be delivered.
 const SEND_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// Pause after the journal could not be written: the disk may be full.
-const JOURNAL_RETRY: Duration = Duration::from_secs(5);
 /// A clock that is further off than this breaks certificates and `startBy`.
 const SKEW: jiff::SignedDuration = jiff::SignedDuration::from_mins(5);
 
@@ -83,6 +82,7 @@ impl<P: Platform, G: Gateway> Agent<P, G> {
             is_sending: false,
             has_news: false,
             last_facts: None,
+            durable: commit::Durable::default(),
             stop: stop.clone(),
             tx,
         };
@@ -144,6 +144,7 @@ struct Run<'a, P, G> {
     /// Something entered the outbox since the batch under way was made.
     has_news: bool,
     last_facts: Option<Facts>,
+    durable: commit::Durable,
     stop: watch::Receiver<bool>,
     tx: mpsc::UnboundedSender<Msg>,
 }
@@ -239,29 +240,6 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
         } else {
             self.send_at.get_or_insert_with(Instant::now);
         }
-    }
-
-    /// Makes state and outbox durable; false when the agent was stopped before that. No effect may
-    /// run without it, so a full disk is waited for.
-    async fn commit(&mut self) -> bool {
-        while let Err(error) = self.agent.journal.save(&self.saved) {
-            let why = std::error::Error::source(&error).map(ToString::to_string);
-            tracing::error!(device = self.device(), %error, why, "nothing moves until it can be");
-            tokio::time::sleep(JOURNAL_RETRY).await;
-            if *self.stop.borrow() {
-                return false;
-            }
-        }
-        self.view.send_if_modified(|view| {
-            let next = View {
-                known: self.saved.state.known().map(key_id),
-                seq: self.saved.state.highest_sequence,
-            };
-            let is_new = next != *view;
-            *view = next;
-            is_new
-        });
-        true
     }
 
     async fn receive(&mut self, message: Msg) {

@@ -296,7 +296,7 @@ impl JobRun {
     }
 
     /// Where the job stands, for people.
-    pub(super) fn progress(&self) -> Progress {
+    pub fn progress(&self) -> Progress {
         Progress {
             key: self.payload.key.clone(),
             state: self.phase.word().to_owned(),

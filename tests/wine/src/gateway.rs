@@ -152,6 +152,11 @@ impl TestGateway {
         });
     }
 
+    /// Grants the device's permits from now on.
+    pub fn grant_permits(&self, device: &str) {
+        self.shared.change(device, |seen| seen.permits.clear());
+    }
+
     /// Answers the device's next permits like this.
     pub fn answer_permits(&self, device: &str, answers: impl IntoIterator<Item = PermitAnswer>) {
         self.shared.change(device, |seen| seen.permits.extend(answers));

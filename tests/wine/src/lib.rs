@@ -4,3 +4,4 @@
 pub mod gateway;
 pub mod jobs;
 pub mod prefix;
+pub mod programs;

@@ -10,18 +10,25 @@ use anyhow::{Context, bail, ensure};
 use tempfile::TempDir;
 
 const TARGET: &str = "x86_64-pc-windows-gnu";
-const COMPILER: &str = "x86_64-w64-mingw32-gcc";
+/// The C compiler for Windows.
+pub(crate) const COMPILER: &str = "x86_64-w64-mingw32-gcc";
 
 /// Builds the agent for Windows and returns the program's path.
 ///
 /// # Errors
 /// A tool is missing or the build fails.
 pub fn build_agent() -> anyhow::Result<PathBuf> {
+    build(["--bin", "wardring-agent"])
+}
+
+/// Builds a program of the agent's package for Windows.
+pub(crate) fn build(program: [&str; 2]) -> anyhow::Result<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .current_dir(&root)
-        .args(["build", "--quiet", "--package", "wardring-agent", "--bin", "wardring-agent"])
+        .args(["build", "--quiet", "--package", "wardring-agent"])
+        .args(program)
         .args(["--target", TARGET, "--message-format", "json-render-diagnostics"])
         .stderr(Stdio::inherit())
         .output()
@@ -104,6 +111,14 @@ impl Prefix {
     /// # Errors
     /// It fails.
     pub fn wine<const N: usize>(&self, arguments: [&str; N]) -> anyhow::Result<String> {
+        self.run(&arguments)
+    }
+
+    /// The same for any number of arguments.
+    ///
+    /// # Errors
+    /// It fails.
+    pub fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
         // A file, not a pipe: what the first command starts (the services of this Windows) inherits
         // it and would keep a pipe open for ever.
         let path = self.folder.path().join("output");

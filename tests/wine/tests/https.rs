@@ -213,6 +213,39 @@ async fn windows_reverting_an_update_and_an_installer_that_fails_are_told_apart(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_cannot_write_its_journal_says_so_does_nothing_and_goes_on_after() {
+    let gateway = TestGateway::start(SignedDuration::from_hours(24)).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let device = switch_on(&gateway, "srv-1", SERVER, folder.path());
+    gateway.wait_for("srv-1", "facts", |seen| seen.facts.is_some()).await;
+    // It rests before the installation, with a journal that says so.
+    let halted = PermitAnswer::Refused {
+        reason: "RolloutStopped".to_owned(),
+        message: "the rollout is suspended".to_owned(),
+        retry_ms: 200,
+    };
+    gateway.answer_permits("srv-1", std::iter::repeat_n(halted, 1_000));
+    gateway.give("srv-1", job(1, Action::Install));
+    let says = |seen: &Seen, part: &str| {
+        seen.progress.as_ref().is_some_and(|progress| progress.message.contains(part))
+    };
+    gateway.wait_for("srv-1", "the refusal", |seen| says(seen, "is suspended")).await;
+
+    // A folder where the next journal is to be written is as good as a full disk.
+    let in_the_way = folder.path().join("data/journal.new");
+    until("a moment without a write", || std::fs::create_dir(&in_the_way).is_ok()).await;
+    let seen =
+        gateway.wait_for("srv-1", "the sentence", |seen| says(seen, "cannot write its")).await;
+    assert!(seen.outcomes.is_empty() && recorded(folder.path(), "install").is_empty());
+    gateway.grant_permits("srv-1");
+    std::fs::remove_dir(&in_the_way).unwrap();
+    let seen = gateway.wait_for("srv-1", "an outcome", |seen| !seen.outcomes.is_empty()).await;
+    assert_eq!(seen.outcomes[0].result, OutcomeResult::Succeeded, "{}", seen.outcomes[0].message);
+    assert_eq!(recorded(folder.path(), "install").len(), 1);
+    device.switch_off().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_agents_never_share_a_data_folder() {
     let gateway = TestGateway::start(SignedDuration::from_hours(24)).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
