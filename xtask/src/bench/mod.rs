@@ -10,6 +10,7 @@
 //! needs processes and an API server is played here, as the demo is.
 
 mod bare;
+mod cache;
 mod checkin;
 mod converge;
 mod plan;
@@ -41,6 +42,8 @@ enum Bench {
     Plan,
     /// Check-ins without news, of a gateway against a bare server
     Checkin,
+    /// What a device weighs in the controller's cache
+    Cache,
     /// A stage of 2,000 devices on a real API server, against a bare client's same writes
     Converge,
 }
@@ -50,6 +53,7 @@ impl Bench {
         match self {
             Bench::Plan => plan::run(),
             Bench::Checkin => checkin::run(),
+            Bench::Cache => cache::run(),
             Bench::Converge => converge::run(options),
         }
     }

@@ -19,6 +19,7 @@ pub fn run() -> Result<Vec<Measure>> {
         ms("coldMs", "plan: cold", Limit::AtMost(LIMIT_MS))?,
         ms("afterOneEventMs", "plan: after one event", Limit::AtMost(LIMIT_MS))?,
         ms("idleMs", "plan: nothing to do", Limit::None)?,
+        ms("opensStageMs", "plan: opening a stage of 33,333", Limit::None)?,
         ms("checkMs", "plan: check of the plan", Limit::None)?,
         ms("scanMs", "plan: bare scan of its rows", Limit::None)?,
         outcome.measure("eventToScan", ratio, "times", Limit::None)?,
