@@ -17,6 +17,9 @@ pub async fn verify(client: &Client) -> anyhow::Result<()> {
         let name = wanted.name_any();
         let found = match api.get_opt(&name).await {
             Ok(found) => found,
+            Err(kube::Error::Api(status)) if status.code == 401 => bail!(
+                "the API server does not accept our credentials: renew the token or certificate in the kubeconfig"
+            ),
             Err(kube::Error::Api(status)) if status.code == 403 => bail!(
                 "not allowed to read CustomResourceDefinition {name}: install the chart's roles for this service account"
             ),

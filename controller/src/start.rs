@@ -197,15 +197,10 @@ async fn connect() -> anyhow::Result<Client> {
     Client::try_from(config).context("the cluster's configuration cannot be used")
 }
 
-/// The first contact tells whether cluster, credentials and clock are right.
+/// The first contact tells whether cluster and clock are right.
 async fn reach(client: &Client, clock: &ClockWatch) -> anyhow::Result<()> {
     let skew = match clock.measure(client).await {
         Ok(skew) => skew,
-        Err(kube::Error::Api(status)) if status.code == 401 => bail!(
-            "the API server does not accept our credentials: renew the token or certificate in the kubeconfig"
-        ),
-        // A cluster may keep its version to itself; everything we need is asked for below.
-        Err(kube::Error::Api(_)) => SignedDuration::ZERO,
         Err(error) => {
             return Err(anyhow!(error).context(
                 "the API server cannot be reached: check the kubeconfig's address and that it runs",
@@ -214,12 +209,21 @@ async fn reach(client: &Client, clock: &ClockWatch) -> anyhow::Result<()> {
     };
     if skew.abs() > MAX_SKEW {
         bail!(
-            "this machine's clock is {} seconds {} the API server's: set it right, then start again",
-            skew.abs().as_secs(),
+            "this machine's clock is {} {} the API server's: set it right, then start again",
+            roughly(skew.abs()),
             if skew.is_positive() { "behind" } else { "ahead of" }
         );
     }
     Ok(())
+}
+
+/// A span as people say it: hours matter more than their seconds.
+fn roughly(span: SignedDuration) -> String {
+    match span.as_secs() {
+        seconds @ ..120 => format!("{seconds} s"),
+        seconds @ ..7_200 => format!("{} min", (seconds + 30) / 60),
+        seconds => format!("{} h", (seconds + 1_800) / 3_600),
+    }
 }
 
 #[expect(clippy::too_many_arguments, reason = "wiring, called once")]

@@ -104,7 +104,9 @@ pub fn ensure_apt(tools: &[SystemTool]) -> Result<()> {
     let mut install = Command::new("apt-get");
     install.env("DEBIAN_FRONTEND", "noninteractive");
     install.args(["install", "-y", "-q", "--no-install-recommends"]).args(packages.split(' '));
-    run_build(&packages, install)?;
+    run(Act::Install, &packages, install).with_context(|| {
+        format!("install {packages} yourself, or see to the network and the package sources")
+    })?;
     match missing.iter().find(|tool| find_in_path(tool.program).is_none()) {
         Some(tool) => bail!("package {} was installed but has no {}", tool.package, tool.program),
         None => Ok(()),
@@ -168,17 +170,30 @@ fn go() -> Command {
     go
 }
 
-fn run_build(what: &str, mut build: Command) -> Result<()> {
-    if build.get_program() == "go" {
-        check_go(build.get_current_dir())?;
-        eprintln!("building {what}; the first time this takes some minutes");
-    }
-    let shown = display(&build);
-    let output = build.output().with_context(|| format!("failed to start `{shown}`"))?;
+/// What a tool comes by.
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    Build,
+    Install,
+}
+
+fn run_build(what: &str, build: Command) -> Result<()> {
+    check_go(build.get_current_dir())?;
+    eprintln!("building {what}; the first time this takes some minutes");
+    run(Act::Build, what, build)
+}
+
+fn run(act: Act, what: &str, mut command: Command) -> Result<()> {
+    let shown = display(&command);
+    let output = command.output().with_context(|| format!("failed to start `{shown}`"))?;
     if !output.status.success() {
+        let act = match act {
+            Act::Build => "build",
+            Act::Install => "install",
+        };
         let text = String::from_utf8_lossy(&output.stderr);
         let start = text.floor_char_boundary(text.len().saturating_sub(SHOWN_OUTPUT));
-        bail!("failed to build {what}: `{shown}` ({}) printed:\n{}", output.status, &text[start..]);
+        bail!("failed to {act} {what}: `{shown}` ({}) printed:\n{}", output.status, &text[start..]);
     }
     Ok(())
 }
