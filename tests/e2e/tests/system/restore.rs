@@ -1,7 +1,7 @@
 //! A cluster put back to an older backup: what was granted since is forgotten there, and remembered
 //! by the agents. Nothing is granted until a person has looked.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::json;
 use tokio::time::timeout;
 use wardring_api::{
@@ -11,11 +11,10 @@ use wardring_api::{
 use wardring_harness::cluster::Revisions;
 
 use crate::support::{
-    CONTROLLER, History, LONG, Place, Plan,
+    CONTROLLER, GATEWAY, History, LONG, Place, Plan,
     history::Change,
     install,
     journal::count,
-    manifests::with,
     place::{ROLLOUT, stage_of},
     rollout, stage, world,
 };
@@ -23,20 +22,43 @@ use crate::support::{
 #[tokio::test]
 async fn after_a_restore_from_an_older_backup_nothing_is_granted_until_a_person_confirms()
 -> Result<()> {
-    let installation = install("restore", &CONTROLLER).await?;
+    is_survived("restore", Revisions::JumpAhead, Processes::GoOn).await
+}
+
+#[tokio::test]
+async fn a_controller_that_never_knew_the_time_before_a_restore_hears_of_it_from_the_agents()
+-> Result<()> {
+    is_survived("restore-new", Revisions::JumpAhead, Processes::BeginAnew).await
+}
+
+/// What etcd's documentation warns of: watches cannot tell the new versions from those that were undone,
+/// so whoever watched has to begin anew.
+#[tokio::test]
+async fn after_a_restore_that_gives_resource_versions_out_again_nothing_is_mixed_up() -> Result<()>
+{
+    is_survived("restore-plain", Revisions::GoBack, Processes::BeginAnew).await
+}
+
+/// What becomes of the controller and the gateways that knew the time before the restore.
+#[derive(PartialEq, Eq)]
+enum Processes {
+    /// They go on with what they remember.
+    GoOn,
+    /// Others begin, to whom only the agents can tell.
+    BeginAnew,
+}
+
+/// Restores a cluster in the middle of a run, and confirms it.
+async fn is_survived(name: &str, revisions: Revisions, processes: Processes) -> Result<()> {
+    let mut installation = install(name, &CONTROLLER).await?;
     let plan = Plan::default().group("test", 2, &world()).group("production", 12, &world());
-    let (place, fleet) = Place::open(&installation, "restore", &plan).await?;
+    let (place, fleet) = Place::open(&installation, name, &plan).await?;
     let backup = installation.folder.join("backup");
     let mut before = History::begin(&place.client, &place.namespace);
-    // A grant that the restored cluster gives anew is one that the agent has answered already; it is
-    // taken back when nobody begins, and the next attempt is answered.
-    let patient = json!({
-        "startWithin": "8s", "retry": { "maxAttempts": 3, "backoff": "1s" },
-    });
-    let stages = [stage("test"), with(stage("production"), patient)];
     // A device that the restore meets between installation and restart looks like any other that
     // Windows wants to restart.
     let restart = json!({ "preflight": { "pendingReboot": "RebootFirst" } });
+    let stages = [stage("test"), stage("production")];
     place.create::<PatchRollout>(rollout(&stages, restart)).await?;
     place
         .until_status(LONG, "to be done with the first stage", |status| {
@@ -44,30 +66,53 @@ async fn after_a_restore_from_an_older_backup_nothing_is_granted_until_a_person_
         })
         .await?;
     installation.cluster.etcd_snapshot(&backup).await?;
-    // Devices are granted, patched and proven that the backup knows nothing of.
+    // A device is granted, patched and proven that the backup knows nothing of.
     let known = before.sequences().into_iter().max().unwrap_or(0);
     let is_lost = |change: &Change| {
-        matches!(change, Change::Job(job) if job.spec.sequence > known + 2
+        matches!(change, Change::Job(job) if job.spec.sequence > known
             && job.status.as_ref().is_some_and(|status| status.outcome.is_some()))
     };
     timeout(LONG, before.next(is_lost)).await?;
-    let highest = before.sequences().into_iter().max().unwrap_or(0);
     drop(before);
 
-    installation.cluster.etcd_restore(&backup, Revisions::JumpAhead).await?;
+    if processes == Processes::BeginAnew {
+        installation.controllers.pop().context("a controller runs")?.process.kill()?;
+    }
+    installation.cluster.etcd_restore(&backup, revisions).await?;
+    if processes == Processes::BeginAnew {
+        installation.start_controller(&CONTROLLER).await?;
+        for index in 0..installation.gateways.len() {
+            installation.gateways[index].process.kill()?;
+            installation.replace_gateway(index, &GATEWAY).await?;
+        }
+    }
     let history = History::begin(&place.client, &place.namespace);
     let stalled = place
         .until_status(LONG, "to notice the restore", |status| is_stalled(status).is_some())
         .await?;
+    let message = is_stalled(&stalled).unwrap_or_default();
     // Agents ask again and again meanwhile, and a pass runs at each of their reports.
-    let message = is_stalled(&stalled).unwrap();
-    assert!(message.contains(RESTORE_CONFIRMED_ANNOTATION), "{message}");
-    let granted = history.permit_count();
-    let ledger = place.api::<PatchLedger>().get(LEDGER_NAME).await?.status.unwrap_or_default();
-    let value = (highest.max(ledger.sequence) + 100).to_string();
-    let confirm = json!({ "metadata": { "annotations": { RESTORE_CONFIRMED_ANNOTATION: value } } });
-    assert_eq!(history.permit_count(), granted, "a permit was given after the restore");
-    place.patch::<PatchLedger>(LEDGER_NAME, confirm).await?;
+    let permits = history.permit_count();
+    // What the sentence asks for, as often as it asks: agents that come later hold higher numbers.
+    let mut asked = message.clone();
+    for _ in 0..5 {
+        assert_eq!(history.permit_count(), permits, "a permit was given after the restore");
+        let opened = batches_since(&history, known);
+        assert!(opened.is_empty(), "batches were opened after the restore: {opened:?}");
+        let confirm = json!({ "metadata": { "annotations": {
+            RESTORE_CONFIRMED_ANNOTATION: number_asked_for(&asked),
+        } } });
+        place.patch::<PatchLedger>(LEDGER_NAME, confirm).await?;
+        let answer = place
+            .until_status(LONG, "to answer the confirmation", |status| {
+                is_stalled(status).is_none_or(|message| message != asked)
+            })
+            .await?;
+        match is_stalled(&answer) {
+            Some(message) => asked = message,
+            None => break,
+        }
+    }
     let status = place.until_phase(RolloutPhase::Completed).await?;
 
     assert!(is_stalled(&status).is_none(), "{status:?}");
@@ -80,11 +125,28 @@ async fn after_a_restore_from_an_older_backup_nothing_is_granted_until_a_person_
         let good = [LineState::Succeeded, LineState::AlreadyInstalled, LineState::PatchedOutside];
         assert!(good.contains(&line.state), "{device}: {line}");
     }
-    let sequences = history.sequences();
-    assert!(sequences.last().is_some_and(|last| *last > highest + 100), "{sequences:?}");
+    let lost: i64 = number_asked_for(&message).parse()?;
+    let given = batches_since(&history, known);
+    assert!(!given.is_empty() && given.iter().all(|number| *number > lost), "{lost}: {given:?}");
     assert!(history.most_in_flight("production") <= 2);
     assert_eq!(place.api::<PatchRollout>().get(ROLLOUT).await?.status.unwrap().halted, None);
     Ok(())
+}
+
+/// Sequences of the batches that were opened above `known`.
+fn batches_since(history: &History, known: i64) -> Vec<i64> {
+    let batches = history.events().into_iter().filter_map(|event| match event.change {
+        Change::Ledger(ledger) => Some(ledger.status?.batch?.sequence),
+        _ => None,
+    });
+    batches.filter(|sequence| *sequence > known).collect()
+}
+
+/// The number that the sentence of a restore tells a person to write.
+fn number_asked_for(message: &str) -> String {
+    let assignment = format!("{RESTORE_CONFIRMED_ANNOTATION}=");
+    let number = message.split_once(&assignment).map_or("", |(_, rest)| rest);
+    number.chars().take_while(char::is_ascii_digit).collect()
 }
 
 /// The sentence of Stalled=RestoredFromBackup.
