@@ -130,6 +130,7 @@ fn a_service_that_does_not_come_back_is_restarted_as_often_as_told_and_then_fail
     assert_eq!(reason(&outcome), (OutcomeResult::Failed, Some("ServiceDown")));
     assert!(outcome.message.contains(SERVICE), "{}", outcome.message);
     assert_eq!(bench.restarts_of_service, 2);
+    assert!(bench.states.contains(&"Remediating".to_owned()));
 
     let mut bench = Bench { restart_helps: true, ..Bench::new() }.with("KB1", script);
     assert_eq!(install(&mut bench).result, OutcomeResult::Succeeded);
