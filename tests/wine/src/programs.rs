@@ -1,0 +1,48 @@
+//! Programs that stand in for parts of Windows in a prefix, and the agent's platform act by act.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+use serde_json::Value;
+
+use crate::prefix::{COMPILER, Prefix, build};
+
+/// A small program written in C, next to this crate.
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/programs");
+
+/// Compiles one of the programs to a place in the prefix.
+///
+/// # Errors
+/// The compiler is missing or refuses.
+pub fn compile(source: &str, program: &Path) -> anyhow::Result<()> {
+    let built = Command::new(COMPILER)
+        .args(["-O1", "-Wall", "-Werror", "-o"])
+        .arg(program)
+        .arg(Path::new(FOLDER).join(source))
+        .arg("-ladvapi32")
+        .status()
+        .with_context(|| format!("failed to start {COMPILER}"))?;
+    ensure!(built.success(), "{source} does not build");
+    Ok(())
+}
+
+/// A Windows of its own whose platform can be told what to do.
+///
+/// # Errors
+/// A tool is missing, or Wine does not work.
+pub fn prefix() -> anyhow::Result<Prefix> {
+    Prefix::create(&build(["--example", "platform"])?)
+}
+
+/// Lets the platform carry out one act and returns what came of it.
+///
+/// # Errors
+/// It cannot be carried out at all.
+pub fn act<const N: usize>(prefix: &Prefix, arguments: [&str; N]) -> anyhow::Result<Value> {
+    let mut line = vec![r"C:\wardring\wardring-agent.exe"];
+    line.extend(arguments);
+    let text = prefix.run(&line)?;
+    let last = text.lines().last().unwrap_or_default();
+    serde_json::from_str(last).with_context(|| format!("{arguments:?} printed {text:?}"))
+}
