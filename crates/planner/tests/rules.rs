@@ -8,7 +8,8 @@ use std::sync::Arc;
 use jiff::SignedDuration;
 use support::{SERVER, World, agent::Script, update};
 use wardring_api::{
-    Batch, Cap, JobAction, LineState, RollbackPolicy, RolloutPhase, conditions, reasons::Reason,
+    Batch, Cap, JobAction, JobState, LineState, RollbackPolicy, RolloutPhase, conditions,
+    reasons::Reason,
 };
 use wardring_planner::{
     Action, Decision, GrantId, JobEnd, JobOutcome, Outcome, OutcomeResult, Plan, Unheard, resolve,
@@ -178,6 +179,26 @@ fn a_leader_that_has_not_heard_the_agents_still_halts_and_takes_answers() {
     world.settle();
     assert_eq!(world.status("november").phase, Some(RolloutPhase::Halted));
     assert!(world.jobs.is_empty());
+}
+
+#[test]
+fn a_device_that_returns_waits_for_its_slot_until_the_agents_were_heard() {
+    let mut world = granted();
+    world.edit("november", |spec| spec.stages[0].max_unreachable = Some(Cap::Count(1)));
+    world.agents.get_mut("test-1").unwrap().script = Script::Slow;
+    world.agents.remove("test-2");
+    while world.state("november", "test-1") != Some(LineState::Unreachable) {
+        world.minute(|_| {});
+    }
+    listening(&mut world);
+    while world.jobs["test-1"].state != Some(JobState::Verifying) {
+        world.minute(|_| {});
+    }
+    assert_eq!(world.state("november", "test-1"), Some(LineState::Unreachable));
+
+    world.guards.unheard = None;
+    world.settle();
+    assert_eq!(world.state("november", "test-1"), Some(LineState::Granted));
 }
 
 /// One device that fails with these words and is rolled back.
