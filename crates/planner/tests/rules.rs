@@ -186,7 +186,7 @@ fn a_device_that_returns_waits_for_its_slot_until_the_agents_were_heard() {
     let mut world = granted();
     world.edit("november", |spec| spec.stages[0].max_unreachable = Some(Cap::Count(1)));
     world.agents.get_mut("test-1").unwrap().script = Script::Slow;
-    world.agents.remove("test-2");
+    world.set_online("test-2", false);
     while world.state("november", "test-1") != Some(LineState::Unreachable) {
         world.minute(|_| {});
     }
