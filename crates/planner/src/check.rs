@@ -4,9 +4,11 @@
 
 mod batches;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use wardring_api::{LineState, PatchRollout, PatchRolloutStatus, SliceLine, StageState};
+use wardring_api::{
+    LineState, PatchRollout, PatchRolloutStatus, SliceLine, StageState, reasons::Reason,
+};
 
 use batches::Flight;
 
@@ -39,6 +41,8 @@ struct Replay<'a> {
     changed: BTreeMap<(&'a str, usize), SliceLine>,
     jobs: BTreeMap<String, Option<&'a JobView>>,
     sequence: i64,
+    /// Devices whose recall may be refused, because a permit came first.
+    doubtful: BTreeSet<String>,
     /// What is in flight, by rollout uid and stage; added up when it is first asked for.
     flights: BTreeMap<(String, String), Flight>,
     /// The last batch, and whether its lines are still to be written.
@@ -59,6 +63,7 @@ impl<'a> Replay<'a> {
             changed: BTreeMap::new(),
             jobs: snapshot.jobs.iter().map(|job| (job.device.clone(), Some(&**job))).collect(),
             sequence: snapshot.ledger.sequence,
+            doubtful: BTreeSet::new(),
             flights: BTreeMap::new(),
             batch: snapshot.ledger.batch.clone().map(|batch| (batch, true)),
             violations: Vec::new(),
@@ -229,7 +234,9 @@ impl<'a> Replay<'a> {
     fn recall(&mut self, slice: &str, line: &crate::RecallLine) {
         let device = &line.change.line.device;
         let job = self.jobs.get(device).copied().flatten();
-        if line.job_attempt.is_some() && job.is_some_and(JobView::may_have_begun) {
+        let before = self.line(slice, line.change.index);
+        let was_remade = before.is_some_and(|line| line.reason == Some(Reason::NoSuchJob));
+        if line.job_attempt.is_some() && (was_remade || job.is_some_and(JobView::may_have_begun)) {
             self.breaks("S2", format!("{device} would be recalled although it may have begun"));
         }
         if line.change.line.state == LineState::Granted {
@@ -237,6 +244,7 @@ impl<'a> Replay<'a> {
         }
         if line.job_attempt.is_some() {
             self.jobs.insert(device.clone(), None);
+            self.doubtful.insert(device.clone());
         }
         self.record(slice, RecordCause::Outcomes, line.change.index, &line.change.line);
     }

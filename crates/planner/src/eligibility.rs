@@ -157,15 +157,16 @@ impl Claims {
         let table = scene.table;
         let mut taken = vec![false; table.rows().len()];
         let mut silent = Vec::new();
-        for line in runs
-            .iter()
-            .flat_map(|run| &run.stages)
-            .flat_map(|stage| &stage.frozen)
-            .flat_map(|frozen| &frozen.lines)
-        {
+        let frozen = runs.iter().flat_map(|run| &run.stages).flat_map(|stage| &stage.frozen);
+        let lines = frozen.flat_map(|frozen| {
+            let lines = frozen.lines.iter().enumerate();
+            lines.map(|(index, line)| (line, frozen.is_being_recalled(index)))
+        });
+        for (line, is_being_recalled) in lines {
             let Some(taken) = taken.get_mut(line.row as usize) else { continue };
             match line.state {
                 LineState::Granted => *taken = true,
+                _ if is_being_recalled => *taken = true,
                 LineState::Unreachable if line.job != NONE => silent.push(line.row as usize),
                 _ if line.job != NONE && scene.leftover(line) => *taken = true,
                 _ => {}

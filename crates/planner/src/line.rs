@@ -45,6 +45,12 @@ impl Line {
         self.moved = true;
     }
 
+    /// Whether the job of the running grant was missing once and made anew: somebody may have deleted
+    /// one that had begun.
+    pub fn was_remade(&self) -> bool {
+        self.state == LineState::Granted && self.reason == Some(Reason::NoSuchJob)
+    }
+
     /// Whether the device failed for a reason that another attempt may mend.
     pub fn may_try_again(&self, rules: &Rules) -> bool {
         matches!(self.state, LineState::Failed | LineState::RevertedByWindows)
@@ -124,6 +130,11 @@ impl<'a> Frozen<'a> {
     pub fn locate(&self, index: usize) -> (usize, usize) {
         let slice = self.starts.partition_point(|start| *start <= index) - 1;
         (slice, index - self.starts[slice])
+    }
+
+    /// Whether this plan takes the line's grant back by deleting its job.
+    pub fn is_being_recalled(&self, index: usize) -> bool {
+        matches!(self.recalls.get(&index), Some(Some(_)))
     }
 
     /// The line as it is recorded.
@@ -210,6 +221,14 @@ impl Tally {
         let mut tally = Tally::default();
         for (index, line) in frozen.lines.iter().enumerate() {
             tally.add(index, line, rules, since, scene);
+            // A permit may still win against the deletion that a recall begins with: the slot is free
+            // once the job is really gone.
+            if frozen.is_being_recalled(index) {
+                match line.action {
+                    JobAction::Rollback => tally.rolling_back += 1,
+                    JobAction::Install | JobAction::Download => tally.installing += 1,
+                }
+            }
         }
         let counts = &mut tally.counts;
         counts.total = frozen.lines.len() as u32;

@@ -150,7 +150,9 @@ impl Facts<'_, '_> {
             attempt: line.attempt,
         };
         match job {
-            Some(job) if job.may_have_begun() => self.begun(line, row, job, wake),
+            Some(job) if job.may_have_begun() || line.was_remade() => {
+                self.begun(line, row, job, wake)
+            }
             Some(job) => {
                 if self.is_recalled(line) {
                     return self.taken_back(line, None, Some(job.attempt));
@@ -185,7 +187,12 @@ impl Facts<'_, '_> {
         if wake.is_due(later(granted_at, self.rules.device_deadline)) {
             return self.ends(line, LineState::Unreachable, Reason::FinishByPassed, None);
         }
-        Turn::Keep
+        if self.scene.snapshot.uncreated.contains(grant) || line.was_remade() {
+            return Turn::Keep;
+        }
+        // The line says it before the new job is there: a create request that was lost in the network
+        // may still land when somebody deletes the new job too, and its job would look untouched.
+        Turn::Becomes(Line { reason: Some(Reason::NoSuchJob), moved: true, ..*line })
     }
 
     /// A grant whose device may have begun: only an answer or a clock ends it.
@@ -334,7 +341,8 @@ impl Facts<'_, '_> {
         // A later attempt may only have proven that an earlier one left the device broken.
         let failed_again =
             line.tries > 0 && matches!(state, LineState::Failed | LineState::RevertedByWindows);
-        if outcome.started || job.is_some_and(was_permitted_to_install) || failed_again {
+        let may_have_begun = line.was_remade() || job.is_some_and(was_permitted_to_install);
+        if outcome.started || may_have_begun || failed_again {
             next.tries += 1;
         }
         next.set(state, reason, self.scene.now);
@@ -365,7 +373,7 @@ impl Facts<'_, '_> {
         let mut next = *line;
         if line.state == LineState::Granted
             && line.action == JobAction::Install
-            && job.is_none_or(was_permitted_to_install)
+            && (line.was_remade() || job.is_none_or(was_permitted_to_install))
         {
             // Without the job nobody can say that nothing began.
             next.tries += 1;

@@ -22,8 +22,18 @@ pub(super) struct Flight {
     failed: BTreeSet<String>,
 }
 
+/// What holds a slot of a line that is not granted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    None,
+    /// Its job may have begun all the same.
+    Begun,
+    /// Its job is being deleted, and a permit may still win against that.
+    Doubtful,
+}
+
 impl Flight {
-    fn note(&mut self, line: &SliceLine, has_begun: bool, most_tries: u32) {
+    fn note(&mut self, line: &SliceLine, hold: Hold, most_tries: u32) {
         let since = self.since;
         let mut mark = |set: fn(&mut Flight) -> &mut BTreeSet<String>, holds: bool| {
             if holds {
@@ -35,8 +45,8 @@ impl Flight {
         let granted = line.state == LineState::Granted;
         let waits = matches!(line.state, LineState::Pending | LineState::NotStarted);
         let rollback = line.action == JobAction::Rollback;
-        mark(|all| &mut all.installing, (granted && !rollback) || (waits && has_begun));
-        mark(|all| &mut all.rolling, granted && rollback);
+        mark(|all| &mut all.installing, (granted && !rollback) || (waits && hold != Hold::None));
+        mark(|all| &mut all.rolling, rollback && (granted || hold == Hold::Doubtful));
         let failed = line.state == LineState::Failed && line.tries > 0;
         let counts = since.is_none_or(|since| line.at.is_none_or(|at| at >= since));
         mark(|all| &mut all.failed, failed && counts && line.tries >= most_tries);
@@ -196,11 +206,17 @@ impl Replay<'_> {
         }
     }
 
-    /// Whether the device's job may have begun although its line says that nothing is granted.
-    fn has_begun(&self, uid: &str, line: &SliceLine) -> bool {
-        self.jobs.get(&line.device).copied().flatten().is_some_and(|job| {
+    /// What holds a slot although the line says that nothing is granted.
+    fn hold(&self, uid: &str, line: &SliceLine) -> Hold {
+        let job = self.jobs.get(&line.device).copied().flatten();
+        let has_begun = job.is_some_and(|job| {
             job.rollout_uid == uid && job.attempt == line.attempt && job.may_have_begun()
-        })
+        });
+        match (self.doubtful.contains(&line.device), has_begun) {
+            (true, _) => Hold::Doubtful,
+            (false, true) => Hold::Begun,
+            (false, false) => Hold::None,
+        }
     }
 
     /// Adds up a stage once; every line written afterwards is noted.
@@ -220,7 +236,7 @@ impl Replay<'_> {
                 flight.size += 1;
                 let changed = self.changed.get(&(view.name.as_str(), index));
                 let line = changed.unwrap_or(line);
-                flight.note(line, self.has_begun(&slice.rollout_uid, line), most);
+                flight.note(line, self.hold(&slice.rollout_uid, line), most);
             }
         }
         flight
@@ -273,12 +289,12 @@ impl Replay<'_> {
 
     /// Keeps the sums of a stage true after one of its lines was written.
     pub(super) fn note(&mut self, view: &SliceView, line: &SliceLine) {
-        let has_begun = self.has_begun(&view.rollout_uid, line);
+        let hold = self.hold(&view.rollout_uid, line);
         let rollout = self.rollouts.get(view.rollout_uid.as_str()).map(|(rollout, _)| *rollout);
         let most = rollout.map_or(1, |rollout| most_tries(rollout, &view.stage));
         let key = (view.rollout_uid.clone(), view.stage.clone());
         if let Some(flight) = self.flights.get_mut(&key) {
-            flight.note(line, has_begun, most);
+            flight.note(line, hold, most);
         }
     }
 }
