@@ -374,7 +374,10 @@ impl Bench {
         self.boot += 1;
         self.boot_kind = kind;
         self.booted_mono_ms = self.mono_ms;
-        self.boots_since_act.push(kind);
+        let waits = |script: &Script| matches!(script.stand, Stand::Pending | Stand::Removing);
+        if !self.updates.values().any(waits) {
+            self.boots_since_act.push(kind);
+        }
         self.pending_reboot = self.pends_forever;
         self.service = ServiceState::Running;
         self.pid += 1;

@@ -14,7 +14,7 @@ const MAX_JOB_BOOTS: usize = 8;
 pub(super) fn started(mv: &mut Move, start: Start) {
     let is_new_boot = mv.state.boot != start.boot.boot_id;
     let was_enrolled_as = mv.state.me.replace(start.me.clone());
-    mv.state.boot.clone_from(&start.boot.boot_id);
+    let ended = std::mem::replace(&mut mv.state.boot, start.boot.boot_id.clone());
     mv.state.build = start.build;
     mv.state.refuses = start.refuses;
     mv.state.lost |= start.lost;
@@ -37,7 +37,7 @@ pub(super) fn started(mv: &mut Move, start: Start) {
     job.permit_until_mono_ms = None;
     job.warned_mono_ms = None;
     if is_new_boot {
-        let is_struck = job.is_answerable() && is_strike(start.boot.kind, job.phase.is_proof());
+        let is_struck = is_blamed(&job, &ended) && is_strike(start.boot.kind, job.phase.is_proof());
         job.strikes += u32::from(is_struck);
         job.boots.push(start.boot);
         let surplus = job.boots.len().saturating_sub(MAX_JOB_BOOTS);
@@ -57,6 +57,15 @@ pub(super) fn started(mv: &mut Move, start: Start) {
         }
     }
     mv.state.job = if is_new_boot { new_boot(mv, job) } else { same_boot(mv, job) };
+}
+
+/// Whether this job must answer for the end of that boot. What waits for its restart is not in force
+/// yet: a removal has not helped, and an update has not harmed.
+fn is_blamed(job: &JobRun, ended: &str) -> bool {
+    let is_since = job.installed_in_boot.as_deref() != Some(ended);
+    let rests = matches!(job.phase, Phase::AwaitingReboot { .. } | Phase::AwaitingInstall);
+    let waits = job.is_rollback() || (rests && job.reboot_required);
+    job.is_answerable() && (is_since || !waits)
 }
 
 /// The agent was killed or restarted; Windows was not.

@@ -283,9 +283,9 @@ impl Before {
         let has_waiting = self.begun() && self.job.next_update().is_some();
         Some(match event {
             Happens::StateLost => self.is_bad("StateLost"),
+            // What crashes before a removal is in force is what the rollback is for.
+            Happens::CrashesTwice if self.job.is_rollback() && !self.is_settled() => self.is_good(),
             Happens::CrashesTwice if self.begun() => self.is_bad("BootLoop"),
-            // What came before a rollback is what it is for.
-            Happens::CrashesTwice if self.job.is_rollback() => self.is_good(),
             Happens::CrashesTwice => self.is_stopped("BootLoop"),
             // The rest is not begun after a restart in the middle.
             Happens::Boot(_) if has_waiting => self.is_bad("InstallFailed"),

@@ -64,6 +64,25 @@ fn a_crash_while_an_earlier_attempt_is_looked_at_speaks_against_it() {
 }
 
 #[test]
+fn a_crash_before_the_removal_is_in_force_does_not_speak_against_it() {
+    let mut bench = Bench::new();
+    bench.carry_out_job(bench.job(1, Action::Install));
+    bench.take(Event::Offered(Box::new(bench.job(2, Action::Rollback))));
+    bench.go_until(|bench| phase(bench) == "AwaitingReboot");
+    bench.boot_now(BootKind::Crash);
+    bench.go_until(|bench| bench.state.job.is_none());
+    assert_eq!(bench.outcomes.last().unwrap().result, OutcomeResult::RolledBack);
+    assert!(bench.mono_ms - bench.booted_mono_ms < 600_000, "nothing is held against it");
+
+    // After that restart it does.
+    bench.take(Event::Offered(Box::new(bench.job(3, Action::Install))));
+    bench.go_until(|bench| phase(bench) == "Settling");
+    bench.boot_now(BootKind::Crash);
+    bench.go_until(|bench| bench.state.job.is_none());
+    assert!(bench.mono_ms - bench.booted_mono_ms > 600_000);
+}
+
+#[test]
 fn a_device_that_looped_takes_work_again_once_it_has_been_up_for_half_an_hour() {
     let mut bench = Bench::new();
     for _ in 0..3 {
