@@ -1,7 +1,7 @@
 //! From loose API objects to the shapes the pass works on: everything sorted, joined and checked
 //! once. After this no code asks again whether a slice is whole or a stage well-formed.
 
-use std::sync::Arc;
+use std::{cmp::Ordering, sync::Arc};
 
 use jiff::Timestamp;
 use wardring_api::{
@@ -27,6 +27,9 @@ pub(crate) struct Scene<'a> {
     /// Why nothing may be granted in the whole namespace.
     pub guard: Option<Complaint>,
 }
+
+/// Names compared one after the other before a search begins: members of a stage lie close together.
+const NEIGHBOURS: usize = 4;
 
 /// Something that is wrong, in a word and a sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -293,17 +296,21 @@ fn whole<'a>(
     Ok(found)
 }
 
-/// Joins a stage's lines with devices and jobs. Lines and rows are both sorted by name, so one walk
-/// does it; a line out of order is merely found more slowly.
+/// Joins a stage's lines with devices and jobs. Lines, rows and jobs are all sorted by name, so one
+/// walk does it; a line out of order is merely found more slowly.
 fn join<'a>(slices: Vec<&'a Arc<SliceView>>, scene: &Scene<'a>) -> Frozen<'a> {
     let rows = scene.table.rows();
     let mut lines = Vec::with_capacity(slices.iter().map(|slice| slice.lines.len()).sum());
     let mut starts = Vec::with_capacity(slices.len());
-    let (mut cursor, mut job_cursor) = (0, 0);
+    let (mut cursor, mut job_cursor, mut last) = (0, 0, "");
     for slice in &slices {
         starts.push(lines.len());
         for record in &slice.lines {
             let name = record.device.as_str();
+            if name <= last {
+                (cursor, job_cursor) = (0, 0);
+            }
+            last = name;
             let row = seek(rows, |row| &row.name, &mut cursor, name);
             let job = seek(&scene.jobs, |job| &job.device, &mut job_cursor, name);
             lines.push(Line {
@@ -334,11 +341,21 @@ fn join<'a>(slices: Vec<&'a Arc<SliceView>>, scene: &Scene<'a>) -> Frozen<'a> {
     }
 }
 
-/// Position of `name` in `sorted`, looked for from `cursor` on in growing steps.
+/// Position of `name` in `sorted`, looked for from `cursor` on: its neighbours first, where it nearly
+/// always is, then in growing steps. Every comparison of names is a visit to far memory.
 fn seek<T>(sorted: &[T], key: impl Fn(&T) -> &str, cursor: &mut usize, name: &str) -> u32 {
-    let behind = *cursor > 0 && sorted.get(*cursor - 1).is_some_and(|item| name <= key(item));
-    let mut low = if behind { 0 } else { *cursor };
-    let mut step = 1;
+    let near = sorted.len().min(*cursor + NEIGHBOURS);
+    while *cursor < near {
+        match key(&sorted[*cursor]).cmp(name) {
+            Ordering::Less => *cursor += 1,
+            Ordering::Equal => {
+                *cursor += 1;
+                return *cursor as u32 - 1;
+            }
+            Ordering::Greater => return NONE,
+        }
+    }
+    let (mut low, mut step) = (*cursor, NEIGHBOURS);
     while sorted.get(low + step - 1).is_some_and(|item| key(item) < name) {
         low += step;
         step *= 2;
@@ -348,4 +365,27 @@ fn seek<T>(sorted: &[T], key: impl Fn(&T) -> &str, cursor: &mut usize, name: &st
     let (Ok(offset) | Err(offset)) = found;
     *cursor = low + offset + usize::from(found.is_ok());
     found.map_or(NONE, |offset| (low + offset) as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_walk_finds_what_is_there_however_far_apart_and_nothing_else() {
+        let sorted: Vec<String> = (0..200).map(|number| format!("ws-{:03}", number * 2)).collect();
+        for stride in [1, 2, 3, 7, 16, 41, 150] {
+            let mut cursor = 0;
+            for number in (0..420).step_by(stride) {
+                let name = format!("ws-{number:03}");
+                let found = seek(&sorted, |text| text, &mut cursor, &name);
+                let is_there = number % 2 == 0 && number < 400;
+                assert_eq!(
+                    found,
+                    if is_there { number as u32 / 2 } else { NONE },
+                    "{stride} {name}"
+                );
+            }
+        }
+    }
 }
