@@ -2,22 +2,35 @@
 //! may use it.
 #![allow(unsafe_code, reason = "the one place for calls into Windows")]
 
+mod events;
+mod power;
+mod services;
+pub mod wua;
+
+pub use events::newest_events;
+pub use power::{Restart, abort_restart, active_sessions, restart, tell};
+pub use services::{Service, ServiceStatus};
+
+use std::ffi::OsString;
 use std::io;
-use std::os::windows::ffi::OsStrExt;
-use std::path::Path;
+use std::os::windows::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
 use windows::Win32::Foundation::{
     CloseHandle, ERROR_INVALID_PARAMETER, ERROR_MORE_DATA, WIN32_ERROR,
 };
 use windows::Win32::Storage::FileSystem::{
-    MOVEFILE_REPLACE_EXISTING, MOVEFILE_WRITE_THROUGH, MoveFileExW,
+    GetDiskFreeSpaceExW, MOVEFILE_REPLACE_EXISTING, MOVEFILE_WRITE_THROUGH, MoveFileExW,
 };
+use windows::Win32::System::Registry::{HKEY, RegFlushKey};
 use windows::Win32::System::Services::{
     CloseServiceHandle, ENUM_SERVICE_STATUS_PROCESSW, EnumServicesStatusExW, OpenSCManagerW,
     SC_ENUM_PROCESS_INFO, SC_HANDLE, SC_MANAGER_CONNECT, SC_MANAGER_ENUMERATE_SERVICE,
     SERVICE_STATE_ALL, SERVICE_WIN32,
 };
-use windows::Win32::System::SystemInformation::GetTickCount64;
+use windows::Win32::System::SystemInformation::{
+    GetSystemDirectoryW, GetSystemFirmwareTable, GetTickCount64, RSMB,
+};
 use windows::Win32::System::Threading::{
     GetExitCodeProcess, OpenProcess, PROCESS_QUERY_LIMITED_INFORMATION,
 };
@@ -127,13 +140,62 @@ pub fn uptime_ms() -> u64 {
     unsafe { GetTickCount64() }
 }
 
+/// The folder of Windows' own programs. From Windows itself: an environment variable could name
+/// another one.
+///
+/// # Errors
+/// Windows does not tell.
+pub fn system_folder() -> windows::core::Result<PathBuf> {
+    // Longer than any path without a prefix.
+    let mut buffer = [0_u16; 512];
+    // SAFETY: the slice carries its own length.
+    let length = unsafe { GetSystemDirectoryW(Some(&mut buffer)) } as usize;
+    if length == 0 || length > buffer.len() {
+        return Err(windows::core::Error::from_thread());
+    }
+    Ok(PathBuf::from(OsString::from_wide(&buffer[..length])))
+}
+
+/// The tables in which the firmware describes this computer; empty where there are none.
+pub fn firmware_tables() -> Vec<u8> {
+    // SAFETY: without a buffer nothing is written, and the length that is needed is returned.
+    let length = unsafe { GetSystemFirmwareTable(RSMB, 0, None) };
+    let mut tables = vec![0; length as usize];
+    // SAFETY: the slice carries its own length.
+    let written = unsafe { GetSystemFirmwareTable(RSMB, 0, Some(&mut tables)) };
+    tables.truncate(written as usize);
+    tables
+}
+
+/// Bytes that are free on the disk of a folder.
+///
+/// # Errors
+/// Windows does not tell.
+pub fn free_bytes(folder: &Path) -> windows::core::Result<u64> {
+    let mut free = 0;
+    // SAFETY: name and number live through the call.
+    unsafe { GetDiskFreeSpaceExW(&wide(folder), None, None, Some(&mut free))? };
+    Ok(free)
+}
+
+/// Writes what was set in a registry key through to the disk.
+///
+/// # Errors
+/// Windows refuses.
+pub fn flush(key: &windows_registry::Key) -> windows::core::Result<()> {
+    // SAFETY: the key is open as long as it is borrowed.
+    unsafe { RegFlushKey(HKEY(key.as_raw())) }.ok()
+}
+
+fn wide(path: &Path) -> HSTRING {
+    HSTRING::from_wide(&path.as_os_str().encode_wide().collect::<Vec<_>>())
+}
+
 /// Puts one file in another's place, through to the disk.
 ///
 /// # Errors
 /// Windows refuses.
 pub fn replace(from: &Path, to: &Path) -> io::Result<()> {
-    let wide =
-        |path: &Path| HSTRING::from_wide(&path.as_os_str().encode_wide().collect::<Vec<_>>());
     let flags = MOVEFILE_REPLACE_EXISTING | MOVEFILE_WRITE_THROUGH;
     // SAFETY: both names are strings with a terminating zero that live through the call.
     unsafe { MoveFileExW(&wide(from), &wide(to), flags) }.map_err(|error| win32(&error))

@@ -138,7 +138,7 @@ fn print_ready(name: &str) {
 
 #[cfg(windows)]
 async fn live(run: Run, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
-    let device = wardring_agent::platform::windows::Windows::open()?;
+    let device = wardring_agent::platform::windows::Windows::open(&run.data_dir)?;
     let ready = run.setup().prepare().await?;
     print_ready(&run.name);
     ready.run(std::sync::Arc::new(device), ready.gateway(), stop).await;

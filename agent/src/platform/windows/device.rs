@@ -1,66 +1,28 @@
-//! The device under Windows: registry, service control manager, names and addresses.
+//! The device under Windows, put together: identity, signs of a restart, neighbours, and the acts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::ToSocketAddrs;
+use std::path::Path;
 
-use wardring_protocol::{Facts, ServiceFact};
-use wardring_seal::{JobKey, UpdateTarget};
-use windows_registry::{Key, LOCAL_MACHINE};
+use wardring_protocol::Facts;
+use wardring_seal::{JobKey, UpdateSource, UpdateTarget};
 
-use super::pending::{Registry, sources};
+use super::boots::OwnBoot;
+use super::pending::{self, Known, Servicing};
 use super::product::product;
-use crate::chance;
-use crate::ffi::{self, ListedService};
+use super::registry::{LocalMachine, number, text};
+use super::updates::{self, WindowsUpdate};
+use super::{dism, neighbours, power, services, smbios};
+use crate::ffi;
 use crate::platform::{Machine, Performed, Permit, RunningBoot, Services, Terms, Updates};
-use crate::state::{
-    BootKind, Inspection, InstallFound, ServiceSample, ServiceState, ServicingResult, StartType,
-};
+use crate::state::{Inspection, InstallFound, ServiceSample, ServicingResult, UpdateStatus};
 
 const CURRENT_VERSION: &str = r"SOFTWARE\Microsoft\Windows NT\CurrentVersion";
-const SERVICES: &str = r"SYSTEM\CurrentControlSet\Services";
 const TCPIP: &str = r"SYSTEM\CurrentControlSet\Services\Tcpip\Parameters";
 const BIOS: &str = r"HARDWARE\DESCRIPTION\System\BIOS";
-const OWN_KEY: &str = r"SOFTWARE\Wardring";
-const BOOT_KEY: &str = r"SOFTWARE\Wardring\Boot";
-const BOOT_VALUE: &str = "Id";
 
 const NOT_IN_THIS_VERSION: &str =
     "this version of the Windows agent observes and reports; it installs nothing yet";
-/// E_NOTIMPL, for an installation that is asked of this version.
-const E_NOTIMPL: u32 = 0x8000_4001;
-
-/// Services whose failure after a patch people notice first; reported where they exist, before any
-/// job names its own.
-const WELL_KNOWN: &[&str] = &[
-    "ADWS",
-    "BITS",
-    "CertSvc",
-    "ClusSvc",
-    "CryptSvc",
-    "DFSR",
-    "DHCPServer",
-    "DNS",
-    "Dnscache",
-    "EventLog",
-    "Kdc",
-    "LanmanServer",
-    "LanmanWorkstation",
-    "MSExchangeIS",
-    "MSSQLSERVER",
-    "Netlogon",
-    "NTDS",
-    "SQLSERVERAGENT",
-    "Spooler",
-    "TermService",
-    "TrustedInstaller",
-    "vmms",
-    "W32Time",
-    "W3SVC",
-    "WAS",
-    "WinRM",
-    "Winmgmt",
-    "wuauserv",
-];
 
 /// Why Windows cannot be observed.
 #[derive(Debug, thiserror::Error)]
@@ -75,61 +37,71 @@ pub enum OpenError {
 
 /// This computer.
 pub struct Windows {
-    boot_id: String,
+    boot: OwnBoot,
+    updates: WindowsUpdate,
 }
 
 impl Windows {
-    /// Finds out which boot this is.
+    /// Finds out which boot this is, and why it came. May wait half a minute for the event log.
+    /// What is known of the updates is kept in `folder`.
     ///
     /// # Errors
     /// The registry refuses.
-    pub fn open() -> Result<Windows, OpenError> {
-        boot_id().map(|boot_id| Windows { boot_id }).map_err(OpenError::Boot)
+    pub fn open(folder: &Path) -> Result<Windows, OpenError> {
+        let boot = OwnBoot::find().map_err(OpenError::Boot)?;
+        let updates = updates::open(folder, &boot.id, build_and_ubr, packages);
+        Ok(Windows { boot, updates })
     }
-}
 
-/// The identity of the running boot: a value in a key that Windows forgets with the boot. Neither a
-/// moved clock nor a restored journal can fake it.
-fn boot_id() -> windows::core::Result<String> {
-    // Only the key below may be volatile: others will want to last.
-    LOCAL_MACHINE.create(OWN_KEY)?;
-    let key = LOCAL_MACHINE.options().read().write().create().volatile().open(BOOT_KEY)?;
-    match key.get_string(BOOT_VALUE) {
-        Ok(id) if !id.is_empty() => Ok(id),
-        _ => {
-            let id = chance::id();
-            key.set_string(BOOT_VALUE, &id)?;
-            Ok(id)
+    /// What the agent itself knows about a pending restart.
+    fn known(&self) -> Known {
+        Known {
+            is_asked_for: self.boot.is_restart_asked_for(),
+            renames_before: self.boot.renames_before(),
+        }
+    }
+
+    /// Keeps what the agent must tell from its own traces, before it changes anything.
+    fn before_act(&self) {
+        let pending = pending::pending_renames(&LocalMachine);
+        if let Err(error) = self.boot.keep_renames(&pending) {
+            tracing::warn!(%error, "pending renames are not kept; they may be taken for ours");
+        }
+    }
+
+    /// Remembers that an act asked for a restart.
+    fn after_act(&self, act: &str, result: &ServicingResult) {
+        if result.reboot_required
+            && let Err(error) = self.boot.note_restart_asked_for(act)
+        {
+            tracing::warn!(%error, act, "that a restart was asked for is not kept");
         }
     }
 }
 
-fn key(path: &str) -> Option<Key> {
-    LOCAL_MACHINE.open(path).ok()
-}
-
-fn text(path: &str, name: &str) -> Option<String> {
-    key(path)?.get_string(name).ok().filter(|text| !text.is_empty())
-}
-
-fn is_set(path: &str, name: &str) -> bool {
-    let value = key(path).and_then(|key| key.get_value(name).ok());
-    value.is_some_and(|value| value.iter().any(|byte| *byte != 0))
-}
-
 fn build_and_ubr() -> String {
-    let build = text(CURRENT_VERSION, "CurrentBuild")
-        .or_else(|| text(CURRENT_VERSION, "CurrentBuildNumber"))
+    let build = text(&LocalMachine, CURRENT_VERSION, "CurrentBuild")
+        .or_else(|| text(&LocalMachine, CURRENT_VERSION, "CurrentBuildNumber"))
         .unwrap_or_else(|| "0".to_owned());
-    let ubr = key(CURRENT_VERSION).and_then(|key| key.get_u32("UBR").ok()).unwrap_or(0);
-    format!("{build}.{ubr}")
+    format!("{build}.{}", number(&LocalMachine, CURRENT_VERSION, "UBR").unwrap_or(0))
+}
+
+/// Names of the packages in force; an installation is known by their difference.
+fn packages() -> BTreeSet<String> {
+    let installed = dism::installed(&LocalMachine).map(|packages| dism::in_force(&packages));
+    installed.unwrap_or_else(|error| {
+        // The difference is told as nothing then, and a removal finds out for itself.
+        tracing::warn!(%error, "the packages of Windows cannot be listed");
+        BTreeSet::new()
+    })
 }
 
 fn product_name() -> String {
-    let name = text(CURRENT_VERSION, "ProductName").unwrap_or_else(|| "Windows".to_owned());
-    let build = text(CURRENT_VERSION, "CurrentBuild").unwrap_or_default();
-    let kind = text(CURRENT_VERSION, "InstallationType").unwrap_or_default();
-    product(&name, &build, &kind, text(CURRENT_VERSION, "DisplayVersion").as_deref())
+    let read = |name| text(&LocalMachine, CURRENT_VERSION, name);
+    let name = read("ProductName").unwrap_or_else(|| "Windows".to_owned());
+    let build = read("CurrentBuild").unwrap_or_default();
+    let kind = read("InstallationType").unwrap_or_default();
+    product(&name, &build, &kind, read("DisplayVersion").as_deref())
 }
 
 /// Addresses that other computers know this one by.
@@ -146,30 +118,14 @@ fn addresses(hostname: &str) -> Vec<String> {
     addresses
 }
 
-fn state(listed: &ListedService) -> ServiceState {
-    match listed.state {
-        // A process that was killed may leave its service running in the books.
-        4 if listed.pid != 0 && !ffi::process_lives(listed.pid) => ServiceState::Stopped,
-        2 => ServiceState::StartPending,
-        3 => ServiceState::StopPending,
-        4 => ServiceState::Running,
-        5..=7 => ServiceState::Paused,
-        _ => ServiceState::Stopped,
-    }
-}
-
-fn start_type(name: &str) -> StartType {
-    let start = key(&format!(r"{SERVICES}\{name}")).and_then(|key| key.get_u32("Start").ok());
-    match start {
-        Some(0..=2) => StartType::Auto,
-        Some(3) => StartType::Demand,
-        Some(4) => StartType::Disabled,
-        _ => StartType::Unknown,
-    }
-}
-
-fn find<'a>(listed: &'a [ListedService], name: &str) -> Option<&'a ListedService> {
-    listed.iter().find(|service| service.name.eq_ignore_ascii_case(name))
+/// Space on the disk of Windows; none where Windows does not tell, so that no rule is met by it.
+fn free_disk_gb() -> u32 {
+    let free = ffi::system_folder().and_then(|folder| ffi::free_bytes(&folder));
+    let bytes = free.unwrap_or_else(|error| {
+        tracing::warn!(%error, "Windows does not tell how much space is left");
+        0
+    });
+    u32::try_from(bytes >> 30).unwrap_or(u32::MAX)
 }
 
 impl Machine for Windows {
@@ -178,12 +134,7 @@ impl Machine for Windows {
     }
 
     fn boot(&self) -> RunningBoot {
-        // Why Windows booted stands in its event log, which this version does not read.
-        RunningBoot {
-            id: self.boot_id.clone(),
-            kind: BootKind::Unknown,
-            uptime_ms: ffi::uptime_ms(),
-        }
+        RunningBoot { id: self.boot.id.clone(), kind: self.boot.kind, uptime_ms: ffi::uptime_ms() }
     }
 
     fn build(&self) -> String {
@@ -191,43 +142,46 @@ impl Machine for Windows {
     }
 
     fn facts(&self) -> Facts {
-        let hostname = text(TCPIP, "Hostname")
+        let hostname = text(&LocalMachine, TCPIP, "Hostname")
             .or_else(|| std::env::var("COMPUTERNAME").ok())
             .unwrap_or_default();
-        let domain = text(TCPIP, "Domain").or_else(|| text(TCPIP, "DhcpDomain"));
-        let listed = ffi::list_services().unwrap_or_else(|error| {
-            tracing::warn!(%error, "the service control manager does not answer");
-            Vec::new()
-        });
-        let services = WELL_KNOWN.iter().filter_map(|name| find(&listed, name)).map(|service| {
-            ServiceFact { name: service.name.clone(), state: state(service).as_str().to_owned() }
-        });
-        Facts {
+        let domain = text(&LocalMachine, TCPIP, "Domain")
+            .or_else(|| text(&LocalMachine, TCPIP, "DhcpDomain"));
+        let mut facts = Facts {
             fqdn: domain.map(|domain| format!("{hostname}.{domain}")),
             addresses: addresses(&hostname),
             hostname,
-            model: text(BIOS, "SystemProductName"),
+            serial: smbios::serial(&ffi::firmware_tables()),
+            model: text(&LocalMachine, BIOS, "SystemProductName"),
+            roles: neighbours::roles(&LocalMachine),
             product: product_name(),
             build: build_and_ubr(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-            pending_reboot: sources(&Registry {
-                has_key: &|path| key(path).is_some(),
-                is_set: &is_set,
-                text: &text,
-            }),
-            services: services.collect(),
+            pending_reboot: pending::sources(&LocalMachine, &self.known()),
+            services: services::facts(),
+            other_patch_sources: neighbours::others(&LocalMachine),
             ..Facts::default()
-        }
+        };
+        self.updates.facts(&mut facts);
+        facts
     }
 
-    fn announce(&self, _message: Option<&str>, _countdown_ms: u64) {}
+    fn announce(&self, message: Option<&str>, countdown_ms: u64) {
+        power::announce(message, countdown_ms);
+    }
 
-    fn reboot(&self, _key: &JobKey, _boot_before: &str) -> Result<(), String> {
-        Err(NOT_IN_THIS_VERSION.to_owned())
+    fn reboot(&self, key: &JobKey, boot_before: &str) -> Result<(), String> {
+        if boot_before == self.boot.id
+            && let Err(error) = self.updates.commit()
+        {
+            // Only feature updates need it, and the proof after the restart would miss one.
+            tracing::warn!(error, "what was installed is not committed");
+        }
+        power::reboot(&self.boot, key, boot_before)
     }
 
     async fn changed(&self) {
-        std::future::pending().await
+        self.updates.changed().await;
     }
 
     async fn ended(&self) {
@@ -236,75 +190,122 @@ impl Machine for Windows {
     }
 }
 
-fn not_in_this_version() -> ServicingResult {
-    ServicingResult { code: 4, hresult: E_NOTIMPL, reboot_required: false, packages: Vec::new() }
-}
-
 impl Updates for Windows {
     async fn inspect(
         &self,
-        _updates: &[UpdateTarget],
-        _services: &[String],
-        _terms: Terms,
+        updates: &[UpdateTarget],
+        services: &[String],
+        terms: Terms,
     ) -> Result<Inspection, String> {
-        Err(NOT_IN_THIS_VERSION.to_owned())
+        let seen = self.updates.look(updates, terms.source).await?;
+        let packages = dism::installed(&LocalMachine).map_err(|error| error.to_string())?;
+        let stands = |update: &UpdateTarget| {
+            let by_packages = dism::status(&LocalMachine, update, &packages);
+            let by_search = seen.updates.get(&update.kb).copied();
+            (update.kb.clone(), judged(by_packages, by_search))
+        };
+        let servicing = pending::servicing(&LocalMachine).map_err(|error| error.to_string())?;
+        let signs = pending::sources(&LocalMachine, &self.known());
+        let hard = signs.into_iter().filter(|sign| sign.hard).map(|sign| sign.source);
+        Ok(Inspection {
+            product: product_name(),
+            build: build_and_ubr(),
+            updates: updates.iter().map(stands).collect(),
+            services: self.sample(services)?,
+            hard_pending: hard.chain(seen.hard_pending).collect(),
+            busy: servicing == Servicing::AtWork || seen.is_busy,
+            free_disk_gb: free_disk_gb(),
+        })
     }
 
     async fn download(
         &self,
         _key: &JobKey,
-        _updates: &[UpdateTarget],
-        _terms: Terms,
+        updates: &[UpdateTarget],
+        terms: Terms,
     ) -> Result<(), String> {
-        Err(NOT_IN_THIS_VERSION.to_owned())
+        self.updates.download(updates, terms).await
     }
 
     async fn install(
         &self,
-        _key: &JobKey,
-        _update: &UpdateTarget,
-        _terms: Terms,
-        _permit: Permit,
+        key: &JobKey,
+        update: &UpdateTarget,
+        terms: Terms,
+        permit: Permit,
     ) -> Performed {
-        Performed::Ended(not_in_this_version())
+        self.before_act();
+        let performed = self.updates.install(key, update, terms, permit).await;
+        if let Performed::Ended(result) = &performed {
+            self.after_act(&format!("installation of {}", update.kb), result);
+        }
+        performed
     }
 
     async fn find_install(
         &self,
-        _key: &JobKey,
-        _update: &UpdateTarget,
-        _terms: Terms,
+        key: &JobKey,
+        update: &UpdateTarget,
+        terms: Terms,
     ) -> InstallFound {
-        InstallFound::NotBegun
+        let found = self.updates.find_install(key, update, terms).await;
+        if let InstallFound::Ended(result) = &found {
+            self.after_act(&format!("installation of {}", update.kb), result);
+        }
+        found
     }
 
     async fn uninstall(
         &self,
         _key: &JobKey,
-        _update: &UpdateTarget,
-        _packages: &[String],
-        _permit: Permit,
+        update: &UpdateTarget,
+        packages: &[String],
+        permit: Permit,
     ) -> Performed {
-        Performed::Ended(not_in_this_version())
+        self.before_act();
+        let (target, packages) = (update.clone(), packages.to_vec());
+        let removal = move || dism::uninstall(&target, &packages, permit);
+        let performed = blocking(removal).await;
+        if let Performed::Ended(result) = &performed {
+            self.after_act(&format!("removal of {}", update.kb), result);
+            if result.is_success() {
+                // Automatic Updates would install it again.
+                let hidden = self.updates.set_hidden(update, UpdateSource::Default, true).await;
+                if let Err(error) = hidden {
+                    tracing::warn!(kb = update.kb, error, "the removed update is not hidden");
+                }
+            }
+        }
+        performed
+    }
+}
+
+/// Where an update stands by its packages and by what a search found. Packages are what Windows is
+/// made of; whether something is offered is known to the search alone.
+fn judged(by_packages: Option<UpdateStatus>, by_search: Option<UpdateStatus>) -> UpdateStatus {
+    use UpdateStatus::{Installed, NotOffered, PendingReboot, Removing, Superseded};
+    match (by_packages, by_search) {
+        (Some(removing @ Removing), _) => removing,
+        (_, Some(pending @ PendingReboot(_))) => pending,
+        (Some(there @ (Installed(_) | PendingReboot(_))), _) => there,
+        (Some(Superseded), None | Some(NotOffered)) => Superseded,
+        (_, by_search) => by_search.unwrap_or(NotOffered),
     }
 }
 
 impl Services for Windows {
     fn sample(&self, names: &[String]) -> Result<BTreeMap<String, ServiceSample>, String> {
-        let listed = ffi::list_services().map_err(|error| error.to_string())?;
-        let sample = |name: &String| {
-            let sample =
-                find(&listed, name).map_or_else(ServiceSample::missing, |service| ServiceSample {
-                    state: state(service),
-                    start: start_type(name),
-                    pid: Some(service.pid).filter(|pid| *pid != 0),
-                });
-            (name.clone(), sample)
-        };
-        Ok(names.iter().map(sample).collect())
+        services::sample(names)
     }
 
-    async fn restart(&self, _name: &str) -> Result<(), String> {
-        Err(NOT_IN_THIS_VERSION.to_owned())
+    async fn restart(&self, name: &str) -> Result<(), String> {
+        let name = name.to_owned();
+        blocking(move || services::restart(&name)).await
     }
+}
+
+/// Runs what blocks beside everything else.
+async fn blocking<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> T {
+    let ended = tokio::task::spawn_blocking(act).await;
+    ended.expect("acts do not panic, and nothing cancels them once they began")
 }

@@ -1,10 +1,19 @@
 //! Windows itself. This version observes: it reports services, signs of a pending restart, the
 //! product and its build, and refuses every job with a sentence.
 
+mod boots;
 #[cfg(windows)]
 mod device;
+mod dism;
+mod neighbours;
 mod pending;
+#[cfg(windows)]
+mod power;
 mod product;
+mod registry;
+mod renames;
+mod services;
+mod smbios;
 pub mod updates;
 
 #[cfg(windows)]

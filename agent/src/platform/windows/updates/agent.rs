@@ -265,7 +265,7 @@ impl WindowsUpdate {
         });
         match downloaded.await {
             Ok(None) => Ok(()),
-            Ok(Some((kb, failure))) => Err(format!("{failure} for {kb}")),
+            Ok(Some((kb, failure))) => Err(format!("{kb}: {failure}")),
             Err(error) => Err(sentence(error, terms.source)),
         }
     }
@@ -333,8 +333,9 @@ impl WindowsUpdate {
         let done = self.calls.call(self.limits.search, move |wua| {
             let with_drivers = look::with_drivers(std::slice::from_ref(&target));
             let found = wua.search(Query { source, is_online: false, with_drivers })?;
+            // One that is removed and waits for its restart still counts as installed.
             super::matching::matching(&target, &found.updates)
-                .filter(|update| !update.is_installed && update.is_hidden != is_hidden)
+                .filter(|update| update.is_hidden != is_hidden)
                 .try_for_each(|update| wua.set_hidden(&update.identity, is_hidden))
         });
         self.shared.lock().is_stale = true;

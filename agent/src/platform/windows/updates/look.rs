@@ -6,7 +6,6 @@ use wardring_seal::{UpdateKind, UpdateSource, UpdateTarget};
 
 use super::matching::{Stand, stand};
 use super::wua::{Failure, Found, Query, Wua};
-use crate::state::UpdateStatus;
 
 /// How old the source's last answer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,9 +40,10 @@ pub fn with_drivers(targets: &[UpdateTarget]) -> bool {
 
 /// Looks.
 ///
-/// The source is asked when its last answer is old, and when something that is asked for is not
-/// offered by an answer that is not fresh. When it cannot be reached, Windows' own knowledge counts
-/// only for what is installed: after a restart with a dead WSUS the proof is still there.
+/// The source is asked when its last answer is old, and when something that is asked for is unknown
+/// to an answer that is not fresh. When it cannot be reached, Windows' own knowledge counts for what
+/// it knows: after a restart with a dead WSUS the proof is still there. That something is not
+/// offered is the source's to say.
 pub fn look(
     wua: &dyn Wua,
     targets: &[UpdateTarget],
@@ -56,15 +56,13 @@ pub fn look(
         let each = targets.iter();
         each.map(|target| (target.kb.clone(), stand(target, &found.updates, build))).collect()
     };
-    let is_there = |stand: &Stand| {
-        matches!(stand.status, UpdateStatus::Installed(_) | UpdateStatus::PendingReboot(_))
-    };
+    let knows_all =
+        |stands: &BTreeMap<String, Stand>| !stands.values().any(|stand| stand.is_unknown);
     let mut known = None;
     if last != LastAnswer::Old {
         let found = wua.search(query(false))?;
         let stands = stands(&found);
-        let is_missing = |stand: &Stand| stand.status == UpdateStatus::NotOffered;
-        if last == LastAnswer::Fresh || !stands.values().any(is_missing) {
+        if last == LastAnswer::Fresh || knows_all(&stands) {
             known = Some((stands, found, false));
         }
     }
@@ -75,7 +73,7 @@ pub fn look(
             Err(failure) => {
                 let found = wua.search(query(false)).map_err(|_| failure)?;
                 let stands = stands(&found);
-                if !stands.values().all(is_there) {
+                if !knows_all(&stands) {
                     return Err(failure);
                 }
                 (stands, found, false)

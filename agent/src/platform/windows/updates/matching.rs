@@ -12,6 +12,8 @@ pub struct Stand {
     pub status: UpdateStatus,
     /// A sentence for the log.
     pub evidence: String,
+    /// Nothing that was found tells: only the source itself can say that it does not offer it.
+    pub is_unknown: bool,
 }
 
 /// Tells where `target` stands. `build` is the running `build.UBR`.
@@ -19,30 +21,36 @@ pub fn stand(target: &UpdateTarget, found: &[Update], build: &str) -> Stand {
     let matches: Vec<&Update> = matching(target, found).collect();
     if let Some(update) = matches.iter().find(|update| update.reboot_required) {
         let evidence = format!("{} waits for a restart", update.identity);
-        return Stand { status: UpdateStatus::PendingReboot(reversible(target, update)), evidence };
+        return told(UpdateStatus::PendingReboot(reversible(target, update)), evidence);
     }
     if let Some(update) = to_install(target, found).first() {
         let evidence = format!("{} is offered", update.identity);
-        return Stand { status: UpdateStatus::Offered(reversible(target, update)), evidence };
+        return told(UpdateStatus::Offered(reversible(target, update)), evidence);
     }
     if let Some(update) = matches.iter().find(|update| update.is_installed) {
         let evidence = format!("{} is installed", update.identity);
-        return Stand { status: UpdateStatus::Installed(reversible(target, update)), evidence };
+        return told(UpdateStatus::Installed(reversible(target, update)), evidence);
     }
     if let Some(evidence) = superseded(target, found, build) {
-        return Stand { status: UpdateStatus::Superseded, evidence };
+        return told(UpdateStatus::Superseded, evidence);
     }
-    Stand { status: UpdateStatus::NotOffered, evidence: not_offered(target, &matches) }
+    not_offered(target, &matches)
 }
 
-fn not_offered(target: &UpdateTarget, matches: &[&Update]) -> String {
-    match matches {
-        [] => format!("no update found is {}", target.kb),
-        [update, ..] if update.is_hidden => {
-            format!("{} is hidden on this device", update.identity)
-        }
-        [update, ..] => format!("found is {}, asked was {:?}", update.identity, target.identities),
+fn told(status: UpdateStatus, evidence: String) -> Stand {
+    Stand { status, evidence, is_unknown: false }
+}
+
+fn not_offered(target: &UpdateTarget, matches: &[&Update]) -> Stand {
+    if let Some(update) = matches.iter().find(|update| update.is_hidden) {
+        let evidence = format!("{} is hidden on this device", update.identity);
+        return told(UpdateStatus::NotOffered, evidence);
     }
+    let evidence = match matches {
+        [] => format!("no update found is {}", target.kb),
+        [update, ..] => format!("found is {}, asked was {:?}", update.identity, target.identities),
+    };
+    Stand { is_unknown: true, ..told(UpdateStatus::NotOffered, evidence) }
 }
 
 /// The updates that an installation of `target` consists of: offered here, and not there yet. What

@@ -8,6 +8,8 @@ mod inventory;
 mod look;
 mod matching;
 mod policy;
+#[cfg(windows)]
+mod real;
 mod record;
 #[cfg(test)]
 mod tests;
@@ -16,3 +18,5 @@ pub(crate) mod wua;
 pub use agent::{Device, Limits, Seen, WindowsUpdate};
 pub use calls::Connect;
 pub use policy::{AUTOMATIC, POLICY, Policy};
+#[cfg(windows)]
+pub use real::open;

@@ -262,7 +262,7 @@ async fn licence_terms_are_accepted_only_where_the_job_says_so() {
     let refused = ended(rig.install(1).await);
     assert_eq!((refused.code, refused.hresult), (4, EULAS_DECLINED));
     let error = rig.agent().download(&[target()], TERMS).await.unwrap_err();
-    assert!(error.contains("0x80240023 for KB5068787"), "{error}");
+    assert!(error.contains("KB5068787: 0x80240023 "), "{error}");
     assert_eq!(rig.session.calls("eula") + rig.session.calls("install"), 0);
 
     let terms = Terms { accept_eula: true, ..TERMS };
@@ -372,8 +372,10 @@ async fn a_source_that_is_down_hides_no_proof_and_makes_none_up() {
     let rig = Rig::new();
     rig.session.with(|world| world.source_fails = Some(0x8024_402C));
     let agent = rig.agent();
+    let updates = rig.session.with(|world| std::mem::take(&mut world.updates));
     let error = agent.look(&[target()], UpdateSource::Default).await.unwrap_err();
     assert!(error.contains("0x8024402C"), "{error}");
+    rig.session.with(|world| world.updates = updates);
     rig.session.with(|world| world.updates[0].is_installed = true);
     let seen = agent.look(&[target()], UpdateSource::Default).await.unwrap();
     assert!(matches!(seen.updates["KB5068787"], UpdateStatus::Installed(_)));

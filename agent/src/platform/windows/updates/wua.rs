@@ -7,6 +7,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use wardring_seal::UpdateSource;
 
+use crate::hresult::Hresult;
+
 /// Definitions of Defender; `CategoryIDs` of Windows Update never change.
 pub const DEFINITIONS: &str = "E0789628-CE08-4437-BE74-2495B842F43B";
 
@@ -169,7 +171,7 @@ pub struct Entry {
 
 /// A call that failed, with its HRESULT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("0x{0:08X}")]
+#[error("{}", Hresult(*.0).explanation())]
 pub struct Failure(pub u32);
 
 /// The Windows Update Agent, as one thread speaks to it. Updates are those of the last search.

@@ -1,0 +1,120 @@
+//! Carries out one act of the Windows platform and prints what came of it as JSON: for the tests
+//! under Wine, and for trying an act on a Windows that may be thrown away. Not part of any release.
+
+#[cfg(windows)]
+fn main() -> std::process::ExitCode {
+    act::main()
+}
+
+#[cfg(not(windows))]
+fn main() -> std::process::ExitCode {
+    eprintln!("the Windows platform is there on Windows alone");
+    std::process::ExitCode::FAILURE
+}
+
+#[cfg(windows)]
+mod act {
+    use std::process::ExitCode;
+    use std::time::{Duration, Instant};
+
+    use anyhow::{Context, bail};
+    use serde_json::{Value, json};
+    use wardring_agent::platform::windows::Windows;
+    use wardring_agent::platform::{Machine, Performed, Permit, Services, Terms, Updates};
+    use wardring_seal::{Action, JobKey, UpdateKind, UpdateSource, UpdateTarget};
+
+    const TERMS: Terms = Terms { source: UpdateSource::Default, accept_eula: false };
+
+    pub fn main() -> ExitCode {
+        tracing_subscriber::fmt().json().with_writer(std::io::stderr).init();
+        let arguments: Vec<String> = std::env::args().skip(1).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let acted = runtime
+            .context("failed to start the runtime")
+            .and_then(|runtime| runtime.block_on(act(&arguments)));
+        match acted {
+            Ok(value) => {
+                println!("{value}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("{error:#}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    async fn act(arguments: &[String]) -> anyhow::Result<Value> {
+        let device = Windows::open(std::path::Path::new(r"C:\wardring\data"))?;
+        let (verb, rest) = arguments.split_first().context("no act was named")?;
+        Ok(match verb.as_str() {
+            "boot" => {
+                let boot = device.boot();
+                json!({ "id": boot.id, "kind": boot.kind.as_str() })
+            }
+            "facts" => serde_json::to_value(device.facts())?,
+            "sample" => serde_json::to_value(device.sample(rest).map_err(anyhow::Error::msg)?)?,
+            "inspect" => {
+                let seen = device.inspect(&[update(rest)?], &[], TERMS).await;
+                let seen = seen.map_err(anyhow::Error::msg)?;
+                json!({
+                    "updates": format!("{:?}", seen.updates),
+                    "pending": seen.hard_pending,
+                    "busy": seen.busy,
+                    "build": seen.build,
+                    "freeDiskGb": seen.free_disk_gb,
+                })
+            }
+            "restart" => match device.restart(rest.first().context("no service")?).await {
+                Ok(()) => json!({ "restarted": true }),
+                Err(error) => json!({ "restarted": false, "error": error }),
+            },
+            "reboot" => match device.reboot(&key(), &device.boot().id) {
+                Ok(()) => json!({ "ordered": true }),
+                Err(error) => json!({ "ordered": false, "error": error }),
+            },
+            "announce" => {
+                device.announce(rest.first().map(String::as_str), 60_000);
+                json!({ "announced": true })
+            }
+            "uninstall" | "uninstall-late" => {
+                let life = if verb == "uninstall" { 60 } else { 0 };
+                let permit = Permit { until: Instant::now() + Duration::from_secs(life) };
+                let update = update(rest)?;
+                match device.uninstall(&key(), &update, &rest[3..], permit).await {
+                    Performed::PermitExpired => json!({ "begun": false }),
+                    Performed::Ended(result) => json!({
+                        "begun": true,
+                        "code": result.code,
+                        "hresult": format!("0x{:08X}", result.hresult),
+                        "rebootRequired": result.reboot_required,
+                        "packages": result.packages,
+                    }),
+                }
+            }
+            other => bail!("no act is called {other:?}"),
+        })
+    }
+
+    /// `KB kind build`, with `-` for no build.
+    fn update(rest: &[String]) -> anyhow::Result<UpdateTarget> {
+        let [kb, kind, build, ..] = rest else { bail!("an update is: KB, kind, build") };
+        let kind: UpdateKind = serde_json::from_value(json!(kind))?;
+        Ok(UpdateTarget {
+            kb: kb.clone(),
+            product: String::new(),
+            kind,
+            target_build: Some(build.clone()).filter(|build| build != "-"),
+            identities: Vec::new(),
+        })
+    }
+
+    fn key() -> JobKey {
+        JobKey {
+            rollout_uid: "by-hand".to_owned(),
+            device_id: "this".to_owned(),
+            attempt: 1,
+            action: Action::Rollback,
+        }
+    }
+}

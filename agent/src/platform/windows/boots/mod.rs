@@ -1,0 +1,13 @@
+//! Boots: which one runs, and why it came.
+//!
+//! The identity is ours and dies with the boot. Why it came stands in the System log; where that
+//! cannot be read the answer is Unknown, never a guess.
+
+mod ask;
+mod classify;
+mod event;
+#[cfg(windows)]
+mod own;
+
+#[cfg(windows)]
+pub(super) use own::OwnBoot;

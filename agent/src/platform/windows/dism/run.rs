@@ -1,0 +1,139 @@
+//! Removing packages with Windows' own `dism.exe`, and looking afterwards whether they are gone.
+
+use std::collections::BTreeMap;
+use std::process::{Command, Stdio};
+
+use wardring_seal::UpdateTarget;
+
+use super::super::registry::LocalMachine;
+use super::package::{Identity, State, installed};
+use super::plan::plan;
+use super::table;
+use crate::ffi;
+use crate::platform::{Performed, Permit};
+use crate::state::ServicingResult;
+
+/// OperationResultCode.
+const SUCCEEDED: i32 = 2;
+const FAILED: i32 = 4;
+/// E_UNEXPECTED: DISM said that all is well, and the package is still in force.
+const UNEXPECTED: u32 = 0x8000_FFFF;
+/// E_FAIL, where DISM could not even be started.
+const FAIL: u32 = 0x8000_4005;
+/// ERROR_SUCCESS_REBOOT_REQUIRED.
+const REBOOT_REQUIRED: u32 = 3010;
+
+/// Removes an update by the identities that its installation brought, in reverse order. Blocks for
+/// as long as DISM takes. One that is gone, or goes with the next restart, counts as removed.
+pub(in crate::platform::windows) fn uninstall(
+    update: &UpdateTarget,
+    identities: &[String],
+    permit: Permit,
+) -> Performed {
+    let packages = match installed(&LocalMachine) {
+        Ok(packages) => packages,
+        Err(error) => {
+            tracing::error!(%error, "nothing is removed from a Windows that cannot be read");
+            return Performed::Ended(failed(FAIL));
+        }
+    };
+    let plan = match plan(update, identities, &packages) {
+        Ok(plan) => plan,
+        Err(refusal) => {
+            tracing::error!(kb = update.kb, %refusal, "nothing is removed");
+            return Performed::Ended(failed(refusal.hresult()));
+        }
+    };
+    if !plan.left.is_empty() && !permit.is_alive() {
+        return Performed::PermitExpired;
+    }
+    let mut reboot_required = plan.is_going;
+    for identity in &plan.left {
+        match remove(identity) {
+            Ok(asks) => reboot_required |= asks,
+            // What the removals before it asked for stands all the same.
+            Err(hresult) => {
+                return Performed::Ended(ServicingResult { reboot_required, ..failed(hresult) });
+            }
+        }
+    }
+    Performed::Ended(verify(&plan.known, reboot_required))
+}
+
+/// Removes one package; whether Windows asks for a restart.
+fn remove(identity: &Identity) -> Result<bool, u32> {
+    let name = format!("/PackageName:{}", identity.as_str());
+    let ran = dism(&["/Online", "/English", "/Quiet", "/NoRestart", "/Remove-Package", &name])?;
+    tracing::info!(package = identity.as_str(), code = format!("0x{:08X}", ran.code), "dism ended");
+    match ran.code {
+        0 => Ok(false),
+        REBOOT_REQUIRED => Ok(true),
+        code => {
+            let complaint = table::complaint(&ran.output);
+            tracing::warn!(package = identity.as_str(), complaint, "dism removed nothing");
+            Err(code)
+        }
+    }
+}
+
+/// Believes no exit code: asks DISM what is there now.
+fn verify(known: &[Identity], reboot_required: bool) -> ServicingResult {
+    let listed = match listed() {
+        Ok(listed) => listed,
+        Err(hresult) => return ServicingResult { reboot_required, ..failed(hresult) },
+    };
+    let is_gone = |identity: &Identity| {
+        let state = listed.get(identity);
+        matches!(state, None | Some(State::Absent | State::UninstallPending))
+    };
+    if let Some(left) = known.iter().find(|identity| !is_gone(identity)) {
+        tracing::error!(package = left.as_str(), "dism says that it removed what is still there");
+        return ServicingResult { reboot_required, ..failed(UNEXPECTED) };
+    }
+    let pends = known.iter().any(|identity| listed.get(identity) == Some(&State::UninstallPending));
+    ServicingResult {
+        code: SUCCEEDED,
+        hresult: 0,
+        reboot_required: reboot_required || pends,
+        packages: known.iter().map(|identity| identity.as_str().to_owned()).collect(),
+    }
+}
+
+/// The packages as DISM lists them.
+fn listed() -> Result<BTreeMap<Identity, State>, u32> {
+    let ran = dism(&["/Online", "/English", "/Get-Packages", "/Format:Table"])?;
+    let listed = table::packages(&ran.output);
+    // Every Windows has packages: a list without any was not understood.
+    if ran.code != 0 || listed.is_empty() {
+        let complaint = table::complaint(&ran.output);
+        tracing::error!(code = format!("0x{:08X}", ran.code), complaint, "dism lists no packages");
+        return Err(if ran.code == 0 { UNEXPECTED } else { ran.code });
+    }
+    Ok(listed)
+}
+
+struct Ran {
+    code: u32,
+    output: String,
+}
+
+/// Runs Windows' own DISM: by its absolute path, which Windows tells, never by a search path or a
+/// setting. It is not ended when it takes long: a removal that is cut leaves Windows half changed.
+fn dism(arguments: &[&str]) -> Result<Ran, u32> {
+    let folder = ffi::system_folder().map_err(|error| error.code().0.cast_unsigned())?;
+    let ran = Command::new(folder.join("dism.exe"))
+        .args(arguments)
+        .current_dir(&folder)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| {
+            tracing::error!(%error, "dism does not start");
+            FAIL
+        })?;
+    let code = ran.status.code().map_or(FAIL, i32::cast_unsigned);
+    Ok(Ran { code, output: String::from_utf8_lossy(&ran.stdout).into_owned() })
+}
+
+fn failed(hresult: u32) -> ServicingResult {
+    ServicingResult { code: FAILED, hresult, reboot_required: false, packages: Vec::new() }
+}

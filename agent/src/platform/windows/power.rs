@@ -1,0 +1,85 @@
+//! Restarts of the device, and telling the people on it.
+
+use std::time::Duration;
+
+use wardring_seal::{Action, JobKey};
+use windows::Win32::Foundation::{ERROR_SHUTDOWN_IN_PROGRESS, ERROR_SHUTDOWN_IS_SCHEDULED};
+
+use super::boots::OwnBoot;
+use crate::ffi::{self, Restart};
+
+/// What Windows itself waits before it goes down: long enough to take the order back, short enough
+/// that nothing changes between the permit and the end. Without it nothing could be taken back.
+const GRACE_S: u32 = 30;
+/// Planned, operating system, security fix; and the same for its removal (Windows documentation,
+/// "System shutdown reason codes"). Anything else would be recorded as unplanned.
+const INSTALLED: u32 = 0x8002_0012;
+const REMOVED: u32 = 0x8002_0018;
+/// A message is shown at least so long.
+const SHORTEST_MESSAGE: Duration = Duration::from_secs(60);
+
+/// Orders a restart, unless another boot runs already. An order for this boot that was given before
+/// and did not happen is repeated; it is forced only then, and only when nobody works here.
+///
+/// Errors and what they ask for: ansible.windows `plugins/plugin_utils/_reboot.py`.
+pub(super) fn reboot(boot: &OwnBoot, key: &JobKey, boot_before: &str) -> Result<(), String> {
+    if boot.id != boot_before {
+        return Ok(());
+    }
+    let is_repeated = boot.is_ordered();
+    let order = Restart {
+        message: "Wardring restarts this computer to finish its updates.",
+        grace_s: GRACE_S,
+        is_forced: is_repeated && ffi::active_sessions().is_ok_and(|active| active.is_empty()),
+        reason: if key.action == Action::Rollback { REMOVED } else { INSTALLED },
+    };
+    // Before the call: the boot that follows must be known as ours even if nothing else is written.
+    boot.note_order().map_err(|error| format!("the order cannot be noted: {error}"))?;
+    tracing::info!(boot = boot.id, forced = order.is_forced, "ordering a restart");
+    let mut ordered = ffi::restart(&order);
+    if has_code(&ordered, ERROR_SHUTDOWN_IS_SCHEDULED.to_hresult()) {
+        // Somebody's restart at another time: ours has a permit, now.
+        ordered = ffi::abort_restart().and_then(|()| ffi::restart(&order));
+    }
+    if has_code(&ordered, ERROR_SHUTDOWN_IN_PROGRESS.to_hresult()) {
+        return Ok(());
+    }
+    ordered.map_err(|error| {
+        if let Err(error) = boot.forget_order() {
+            tracing::warn!(%error, "an order that Windows refused is still noted");
+        }
+        error.to_string()
+    })
+}
+
+fn has_code(result: &windows::core::Result<()>, code: windows::core::HRESULT) -> bool {
+    result.as_ref().is_err_and(|error| error.code() == code)
+}
+
+/// Tells everybody who works on the device about a restart.
+pub(super) fn announce(message: Option<&str>, countdown_ms: u64) {
+    let sessions = ffi::active_sessions().unwrap_or_else(|error| {
+        tracing::warn!(%error, "Windows does not tell who is logged on");
+        Vec::new()
+    });
+    let countdown = Duration::from_millis(countdown_ms);
+    let text = text(message, countdown);
+    // Numbers only: who it is, is nobody's business here.
+    tracing::info!(sessions = sessions.len(), ?countdown, "a restart is announced");
+    let seconds = countdown.max(SHORTEST_MESSAGE).as_secs();
+    for session in sessions {
+        let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
+        if let Err(error) = ffi::tell(session, "Wardring", &text, seconds) {
+            tracing::warn!(session, %error, "a session was not told of the restart");
+        }
+    }
+}
+
+fn text(message: Option<&str>, countdown: Duration) -> String {
+    let when = match countdown.as_secs().div_ceil(60) {
+        0 | 1 => "in a minute".to_owned(),
+        minutes => format!("in {minutes} minutes"),
+    };
+    let restart = format!("This computer restarts {when} to finish its updates. Save your work.");
+    message.map_or(restart.clone(), |message| format!("{message}\n\n{restart}"))
+}
