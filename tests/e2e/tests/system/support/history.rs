@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -43,6 +44,7 @@ pub enum Change {
 /// A recorder; it records until it is dropped.
 pub struct History {
     events: Arc<Mutex<Vec<Event>>>,
+    blind: Arc<Mutex<Vec<RangeInclusive<u64>>>>,
     changed: watch::Receiver<usize>,
     _watches: JoinSet<()>,
 }
@@ -72,6 +74,8 @@ recorded! {
 
 struct Recorder {
     events: Arc<Mutex<Vec<Event>>>,
+    /// Versions among which some may be missing, because a watch was interrupted.
+    blind: Arc<Mutex<Vec<RangeInclusive<u64>>>>,
     changed: Arc<watch::Sender<usize>>,
 }
 
@@ -79,16 +83,18 @@ impl History {
     /// Begins to record a namespace.
     pub fn begin(client: &Client, namespace: &str) -> History {
         let events = Arc::new(Mutex::new(Vec::new()));
+        let blind = Arc::new(Mutex::new(Vec::new()));
         let (sender, changed) = watch::channel(0);
         let sender = Arc::new(sender);
         let mut watches = JoinSet::new();
-        let recorder = || Recorder { events: events.clone(), changed: sender.clone() };
+        let recorder =
+            || Recorder { events: events.clone(), blind: blind.clone(), changed: sender.clone() };
         watches.spawn(recorder().record::<PatchLedger>(client.clone(), namespace.to_owned()));
         watches.spawn(recorder().record::<PatchRolloutSlice>(client.clone(), namespace.to_owned()));
         watches.spawn(recorder().record::<PatchJob>(client.clone(), namespace.to_owned()));
         watches.spawn(recorder().record::<PatchRollout>(client.clone(), namespace.to_owned()));
         watches.spawn(recorder().record::<Device>(client.clone(), namespace.to_owned()));
-        History { events, changed, _watches: watches }
+        History { events, blind, changed, _watches: watches }
     }
 
     /// Everything so far, in order.
@@ -133,10 +139,14 @@ impl History {
     /// open batch, or granted, or with a permit, and without an outcome.
     pub fn most_in_flight(&self, stage: &str) -> usize {
         let mut records = Records::default();
+        let blind = lock(&self.blind).clone();
         let mut most = 0;
         for event in self.events() {
             records.apply(event.change);
-            most = most.max(records.in_flight(stage).len());
+            // Records of different moments together say nothing.
+            if !blind.iter().any(|versions| versions.contains(&event.version)) {
+                most = most.max(records.in_flight(stage).len());
+            }
         }
         most
     }
@@ -194,14 +204,17 @@ impl Recorder {
         let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
         let mut known: BTreeSet<String> = BTreeSet::new();
         let mut listed: BTreeSet<String> = BTreeSet::new();
+        let mut last = 0;
         while let Some(event) = events.next().await {
             match event {
                 Ok(watcher::Event::Apply(object)) => {
                     known.insert(object.name_any());
+                    last = version(&object).max(last);
                     self.add(version(&object), object.stored());
                 }
                 Ok(watcher::Event::Delete(object)) => {
                     known.remove(&object.name_any());
+                    last = version(&object).max(last);
                     self.add(version(&object), K::gone(object.name_any()));
                 }
                 Ok(watcher::Event::Init) => listed.clear(),
@@ -216,6 +229,8 @@ impl Recorder {
                         self.add(latest.unwrap_or(0), K::gone(name.clone()));
                     }
                     known = listed.clone();
+                    lock(&self.blind).push(last..=latest.unwrap_or(0));
+                    last = last.max(latest.unwrap_or(0));
                 }
                 // It begins anew by itself.
                 Err(_) => {}
@@ -229,8 +244,8 @@ impl Recorder {
     }
 }
 
-fn lock(events: &Mutex<Vec<Event>>) -> MutexGuard<'_, Vec<Event>> {
-    events.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn version(object: &impl Resource) -> u64 {
