@@ -54,6 +54,9 @@ fn calls(prefix: &Prefix) -> Vec<String> {
 fn with_dism() -> Prefix {
     let prefix = prefix().unwrap();
     compile("dism.c", &prefix.drive().join("windows/system32/dism.exe")).unwrap();
+    // Wine would take its own, which does nothing and says that it did.
+    let overrides = r"HKCU\Software\Wine\DllOverrides";
+    prefix.wine(["reg", "add", overrides, "/v", "dism.exe", "/d", "native", "/f"]).unwrap();
     // A DISM of anybody else is not started, wherever the agent was.
     std::fs::write(prefix.drive().join("wardring/dism.exe"), "not a program").unwrap();
     prefix
