@@ -8,16 +8,19 @@ use std::{
 use kube::Client;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use wardring_api::{DeviceGroup, PatchRollout, PatchRolloutSlice};
 
 use crate::{
     bucket::{Bucket, Rate},
     cache::{self, path},
     config::Settings,
+    fresh::Fresh,
     identity::Speaker,
     leader,
     merge::is_quarantined,
     metrics, peers, roots,
     runs::Sighting,
+    shared::Shared,
     tls,
     watches::{Readiness, Sinks},
     writes,
@@ -50,6 +53,9 @@ pub struct Gateway {
     pub metrics: Arc<metrics::Metrics>,
     /// Cancelled when the gateway begins to stop: long polls end at once.
     pub draining: CancellationToken,
+    pub(crate) slices: Shared<Fresh<PatchRolloutSlice>>,
+    pub(crate) rollouts: Shared<Fresh<PatchRollout>>,
+    pub(crate) groups: Shared<Vec<DeviceGroup>>,
     pub(crate) began: Instant,
     pub(crate) unbound: Semaphore,
     pub(crate) enrolments: Mutex<Bucket>,
@@ -76,6 +82,9 @@ impl Gateway {
             writer,
             metrics,
             draining: CancellationToken::new(),
+            slices: Shared::default(),
+            rollouts: Shared::default(),
+            groups: Shared::default(),
             began,
             unbound: Semaphore::new(UNBOUND),
             enrolments: Mutex::new(Bucket::full(enrol_rate, began.elapsed())),

@@ -52,6 +52,7 @@ pub mod roots;
 pub mod runs;
 #[cfg(feature = "server")]
 pub mod server;
+mod shared;
 #[cfg(feature = "server")]
 pub mod start;
 #[cfg(feature = "server")]

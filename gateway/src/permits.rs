@@ -91,11 +91,21 @@ struct Desk<'a> {
 /// Everything the rule looks at, as just read.
 struct Read {
     job: Option<PatchJob>,
-    slice: Option<PatchRolloutSlice>,
-    rollout: Option<PatchRollout>,
+    slice: Option<Arc<fresh::Fresh<PatchRolloutSlice>>>,
+    rollout: Option<Arc<fresh::Fresh<PatchRollout>>>,
     device: Option<Device>,
-    groups: Vec<DeviceGroup>,
+    groups: Arc<Vec<DeviceGroup>>,
     clock_trusted: bool,
+}
+
+impl Read {
+    fn slice(&self) -> Option<&PatchRolloutSlice> {
+        self.slice.as_ref()?.object.as_ref()
+    }
+
+    fn rollout(&self) -> Option<&PatchRollout> {
+        self.rollout.as_ref()?.object.as_ref()
+    }
 }
 
 impl Desk<'_> {
@@ -115,35 +125,43 @@ impl Desk<'_> {
         Err(DeskError::Conflicts)
     }
 
+    /// Every read begins after the permit was asked for. What a whole stage asks about is read once for
+    /// all who ask at the same time.
     async fn read(&self) -> Result<Read, DeskError> {
-        let client = &self.gateway.client;
+        let Gateway { client, slices, rollouts, groups, .. } = self.gateway;
         let (namespace, name) = (&*self.speaker.device.namespace, &*self.speaker.device.name);
-        let fresh::Fresh { object: job, clock_trusted } =
-            fresh::read::<PatchJob>(client, namespace, name).await?;
+        let (job, device) = tokio::join!(
+            fresh::read::<PatchJob>(client, namespace, name),
+            fresh::read::<Device>(client, namespace, name),
+        );
+        let (fresh::Fresh { object: job, clock_trusted }, device) = (job?, device?.object);
         let Some(job) = job else {
             return Ok(Read {
                 job: None,
                 slice: None,
                 rollout: None,
-                device: None,
-                groups: Vec::new(),
+                device,
+                groups: Arc::default(),
                 clock_trusted,
             });
         };
-        let groups: Api<DeviceGroup> = Api::namespaced(client.clone(), namespace);
+        let (slice, rollout) = (&job.spec.slice, &job.spec.rollout);
+        let (of_slice, of_rollout) = (path(namespace, slice), path(namespace, rollout));
         let everything = ListParams::default();
-        let (slice, rollout, device, groups) = tokio::join!(
-            fresh::read::<PatchRolloutSlice>(client, namespace, &job.spec.slice),
-            fresh::read::<PatchRollout>(client, namespace, &job.spec.rollout),
-            fresh::read::<Device>(client, namespace, name),
-            // Without a resource version this is a consistent read too.
-            groups.list(&everything),
+        let api: Api<DeviceGroup> = Api::namespaced(client.clone(), namespace);
+        let (slice, rollout, groups) = tokio::join!(
+            slices.read(&of_slice, async || { fresh::read(client, namespace, slice).await }),
+            rollouts.read(&of_rollout, async || { fresh::read(client, namespace, rollout).await }),
+            groups.read(namespace, async || {
+                // Without a resource version this is a consistent read too.
+                api.list(&everything).await.map(|list| list.items)
+            }),
         );
         Ok(Read {
-            slice: slice?.object,
-            rollout: rollout?.object,
-            device: device?.object,
-            groups: groups.map_err(DeskError::List)?.items,
+            slice: Some(slice?),
+            rollout: Some(rollout?),
+            device,
+            groups: groups.map_err(DeskError::List)?,
             clock_trusted,
             job: Some(job),
         })
@@ -152,7 +170,7 @@ impl Desk<'_> {
     fn rule(&self, read: &Read, now: Timestamp) -> PermitVerdict {
         let job = read.job.as_ref().map(|job| JobView::new(job, JobOutcome::None));
         let device = read.device.as_ref().map(DeviceRow::new);
-        let line = read.slice.as_ref().and_then(|slice| line_of(slice, &self.speaker.device.name));
+        let line = read.slice().and_then(|slice| line_of(slice, &self.speaker.device.name));
         let held = device.as_ref().and_then(|row| reboots_held_by(row, &read.groups));
         let key = &self.request.key;
         rule(&PermitFacts {
@@ -168,7 +186,7 @@ impl Desk<'_> {
             },
             job: job.as_ref(),
             line: line.as_ref(),
-            rollout: read.rollout.as_ref(),
+            rollout: read.rollout(),
             device: device.as_ref(),
             reboots_held_by: held.as_deref(),
             circumstances: Circumstances {
@@ -195,7 +213,7 @@ impl Desk<'_> {
     /// The controller said so, or this very agent holds a newer job than the API server knows.
     fn was_restored(&self, read: &Read) -> bool {
         let reason = Reason::RestoredFromBackup.as_str();
-        let status = read.rollout.as_ref().and_then(|rollout| rollout.status.as_ref());
+        let status = read.rollout().and_then(|rollout| rollout.status.as_ref());
         let said = status.is_some_and(|status| {
             let is_it = |condition: &&k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| {
                 condition.type_ == conditions::STALLED && condition.reason == reason
