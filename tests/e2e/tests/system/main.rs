@@ -13,3 +13,4 @@ mod outages;
 mod restore;
 mod stories;
 mod support;
+mod writes;

@@ -35,6 +35,15 @@ pub async fn shared() -> Result<&'static Installation> {
 ///
 /// Never on a cluster that exists: these tests stop API servers and take policies away.
 pub async fn install(name: &str, controller: &[&str]) -> Result<Installation> {
+    install_with(name, controller, &GATEWAY).await
+}
+
+/// The same with other flags for the gateways.
+pub async fn install_with(
+    name: &str,
+    controller: &[&str],
+    gateway: &[&str],
+) -> Result<Installation> {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("system").join(name);
     // Logs of the last run; those of this run stay for whoever looks into a failure.
     if folder.exists() {
@@ -44,7 +53,7 @@ pub async fn install(name: &str, controller: &[&str]) -> Result<Installation> {
     let mut installation = Installation::install(DevCluster::start().await?, &folder).await?;
     installation.start_controller(controller).await?;
     for _ in 0..2 {
-        installation.start_gateway(&GATEWAY).await?;
+        installation.start_gateway(gateway).await?;
     }
     Ok(installation)
 }
