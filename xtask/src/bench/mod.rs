@@ -13,6 +13,7 @@ mod bare;
 mod cache;
 mod checkin;
 mod converge;
+mod halt;
 mod plan;
 mod program;
 mod site;
@@ -46,6 +47,8 @@ enum Bench {
     Cache,
     /// A stage of 2,000 devices on a real API server, against a bare client's same writes
     Converge,
+    /// From a suspension to the last permit that is still granted
+    Halt,
 }
 
 impl Bench {
@@ -55,6 +58,7 @@ impl Bench {
             Bench::Checkin => checkin::run(),
             Bench::Cache => cache::run(),
             Bench::Converge => converge::run(options),
+            Bench::Halt => halt::run(options),
         }
     }
 }
@@ -65,6 +69,7 @@ fn run_inside(args: &Args) -> Result<()> {
     runtime.block_on(async {
         match args.name {
             Some(Bench::Converge) => converge::measure(args.options).await,
+            Some(Bench::Halt) => halt::measure(args.options).await,
             _ => bail!("this benchmark is no part of xtask"),
         }
     })
