@@ -151,6 +151,11 @@ impl History {
         most
     }
 
+    /// Whether every version since the beginning was recorded.
+    pub fn is_whole(&self) -> bool {
+        lock(&self.blind).iter().all(|versions| *versions.start() == 0)
+    }
+
     /// Every permit that any job ever showed, by device.
     pub fn permits(&self) -> BTreeMap<String, Vec<Permit>> {
         let mut permits: BTreeMap<String, Vec<Permit>> = BTreeMap::new();
@@ -204,17 +209,18 @@ impl Recorder {
         let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
         let mut known: BTreeSet<String> = BTreeSet::new();
         let mut listed: BTreeSet<String> = BTreeSet::new();
-        let mut last = 0;
+        let mut broken = None;
         while let Some(event) = events.next().await {
             match event {
                 Ok(watcher::Event::Apply(object)) => {
+                    // Taken up where it broke, nothing is missing.
+                    broken = None;
                     known.insert(object.name_any());
-                    last = version(&object).max(last);
                     self.add(version(&object), object.stored());
                 }
                 Ok(watcher::Event::Delete(object)) => {
+                    broken = None;
                     known.remove(&object.name_any());
-                    last = version(&object).max(last);
                     self.add(version(&object), K::gone(object.name_any()));
                 }
                 Ok(watcher::Event::Init) => listed.clear(),
@@ -229,11 +235,14 @@ impl Recorder {
                         self.add(latest.unwrap_or(0), K::gone(name.clone()));
                     }
                     known = listed.clone();
-                    lock(&self.blind).push(last..=latest.unwrap_or(0));
-                    last = last.max(latest.unwrap_or(0));
+                    let from = broken.take().unwrap_or(0);
+                    lock(&self.blind).push(from..=latest.unwrap_or(0));
                 }
-                // It begins anew by itself.
-                Err(_) => {}
+                // It begins anew by itself; until then versions may be missing.
+                Err(_) => {
+                    let latest = lock(&self.events).iter().map(|event| event.version).max();
+                    broken.get_or_insert(latest.unwrap_or(0));
+                }
             }
         }
     }
