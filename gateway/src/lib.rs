@@ -52,6 +52,7 @@ pub mod roots;
 pub mod runs;
 #[cfg(feature = "server")]
 pub mod server;
+#[cfg(feature = "server")]
 mod shared;
 #[cfg(feature = "server")]
 pub mod start;
