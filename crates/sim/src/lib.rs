@@ -12,6 +12,7 @@ pub mod controller;
 pub mod device;
 pub mod gateway;
 pub mod hub;
+pub mod model;
 pub mod monitor;
 pub mod person;
 pub mod random;

@@ -1,8 +1,19 @@
-//! Walks through many seeds, or replays one: `cargo run -p wardring-sim -- --seed 17 --trace`.
+//! Walks through many seeds, or replays one: `cargo run -p wardring-sim -- --seed 17 --trace`. Searches
+//! the exhaustive model, with the sizes that take minutes: `cargo run -p wardring-sim -- --model`.
+
+use std::ops::Range;
 
 use anyhow::bail;
 use clap::Parser;
-use wardring_sim::{Setup, Verdict, clock::MINUTE, simulate};
+use wardring_sim::{
+    Setup, Verdict,
+    clock::MINUTE,
+    model::{
+        search::{exhaust, walk},
+        size::Size,
+    },
+    simulate,
+};
 
 /// A fleet on virtual time, with seeded faults.
 #[derive(Parser)]
@@ -28,6 +39,9 @@ struct Options {
     /// Nobody interferes.
     #[arg(long)]
     no_people: bool,
+    /// Search the exhaustive model, and walk through what is too large for that, once per seed.
+    #[arg(long)]
+    model: bool,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -36,6 +50,9 @@ fn main() -> anyhow::Result<()> {
         Some(seed) => seed..seed + 1,
         None => options.from..options.from + options.seeds,
     };
+    if options.model {
+        return search(seeds);
+    }
     let mut failed = 0_u64;
     for seed in seeds {
         let verdict = simulate(Setup {
@@ -50,6 +67,21 @@ fn main() -> anyhow::Result<()> {
     }
     if failed > 0 {
         bail!("{failed} seeds broke a rule");
+    }
+    Ok(())
+}
+
+fn search(seeds: Range<u64>) -> anyhow::Result<()> {
+    let walked = walk(Size::HUGE, None, seeds);
+    println!("{walked}");
+    let mut failed = usize::from(walked.broken.is_some());
+    for size in Size::ALL.into_iter().chain(Size::LARGE) {
+        let found = exhaust(size, None);
+        println!("{found}");
+        failed += usize::from(!found.broken.is_empty());
+    }
+    if failed > 0 {
+        bail!("{failed} models broke a rule");
     }
     Ok(())
 }

@@ -1,0 +1,58 @@
+//! Mistakes that the shell of the model can be told to make. Each one breaks a rule that the search
+//! must find broken; otherwise the search would prove nothing.
+
+/// A mistake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// A new leader acts without raising the sequence.
+    NoTakeOver,
+    /// The ledger is written whatever it says meanwhile.
+    LedgerAtWill,
+    /// Slice lines are written whatever the slice says meanwhile.
+    SliceAtWill,
+    /// A job is deleted whatever happened to it since it was read.
+    DeleteAtWill,
+    /// Jobs are created before their lines are written.
+    JobsFirst,
+    /// A leader takes it that no missing job was ever made.
+    NothingWasMade,
+    /// The planner is told of one slot more than the rollout has.
+    OneSlotMore,
+    /// The planner is told that the first stage is completed as soon as it is open.
+    EarlyStage,
+    /// The shell does not come back when the plan said it should.
+    SleepsOn,
+    /// A gateway permits without looking at the slice line.
+    PermitByJob,
+    /// A gateway permits by a rollout that it read long ago.
+    PermitByOldRollout,
+    /// A gateway permits although nobody leads.
+    PermitUnled,
+    /// A gateway answers without having recorded its permit.
+    PermitUnrecorded,
+    /// An agent acts on a permit however late it comes.
+    LatePermit,
+    /// An agent forgets what it has done.
+    Forgetful,
+}
+
+impl Flaw {
+    /// Every mistake.
+    pub const ALL: [Flaw; 15] = [
+        Flaw::NoTakeOver,
+        Flaw::LedgerAtWill,
+        Flaw::SliceAtWill,
+        Flaw::DeleteAtWill,
+        Flaw::JobsFirst,
+        Flaw::NothingWasMade,
+        Flaw::OneSlotMore,
+        Flaw::EarlyStage,
+        Flaw::SleepsOn,
+        Flaw::PermitByJob,
+        Flaw::PermitByOldRollout,
+        Flaw::PermitUnled,
+        Flaw::PermitUnrecorded,
+        Flaw::LatePermit,
+        Flaw::Forgetful,
+    ];
+}

@@ -1,0 +1,88 @@
+//! Holds the status that the model keeps against the one that is really stored: what a status tells
+//! people must decide nothing.
+
+use std::sync::Arc;
+
+use stateright::Model;
+use wardring_api::PatchRolloutStatus;
+use wardring_planner::{Action, Plan, plan};
+
+use super::{
+    Tenant,
+    cluster::meaning,
+    state::{Leader, State},
+};
+use crate::random::Random;
+
+impl Tenant {
+    /// Walks once, and plans at every step with the status as it would really be stored, counters and
+    /// sentences and all: what is written must not differ.
+    ///
+    /// # Panics
+    /// Where it does.
+    pub fn compare_statuses(&self, seed: u64) {
+        let mut random = Random::new(seed);
+        let mut state = self.init_states().remove(0);
+        let mut told = None;
+        loop {
+            for leader in &state.leaders {
+                told = self.compare(&state, leader, told);
+            }
+            let mut steps = Vec::new();
+            self.actions(&state, &mut steps);
+            if steps.is_empty() {
+                return;
+            }
+            let step = random.pick(&steps);
+            let Some(next) = self.next_state(&state, step) else { return };
+            state = next;
+        }
+    }
+
+    /// Plans with the stored status, and with what an earlier plan told people in its place. Answers
+    /// what this plan tells.
+    fn compare(
+        &self,
+        state: &State,
+        leader: &Leader,
+        told: Option<PatchRolloutStatus>,
+    ) -> Option<PatchRolloutStatus> {
+        let mut snapshot = self.snapshot(state, leader);
+        let without = plan(&snapshot);
+        if let Some(told) = told
+            && let Some(stored) = &mut Arc::make_mut(&mut snapshot.rollouts[0]).status
+        {
+            *stored = with_meaning(told, stored);
+        }
+        let with = plan(&snapshot);
+        assert_eq!(decided(&with), decided(&without), "a status for people decides something");
+        without.rollouts.first().map(|rollout| (*rollout.status).clone())
+    }
+}
+
+/// What was told to people, around what decides.
+fn with_meaning(told: PatchRolloutStatus, stored: &PatchRolloutStatus) -> PatchRolloutStatus {
+    let mut mixed = PatchRolloutStatus {
+        observed_generation: told.observed_generation,
+        phase: told.phase,
+        message: told.message,
+        conditions: told.conditions,
+        current_stage: told.current_stage,
+        progress: told.progress,
+        next_evaluation: told.next_evaluation,
+        waiting_for: told.waiting_for,
+        ..stored.clone()
+    };
+    for (stage, told) in mixed.stages.iter_mut().zip(told.stages) {
+        (stage.counts, stage.failed_sample) = (told.counts, told.failed_sample);
+    }
+    mixed
+}
+
+/// What a plan writes that decides something, and the part of its status that does.
+fn decided(plan: &Plan) -> (Vec<&Action>, Option<PatchRolloutStatus>) {
+    let for_people =
+        |action: &&Action| matches!(action, Action::WriteStatus { .. } | Action::Emit(_));
+    let actions = plan.actions.iter().filter(|action| !for_people(action)).collect();
+    (actions, plan.rollouts.first().map(|all| meaning((*all.status).clone())))
+}
