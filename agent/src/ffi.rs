@@ -2,11 +2,13 @@
 //! may use it.
 #![allow(unsafe_code, reason = "the one place for calls into Windows")]
 
+mod configmgr;
 mod events;
 mod power;
 mod services;
 pub mod wua;
 
+pub use configmgr::configmgr_waits_for_restart;
 pub use events::newest_events;
 pub use power::{Restart, abort_restart, active_sessions, restart, tell};
 pub use services::{Service, ServiceStatus};

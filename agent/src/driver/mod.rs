@@ -202,6 +202,8 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
                 self.carry_out(turn, ask);
             } else if let Effect::Announce { message, countdown_ms } = effect {
                 self.agent.platform.announce(message.as_deref(), countdown_ms);
+            } else if let Effect::TakeBackRestart = effect {
+                self.agent.platform.take_back_restart();
             }
         }
     }
@@ -227,7 +229,7 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
                     Err(error) => tracing::error!(%error, "failed to sign an outcome"),
                 }
             }
-            Effect::Ask { .. } | Effect::Announce { .. } => return,
+            Effect::Ask { .. } | Effect::Announce { .. } | Effect::TakeBackRestart => return,
         }
         self.send_soon();
     }

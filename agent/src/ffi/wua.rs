@@ -40,10 +40,11 @@ pub struct Session {
 }
 
 /// COM on this thread.
-struct Com(PhantomData<*const ()>);
+pub(super) struct Com(PhantomData<*const ()>);
 
 impl Com {
-    fn begin() -> windows::core::Result<Com> {
+    /// Begins it, until the value is dropped.
+    pub(super) fn begin() -> windows::core::Result<Com> {
         // SAFETY: there is no reserved argument, and every success is balanced by the drop below.
         unsafe { CoInitializeEx(None, COINIT_MULTITHREADED) }.ok()?;
         Ok(Com(PhantomData))

@@ -49,6 +49,9 @@ pub trait Machine: Send + Sync + 'static {
     /// A sentence, when the operating system refuses.
     fn reboot(&self, key: &JobKey, boot_before: &str) -> Result<(), String>;
 
+    /// Takes back the restart that was ordered, if it still can be; nobody else's is touched.
+    fn take_back_restart(&self);
+
     /// Resolves when there is something new for [`Machine::facts`] that nobody asked for.
     fn changed(&self) -> impl Future<Output = ()> + Send;
 

@@ -82,6 +82,8 @@ pub(super) struct Bench {
     pub looks: u32,
     /// Countdowns that people were told of.
     pub announced: u32,
+    /// Restarts that were taken back.
+    pub taken_back: u32,
     pub pending_reboot: bool,
     /// No restart clears the sign of a pending one.
     pub pends_forever: bool,
@@ -146,6 +148,7 @@ impl Bench {
             boots_since_act: Vec::new(),
             looks: 0,
             announced: 0,
+            taken_back: 0,
             pending_reboot: false,
             pends_forever: false,
             hides_pending: false,
@@ -258,6 +261,7 @@ impl Bench {
                     match effect {
                         Effect::Outcome(outcome) => self.ended(outcome),
                         Effect::Progress(progress) => self.states.push(progress.state.clone()),
+                        Effect::TakeBackRestart => self.taken_back += 1,
                         Effect::Ask { .. } | Effect::Announce { .. } => {}
                     }
                 }

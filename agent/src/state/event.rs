@@ -60,6 +60,9 @@ pub enum Effect {
         /// Milliseconds until the restart.
         countdown_ms: u64,
     },
+    /// Take the ordered restart back, if Windows still can: it did not happen, and nobody waits for
+    /// it any more.
+    TakeBackRestart,
     /// Where the job stands, for people.
     Progress(Box<Progress>),
     /// The end of a job: to be signed, and to enter the outbox in the same write as the state.

@@ -114,6 +114,9 @@ pub(super) fn refused(
 
 /// Windows accepted the order and still runs the same boot.
 pub(super) fn stuck(mv: &mut Move, job: JobRun, why: RebootWhy, tries: u32) -> Option<JobRun> {
+    // The next one needs a permit of its own, and after the end there must be none: an order that
+    // waits behind somebody's dialog would restart the device whenever that is closed.
+    mv.effects.push(Effect::TakeBackRestart);
     if tries + 1 >= MAX_TRIES {
         let sentence = format!("Windows was told to restart {MAX_TRIES} times and did not");
         let end = End::stopped(&job, "RebootStuck", sentence);

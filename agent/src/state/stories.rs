@@ -182,6 +182,7 @@ fn a_restart_that_does_not_happen_is_ordered_twice_and_then_stuck() {
     let outcome = install(&mut bench);
     assert_eq!(reason(&outcome), (OutcomeResult::Failed, Some("RebootStuck")));
     assert_eq!(outcome.reboots, 1, "one restart, ordered twice");
+    assert_eq!(bench.taken_back, 2, "no order outlives its permit, or the job");
 }
 
 #[test]

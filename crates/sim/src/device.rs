@@ -306,7 +306,7 @@ impl Device {
                     let signed = seal::sign(outcome, &self.id);
                     self.outbox.push(ReportBody::Outcome(signed), Some(&outcome.key));
                 }
-                Effect::Ask { .. } | Effect::Announce { .. } => {}
+                Effect::Ask { .. } | Effect::Announce { .. } | Effect::TakeBackRestart => {}
             }
         }
         if hub.weather.lost > 0 && hub.random.chance(2) {

@@ -38,7 +38,7 @@ fn every_sign_is_told_by_name_and_only_hard_ones_stop_an_installation() {
     prefix.make_key(&format!(r"{AUTO_UPDATE}\PostRebootReporting")).unwrap();
     prefix.make_key(&format!(r"{SERVICES}\Netlogon\JoinDomain")).unwrap();
     prefix.set(r"SOFTWARE\Microsoft\Updates", "UpdateExeVolatile", "REG_DWORD", "1").unwrap();
-    let rename = r"\??\C:\windows\system32\old.dll\0\0\??\C:\x";
+    let rename = r"\??\C:\windows\system32\new.dll\0\??\C:\windows\system32\old.dll";
     let name = "PendingFileRenameOperations";
     prefix.set(SESSION_MANAGER, name, "REG_MULTI_SZ", rename).unwrap();
     let found = signs(&prefix);

@@ -42,7 +42,9 @@ fn a_service_is_restarted_with_those_that_depend_on_it_and_its_refusal_is_told()
     let update = format!(r"{SERVICES}\wuauserv");
     prefix.set(&update, "Start", "REG_DWORD", "2").unwrap();
     prefix.make_key(&format!(r"{update}\TriggerInfo\0")).unwrap();
-    prefix.wine(["sc", "start", "SQLSERVERAGENT"]).unwrap();
+    for name in ["MSSQLSERVER", "SQLSERVERAGENT"] {
+        prefix.wine(["sc", "start", name]).unwrap();
+    }
 
     let before = sample(&prefix);
     assert_eq!(states(&before), ["Running", "Running", "Stopped"], "{before}");

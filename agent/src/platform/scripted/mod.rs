@@ -279,6 +279,10 @@ impl Machine for Scripted {
         Ok(())
     }
 
+    fn take_back_restart(&self) {
+        // A restart here is under way as soon as it is ordered.
+    }
+
     async fn changed(&self) {
         // What changes here by itself waits for the next look.
         std::future::pending().await

@@ -12,7 +12,7 @@ use super::pending::{self, Known, Servicing};
 use super::product::product;
 use super::registry::{LocalMachine, number, text};
 use super::updates::{self, WindowsUpdate};
-use super::{dism, neighbours, power, services, smbios};
+use super::{configmgr, dism, neighbours, power, services, smbios};
 use crate::ffi;
 use crate::platform::{Machine, Performed, Permit, RunningBoot, Services, Terms, Updates};
 use crate::state::{Inspection, InstallFound, ServiceSample, ServicingResult, UpdateStatus};
@@ -53,14 +53,6 @@ impl Windows {
         Ok(Windows { boot, updates })
     }
 
-    /// What the agent itself knows about a pending restart.
-    fn known(&self) -> Known {
-        Known {
-            is_asked_for: self.boot.is_restart_asked_for(),
-            renames_before: self.boot.renames_before(),
-        }
-    }
-
     /// Keeps what the agent must tell from its own traces, before it changes anything.
     fn before_act(&self) {
         let pending = pending::pending_renames(&LocalMachine);
@@ -76,6 +68,16 @@ impl Windows {
         {
             tracing::warn!(%error, act, "that a restart was asked for is not kept");
         }
+    }
+}
+
+/// What is known about a pending restart beside the registry. Asks the ConfigMgr client, so it may
+/// take a while.
+fn known(boot: &OwnBoot) -> Known {
+    Known {
+        is_asked_for: boot.is_restart_asked_for(),
+        renames_before: boot.renames_before(),
+        configmgr: configmgr::waits_for_restart(),
     }
 }
 
@@ -157,7 +159,7 @@ impl Machine for Windows {
             product: product_name(),
             build: build_and_ubr(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-            pending_reboot: pending::sources(&LocalMachine, &self.known()),
+            pending_reboot: pending::sources(&LocalMachine, &known(&self.boot)),
             services: services::facts(),
             other_patch_sources: neighbours::others(&LocalMachine),
             ..Facts::default()
@@ -178,6 +180,10 @@ impl Machine for Windows {
             tracing::warn!(error, "what was installed is not committed");
         }
         power::reboot(&self.boot, key, boot_before)
+    }
+
+    fn take_back_restart(&self) {
+        power::take_back(&self.boot);
     }
 
     async fn changed(&self) {
@@ -205,7 +211,8 @@ impl Updates for Windows {
             (update.kb.clone(), judged(by_packages, by_search))
         };
         let servicing = pending::servicing(&LocalMachine).map_err(|error| error.to_string())?;
-        let signs = pending::sources(&LocalMachine, &self.known());
+        let boot = self.boot.clone();
+        let signs = blocking(move || pending::sources(&LocalMachine, &known(&boot))).await;
         let hard = signs.into_iter().filter(|sign| sign.hard).map(|sign| sign.source);
         Ok(Inspection {
             product: product_name(),

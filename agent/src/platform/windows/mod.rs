@@ -3,6 +3,8 @@
 
 mod boots;
 #[cfg(windows)]
+mod configmgr;
+#[cfg(windows)]
 mod device;
 mod dism;
 mod neighbours;

@@ -10,12 +10,21 @@ const POLICY: &str = r"SOFTWARE\Policies\Microsoft\Windows\WindowsUpdate";
 const MDM: &str = r"SOFTWARE\Microsoft\PolicyManager\current\device\Update";
 const CLUSTER_RESOURCES: &str = r"Cluster\Resources";
 
+/// The service of the ConfigMgr client.
+const CONFIGMGR: &str = "CcmExec";
+
 const DISABLED: u64 = 4;
 
 /// Whether a service is there and may start.
 fn has_service(registry: &impl Registry, name: &str) -> bool {
     let start = number(registry, &format!(r"{SERVICES}\{name}"), "Start");
     start.is_some_and(|start| start != DISABLED)
+}
+
+/// Whether a ConfigMgr client is here.
+#[cfg(windows)]
+pub(super) fn has_configmgr(registry: &impl Registry) -> bool {
+    has_service(registry, CONFIGMGR)
 }
 
 /// Roles, in the API's words.
@@ -66,7 +75,7 @@ pub(super) fn others(registry: &impl Registry) -> Vec<String> {
     if installs {
         others.push("Intune or another MDM: set Update/AllowAutoUpdate to 5 for it".to_owned());
     }
-    if has_service(registry, "CcmExec") {
+    if has_service(registry, CONFIGMGR) {
         let client =
             "ConfigMgr client: set client setting `Enable software updates on clients` to No";
         others.push(client.to_owned());

@@ -37,6 +37,8 @@ pub(super) struct Known {
     pub is_asked_for: bool,
     /// Renames that were pending before the agent last touched anything.
     pub renames_before: Vec<String>,
+    /// Whether the ConfigMgr client waits for one; `None` where there is no client.
+    pub configmgr: Option<Result<bool, String>>,
 }
 
 /// Every sign that is there, or that cannot be read.
@@ -71,6 +73,7 @@ pub(super) fn sources(registry: &impl Registry, known: &Known) -> Vec<RebootSour
         .into_iter()
         .filter_map(|(name, weight, is_there)| source(name, weight, &is_there))
         .collect();
+    found.extend(configmgr(known));
     for (name, value) in [
         ("PendingFileRename", "PendingFileRenameOperations"),
         ("PendingFileRename2", "PendingFileRenameOperations2"),
@@ -83,6 +86,19 @@ pub(super) fn sources(registry: &impl Registry, known: &Known) -> Vec<RebootSour
         found.extend(source(name, weight, &is_there));
     }
     found
+}
+
+/// The word of the ConfigMgr client. One that does not answer is told and blocks nothing: broken
+/// clients are common, and restarting first would not mend them.
+fn configmgr(known: &Known) -> Option<RebootSource> {
+    match known.configmgr.as_ref()? {
+        Ok(false) => None,
+        Ok(true) => Some(RebootSource { source: "ConfigMgr".to_owned(), hard: true }),
+        Err(error) => {
+            tracing::warn!(error, "the ConfigMgr client does not tell whether it waits");
+            Some(RebootSource { source: "ConfigMgrUnreadable".to_owned(), hard: false })
+        }
+    }
 }
 
 /// A pending rename is noise: virus scanners, browsers and printers leave some daily. It counts
@@ -197,6 +213,11 @@ mod tests {
         assert_eq!(found(&dvd), one("DvdRebootSignal", false));
         let ours = Known { is_asked_for: true, ..Known::default() };
         assert_eq!(told(&Hive::default(), &ours), one("OwnWork", true));
+        let client = |answer| Known { configmgr: Some(answer), ..Known::default() };
+        assert_eq!(told(&Hive::default(), &client(Ok(false))), []);
+        assert_eq!(told(&Hive::default(), &client(Ok(true))), one("ConfigMgr", true));
+        let silent = client(Err("it does not answer".to_owned()));
+        assert_eq!(told(&Hive::default(), &silent), one("ConfigMgrUnreadable", false));
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub(super) fn reboot(boot: &OwnBoot, key: &JobKey, boot_before: &str) -> Result<
     if boot.id != boot_before {
         return Ok(());
     }
-    let is_repeated = boot.is_ordered();
+    let is_repeated = boot.was_ordered();
     let order = Restart {
         message: "Wardring restarts this computer to finish its updates.",
         grace_s: GRACE_S,
@@ -50,6 +50,23 @@ pub(super) fn reboot(boot: &OwnBoot, key: &JobKey, boot_before: &str) -> Result<
         }
         error.to_string()
     })
+}
+
+/// Takes back the restart that we ordered. Where Windows cannot any more, the order stays noted: the
+/// boot that follows is ours.
+pub(super) fn take_back(boot: &OwnBoot) {
+    if !boot.is_order_open() {
+        return;
+    }
+    match ffi::abort_restart() {
+        Ok(()) => {
+            tracing::info!(boot = boot.id, "the restart was taken back");
+            if let Err(error) = boot.forget_order() {
+                tracing::warn!(%error, "an order that was taken back is still noted");
+            }
+        }
+        Err(error) => tracing::warn!(boot = boot.id, %error, "the restart cannot be taken back"),
+    }
 }
 
 fn has_code(result: &windows::core::Result<()>, code: windows::core::HRESULT) -> bool {

@@ -24,8 +24,8 @@ const BEFORE: &str = "Before";
 const KIND: &str = "Kind";
 /// Volatile: which of our acts asked for a restart.
 const ASKED_FOR: &str = "RestartAskedFor";
-/// Volatile: the boot whose end we ordered, as long as it runs.
-const ORDERED_NOW: &str = "RestartOrdered";
+/// Volatile: whether we ever ordered the end of this boot.
+const WAS_ORDERED: &str = "RestartWasOrdered";
 /// Volatile: the renames that were pending before our first act of this boot are kept.
 const RENAMES_KEPT: &str = "RenamesKept";
 /// Lasting: those renames, the last boot seen, the log's record that explained it, and the boot
@@ -41,6 +41,7 @@ const EVENTS: usize = 64;
 const NOBODY_THERE: [WIN32_ERROR; 2] = [WIN32_ERROR(1722), WIN32_ERROR(1753)];
 
 /// The running boot.
+#[derive(Clone, Debug)]
 pub(in crate::platform::windows) struct OwnBoot {
     /// Identity.
     pub id: String,
@@ -84,7 +85,7 @@ impl OwnBoot {
 
     /// Remembers, through to the disk, that we are about to order the end of this boot.
     pub fn note_order(&self) -> windows::core::Result<()> {
-        volatile()?.set_u32(ORDERED_NOW, 1)?;
+        volatile()?.set_u32(WAS_ORDERED, 1)?;
         let lasting = lasting()?;
         lasting.set_string(ORDERED, &self.id)?;
         ffi::flush(&lasting)
@@ -92,13 +93,17 @@ impl OwnBoot {
 
     /// Forgets an order that Windows did not take, or that was taken back.
     pub fn forget_order(&self) -> windows::core::Result<()> {
-        volatile()?.set_u32(ORDERED_NOW, 0)?;
         lasting()?.set_string(ORDERED, "")
     }
 
-    /// Whether we ordered the end of this boot.
-    pub fn is_ordered(&self) -> bool {
-        volatile().and_then(|key| key.get_u32(ORDERED_NOW)).is_ok_and(|ordered| ordered != 0)
+    /// Whether we ordered the end of this boot and did not take that back.
+    pub fn is_order_open(&self) -> bool {
+        lasting().and_then(|key| key.get_string(ORDERED)).is_ok_and(|boot| boot == self.id)
+    }
+
+    /// Whether we ever ordered the end of this boot.
+    pub fn was_ordered(&self) -> bool {
+        volatile().and_then(|key| key.get_u32(WAS_ORDERED)).is_ok_and(|ordered| ordered != 0)
     }
 
     /// Remembers for the rest of this boot that an act of ours asked for a restart.
