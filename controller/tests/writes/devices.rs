@@ -17,7 +17,7 @@ use wardring_api::names::CA_SECRET;
 use wardring_api::{JobAction, PatchJob};
 use wardring_seal::{
     Action, Authority, CertificateRequest, DeviceKey, JobKey, OutcomePayload, OutcomeResult,
-    PAYLOAD_VERSION,
+    PAYLOAD_VERSION, Roots,
 };
 
 use crate::place::BUILDS;
@@ -33,12 +33,13 @@ struct Devices {
     key: DeviceKey,
 }
 
-/// Plays the devices until the test ends.
-pub async fn play_devices(client: &Client, system_namespace: &str) -> Result<()> {
+/// Plays the devices until the test ends; gives the roots that everybody trusts.
+pub async fn play_devices(client: &Client, system_namespace: &str) -> Result<Roots> {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), system_namespace);
     let data = secrets.get(CA_SECRET).await?.data.context("the authority's Secret is empty")?;
     let text = |entry: &str| String::from_utf8(data[entry].0.clone());
     let authority = Authority::from_pem(&text("root.crt")?, &text("root.key")?, None)?;
+    let roots = authority.roots().clone();
     let key = DeviceKey::generate()?;
     let devices = Arc::new(Devices { client: client.clone(), authority, key });
     let watch = watcher(Api::<PatchJob>::all(client.clone()), watcher::Config::default());
@@ -53,7 +54,7 @@ pub async fn play_devices(client: &Client, system_namespace: &str) -> Result<()>
             }
         }
     });
-    Ok(())
+    Ok(roots)
 }
 
 impl Devices {

@@ -1,10 +1,12 @@
 //! Rollouts while single writes of the controller are lost, doubled, late, refused, or carried out
 //! without an answer: whatever happens to one write, the end is the same, each device has one job, and
 //! the caps hold. The controller is the real process under its own service account; only the network
-//! between it and the real API server is bent, and the devices are played.
+//! between it and the real API server is bent, and gateway and devices are
+//! played.
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
 
 mod devices;
+mod gateway;
 mod place;
 mod proxy;
 mod record;
@@ -19,6 +21,7 @@ use kube::Client;
 use wardring_harness::{DevCluster, Process, cluster, wait_until, wait_until_ok};
 
 use crate::devices::play_devices;
+use crate::gateway::{InContact, play_gateway};
 use crate::place::{Shape, create};
 use crate::proxy::{Fault, Proxy};
 use crate::record::{Ending, Record};
@@ -39,6 +42,7 @@ struct World {
     proxy: Proxy,
     record: Record,
     controller: Process,
+    in_contact: InContact,
 }
 
 impl World {
@@ -61,17 +65,27 @@ impl World {
         }
         let log = folder.join("controller.log");
         let mut controller = Process::spawn("controller", command, &log)?;
-        controller.wait_for_line(SHORT, "\"ready\":true").await?;
+        let ready = controller.wait_for_line(SHORT, "\"ready\":true").await?;
+        let ready: serde_json::Value = serde_json::from_str(&ready)?;
         let admin = cluster.client().await?;
         let record = Record::begin(&admin);
-        play_devices(&admin, SYSTEM).await?;
-        Ok(World { cluster, admin, proxy, record, controller })
+        let roots = play_devices(&admin, SYSTEM).await?;
+        let port = ready["presence"].as_u64().context("the port is on the ready line")?;
+        let account = cluster.service_account_kubeconfig(SYSTEM, "wardring-gateway").await?;
+        let in_contact = play_gateway(&account, u16::try_from(port)?, &roots).await?;
+        Ok(World { cluster, admin, proxy, record, controller, in_contact })
+    }
+
+    async fn create(&self, namespace: &str, shape: Shape) -> Result<()> {
+        let devices = shape.devices().iter().map(|(name, _)| (*name).to_owned());
+        self.in_contact.lock().unwrap().extend(devices.map(|name| (namespace.to_owned(), name)));
+        create(&self.admin, namespace, shape).await
     }
 
     /// Runs a shape without faults; gives its end and the number of writes it took.
     async fn without_faults(&self, shape: Shape) -> Result<(Ending, usize)> {
         let namespace = format!("{}-plain", shape.name());
-        create(&self.admin, &namespace, shape).await?;
+        self.create(&namespace, shape).await?;
         wait_until(SHORT, "the rollout without faults", async || {
             self.record.is_over(&namespace).then_some(())
         })
@@ -91,7 +105,7 @@ impl World {
             for fault in faults(number) {
                 let namespace = format!("{}-{}-{number}", shape.name(), fault.name());
                 self.proxy.bend(&namespace, number, fault);
-                create(&self.admin, &namespace, shape).await?;
+                self.create(&namespace, shape).await?;
                 runs.insert(namespace, fault);
             }
         }

@@ -37,7 +37,8 @@ impl Shape {
         &[("test", 1), ("production", 1)]
     }
 
-    fn devices(self) -> &'static [(&'static str, &'static str)] {
+    /// Devices with their groups.
+    pub fn devices(self) -> &'static [(&'static str, &'static str)] {
         &[("test-1", "test"), ("test-2", "test"), ("production-1", "production")]
     }
 
