@@ -264,7 +264,8 @@ fn facts(number: usize, name: &str, scanned: Timestamp) -> Facts {
         |service: &str| ServiceFact { name: service.to_owned(), state: "Running".to_owned() };
     let product = ["Windows 11 24H2", "Windows Server 2022", "Windows Server 2019"][number % 3];
     let build = format!("{}.{}", [26100, 20348, 17763][number % 3], 4000 + number / 7 % 25 * 37);
-    let reboot = RebootSource { source: "WindowsUpdate".to_owned(), hard: number.is_multiple_of(20) };
+    let reboot =
+        RebootSource { source: "WindowsUpdate".to_owned(), hard: number.is_multiple_of(20) };
     Facts {
         fqdn: Some(format!("{name}.clinic.example.com")),
         addresses: vec![
