@@ -78,6 +78,8 @@ fn roles_and_neighbours_are_told_with_the_setting_to_change() {
     prefix.set(policy, "SetComplianceDeadline", "REG_DWORD", "1").unwrap();
     let facts = act(&prefix, ["facts"]).unwrap();
     assert_eq!(texts(&facts, "roles"), ["DomainController", "ClusterNode"]);
+    // There is a ConfigMgr service here and nothing behind it: that is told, and blocks nothing.
+    assert_eq!(signs(&prefix), [("ConfigMgrUnreadable".to_owned(), false)]);
     let others = texts(&facts, "otherPatchSources");
     for word in ["SetComplianceDeadline", "ConfigMgr client", "Disable-CauClusterRole"] {
         assert!(others.iter().any(|other| other.contains(word)), "{word}: {others:?}");

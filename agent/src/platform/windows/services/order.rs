@@ -67,6 +67,8 @@ mod tests {
         ]);
         assert_eq!(dependents("MSSQLSERVER", &all), ["Reports", "SQLSERVERAGENT"]);
         assert_eq!(dependents("Reports", &all), [""; 0]);
+        let chain = [("S", node(&[], true)), ("A", node(&["S"], true)), ("Z", node(&["A"], true))];
+        assert_eq!(dependents("S", &world(&chain)), ["Z", "A"], "whatever their names are");
     }
 
     #[test]
