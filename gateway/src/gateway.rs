@@ -29,6 +29,10 @@ use crate::{
 /// How many requests of unknown enrolments may wait for the watch at once.
 const UNBOUND: usize = 256;
 
+/// How many permits are decided at once. Whoever waits for a turn has read nothing yet: however many
+/// devices ask, a permit is granted within moments of the reads it rests on, and a halt stops the rest.
+const PERMITS_AT_ONCE: usize = 16;
+
 /// Everything that requests share.
 pub struct Gateway {
     /// What the operator set.
@@ -58,6 +62,7 @@ pub struct Gateway {
     pub(crate) groups: Shared<Vec<DeviceGroup>>,
     pub(crate) began: Instant,
     pub(crate) unbound: Semaphore,
+    pub(crate) permits: Semaphore,
     pub(crate) enrolments: Mutex<Bucket>,
     pub(crate) enrol_rate: Rate,
 }
@@ -87,6 +92,7 @@ impl Gateway {
             groups: Shared::default(),
             began,
             unbound: Semaphore::new(UNBOUND),
+            permits: Semaphore::new(PERMITS_AT_ONCE),
             enrolments: Mutex::new(Bucket::full(enrol_rate, began.elapsed())),
             enrol_rate,
             settings,

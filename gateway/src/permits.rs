@@ -110,6 +110,8 @@ impl Read {
 
 impl Desk<'_> {
     async fn decide(&self) -> Result<PermitVerdict, DeskError> {
+        // Held until the permit is recorded; nothing is read before.
+        let _turn = self.gateway.permits.acquire().await;
         for _ in 0..TRIES {
             let read = self.read().await?;
             let now = Timestamp::now();
