@@ -1,7 +1,7 @@
 //! Which jobs are taken up, and what is answered to the others.
 
 use wardring_protocol::Mode;
-use wardring_seal::{Action, JobPayload, OutcomeResult};
+use wardring_seal::{Action, JobPayload, OutcomePayload, OutcomeResult};
 
 use super::job::{End, JobRun};
 use super::{Effect, Move, Phase, Unexpected, UpdateState, permits, preflight, rollback};
@@ -37,9 +37,13 @@ pub(super) fn offered(mv: &mut Move, payload: JobPayload) -> Result<(), Unexpect
         return Ok(());
     }
     // Answer again instead of running again: our first answer may have been lost.
-    if let Some(outcome) = mv.state.finished.iter_mut().find(|kept| kept.key == payload.key) {
-        outcome.sequence = outcome.sequence.max(sequence);
-        mv.effects.push(Effect::Outcome(Box::new(outcome.clone())));
+    if let Some(at) = mv.state.finished.iter().position(|kept| kept.key == payload.key) {
+        if sequence > mv.state.finished[at].sequence {
+            let result = stands(&mv.state.finished, at);
+            mv.state.finished[at] = OutcomePayload { sequence, ..result };
+        }
+        let answer = mv.state.finished[at].clone();
+        mv.effects.push(Effect::Outcome(Box::new(answer)));
         mv.state.highest_sequence = highest.max(sequence);
         return Ok(());
     }
@@ -57,6 +61,23 @@ pub(super) fn offered(mv: &mut Move, payload: JobPayload) -> Result<(), Unexpect
     mv.state.highest_sequence = payload.sequence;
     accept(mv, payload);
     Ok(())
+}
+
+/// What an outcome comes to when it is asked for under a new sequence. A cluster restored from a backup
+/// may have forgotten that what the device once proved was removed since.
+fn stands(finished: &[OutcomePayload], at: usize) -> OutcomePayload {
+    let answer = &finished[at];
+    let removal = finished[at..].iter().rfind(|later| {
+        later.key.rollout_uid == answer.key.rollout_uid
+            && later.key.action == Action::Rollback
+            && later.started
+    });
+    match removal {
+        Some(removal) if answer.result == OutcomeResult::Succeeded => {
+            OutcomePayload { key: answer.key.clone(), ..removal.clone() }
+        }
+        _ => answer.clone(),
+    }
 }
 
 fn accept(mv: &mut Move, payload: JobPayload) {

@@ -83,6 +83,22 @@ fn a_crash_before_the_removal_is_in_force_does_not_speak_against_it() {
 }
 
 #[test]
+fn an_installation_that_was_taken_back_is_not_answered_as_a_success_again() {
+    let mut bench = Bench::new();
+    let mut install = bench.job(1, Action::Install);
+    assert_eq!(bench.carry_out_job(install.clone()).result, OutcomeResult::Succeeded);
+    bench.carry_out_job(bench.job(2, Action::Rollback));
+
+    // The cluster forgot the removal and grants the installation anew.
+    install.sequence = 9;
+    bench.take(Event::Offered(Box::new(install.clone())));
+    let answer = bench.outcomes.last().unwrap();
+    assert_eq!((answer.result, answer.sequence), (OutcomeResult::RolledBack, 9));
+    assert_eq!(answer.key, install.key);
+    assert_eq!(bench.installs_begun(), 1, "nothing is installed for a grant that was answered");
+}
+
+#[test]
 fn a_device_that_looped_takes_work_again_once_it_has_been_up_for_half_an_hour() {
     let mut bench = Bench::new();
     for _ in 0..3 {
