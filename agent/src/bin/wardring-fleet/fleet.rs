@@ -1,4 +1,4 @@
-//! `wardring-fleet`: many scripted devices in one process, for the demo, benches and tests.
+//! Many scripted devices in one process.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -67,7 +67,7 @@ struct Member {
     token: Option<String>,
 }
 
-fn main() -> ExitCode {
+pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("WARDRING_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
