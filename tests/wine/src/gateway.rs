@@ -73,7 +73,7 @@ pub struct Seen {
     /// Runs of the agent that polled.
     pub runs: Vec<String>,
     /// Highest number of a report.
-    highest: u64,
+    pub highest: u64,
     mode: Option<Mode>,
     job: Option<(String, JobPayload, Sealed)>,
     /// Answers for the next permits; granted when it is empty.

@@ -1,6 +1,7 @@
 //! What the agent's end-to-end tests stand on: a gateway in the test's own process, over real TLS,
 //! and a Wine prefix of their own for the Windows build.
 
+pub mod fakewua;
 pub mod gateway;
 pub mod jobs;
 pub mod prefix;

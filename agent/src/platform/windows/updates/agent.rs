@@ -91,6 +91,8 @@ pub struct WindowsUpdate {
 
 struct Shared {
     path: PathBuf,
+    /// Held from a change of the inventory to the end of its write, so that the file is the newest.
+    saving: Mutex<()>,
     known: Mutex<Known>,
     /// Changes with every change of the inventory.
     changed: watch::Sender<u64>,
@@ -112,6 +114,7 @@ impl Shared {
     }
 
     fn change(&self, change: impl FnOnce(&mut Known)) {
+        let _saving = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
         let inventory = {
             let mut known = self.lock();
             let before = known.inventory.clone();
@@ -143,7 +146,12 @@ impl WindowsUpdate {
             limits,
             boot: boot.to_owned(),
             record: Record::new(folder),
-            shared: Arc::new(Shared { path, known, changed: watch::Sender::new(0) }),
+            shared: Arc::new(Shared {
+                path,
+                saving: Mutex::default(),
+                known,
+                changed: watch::Sender::new(0),
+            }),
             installing: Arc::default(),
         }
     }

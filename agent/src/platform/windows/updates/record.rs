@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -54,6 +55,8 @@ struct Book {
 #[derive(Clone, Debug)]
 pub struct Record {
     path: PathBuf,
+    /// One change at a time: a call that was given up may still come back.
+    alone: Arc<Mutex<()>>,
 }
 
 /// Names the installation of an update for a grant.
@@ -72,7 +75,7 @@ pub fn client_id(act: &str) -> String {
 impl Record {
     /// The record in `folder`.
     pub fn new(folder: &Path) -> Record {
-        Record { path: folder.join("installations") }
+        Record { path: folder.join("installations"), alone: Arc::default() }
     }
 
     /// What is known of an installation.
@@ -89,6 +92,7 @@ impl Record {
     /// # Errors
     /// The record cannot be read or written, or knows this installation already: it must not begin.
     pub fn begin(&self, installation: Installation) -> io::Result<()> {
+        let _alone = self.alone();
         let mut book = self.read()?;
         if book.installations.iter().any(|known| known.act == installation.act) {
             return Err(io::Error::other("this installation began before"));
@@ -104,6 +108,7 @@ impl Record {
     /// # Errors
     /// The record cannot be read or written; it then says more than happened, never less.
     pub fn withdraw(&self, act: &str) -> io::Result<()> {
+        let _alone = self.alone();
         let mut book = self.read()?;
         book.installations.retain(|installation| installation.act != act);
         self.write(&book)
@@ -114,6 +119,7 @@ impl Record {
     /// # Errors
     /// The record cannot be read or written.
     pub fn end(&self, act: &str, result: &ServicingResult) -> io::Result<()> {
+        let _alone = self.alone();
         let mut book = self.read()?;
         for installation in &mut book.installations {
             if installation.act == act {
@@ -130,6 +136,7 @@ impl Record {
     /// # Errors
     /// The record cannot be read or written, and nothing may be committed.
     pub fn take_commit(&self, boot: &str) -> io::Result<bool> {
+        let _alone = self.alone();
         let mut book = self.read()?;
         let is_installed = |installation: &Installation| {
             let result = installation.result.as_ref();
@@ -142,6 +149,10 @@ impl Record {
             self.write(&book)?;
         }
         Ok(is_due)
+    }
+
+    fn alone(&self) -> MutexGuard<'_, ()> {
+        self.alone.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read(&self) -> io::Result<Book> {
