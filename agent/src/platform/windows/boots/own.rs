@@ -178,10 +178,11 @@ impl SystemLog for Wevtapi {
                 || NOBODY_THERE.map(WIN32_ERROR::to_hresult).contains(&code)
         };
         ffi::newest_events("System", QUERY, EVENTS).map_err(|error| {
-            if is_starting(&error) {
-                LogError::NotReady
-            } else {
-                LogError::Unreadable(error.to_string())
+            match error.code() {
+                _ if is_starting(&error) => LogError::NotReady,
+                // Refused without a reason, it would be quoted with "Success".
+                code if code.is_ok() => LogError::Unreadable("no reason is given".to_owned()),
+                _ => LogError::Unreadable(error.to_string()),
             }
         })
     }
