@@ -32,7 +32,7 @@ fn service(seen: &Seen, name: &str) -> Option<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_windows_agent_enrols_reports_what_is_there_and_installs_nothing() {
+async fn the_windows_agent_enrols_reports_what_is_there_and_begins_nothing_that_it_cannot_see() {
     let gateway = TestGateway::start(SignedDuration::from_hours(24)).await.unwrap();
     let prefix = tokio::task::spawn_blocking(|| {
         let prefix = Prefix::create(&build_agent()?)?;
@@ -68,7 +68,8 @@ async fn the_windows_agent_enrols_reports_what_is_there_and_installs_nothing() {
     let seen = gateway.wait_for("srv-1", "an outcome", |seen| !seen.outcomes.is_empty()).await;
     let outcome = &seen.outcomes[0];
     assert_eq!(outcome.result, OutcomeResult::NotStarted);
-    assert!(outcome.message.contains("observes and reports"), "{}", outcome.message);
+    // Wine's own Windows Update is older than what the agent asks for.
+    assert!(outcome.message.contains("cannot inspect the device"), "{}", outcome.message);
     assert!(seen.granted.is_empty());
     let first_boot = outcome.boot_id.clone();
     drop(agent);

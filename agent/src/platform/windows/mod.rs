@@ -1,5 +1,4 @@
-//! Windows itself. This version observes: it reports services, signs of a pending restart, the
-//! product and its build, and refuses every job with a sentence.
+//! Windows itself: its updates, packages, boots, services and signs of a pending restart.
 
 mod boots;
 #[cfg(windows)]
