@@ -2,7 +2,8 @@
 //! same writes on an API server of its own.
 //!
 //! Both take turns within one run. The time of a stage goes from the rollout's creation until the
-//! rollout is completed and every device's facts are stored; enrolment is not part of it.
+//! rollout is completed, every device's facts are stored and the last job is deleted; enrolment is not
+//! part of it.
 
 use std::{
     collections::BTreeMap,
@@ -121,6 +122,7 @@ async fn stage(site: &Site, round: usize) -> Result<Stage> {
     let limit = Duration::from_secs(120) + Duration::from_millis(200) * site.devices as u32;
     site.until_completed(&rollout, limit).await?;
     site.until_patched(round).await?;
+    site.until_swept().await?;
     let took = began.elapsed();
     watch.abort();
     let writes = writes::since(&before, count(&site.client).await?);

@@ -4,9 +4,12 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result};
-use kube::{Api, Client, api::PostParams};
+use kube::{
+    Api, Client,
+    api::{ListParams, PostParams},
+};
 use serde_json::{Value, json};
-use wardring_api::{Device, DeviceGroup, PatchRollout, RolloutPhase, Update};
+use wardring_api::{Device, DeviceGroup, PatchJob, PatchRollout, RolloutPhase, Update};
 use wardring_e2e::{Fleet, FleetFile, Installation, Tenant, TokenOptions};
 use wardring_harness::{DevCluster, wait_until_ok};
 
@@ -95,10 +98,23 @@ impl Site {
         self.until_builds(&build(round)).await
     }
 
+    /// Waits until no job is left: the last writes of a rollout.
+    pub async fn until_swept(&self) -> Result<()> {
+        let jobs = self.api::<PatchJob>();
+        let params = ListParams::default().match_any();
+        wait_until_ok(REPORT_LIMIT, "the jobs to be deleted", async || {
+            match jobs.list(&params).await.map_err(|error| error.to_string())?.items.len() {
+                0 => Ok(()),
+                left => Err(format!("{left} are left")),
+            }
+        })
+        .await
+    }
+
     async fn until_builds(&self, build: &str) -> Result<()> {
         let devices = self.api::<Device>();
         // From the API server's memory: it is asked again and again.
-        let params = kube::api::ListParams::default().match_any();
+        let params = ListParams::default().match_any();
         wait_until_ok(REPORT_LIMIT, "every device to report", async || {
             let list = devices.list(&params).await.map_err(|error| error.to_string())?;
             let reported = list.items.iter().filter(|device| {
