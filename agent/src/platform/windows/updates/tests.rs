@@ -29,6 +29,7 @@ struct World {
     source_fails: Option<u32>,
     install: Option<Result<Ended, Failure>>,
     hangs: bool,
+    search_hangs: bool,
     calls: Vec<String>,
 }
 
@@ -47,6 +48,9 @@ impl Session {
 
 impl Wua for Session {
     fn search(&self, query: Query) -> Result<Found, Failure> {
+        if self.with(|world| world.search_hangs) {
+            hang();
+        }
         self.with(|world| {
             world.calls.push(if query.is_online { "online" } else { "offline" }.to_owned());
             match world.source_fails {
@@ -96,9 +100,7 @@ impl Wua for Session {
             (world.hangs, world.install)
         });
         if hangs {
-            loop {
-                std::thread::park();
-            }
+            hang();
         }
         answer.unwrap_or(Ok(Ended { code: 2, hresult: 0, reboot_required: true })).map(Some)
     }
@@ -111,6 +113,12 @@ impl Wua for Session {
     fn set_hidden(&self, update: &Identity, is_hidden: bool) -> Result<(), Failure> {
         self.with(|world| world.calls.push(format!("hidden {is_hidden} {update}")));
         Ok(())
+    }
+}
+
+fn hang() -> ! {
+    loop {
+        std::thread::park();
     }
 }
 
@@ -410,6 +418,41 @@ async fn a_scan_that_fails_is_reported_with_its_code() {
     agent.facts(&mut facts);
     assert_eq!(facts.last_scan.unwrap().result, "0x8024402C");
     assert_eq!(rig.session.calls("online"), 1, "it is not asked again at once");
+}
+
+#[tokio::test]
+async fn a_search_that_hangs_is_reported_and_holds_up_nothing_else() {
+    let rig = Rig::new();
+    rig.session.with(|world| world.search_hangs = true);
+    let agent = rig.agent();
+    let given_up = async {
+        loop {
+            let mut facts = Facts::default();
+            agent.facts(&mut facts);
+            if let Some(scan) = facts.last_scan {
+                break scan;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let scan = tokio::time::timeout(Duration::from_secs(30), given_up).await.unwrap();
+    assert_eq!(scan.result, "0x80240021");
+
+    rig.session.with(|world| world.search_hangs = false);
+    agent.look(&[target()], UpdateSource::Default).await.unwrap();
+}
+
+#[tokio::test]
+async fn calls_that_hang_are_few_and_then_no_more_are_made() {
+    let rig = Rig::new();
+    rig.session.with(|world| world.search_hangs = true);
+    let agent = rig.agent();
+    let mut said = Vec::new();
+    for _ in 0..7 {
+        said.push(agent.look(&[target()], UpdateSource::Default).await.unwrap_err());
+    }
+    assert!(said[5].contains("did not answer within"), "{said:?}");
+    assert!(said[6].contains("hang; restart the device"), "{said:?}");
 }
 
 #[tokio::test]
