@@ -11,7 +11,7 @@ use super::boots::OwnBoot;
 use super::pending::{self, Known, Servicing};
 use super::product::product;
 use super::registry::{LocalMachine, number, text};
-use super::updates::{self, WindowsUpdate};
+use super::updates::{self, Seen, WindowsUpdate};
 use super::{configmgr, dism, neighbours, power, services, smbios};
 use crate::ffi;
 use crate::platform::{Machine, Performed, Permit, RunningBoot, Services, Terms, Updates};
@@ -201,25 +201,8 @@ impl Updates for Windows {
         terms: Terms,
     ) -> Result<Inspection, String> {
         let seen = self.updates.look(updates, terms.source).await?;
-        let packages = dism::installed(&LocalMachine).map_err(|error| error.to_string())?;
-        let stands = |update: &UpdateTarget| {
-            let by_packages = dism::status(&LocalMachine, update, &packages);
-            let by_search = seen.updates.get(&update.kb).copied();
-            (update.kb.clone(), judged(by_packages, by_search))
-        };
-        let servicing = pending::servicing(&LocalMachine).map_err(|error| error.to_string())?;
-        let boot = self.boot.clone();
-        let signs = blocking(move || pending::sources(&LocalMachine, &known(&boot))).await;
-        let hard = signs.into_iter().filter(|sign| sign.hard).map(|sign| sign.source);
-        Ok(Inspection {
-            product: product_name(),
-            build: build_and_ubr(),
-            updates: updates.iter().map(stands).collect(),
-            services: self.sample(services)?,
-            hard_pending: hard.chain(seen.hard_pending).collect(),
-            busy: servicing == Servicing::AtWork || seen.is_busy,
-            free_disk_gb: free_disk_gb(),
-        })
+        let (boot, targets, names) = (self.boot.clone(), updates.to_vec(), services.to_vec());
+        blocking(move || inspection(&boot, &targets, &names, seen)).await
     }
 
     async fn download(
@@ -282,6 +265,34 @@ impl Updates for Windows {
         }
         performed
     }
+}
+
+/// Puts together what a job must know of the device. Windows knows thousands of packages, and the
+/// ConfigMgr client may take its time: this blocks.
+fn inspection(
+    boot: &OwnBoot,
+    updates: &[UpdateTarget],
+    names: &[String],
+    seen: Seen,
+) -> Result<Inspection, String> {
+    let packages = dism::installed(&LocalMachine).map_err(|error| error.to_string())?;
+    let stands = |update: &UpdateTarget| {
+        let by_packages = dism::status(&LocalMachine, update, &packages);
+        let by_search = seen.updates.get(&update.kb).copied();
+        (update.kb.clone(), judged(by_packages, by_search))
+    };
+    let servicing = pending::servicing(&LocalMachine).map_err(|error| error.to_string())?;
+    let signs = pending::sources(&LocalMachine, &known(boot)).into_iter();
+    let hard = signs.filter(|sign| sign.hard).map(|sign| sign.source);
+    Ok(Inspection {
+        product: product_name(),
+        build: build_and_ubr(),
+        updates: updates.iter().map(stands).collect(),
+        services: services::sample(names)?,
+        hard_pending: hard.chain(seen.hard_pending.clone()).collect(),
+        busy: servicing == Servicing::AtWork || seen.is_busy,
+        free_disk_gb: free_disk_gb(),
+    })
 }
 
 /// Where an update stands by its packages and by what a search found. Packages are what Windows is
