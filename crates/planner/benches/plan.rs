@@ -25,19 +25,19 @@ fn main() {
     let opening = advance(&mut snapshot);
     assert_eq!(snapshot.slices.iter().map(|slice| slice.lines.len()).sum::<usize>(), DEVICES);
     assert_eq!(snapshot.jobs.len(), IN_FLIGHT, "the last stage is at work");
-    let frozen = measure(|| &opening, |snapshot| plan(snapshot));
+    let frozen = measure(|| &opening, plan);
     // One event: a device in flight answered.
     answer_one(&mut snapshot);
     let applied = plan(&snapshot);
     assert!(!applied.actions.is_empty(), "the answer leads to writes");
     // As after a restart: everything was just read, and lies anywhere in memory.
     let cold = measure(|| copied(&snapshot), |snapshot| plan(&snapshot));
-    let event = measure(|| &snapshot, |snapshot| plan(snapshot));
+    let event = measure(|| &snapshot, plan);
     let checked = measure(|| &snapshot, |snapshot| check(snapshot, &applied));
-    let scan = measure(|| &snapshot, |snapshot| scan(snapshot));
+    let scan = measure(|| &snapshot, scan);
     let to_scan: Vec<_> = event.iter().zip(&scan).map(|(event, scan)| event / scan).collect();
     settle(&mut snapshot);
-    let idle = measure(|| &snapshot, |snapshot| plan(snapshot));
+    let idle = measure(|| &snapshot, plan);
     println!(
         "{}",
         serde_json::json!({

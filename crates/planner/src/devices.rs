@@ -9,7 +9,7 @@ use wardring_api::{
     conditions, names,
 };
 
-use crate::selector::Selector;
+use crate::{names::NameKey, selector::Selector};
 
 /// What the planner needs of one Device.
 #[derive(Clone, Debug, PartialEq)]
@@ -140,13 +140,43 @@ impl GroupView {
 #[derive(Clone, Debug, Default)]
 pub struct DeviceTable {
     rows: Vec<DeviceRow>,
-    /// Parallel to `rows`: groups of the row, by position in `groups`.
+    /// Parallel to `rows`: what every pass asks of every row.
+    briefs: Vec<Brief>,
+    /// Parallel to `rows`: the names.
+    keys: Vec<NameKey>,
+    /// Lists of groups that some row is in, by position in `groups`.
     memberships: Vec<Arc<[u16]>>,
-    /// Parallel to `rows`: position in `products`, or `NO_PRODUCT`.
-    product_ids: Vec<u16>,
     groups: Vec<GroupView>,
     selectors: Vec<Selector>,
     products: Vec<Arc<str>>,
+}
+
+/// A row in eight bytes: a pass over every row must not visit each of them.
+#[derive(Clone, Copy, Debug)]
+struct Brief {
+    /// Position in `memberships`.
+    membership: u32,
+    /// Position in `products`, or `NO_PRODUCT`.
+    product: u16,
+    online: bool,
+    /// Online, and nothing else is noted about the device that could keep an update from it.
+    clear: bool,
+}
+
+impl Brief {
+    fn new(row: &DeviceRow, membership: u32, product: u16) -> Brief {
+        let clear = row.is_online()
+            && row.enrolment_id.is_some()
+            && row.mode == DeviceMode::Manage
+            && row.hold.is_none()
+            && !row.quarantined
+            && row.product.is_some()
+            && row.roles.is_empty()
+            && !row.hard_pending_reboot
+            && !row.other_patch_sources
+            && !row.deleting;
+        Brief { membership, product, online: row.is_online(), clear }
+    }
 }
 
 /// Product id of a device that has not reported its product.
@@ -164,8 +194,9 @@ impl DeviceTable {
             all.dedup();
             all
         };
-        table.product_ids =
-            (0..table.rows.len()).map(|index| table.product_id_of(&table.rows[index])).collect();
+        table.keys = table.rows.iter().map(|row| NameKey::new(&row.name)).collect();
+        let brief = |row| Brief::new(row, 0, table.product_id_of(row));
+        table.briefs = table.rows.iter().map(brief).collect();
         table.set_groups(groups);
         table
     }
@@ -175,13 +206,16 @@ impl DeviceTable {
         groups.sort_by(|a, b| a.name.cmp(&b.name));
         self.selectors = groups.iter().map(|group| Selector::new(&group.spec.selector)).collect();
         self.groups = groups;
-        let mut cache: BTreeMap<Vec<u16>, Arc<[u16]>> = BTreeMap::new();
-        self.memberships = (0..self.rows.len())
-            .map(|index| {
-                let list = self.groups_of_labels(&self.rows[index].labels);
-                cache.entry(list).or_insert_with_key(|list| Arc::from(list.as_slice())).clone()
-            })
-            .collect();
+        let mut known: BTreeMap<Vec<u16>, u32> = BTreeMap::new();
+        self.memberships.clear();
+        for index in 0..self.rows.len() {
+            let list = self.groups_of_labels(&self.rows[index].labels);
+            let position = *known.entry(list).or_insert_with_key(|list| {
+                self.memberships.push(Arc::from(list.as_slice()));
+                self.memberships.len() as u32 - 1
+            });
+            self.briefs[index].membership = position;
+        }
     }
 
     /// Takes over what was written to a group's status.
@@ -196,16 +230,18 @@ impl DeviceTable {
         let product = self.intern_product(&row);
         match self.position(&row.name) {
             Ok(index) => {
-                if self.rows[index].labels != row.labels {
-                    self.memberships[index] = Arc::from(self.groups_of_labels(&row.labels));
-                }
-                self.product_ids[index] = product;
+                let membership = if self.rows[index].labels == row.labels {
+                    self.briefs[index].membership
+                } else {
+                    self.intern_membership(&row)
+                };
+                self.briefs[index] = Brief::new(&row, membership, product);
                 self.rows[index] = row;
             }
             Err(index) => {
-                let groups = Arc::from(self.groups_of_labels(&row.labels));
-                self.memberships.insert(index, groups);
-                self.product_ids.insert(index, product);
+                let membership = self.intern_membership(&row);
+                self.briefs.insert(index, Brief::new(&row, membership, product));
+                self.keys.insert(index, NameKey::new(&row.name));
                 self.rows.insert(index, row);
             }
         }
@@ -215,8 +251,8 @@ impl DeviceTable {
     pub fn remove(&mut self, name: &str) {
         if let Ok(index) = self.position(name) {
             self.rows.remove(index);
-            self.memberships.remove(index);
-            self.product_ids.remove(index);
+            self.briefs.remove(index);
+            self.keys.remove(index);
         }
     }
 
@@ -252,20 +288,46 @@ impl DeviceTable {
 
     /// Groups of the device at `index`, by position.
     pub fn groups_of(&self, index: usize) -> &[u16] {
-        &self.memberships[index]
+        &self.memberships[self.membership_of(index)]
+    }
+
+    /// Every list of groups that a device is or was in.
+    pub(crate) fn memberships(&self) -> &[Arc<[u16]>] {
+        &self.memberships
+    }
+
+    /// Which of [`DeviceTable::memberships`] is that of the device at `index`.
+    pub(crate) fn membership_of(&self, index: usize) -> usize {
+        self.briefs[index].membership as usize
+    }
+
+    /// Keys of the rows' names.
+    pub(crate) fn keys(&self) -> &[NameKey] {
+        &self.keys
+    }
+
+    /// Whether an agent is in contact with the device at `index`.
+    pub(crate) fn is_online(&self, index: usize) -> bool {
+        self.briefs[index].online
+    }
+
+    /// Whether the device at `index` is online, enrolled and managed, its product is known, and
+    /// nothing is noted about it that could keep an update from it.
+    pub(crate) fn is_clear(&self, index: usize) -> bool {
+        self.briefs[index].clear
     }
 
     /// Product of the device at `index`, by position in [`DeviceTable::products`].
     pub fn product_of(&self, index: usize) -> u16 {
-        self.product_ids[index]
+        self.briefs[index].product
     }
 
     /// Positions of a group's devices.
     pub fn members(&self, group: usize) -> Vec<usize> {
         let group = group as u16;
-        (0..self.rows.len())
-            .filter(|&index| self.memberships[index].binary_search(&group).is_ok())
-            .collect()
+        let lists = self.memberships.iter();
+        let has: Vec<bool> = lists.map(|list| list.binary_search(&group).is_ok()).collect();
+        (0..self.rows.len()).filter(|&index| has[self.membership_of(index)]).collect()
     }
 
     fn position(&self, name: &str) -> Result<usize, usize> {
@@ -277,6 +339,15 @@ impl DeviceTable {
             .filter(|&group| self.selectors[group].matches(labels))
             .map(|group| group as u16)
             .collect()
+    }
+
+    fn intern_membership(&mut self, row: &DeviceRow) -> u32 {
+        let list = self.groups_of_labels(&row.labels);
+        let known = self.memberships.iter().position(|known| **known == *list);
+        known.unwrap_or_else(|| {
+            self.memberships.push(Arc::from(list));
+            self.memberships.len() - 1
+        }) as u32
     }
 
     fn product_id_of(&self, row: &DeviceRow) -> u16 {

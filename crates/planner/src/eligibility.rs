@@ -24,29 +24,29 @@ pub(crate) fn device_hold(
     table: &DeviceTable,
     wake: &mut Wake,
 ) -> Option<Reason> {
-    if let Some(reason) = person_hold(row, wake) {
+    // Most devices are clear, and then their row need not be visited.
+    let is_clear = table.is_clear(position);
+    if !is_clear && let Some(reason) = person_hold(row, wake) {
         return Some(reason);
     }
     if let Some(reason) = group_hold(row, position, table) {
         return Some(reason);
     }
     let product = table.product_of(position);
-    if row.product.is_none() {
+    if !is_clear && row.product.is_none() {
         return Some(Reason::NoFacts);
     }
-    if coverage.is_held(product, &row.labels) {
+    if coverage.is_held(product, row) {
         return Some(Reason::UpdateHeld);
     }
     if spec.preflight.require_reversible && coverage.is_irreversible(product) {
         return Some(Reason::NotReversible);
     }
-    if !row.is_online() {
+    if !table.is_online(position) {
         return Some(Reason::Offline);
     }
-    if row.hard_pending_reboot && spec.preflight.pending_reboot == PendingRebootPolicy::Block {
-        return Some(Reason::PendingReboot);
-    }
-    None
+    let blocks = spec.preflight.pending_reboot == PendingRebootPolicy::Block;
+    (blocks && !is_clear && row.hard_pending_reboot).then_some(Reason::PendingReboot)
 }
 
 /// What people decided about the device, for installs and rollbacks alike.
@@ -69,9 +69,13 @@ fn person_hold(row: &DeviceRow, wake: &mut Wake) -> Option<Reason> {
 fn group_hold(row: &DeviceRow, position: usize, table: &DeviceTable) -> Option<Reason> {
     let groups = || table.groups_of(position).iter().map(|&group| &table.groups()[group as usize]);
     let authority = |wanted| groups().any(|group| group.spec.patch_authority == wanted);
-    if authority(PatchAuthority::Observe)
-        || (row.other_patch_sources && authority(PatchAuthority::Exclusive))
-    {
+    if authority(PatchAuthority::Observe) {
+        return Some(Reason::PatchAuthority);
+    }
+    if table.is_clear(position) {
+        return None;
+    }
+    if row.other_patch_sources && authority(PatchAuthority::Exclusive) {
         return Some(Reason::PatchAuthority);
     }
     let declared = |role| groups().any(|group| group.spec.roles.contains(role));
@@ -180,20 +184,24 @@ impl Claims {
                 taken[row] = true;
             }
         }
+        let mut unavailable = taken.clone();
+        for row in silent {
+            unavailable[row] = true;
+        }
+        // Devices share few lists of groups.
+        let mut lists = vec![Load::default(); table.memberships().len()];
+        for (position, unavailable) in unavailable.into_iter().enumerate() {
+            let load = &mut lists[table.membership_of(position)];
+            load.size += 1;
+            load.unavailable += usize::from(unavailable || !table.is_online(position));
+        }
         let mut groups = vec![Load::default(); table.groups().len()];
-        let mut add = |row: usize, unavailable: bool| {
-            for &group in table.groups_of(row) {
+        for (list, sum) in table.memberships().iter().zip(lists) {
+            for &group in &**list {
                 let load = &mut groups[group as usize];
-                load.size += 1;
-                load.unavailable += usize::from(unavailable);
+                load.size += sum.size;
+                load.unavailable += sum.unavailable;
             }
-        };
-        silent.sort_unstable();
-        for (position, row) in table.rows().iter().enumerate() {
-            let unavailable = taken[position]
-                || !row.is_online()
-                || (!silent.is_empty() && silent.binary_search(&position).is_ok());
-            add(position, unavailable);
         }
         for (load, group) in groups.iter_mut().zip(table.groups()) {
             load.limit = group.spec.max_unavailable.map(|cap| group_limit(cap, load.size));

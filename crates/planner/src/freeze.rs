@@ -8,7 +8,7 @@ use wardring_api::{SLICE_SIZE, SliceLine, reasons::Reason};
 use crate::{
     NewSlice, Selector, SliceView,
     caps::later,
-    names_digest,
+    names,
     validate::{Complaint, Run, Scene},
     wake::Wake,
 };
@@ -70,7 +70,7 @@ pub(crate) fn slices(
     let stage = run.stages[position].spec;
     let parts: Vec<&[usize]> = members.chunks(SLICE_SIZE).collect();
     let digests: Vec<[u8; 32]> =
-        parts.iter().map(|part| names_digest(part.iter().map(|&row| &*rows[row].name))).collect();
+        parts.iter().map(|part| names::digest(part.iter().map(|&row| &*rows[row].name))).collect();
     let freeze_id = freeze_id(digests.iter());
     let of = parts.len() as u32;
     let slices = parts

@@ -8,9 +8,9 @@ use jiff::Timestamp;
 use wardring_api::{JobAction, LineState, OfflineAction, PermitStep, SliceLine, reasons::Reason};
 
 use crate::{
-    DeviceRow, GrantId, JobOutcome, JobView, Outcome, OutcomeResult,
+    DeviceRow, GrantId, JobOutcome, JobView, NO_PRODUCT, Outcome, OutcomeResult,
     caps::{Rules, later},
-    line::{Doing, Line, doing},
+    line::{Doing, Line, NONE, doing},
     validate::{Run, Scene, Stop},
     wake::Wake,
 };
@@ -240,17 +240,21 @@ impl Facts<'_, '_> {
             }
             return Turn::Keep;
         }
-        let Some(row) = self.scene.row(line).filter(|row| !row.deleting) else {
+        let (table, position) = (self.scene.table, line.row as usize);
+        let is_clear = line.row != NONE && table.is_clear(position);
+        let row = self.scene.row(line).filter(|row| is_clear || !row.deleting);
+        let Some(row) = row else {
             return self.ends(line, LineState::Failed, Reason::Replaced, None);
         };
-        let product = self.scene.table.product_of(line.row as usize);
-        if row.product.is_some() && !(self.covers)(product) {
+        let product = table.product_of(position);
+        if product != NO_PRODUCT && !(self.covers)(product) {
             return self.ends(line, LineState::NotApplicable, Reason::NotApplicable, None);
         }
         if line.attempt >= MAX_GRANTS {
             return self.ends(line, LineState::Failed, Reason::StartByPassed, None);
         }
-        let (Some(opened), None, false) = (self.opened, self.stop, row.is_online()) else {
+        let (Some(opened), None, false) = (self.opened, self.stop, table.is_online(position))
+        else {
             return Turn::Keep;
         };
         let since = row.online_since.map_or(opened, |since| since.max(opened));

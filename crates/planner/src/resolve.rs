@@ -8,7 +8,7 @@ use wardring_api::{
 };
 
 use crate::{
-    DeviceTable, HoldView, NO_PRODUCT, Selector, freeze,
+    DeviceRow, DeviceTable, HoldView, NO_PRODUCT, Selector, freeze,
     validate::{Complaint, Run, Scene},
 };
 
@@ -253,15 +253,11 @@ impl Coverage {
         self.products.get(product as usize).is_some_and(|here| here.irreversible)
     }
 
-    /// Whether an UpdateHold bars one of the product's updates on a device with these labels.
-    pub fn is_held(
-        &self,
-        product: u16,
-        labels: &std::collections::BTreeMap<String, String>,
-    ) -> bool {
+    /// Whether an UpdateHold bars one of the product's updates on the device.
+    pub fn is_held(&self, product: u16, row: &DeviceRow) -> bool {
         self.products.get(product as usize).is_some_and(|here| {
             here.holds.iter().any(|&hold| {
-                self.holds[hold].as_ref().is_none_or(|selector| selector.matches(labels))
+                self.holds[hold].as_ref().is_none_or(|selector| selector.matches(&row.labels))
             })
         })
     }

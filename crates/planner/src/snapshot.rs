@@ -7,13 +7,12 @@ use std::{
 };
 
 use jiff::Timestamp;
-use sha2::{Digest, Sha256};
 use wardring_api::{
     Batch, JobAction, JobState, PatchRollout, PatchRolloutSlice, Permit, SliceLine, UpdateHoldSpec,
     UpdateSpec, reasons::Reason,
 };
 
-use crate::DeviceTable;
+use crate::{DeviceTable, NamesDigest, names_digest};
 
 /// Everything one pass may look at. The order of the lists does not matter.
 #[derive(Clone, Debug)]
@@ -125,8 +124,8 @@ pub struct SliceView {
     pub damaged: Option<String>,
     /// When the object was created.
     pub created_at: Option<Timestamp>,
-    /// SHA-256 over the device names of `lines`.
-    pub names_digest: [u8; 32],
+    /// The device names of `lines`.
+    pub names_digest: NamesDigest,
 }
 
 impl SliceView {
@@ -154,16 +153,6 @@ impl SliceView {
             created_at: slice.metadata.creation_timestamp.as_ref().map(|time| time.0),
         }
     }
-}
-
-/// SHA-256 over names, each ended by a line feed.
-pub fn names_digest<'a>(names: impl Iterator<Item = &'a str>) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    for name in names {
-        hash.update(name.as_bytes());
-        hash.update(b"\n");
-    }
-    hash.finalize().into()
 }
 
 /// What the planner and the permit rule need of a PatchJob.

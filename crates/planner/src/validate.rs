@@ -1,7 +1,7 @@
 //! From loose API objects to the shapes the pass works on: everything sorted, joined and checked
 //! once. After this no code asks again whether a slice is whole or a stage well-formed.
 
-use std::{cmp::Ordering, sync::Arc};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use wardring_api::{
@@ -14,6 +14,7 @@ use crate::{
     caps::{Rules, later},
     freeze,
     line::{Doing, Frozen, Line, NONE, Tally, doing},
+    names::NameKey,
     resolve::Coverage,
 };
 
@@ -24,12 +25,14 @@ pub(crate) struct Scene<'a> {
     pub table: &'a DeviceTable,
     /// Jobs by device.
     pub jobs: Vec<&'a JobView>,
+    /// By row: position of the device's job in `jobs`, or [`NONE`].
+    row_jobs: Vec<u32>,
     /// Why nothing may be granted in the whole namespace.
     pub guard: Option<Complaint>,
 }
 
-/// Names compared one after the other before a search begins: members of a stage lie close together.
-const NEIGHBOURS: usize = 4;
+/// Keys compared one after the other before names are: members of a stage lie close together.
+const NEIGHBOURS: usize = 64;
 
 /// Something that is wrong, in a word and a sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,7 +73,9 @@ impl<'a> Scene<'a> {
                 )
             })
         };
-        Scene { snapshot, now: snapshot.now, table: &snapshot.devices, jobs, guard }
+        let table: &DeviceTable = &snapshot.devices;
+        let row_jobs = row_jobs(table, &jobs);
+        Scene { snapshot, now: snapshot.now, table, jobs, row_jobs, guard }
     }
 
     /// The device of a line, unless it is gone.
@@ -290,29 +295,47 @@ fn whole<'a>(
     {
         return Err(format!("{} of {expected} slices are there", found.len()));
     }
-    if freeze::freeze_id(found.iter().map(|slice| &slice.names_digest)) != freeze_id {
+    let has_all_keys =
+        |slice: &&&Arc<SliceView>| slice.names_digest.keys().len() == slice.lines.len();
+    if found.iter().filter(has_all_keys).count() != found.len()
+        || freeze::freeze_id(found.iter().map(|slice| slice.names_digest.digest())) != freeze_id
+    {
         return Err("its names do not add up to the freeze id".to_owned());
     }
     Ok(found)
 }
 
-/// Joins a stage's lines with devices and jobs. Lines, rows and jobs are all sorted by name, so one
-/// walk does it; a line out of order is merely found more slowly.
+/// Jobs of the table's rows. Both are sorted by name, so one walk does it.
+fn row_jobs(table: &DeviceTable, jobs: &[&JobView]) -> Vec<u32> {
+    let mut found = vec![NONE; table.rows().len()];
+    let mut cursor = 0;
+    for (position, job) in jobs.iter().enumerate() {
+        let row = seek(table.rows(), |row| &row.name, &mut cursor, &job.device);
+        if let Some(known) = found.get_mut(row as usize).filter(|known| **known == NONE) {
+            *known = position as u32;
+        }
+    }
+    found
+}
+
+/// Joins a stage's lines with devices and jobs.
 fn join<'a>(slices: Vec<&'a Arc<SliceView>>, scene: &Scene<'a>) -> Frozen<'a> {
-    let rows = scene.table.rows();
     let mut lines = Vec::with_capacity(slices.iter().map(|slice| slice.lines.len()).sum());
     let mut starts = Vec::with_capacity(slices.len());
-    let (mut cursor, mut job_cursor, mut last) = (0, 0, "");
+    let mut cursor = 0;
     for slice in &slices {
         starts.push(lines.len());
-        for record in &slice.lines {
-            let name = record.device.as_str();
-            if name <= last {
-                (cursor, job_cursor) = (0, 0);
-            }
-            last = name;
-            let row = seek(rows, |row| &row.name, &mut cursor, name);
-            let job = seek(&scene.jobs, |job| &job.device, &mut job_cursor, name);
+        for (record, key) in slice.lines.iter().zip(slice.names_digest.keys()) {
+            let row = find_row(scene.table, &mut cursor, *key, &record.device);
+            let job = match row {
+                // The job of a device that is gone.
+                NONE => {
+                    let name = record.device.as_str();
+                    let found = scene.jobs.binary_search_by(|job| job.device.as_str().cmp(name));
+                    found.map_or(NONE, |position| position as u32)
+                }
+                row => scene.row_jobs[row as usize],
+            };
             lines.push(Line {
                 state: record.state,
                 action: record.action,
@@ -341,21 +364,27 @@ fn join<'a>(slices: Vec<&'a Arc<SliceView>>, scene: &Scene<'a>) -> Frozen<'a> {
     }
 }
 
-/// Position of `name` in `sorted`, looked for from `cursor` on: its neighbours first, where it nearly
-/// always is, then in growing steps. Every comparison of names is a visit to far memory.
-fn seek<T>(sorted: &[T], key: impl Fn(&T) -> &str, cursor: &mut usize, name: &str) -> u32 {
-    let near = sorted.len().min(*cursor + NEIGHBOURS);
-    while *cursor < near {
-        match key(&sorted[*cursor]).cmp(name) {
-            Ordering::Less => *cursor += 1,
-            Ordering::Equal => {
-                *cursor += 1;
-                return *cursor as u32 - 1;
-            }
-            Ordering::Greater => return NONE,
-        }
+/// Row of a device, or [`NONE`]. Lines and rows are sorted by name, so it nearly always lies close
+/// behind the last one that was found; where it does not, it is merely found more slowly.
+fn find_row(table: &DeviceTable, cursor: &mut usize, key: NameKey, name: &str) -> u32 {
+    let mut ahead = table.keys()[*cursor..].iter().take(NEIGHBOURS);
+    if let Some(offset) = ahead.position(|known| *known == key) {
+        let row = *cursor + offset;
+        debug_assert_eq!(&*table.rows()[row].name, name, "a key stands for one name");
+        *cursor = row + 1;
+        return row as u32;
     }
-    let (mut low, mut step) = (*cursor, NEIGHBOURS);
+    let is_behind = |row: &DeviceRow| &*row.name >= name;
+    if cursor.checked_sub(1).is_some_and(|last| is_behind(&table.rows()[last])) {
+        *cursor = 0;
+    }
+    seek(table.rows(), |row| &row.name, cursor, name)
+}
+
+/// Position of `name` in `sorted`, looked for from `cursor` on in growing steps. Every comparison of
+/// names is a visit to far memory.
+fn seek<T>(sorted: &[T], key: impl Fn(&T) -> &str, cursor: &mut usize, name: &str) -> u32 {
+    let (mut low, mut step) = (*cursor, 1);
     while sorted.get(low + step - 1).is_some_and(|item| key(item) < name) {
         low += step;
         step *= 2;
@@ -363,7 +392,7 @@ fn seek<T>(sorted: &[T], key: impl Fn(&T) -> &str, cursor: &mut usize, name: &st
     let high = (low + step).min(sorted.len());
     let found = sorted[low..high].binary_search_by(|item| key(item).cmp(name));
     let (Ok(offset) | Err(offset)) = found;
-    *cursor = low + offset + usize::from(found.is_ok());
+    *cursor = low + offset;
     found.map_or(NONE, |offset| (low + offset) as u32)
 }
 
@@ -385,6 +414,22 @@ mod tests {
                     if is_there { number as u32 / 2 } else { NONE },
                     "{stride} {name}"
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn a_device_is_found_wherever_its_line_stands_and_a_stranger_is_not() {
+        let rows = (0..900).map(|number| DeviceRow::ready(&format!("ws-{:03}", number), "p"));
+        let table = DeviceTable::new(rows.filter(|row| !row.name.ends_with('7')).collect(), vec![]);
+        for stride in [1, 2, 3, 7, 63, 64, 65, 150, 611, 899] {
+            let (mut cursor, mut number) = (0, 0);
+            for _ in 0..1000 {
+                let name = format!("ws-{number:03}");
+                let found = find_row(&table, &mut cursor, NameKey::new(&name), &name);
+                let expected = table.find(&name).map_or(NONE, |row| row as u32);
+                assert_eq!(found, expected, "{stride} {name}");
+                number = (number + stride) % 950;
             }
         }
     }
