@@ -243,11 +243,13 @@ fn last_end(line: &SliceLine) -> String {
         None => text.push('.'),
     }
     let told = failed_before(line.was).map(|was| failure(was, line.was_reason));
-    match (&line.note, told) {
-        (Some(note), Some(was)) => text.push_str(&format!(" What failed: {note} ({was}).")),
-        (Some(note), None) => text.push_str(&format!(" What failed: {note}.")),
-        (None, Some(was)) => text.push_str(&format!(" What came before: {was}.")),
-        (None, None) => {}
+    match (&line.note, told, line.was) {
+        (Some(note), Some(was), _) => text.push_str(&format!(" What failed: {note} ({was}).")),
+        (Some(note), None, _) => text.push_str(&format!(" What failed: {note}.")),
+        (None, _, Some(was)) => {
+            text.push_str(&format!(" It was {} before.", failure(was, line.was_reason)));
+        }
+        (None, _, None) => {}
     }
     text
 }

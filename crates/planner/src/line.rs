@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, collections::BTreeSet, sync::Arc};
 
 use jiff::Timestamp;
 use wardring_api::{
-    JobAction, JobState, LineState, SliceLine, StageCounts, conditions::whole_seconds,
+    JobAction, JobState, LineState, SLICE_SIZE, SliceLine, StageCounts, conditions::whole_seconds,
     reasons::Reason,
 };
 
@@ -128,6 +128,14 @@ pub(crate) struct Frozen<'a> {
 impl<'a> Frozen<'a> {
     /// Slice and position in it.
     pub fn locate(&self, index: usize) -> (usize, usize) {
+        // All slices but the last are full, unless somebody else made them.
+        let guess = index / SLICE_SIZE;
+        let from = guess * SLICE_SIZE;
+        let is_start = |slice, start| self.starts.get(slice) == Some(&start);
+        let ends = |slice: usize| self.starts.get(slice + 1).is_none_or(|next| index < *next);
+        if is_start(guess, from) && ends(guess) {
+            return (guess, index - from);
+        }
         let slice = self.starts.partition_point(|start| *start <= index) - 1;
         (slice, index - self.starts[slice])
     }

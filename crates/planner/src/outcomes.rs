@@ -60,7 +60,7 @@ pub(crate) fn fold(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) {
                 continue;
             }
             let record = frozen.record(index);
-            match facts.turn(&line, &record.device, record.enrolment_id.as_deref(), wake) {
+            match facts.turn(&line, record, wake) {
                 // The same answer read again is not news.
                 Turn::Becomes(next) if (next.state, next.reason) == (line.state, line.reason) => {}
                 Turn::Keep => {}
@@ -108,16 +108,18 @@ impl Facts<'_, '_> {
         if tells { SliceLine::note_of(&outcome.message) } else { None }
     }
 
-    fn turn(&self, line: &Line, device: &str, enrolment: Option<&str>, wake: &mut Wake) -> Turn {
+    /// The record is read only where it is needed: it lies in far memory, and most lines just wait.
+    fn turn(&self, line: &Line, record: &SliceLine, wake: &mut Wake) -> Turn {
+        let enrolment = || record.enrolment_id.as_deref();
         let job = self
             .scene
             .own_job(line, self.uid)
-            .filter(|job| enrolment == Some(job.enrolment_id.as_str()));
+            .filter(|job| enrolment() == Some(job.enrolment_id.as_str()));
         match line.state {
-            LineState::Granted => self.granted(line, device, enrolment, job, wake),
+            LineState::Granted => self.granted(line, &record.device, enrolment(), job, wake),
             LineState::Pending | LineState::NotStarted => self.waiting(line, job, wake),
             LineState::Unreachable | LineState::RollbackFailed => {
-                self.mailbox(line, enrolment, job)
+                self.mailbox(line, enrolment(), job)
             }
             _ => match self.scene.row(line) {
                 Some(_) => Turn::Keep,

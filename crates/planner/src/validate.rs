@@ -310,7 +310,7 @@ fn row_jobs(table: &DeviceTable, jobs: &[&JobView]) -> Vec<u32> {
     let mut found = vec![NONE; table.rows().len()];
     let mut cursor = 0;
     for (position, job) in jobs.iter().enumerate() {
-        let row = seek(table.rows(), |row| &row.name, &mut cursor, &job.device);
+        let row = find_row(table, &mut cursor, NameKey::new(&job.device), &job.device);
         if let Some(known) = found.get_mut(row as usize).filter(|known| **known == NONE) {
             *known = position as u32;
         }
