@@ -71,12 +71,7 @@ fn in_rollouts(case: &Case, name: &str, now: Timestamp) -> Vec<String> {
                 holds: &holds,
             };
             let explanation = explain_device(&story);
-            let before = line.was.map(|was| format!(" It was {} before.", was.as_str()));
-            sentences.push(format!(
-                "{place}: {}{}",
-                explanation.message,
-                before.unwrap_or_default()
-            ));
+            sentences.push(format!("{place}: {}", explanation.message));
         }
     }
     sentences
