@@ -73,7 +73,7 @@ pub struct UpdateSelection {
 #[serde(rename_all = "camelCase")]
 pub struct UpdateSelect {
     /// Release month, `2026-11`.
-    #[schemars(regex(pattern = r"^[0-9]{4}-(0[1-9]|1[0-2])$"), length(max = 7))]
+    #[schemars(regex(pattern = r"^[0-9]{4}-(0[1-9]|1[0-2])$"), length(max = 64))]
     pub release: String,
     /// Kinds; default Quality and DotNet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -38,7 +38,7 @@ pub struct UpdateSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub msrc_severity: Option<MsrcSeverity>,
     /// Release month, `2026-11`.
-    #[schemars(regex(pattern = r"^[0-9]{4}-(0[1-9]|1[0-2])$"), length(max = 7))]
+    #[schemars(regex(pattern = r"^[0-9]{4}-(0[1-9]|1[0-2])$"), length(max = 64))]
     pub release: String,
     /// `build.UBR` after a proven install, for quality updates.
     #[serde(default, skip_serializing_if = "Option::is_none")]

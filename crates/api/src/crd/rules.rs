@@ -64,6 +64,8 @@ macro_rules! same {
 const SHORT_NAME: &str = "size(self.metadata.name) <= 63";
 const FIXED: &str = "self == oldSelf";
 const POSITIVE: &str = "self.matches('[1-9]')";
+// A zero would have to mean either nothing or one device; whoever writes it means nothing.
+const AT_LEAST_ONE: &str = "type(self) == int ? self >= 1 : !self.matches('^0+%$')";
 const RELEASE: &str = "self.matches('^[0-9]{4}-(0[1-9]|1[0-2])$')";
 // A selector without requirements is what remains of a mistyped one, and takes every device.
 const SELECTS: &str = "(has(self.matchLabels) && size(self.matchLabels) > 0) || (has(self.matchExpressions) && size(self.matchExpressions) > 0)";
@@ -128,6 +130,11 @@ const PATCH_ROLLOUT: &[Rule] = &[
         "spec.stages[].selector: an empty selector would take every device; write `matchLabels` or `matchExpressions`",
     ),
     rule(
+        "spec.stages[].maxConcurrency",
+        AT_LEAST_ONE,
+        "spec.stages[].maxConcurrency: must be at least 1 (or `1%`); to start nothing, suspend the rollout",
+    ),
+    rule(
         "spec.stages[].progressDeadline",
         POSITIVE,
         "spec.stages[].progressDeadline: must be longer than zero, such as `7d`",
@@ -189,6 +196,11 @@ const PATCH_ROLLOUT: &[Rule] = &[
         "spec.onFailure",
         FIXED,
         "spec.onFailure: cannot change after creation; make a new PatchRollout",
+    ),
+    rule(
+        "spec.onFailure.maxConcurrency",
+        AT_LEAST_ONE,
+        "spec.onFailure.maxConcurrency: must be at least 1 (or `1%`); to roll nothing back, set `action: Halt`",
     ),
     rule(
         "spec.onHalt",
