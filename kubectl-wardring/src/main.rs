@@ -10,6 +10,7 @@ mod enroll;
 mod explain;
 mod output;
 mod paint;
+mod standing;
 mod status;
 mod table;
 mod verbs;

@@ -1,35 +1,77 @@
 //! Verbs that change one object: each one is a single field, written under the plugin's field manager.
+//! What a verb says is decided by the object: nothing is confirmed that did not happen.
 
-use anyhow::Result;
+use std::{fmt::Debug, time::Duration};
+
+use anyhow::{Result, bail};
 use jiff::Timestamp;
+use k8s_openapi::NamespaceResourceScope;
+use kube::Resource;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use wardring_api::{
-    Device, PatchRollout,
+    Device, PatchJob, PatchRollout,
     names::{RELEASE_ANNOTATION, RETRY_ANNOTATION},
 };
 
 use crate::{
     args::{Abort, Release, Released, Rollout},
     cluster::Cluster,
-    output::done,
+    output::{done, resource_name},
+    standing::Standing,
 };
 
-/// `suspend NAME`.
+/// Longest wait for the look before a write: whoever stops a rollout in need must not wait for it.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// `suspend NAME`. Only what is certainly over is refused: in doubt it writes.
 pub async fn suspend(cluster: &Cluster, args: &Rollout) -> Result<()> {
-    let rollout: PatchRollout =
-        cluster.merge(&args.name, &json!({ "spec": { "suspend": true } })).await?;
-    done(&rollout, "suspended; `kubectl wardring resume` lets it go on", args.output)
+    let before: Option<PatchRollout> = look(cluster, &args.name).await;
+    let mut did = "suspended; `kubectl wardring resume` lets it go on";
+    if let Some(rollout) = &before {
+        let standing = Standing::of(rollout);
+        if standing.is_over() {
+            bail!("{} is {standing}; there is nothing to suspend", resource_name(rollout));
+        }
+        if standing == Standing::Suspended {
+            did = "is suspended already";
+        }
+    }
+    let change = json!({ "spec": { "suspend": true } });
+    let rollout: PatchRollout = cluster.merge(&args.name, &change).await?;
+    done(&rollout, did, args.output)
 }
 
 /// `resume NAME`. The suspension latches, so it must be taken back in so many words.
 pub async fn resume(cluster: &Cluster, args: &Rollout) -> Result<()> {
-    let rollout: PatchRollout =
-        cluster.merge(&args.name, &json!({ "spec": { "suspend": false } })).await?;
-    done(&rollout, "resumed", args.output)
+    let before: Option<PatchRollout> = look(cluster, &args.name).await;
+    let mut did = "resumed";
+    if let Some(rollout) = &before {
+        if Standing::of(rollout) == Standing::Aborted {
+            bail!("{} is Aborted; make a new rollout", resource_name(rollout));
+        }
+        if !Standing::may_be_suspended(rollout) {
+            did = "is not suspended";
+        }
+    }
+    let change = json!({ "spec": { "suspend": false } });
+    let rollout: PatchRollout = cluster.merge(&args.name, &change).await?;
+    done(&rollout, did, args.output)
 }
 
 /// `abort NAME --reason TEXT`.
 pub async fn abort(cluster: &Cluster, args: &Abort) -> Result<()> {
+    let before: Option<PatchRollout> = look(cluster, &args.name).await;
+    match before.as_ref().map(|rollout| (rollout, Standing::of(rollout))) {
+        // The first reason stands in it for good.
+        Some((rollout, Standing::Aborted)) => {
+            return done(rollout, "is aborted already", args.output);
+        }
+        Some((rollout, Standing::Completed)) => {
+            bail!("{} is Completed; there is nothing to abort", resource_name(rollout))
+        }
+        _ => {}
+    }
     let change = json!({ "spec": { "abort": { "reason": args.reason } } });
     let rollout: PatchRollout = cluster.merge(&args.name, &change).await?;
     done(&rollout, "aborted; a new run needs a new rollout", args.output)
@@ -37,6 +79,15 @@ pub async fn abort(cluster: &Cluster, args: &Abort) -> Result<()> {
 
 /// `retry NAME`.
 pub async fn retry(cluster: &Cluster, args: &Rollout) -> Result<()> {
+    let before: Option<PatchRollout> = look(cluster, &args.name).await;
+    if let Some(rollout) = &before {
+        if Standing::of(rollout) == Standing::Aborted {
+            bail!("{} is Aborted; make a new rollout", resource_name(rollout));
+        }
+        if !Standing::may_have_failed(rollout) {
+            bail!("{} has no failed devices; nothing to retry", resource_name(rollout));
+        }
+    }
     let rollout: PatchRollout = cluster.merge(&args.name, &stamp(RETRY_ANNOTATION)).await?;
     done(&rollout, "asked to retry its failed devices", args.output)
 }
@@ -45,10 +96,28 @@ pub async fn retry(cluster: &Cluster, args: &Rollout) -> Result<()> {
 pub async fn release(cluster: &Cluster, args: &Release) -> Result<()> {
     match args.kind {
         Released::Device => {
+            // A release counts only for a job that exists when it is asked for.
+            let no_job = matches!(cluster.here::<PatchJob>().get_opt(&args.name).await, Ok(None));
+            if no_job {
+                let device = cluster.here::<Device>().get(&args.name).await?;
+                bail!("{} has no job; nothing to release", resource_name(&device));
+            }
             let device: Device = cluster.merge(&args.name, &stamp(RELEASE_ANNOTATION)).await?;
             done(&device, "released; its job is given up", args.output)
         }
     }
+}
+
+/// The object before the write. What cannot be read now is left to the write, which tells why.
+async fn look<K>(cluster: &Cluster, name: &str) -> Option<K>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + Debug
+        + DeserializeOwned,
+{
+    let api = cluster.here::<K>();
+    tokio::time::timeout(LOOK, api.get(name)).await.ok()?.ok()
 }
 
 /// An annotation whose every new value counts once.

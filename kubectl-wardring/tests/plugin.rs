@@ -52,6 +52,22 @@ spec:
   stages: [{ name: test, group: test }, { name: production, group: production }]
 ";
 
+/// A job as a controller makes it, but for its seal, which nobody here opens.
+fn job(device: &str) -> String {
+    json!({
+        "apiVersion": "wardring.dev/v1alpha1", "kind": "PatchJob",
+        "metadata": { "name": device, "namespace": "patching" },
+        "spec": {
+            "sealed": { "payload": "", "signature": "", "keyId": "", "certificate": "" },
+            "rollout": "november", "rolloutUid": "u", "stage": "test", "slice": "s",
+            "enrolmentId": "e", "attempt": 1, "sequence": 1, "action": "Install",
+            "kbs": ["KB5068787"],
+            "startBy": "2026-11-21T04:00:00Z", "finishBy": "2026-11-21T06:00:00Z",
+        },
+    })
+    .to_string()
+}
+
 async fn field(cluster: &DevCluster, kind: &str, name: &str, pointer: &str) -> Result<Value> {
     let text = cluster.kubectl(&["get", kind, name, "-n", "patching", "-o", "json"]).await?.ok()?;
     let object: Value = serde_json::from_str(&text)?;
@@ -136,11 +152,69 @@ async fn verbs_write_one_field_each_and_formats_are_those_of_kubectl() -> Result
 
     let device = "apiVersion: wardring.dev/v1alpha1\nkind: Device\nmetadata: {name: srv-01, namespace: patching}\nspec: {mode: Manage}\n";
     cluster.kubectl_apply(device).await?.ok()?;
-    assert!(run(&["release", "device", "srv-01"]).contains("device.wardring.dev/srv-01 released"));
+    let idle = complaint(&plugin(&config, &["release", "device", "srv-01", "-n", "patching"]));
+    assert!(idle.contains("srv-01 has no job; nothing to release"), "{idle}");
+    let nobody = complaint(&plugin(&config, &["release", "device", "srv-02", "-n", "patching"]));
+    assert!(nobody.contains("\"srv-02\" not found"), "{nobody}");
     let stamp = "/metadata/annotations/wardring.dev~1release-requested-at";
+    assert!(field(&cluster, "wdev", "srv-01", stamp).await?.is_null());
+    cluster.kubectl_apply(&job("srv-01")).await?.ok()?;
+    assert!(run(&["release", "device", "srv-01"]).contains("device.wardring.dev/srv-01 released"));
     assert!(field(&cluster, "wdev", "srv-01", stamp).await?.is_string());
     let text = run(&["explain", "device", "srv-01"]);
     assert!(text.contains("srv-01 is not enrolled"), "{text}");
+    cluster.stop().await
+}
+
+#[tokio::test]
+async fn verbs_confirm_only_what_happens() -> Result<()> {
+    let cluster = with_crds().await?;
+    let config = cluster.kubeconfig_path().to_owned();
+    let verb = |args: &[&str]| plugin(&config, &[args, &["november", "-n", "patching"]].concat());
+    cluster.kubectl_apply(ROLLOUT).await?.ok()?;
+
+    set_phase(&cluster, "Progressing").await?;
+    assert!(stdout(&verb(&["resume"])).contains("november is not suspended"));
+    set_phase(&cluster, "Progressing").await?;
+    let healthy = complaint(&verb(&["retry"]));
+    assert!(healthy.contains("november has no failed devices; nothing to retry"), "{healthy}");
+    let stamp = "/metadata/annotations/wardring.dev~1retry-requested-at";
+    assert!(field(&cluster, "prollout", "november", stamp).await?.is_null());
+
+    set_phase(&cluster, "Completed").await?;
+    let done = complaint(&verb(&["suspend"]));
+    assert!(done.contains("november is Completed; there is nothing to suspend"), "{done}");
+    assert_eq!(field(&cluster, "prollout", "november", "/spec/suspend").await?, false);
+    let done = complaint(&verb(&["abort", "--reason", "late"]));
+    assert!(done.contains("november is Completed; there is nothing to abort"), "{done}");
+    assert!(field(&cluster, "prollout", "november", "/spec/abort").await?.is_null());
+
+    // Nobody may have to read before a rollout can be stopped.
+    let role = ["create", "role", "stopper", "-n", "patching", "--verb=patch"];
+    let role = [&role[..], &["--resource=patchrollouts.wardring.dev"]].concat();
+    cluster.kubectl(&role).await?.ok()?;
+    let binding = ["create", "rolebinding", "stopper", "-n", "patching", "--role=stopper"];
+    cluster.kubectl(&[&binding[..], &["--user=night"]].concat()).await?.ok()?;
+    set_phase(&cluster, "Progressing").await?;
+    let night = stdout(&verb(&["suspend", "--as", "night"]));
+    assert!(night.contains("november suspended;"), "{night}");
+    assert_eq!(field(&cluster, "prollout", "november", "/spec/suspend").await?, true);
+    set_latch(&cluster, "Suspended", "suspended").await?;
+    assert!(stdout(&verb(&["suspend"])).contains("november is suspended already"));
+
+    assert!(stdout(&verb(&["abort", "--reason", "wrong month"])).contains("november aborted;"));
+    set_latch(&cluster, "Aborted", "aborted").await?;
+    for (words, answer) in [
+        (&["suspend"], "november is Aborted; there is nothing to suspend"),
+        (&["resume"], "november is Aborted; make a new rollout"),
+        (&["retry"], "november is Aborted; make a new rollout"),
+    ] {
+        let text = complaint(&verb(words));
+        assert!(text.contains(answer), "{text}");
+    }
+    let again = stdout(&verb(&["abort", "--reason", "another"]));
+    assert!(again.contains("november is aborted already"), "{again}");
+    assert_eq!(field(&cluster, "prollout", "november", "/spec/abort/reason").await?, "wrong month");
     cluster.stop().await
 }
 
@@ -211,20 +285,22 @@ async fn watching_a_rollout_ends_with_it_and_only_completion_is_a_success() -> R
 }
 
 async fn set_phase(cluster: &DevCluster, phase: &str) -> Result<()> {
-    let generation = field(cluster, "prollout", "november", "/metadata/generation").await?;
-    let status = json!({ "status": { "phase": phase, "observedGeneration": generation } });
-    let patch = status.to_string();
-    let args = [
-        "patch",
-        "prollout",
-        "november",
-        "-n",
-        "patching",
-        "--subresource=status",
-        "--type=merge",
-        "-p",
-        &patch,
-    ];
-    cluster.kubectl(&args).await?.ok()?;
+    set_status(cluster, json!({ "phase": phase })).await
+}
+
+/// The status in which a person's order of this name is latched.
+async fn set_latch(cluster: &DevCluster, phase: &str, latch: &str) -> Result<()> {
+    let at = "2026-11-21T02:05:00Z";
+    let order = json!({ "reason": "ByPerson", "message": "A person did it.", "at": at });
+    set_status(cluster, json!({ "phase": phase, latch: order })).await
+}
+
+async fn set_status(cluster: &DevCluster, mut status: Value) -> Result<()> {
+    status["observedGeneration"] =
+        field(cluster, "prollout", "november", "/metadata/generation").await?;
+    let patch = json!({ "status": status }).to_string();
+    let object = ["patch", "prollout", "november", "-n", "patching"];
+    let change = ["--subresource=status", "--type=merge", "-p", &patch];
+    cluster.kubectl(&[&object[..], &change].concat()).await?.ok()?;
     Ok(())
 }
