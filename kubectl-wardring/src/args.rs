@@ -144,9 +144,9 @@ pub struct Enroll {
     /// Lets it give a new key to a device that is enrolled already
     #[arg(long)]
     pub may_replace: bool,
-    /// URL under which devices reach the gateways
-    #[arg(long, value_name = "URL", default_value = "https://GATEWAY:8443")]
-    pub gateway: String,
+    /// Address under which devices reach the gateways; without it, the line has GATEWAY in its place
+    #[arg(long, value_name = "https://HOST[:PORT]", value_parser = gateway)]
+    pub gateway: Option<String>,
     /// Namespace that Wardring is installed in
     #[arg(
         long,
@@ -221,6 +221,30 @@ fn label(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// Agents refuse any other address, and it would be noticed only after the token was made.
+fn gateway(text: &str) -> Result<String, String> {
+    let address = text.parse::<http::Uri>().ok().filter(|uri| {
+        let Some(authority) = uri.authority() else { return false };
+        let host = authority.host();
+        let written = match authority.port_u16() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        };
+        // Neither a user nor a half-written port.
+        uri.scheme_str() == Some("https")
+            && !host.is_empty()
+            && authority.as_str() == written
+            && matches!(uri.path(), "" | "/")
+            && uri.query().is_none()
+    });
+    match address {
+        Some(_) => Ok(text.to_owned()),
+        None => {
+            Err("the address of gateways has the form https://HOST or https://HOST:PORT".to_owned())
+        }
+    }
+}
+
 /// kubectl takes bare seconds too.
 fn timeout(text: &str) -> Result<Span, String> {
     let seconds: Option<u32> = text.parse().ok();
@@ -252,6 +276,28 @@ mod tests {
             assert_eq!(args.connection.context.as_deref(), Some("prod"), "{line}");
             let Command::Status(status) = args.command else { panic!("{line}") };
             assert_eq!(status.output, Some(Format::Wide));
+        }
+    }
+
+    #[test]
+    fn an_address_that_agents_would_refuse_is_no_gateway() {
+        for good in ["https://gw.example", "https://gw.example:8443/", "https://[fd00::1]:8443"] {
+            assert_eq!(gateway(good).as_deref(), Ok(good));
+        }
+        for bad in [
+            "foo",
+            "foo:8443",
+            "http://foo",
+            "https://",
+            "https://:8443",
+            "https://foo:",
+            "https://foo:99999",
+            "https://me@foo",
+            "https://foo/path",
+            "https://foo?query",
+            "https://foo bar",
+        ] {
+            assert!(gateway(bad).is_err(), "{bad}");
         }
     }
 

@@ -19,6 +19,7 @@ use ring::{
 use serde_json::json;
 use wardring_api::{
     DeviceMode, EnrollmentToken, EnrollmentTokenSpec,
+    conditions::whole_seconds,
     names::{PLUGIN_MANAGER, ROOTS_CONFIGMAP},
 };
 
@@ -27,6 +28,9 @@ use crate::{
     cluster::Cluster,
     output,
 };
+
+/// Stands in the line for the address that nobody named.
+const PLACEHOLDER: &str = "https://GATEWAY:8443";
 
 /// A fresh token's text and the public half of its seed.
 struct Fresh {
@@ -45,7 +49,7 @@ pub async fn run(cluster: &Cluster, args: &Enroll) -> Result<()> {
     let fresh = generate(&cluster.namespace, &name, &root, &random)?;
     let spec = EnrollmentTokenSpec {
         public_key: fresh.public_key,
-        expires_at: Timestamp::now() + args.ttl.duration(),
+        expires_at: whole_seconds(Timestamp::now() + args.ttl.duration()),
         max_uses: args.max_uses,
         labels: args.labels.iter().cloned().collect(),
         mode: match args.mode {
@@ -58,7 +62,11 @@ pub async fn run(cluster: &Cluster, args: &Enroll) -> Result<()> {
         PostParams { field_manager: Some(PLUGIN_MANAGER.to_owned()), ..PostParams::default() };
     let token = EnrollmentToken::new(&name, spec);
     let token = cluster.here::<EnrollmentToken>().create(&params, &token).await?;
-    let command = format!("wardring-agent run --gateway {} --token {}", args.gateway, fresh.text);
+    let gateway = args.gateway.as_deref().unwrap_or(PLACEHOLDER);
+    let command = format!("wardring-agent run --gateway {gateway} --token {}", fresh.text);
+    if args.gateway.is_none() {
+        eprintln!("Replace GATEWAY by the address of your gateways; --gateway does it here.");
+    }
     match args.output {
         Some(Format::Json | Format::Yaml) => {
             let answer = json!({

@@ -244,7 +244,12 @@ async fn enroll_makes_a_token_whose_secret_is_only_in_the_line_it_prints() -> Re
     );
     cluster.kubectl(&["create", "namespace", "wardring-system"]).await?.ok()?;
     cluster.kubectl_apply(&roots).await?.ok()?;
+    let wrong = plugin(&config, &[&enroll[..], &["--gateway", "http://gw.example"]].concat());
+    assert_eq!(wrong.status.code(), Some(2));
+    let wrong = String::from_utf8_lossy(&wrong.stderr).into_owned();
+    assert!(wrong.contains("https://HOST:PORT"), "{wrong}");
     let gateway = ["--gateway", "https://gw.example:8443"];
+    // The name is still free: nothing was made for the wrong address.
     let line = stdout(&plugin(&config, &[&enroll[..], &gateway].concat()));
 
     assert!(
@@ -259,6 +264,14 @@ async fn enroll_makes_a_token_whose_secret_is_only_in_the_line_it_prints() -> Re
     assert_eq!(spec["mode"], "Observe");
     let seed = line.rsplit('.').nth(1).unwrap();
     assert!(!spec.to_string().contains(seed), "the seed is stored in the cluster");
+
+    let expiry: jiff::Timestamp = serde_json::from_value(spec["expiresAt"].clone())?;
+    assert_eq!(expiry.subsec_nanosecond(), 0, "{expiry}");
+
+    let unnamed = plugin(&config, &["enroll", "-n", "patching"]);
+    assert!(stdout(&unnamed).contains("--gateway https://GATEWAY:8443 --token"));
+    let note = String::from_utf8_lossy(&unnamed.stderr).into_owned();
+    assert!(note.contains("Replace GATEWAY by the address of your gateways"), "{note}");
 
     let again = complaint(&plugin(&config, &enroll));
     assert!(again.contains("already exists"), "{again}");
