@@ -55,10 +55,11 @@ pub fn sentences(rollout: &PatchRollout) -> Vec<String> {
             StageState::Completed => "is done",
         };
         lines.push(format!(
-            "Stage {} {sentence}: {} of {} devices proven, {} moving, {} waiting, {} failed, {} unreachable.",
+            "Stage {} {sentence}: {} of {} devices proven, {} had it already, {} moving, {} waiting, {} failed, {} unreachable.",
             stage.name,
-            counts.succeeded + counts.already_installed,
+            counts.succeeded,
             counts.total,
+            counts.already_installed,
             counts.in_progress,
             counts.pending,
             counts.failed + counts.rollback_failed,
@@ -118,7 +119,9 @@ mod tests {
                 },
                 "stages": [{
                     "name": "test", "state": "Open",
-                    "counts": { "total": 4, "failed": 2, "succeeded": 1, "pending": 1 },
+                    "counts": {
+                        "total": 6, "failed": 2, "succeeded": 1, "alreadyInstalled": 2, "pending": 1,
+                    },
                     "failedSample": ["srv-01: Failed — ServiceDown"],
                 }],
             },
@@ -131,7 +134,7 @@ mod tests {
                 "Rollout 2026-11 is Halted, at stage test.",
                 "2 devices failed; 1 may. (since 2026-11-21T02:05:00Z)",
                 "  FailureBudgetSpent: More devices failed than `maxFailures` allows.",
-                "Stage test is open: 1 of 4 devices proven, 0 moving, 1 waiting, 2 failed, 0 unreachable.",
+                "Stage test is open: 1 of 6 devices proven, 2 had it already, 0 moving, 1 waiting, 2 failed, 0 unreachable.",
                 "  ✗ srv-01: Failed — ServiceDown",
             ]
         );
