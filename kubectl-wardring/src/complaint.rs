@@ -42,11 +42,24 @@ fn refused(status: &Status) -> String {
     match status.code {
         // Without a name in the answer it is the resource that does not exist.
         404 if !named => "this cluster does not know Wardring's objects; install the chart (its CRDs come with it): helm install wardring charts/wardring -n wardring-system --create-namespace".to_owned(),
-        404 => format!("{}; `kubectl wardring status -A` shows every rollout", status.message),
+        404 => match detail.and_then(|detail| whereabouts(&detail.kind)) {
+            Some(hint) => format!("{}; {hint}", status.message),
+            None => status.message.clone(),
+        },
         401 => "the API server does not accept these credentials; log in again, or choose another user with --user or --context".to_owned(),
         403 => format!("you may not do that: {}; ask for the role, or use --as", status.message),
         409 => format!("{}; look at it and try again", status.message),
         _ => status.message.clone(),
+    }
+}
+
+/// Where to look for an object of this kind, which an answer names in the plural.
+fn whereabouts(kind: &str) -> Option<&'static str> {
+    match kind {
+        "patchrollouts" => Some("`kubectl wardring status -A` shows every rollout"),
+        "devices" => Some("`kubectl get wdev -A` shows every device"),
+        "namespaces" => Some("`kubectl get namespaces` shows every namespace"),
+        _ => None,
     }
 }
 
@@ -66,7 +79,8 @@ mod tests {
     use super::*;
 
     fn answer(code: u16, message: &str, name: &str) -> anyhow::Error {
-        let details = serde_json::json!({ "name": name, "kind": "patchrollouts" });
+        let kind = message.split('.').next().unwrap_or_default();
+        let details = serde_json::json!({ "name": name, "kind": kind });
         let status = serde_json::json!({
             "status": "Failure", "code": code, "message": message, "details": details,
         });
@@ -81,6 +95,18 @@ mod tests {
 
         assert!(no_crds.contains("install the chart"), "{no_crds}");
         assert!(no_rollout.contains("\"x\" not found"), "{no_rollout}");
+    }
+
+    #[test]
+    fn what_is_missing_decides_where_to_look_for_it() {
+        let of = |message| sentence(&answer(404, message, "x"));
+
+        let rollout = of("patchrollouts.wardring.dev \"x\" not found");
+        assert!(rollout.ends_with("`kubectl wardring status -A` shows every rollout"), "{rollout}");
+        let device = of("devices.wardring.dev \"x\" not found");
+        assert!(device.ends_with("`kubectl get wdev -A` shows every device"), "{device}");
+        let other = "patchjobs.wardring.dev \"x\" not found";
+        assert_eq!(of(other), other);
     }
 
     #[test]

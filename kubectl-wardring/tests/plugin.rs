@@ -155,7 +155,9 @@ async fn verbs_write_one_field_each_and_formats_are_those_of_kubectl() -> Result
     let idle = complaint(&plugin(&config, &["release", "device", "srv-01", "-n", "patching"]));
     assert!(idle.contains("srv-01 has no job; nothing to release"), "{idle}");
     let nobody = complaint(&plugin(&config, &["release", "device", "srv-02", "-n", "patching"]));
-    assert!(nobody.contains("\"srv-02\" not found"), "{nobody}");
+    assert!(nobody.contains("\"srv-02\" not found; `kubectl get wdev -A`"), "{nobody}");
+    let nowhere = complaint(&plugin(&config, &["explain", "device", "srv-02", "-n", "nowhere"]));
+    assert!(nowhere.contains("`kubectl get wdev -A` shows every device"), "{nowhere}");
     let stamp = "/metadata/annotations/wardring.dev~1release-requested-at";
     assert!(field(&cluster, "wdev", "srv-01", stamp).await?.is_null());
     cluster.kubectl_apply(&job("srv-01")).await?.ok()?;
@@ -249,6 +251,8 @@ async fn enroll_makes_a_token_whose_secret_is_only_in_the_line_it_prints() -> Re
     let wrong = String::from_utf8_lossy(&wrong.stderr).into_owned();
     assert!(wrong.contains("https://HOST:PORT"), "{wrong}");
     let gateway = ["--gateway", "https://gw.example:8443"];
+    let nowhere = complaint(&plugin(&config, &["enroll", "-n", "nowhere"]));
+    assert!(nowhere.contains("`kubectl get namespaces` shows every namespace"), "{nowhere}");
     // The name is still free: nothing was made for the wrong address.
     let line = stdout(&plugin(&config, &[&enroll[..], &gateway].concat()));
 
