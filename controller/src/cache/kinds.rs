@@ -6,7 +6,7 @@ use kube::{Resource, core::NamespaceResourceScope};
 use serde::de::DeserializeOwned;
 use wardring_api::{
     DeviceGroup, PatchJob, PatchLedger, PatchRollout, PatchRolloutSlice, Update, UpdateHold,
-    names::LEDGER_NAME,
+    names::{CONTROLLER_MANAGER, LEDGER_NAME},
 };
 use wardring_planner::{HoldView, SliceView};
 
@@ -108,6 +108,13 @@ fn put_newer<T>(map: &mut BTreeMap<String, Stored<T>>, name: String, item: Store
 
 fn name_of(object: &impl Resource) -> String {
     object.meta().name.clone().unwrap_or_default()
+}
+
+/// Whether nobody but the controller ever wrote the object.
+fn is_ours(object: &impl Resource) -> bool {
+    let writers = object.meta().managed_fields.as_deref().unwrap_or_default();
+    let is_controller = |name: &Option<String>| name.as_deref() == Some(CONTROLLER_MANAGER);
+    !writers.is_empty() && writers.iter().all(|writer| is_controller(&writer.manager))
 }
 
 impl Cached for PatchLedger {
@@ -275,7 +282,8 @@ impl Cached for UpdateHold {
         let name = name_of(&self);
         let view = HoldView { name: name.clone(), spec: self.spec.clone() };
         let changed = put_newer(&mut space.holds, name, stored(&self, version, view));
-        space.intent += u64::from(changed);
+        // The echo of a bar that a pass put up itself must not stop that pass.
+        space.intent += u64::from(changed && !is_ours(&self));
         changed
     }
 
@@ -323,5 +331,37 @@ impl Cached for SlimDevice {
 
     fn names_in(space: &Namespace) -> Vec<String> {
         space.devices.rows().iter().map(|row| row.name.to_string()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hold(version: u64, managers: &[&str]) -> UpdateHold {
+        let fields: Vec<_> =
+            managers.iter().map(|name| serde_json::json!({ "manager": name })).collect();
+        serde_json::from_value(serde_json::json!({
+            "apiVersion": "wardring.dev/v1alpha1", "kind": "UpdateHold",
+            "metadata": {
+                "name": "november-1", "namespace": "clinic",
+                "resourceVersion": version.to_string(), "managedFields": fields,
+            },
+            "spec": { "kbs": ["KB5068787"], "reason": "It was rolled back." },
+        }))
+        .expect("a hold")
+    }
+
+    #[test]
+    fn a_bar_is_what_people_want_unless_the_controller_put_it_up_itself() {
+        let (mut space, mut pool) = (Namespace::default(), Interner::default());
+        let mut put = |version, managers: &[&str]| {
+            assert!(hold(version, managers).put(&mut space, &mut pool, version));
+            space.intent
+        };
+        assert_eq!(put(1, &[CONTROLLER_MANAGER]), 0);
+        assert_eq!(put(2, &[CONTROLLER_MANAGER, "kubectl-edit"]), 1);
+        assert_eq!(put(3, &["kubectl-create"]), 2);
+        assert_eq!(put(4, &[]), 3, "in doubt it is a person's");
     }
 }
