@@ -121,7 +121,7 @@ impl Cache {
     }
 
     /// An object was added or changed, or is named by a full list.
-    fn apply<K: Cached>(&self, object: K) {
+    pub(crate) fn apply<K: Cached>(&self, object: K) {
         let (namespace, name) = place(&object);
         let version = version_of(&object);
         let mut state = self.state();

@@ -31,6 +31,8 @@ pub struct Basis {
     pub jobs: BTreeMap<String, Stored<CachedJob>>,
     /// Version of the ledger.
     pub ledger: Option<u64>,
+    /// Rollouts whose status the plan wrote: the version it has since, by uid.
+    pub statuses: BTreeMap<String, u64>,
 }
 
 impl Basis {
@@ -42,6 +44,7 @@ impl Basis {
             rewritten: BTreeMap::new(),
             jobs: space.jobs.clone(),
             ledger: space.ledger.as_ref().map(|ledger| ledger.version),
+            statuses: BTreeMap::new(),
         }
     }
 
@@ -96,7 +99,8 @@ pub enum Stop {
     },
 }
 
-/// Carries out `plan`. On `Err` a prefix of it was carried out.
+/// Carries out `plan`. On `Err` a prefix of it was carried out, and what its statuses say was told all
+/// the same: no later plan knows that there is something to tell.
 pub async fn apply(
     desk: &Desk,
     namespace: &str,
@@ -105,8 +109,33 @@ pub async fn apply(
     plan: Plan,
     intent: u64,
 ) -> Result<(), Stop> {
+    let (mut events, mut actions) = (Vec::new(), Vec::with_capacity(plan.actions.len()));
+    for action in plan.actions {
+        match action {
+            Action::Emit(event) => events.push(event),
+            other => actions.push(other),
+        }
+    }
+    let end = carry_out(desk, namespace, memory, &mut basis, actions, intent).await;
+    for event in events {
+        // Where the status was not written, the next plan tells it.
+        if let Some(version) = basis.statuses.get(&event.rollout.uid) {
+            desk.events.emit(namespace, *version, event).await;
+        }
+    }
+    end
+}
+
+async fn carry_out(
+    desk: &Desk,
+    namespace: &str,
+    memory: &mut Memory,
+    basis: &mut Basis,
+    actions: Vec<Action>,
+    intent: u64,
+) -> Result<(), Stop> {
     let mut writer = Writer::new(desk, namespace, memory);
-    let mut actions = plan.actions.into_iter().peekable();
+    let mut actions = actions.into_iter().peekable();
     while let Some(action) = actions.next() {
         if !desk.in_office() {
             return Err(Stop::TermOver);
@@ -115,11 +144,9 @@ pub async fn apply(
             return Err(Stop::NewIntent);
         }
         match action {
-            Action::AddFinalizer(rollout) => {
-                writer.set_finalizer(&mut basis, &rollout, true).await?
-            }
+            Action::AddFinalizer(rollout) => writer.set_finalizer(basis, &rollout, true).await?,
             Action::RemoveFinalizer(rollout) => {
-                writer.set_finalizer(&mut basis, &rollout, false).await?;
+                writer.set_finalizer(basis, &rollout, false).await?;
             }
             Action::WriteStatus { rollout, status } => {
                 let stored = basis.rollouts.get(&rollout.name);
@@ -128,7 +155,9 @@ pub async fn apply(
                 if is_progress && writer.memory.pace.holds_back(&rollout.uid, ROLLOUT_EVERY) {
                     continue;
                 }
-                writer.write_status(&mut basis, &rollout, *status).await?;
+                writer.write_status(basis, &rollout, *status).await?;
+                let version = basis.rollouts.get(&rollout.name).map_or(0, |now| now.version);
+                basis.statuses.insert(rollout.uid.clone(), version);
                 writer.memory.pace.wrote(&rollout.uid, ROLLOUT_EVERY, Instant::now());
             }
             Action::CreateSlice(first) => {
@@ -150,7 +179,7 @@ pub async fn apply(
                 }
             }
             Action::OpenBatch { expected_sequence: _, batch } => {
-                writer.open_batch(&mut basis, batch).await?;
+                writer.open_batch(basis, batch).await?;
             }
             Action::RecordLines { slice, cause, changes } => {
                 let granted: Vec<GrantId> = if cause == RecordCause::Grants {
@@ -166,11 +195,11 @@ pub async fn apply(
                 } else {
                     Vec::new()
                 };
-                writer.record_lines(&mut basis, &slice, changes).await?;
+                writer.record_lines(basis, &slice, changes).await?;
                 // From here on we know that no create request was ever sent for these grants.
                 writer.memory.uncreated.extend(granted);
             }
-            Action::Recall { slice, lines } => writer.recall(&mut basis, &slice, lines).await?,
+            Action::Recall { slice, lines } => writer.recall(basis, &slice, lines).await?,
             Action::CreateJob(first) => {
                 let mut jobs = vec![*first];
                 while let Some(Action::CreateJob(_)) = actions.peek() {
@@ -190,9 +219,9 @@ pub async fn apply(
                     }
                 }
                 tracing::debug!(namespace, count = jobs.len(), ?why, "deleting jobs");
-                delete_jobs(&mut writer, &basis, jobs).await;
+                delete_jobs(&mut writer, basis, jobs).await;
             }
-            Action::DeleteSlice { name } => writer.delete_slice(&basis, &name).await,
+            Action::DeleteSlice { name } => writer.delete_slice(basis, &name).await,
             Action::CreateHold { name, rollout_uid, spec } => {
                 writer.create_hold(&name, &rollout_uid, *spec).await?;
             }
@@ -205,7 +234,8 @@ pub async fn apply(
                 writer.write_group_status(&group, status).await;
                 writer.memory.pace.wrote(&key, GROUP_EVERY, Instant::now());
             }
-            Action::Emit(event) => desk.events.emit(namespace, event).await,
+            // Told at the end, however it comes about.
+            Action::Emit(_) => {}
         }
     }
     Ok(())
@@ -314,5 +344,138 @@ async fn delete_jobs(writer: &mut Writer<'_>, basis: &Basis, jobs: Vec<(String, 
         .await;
     for (device, uid) in gone.into_iter().flatten() {
         writer.memory.gone.insert(device, uid);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use jiff::Timestamp;
+    use kube::Client;
+    use serde_json::{Value, json};
+    use tokio::sync::watch;
+    use wardring_api::{PatchRolloutStatus, UpdateHold, reasons::Reason};
+    use wardring_planner::RolloutRef;
+    use wardring_seal::Authority;
+
+    use super::*;
+    use crate::{
+        cache::Cache,
+        clock::ClockWatch,
+        events::{
+            Events,
+            tests::{Told, api_server, event, notes, refusal},
+        },
+        identity::Identity,
+        lease::Term,
+        metrics::Metrics,
+        presence::Presence,
+    };
+
+    const CLINIC: &str = "clinic";
+    const NOTE: &str = "The rollback is complete.";
+
+    fn desk(client: Client, cache: &Cache) -> Desk {
+        let authority = Authority::create(Timestamp::now()).unwrap();
+        let jobs = authority.issue_job_signer(Timestamp::now()).unwrap();
+        let until = Instant::now() + Duration::from_secs(600);
+        Desk {
+            events: Events::new(client.clone(), "controller-1"),
+            client,
+            cache: cache.clone(),
+            presence: Presence::new(Duration::from_secs(30)),
+            identity: Identity::new(authority, jobs),
+            clock: ClockWatch::default(),
+            metrics: Metrics::new(),
+            office: watch::channel(Some(Term { number: 1, until })).1,
+            term: 1,
+            holder: "controller-1".to_owned(),
+        }
+    }
+
+    fn rollout(version: u64) -> Value {
+        json!({
+            "apiVersion": "wardring.dev/v1alpha1", "kind": "PatchRollout",
+            "metadata": {
+                "name": "november", "namespace": CLINIC, "uid": "u-1",
+                "resourceVersion": version.to_string(),
+            },
+            "spec": { "updates": { "kbs": ["KB5068787"] }, "stages": [] },
+        })
+    }
+
+    /// A person's bar.
+    fn hold() -> UpdateHold {
+        serde_json::from_value(json!({
+            "apiVersion": "wardring.dev/v1alpha1", "kind": "UpdateHold",
+            "metadata": { "name": "surgery", "namespace": CLINIC, "resourceVersion": "9" },
+            "spec": { "kbs": ["KB5068787"], "reason": "Surgery." },
+        }))
+        .unwrap()
+    }
+
+    /// Carries out the end of a rollback: a status, a bar, and what is told of them.
+    async fn roll_back(client: Client, cache: &Cache) -> Result<(), Stop> {
+        let stored: PatchRollout = serde_json::from_value(rollout(1)).unwrap();
+        let stored = Stored { uid: "u-1".into(), version: 1, value: stored.into() };
+        let basis = Basis {
+            rollouts: BTreeMap::from([("november".to_owned(), stored)]),
+            ..Basis::default()
+        };
+        let id = RolloutRef { name: "november".to_owned(), uid: "u-1".to_owned() };
+        let bar = |name: &str| Action::CreateHold {
+            name: name.to_owned(),
+            rollout_uid: id.uid.clone(),
+            spec: Box::new(hold().spec),
+        };
+        let status = Box::new(PatchRolloutStatus::default());
+        let actions = vec![
+            Action::WriteStatus { rollout: id.clone(), status },
+            bar("november-1"),
+            bar("november-2"),
+            Action::Emit(event(Reason::RollbackSucceeded, NOTE)),
+        ];
+        let plan = Plan { actions, ..Plan::default() };
+        let mut memory = Memory::default();
+        let desk = desk(client, cache);
+        apply(&desk, CLINIC, &mut memory, basis, plan, desk.intent(CLINIC)).await
+    }
+
+    /// An API server that takes every status, and answers to a bar what `bar` does.
+    fn played(bar: impl Fn(Value) -> (u16, Value) + Send + Sync + 'static) -> (Client, Told) {
+        api_server(move |path, body| match path {
+            path if path.ends_with("/status") => (200, rollout(2)),
+            _ => bar(body),
+        })
+    }
+
+    #[tokio::test]
+    async fn what_a_written_status_says_is_told_although_people_want_something_else_by_now() {
+        let cache = Cache::default();
+        let shared = cache.clone();
+        let (client, told) = played(move |body| {
+            shared.apply(hold());
+            (201, body)
+        });
+        let end = roll_back(client, &cache).await;
+        assert!(matches!(end, Err(Stop::NewIntent)), "{end:?}");
+        assert_eq!(notes(&told), [NOTE]);
+    }
+
+    #[tokio::test]
+    async fn what_a_written_status_says_is_told_although_a_later_write_failed() {
+        let (client, told) = played(|_| refusal(500, "InternalError"));
+        let end = roll_back(client, &Cache::default()).await;
+        assert!(matches!(end, Err(Stop::Api { .. })), "{end:?}");
+        assert_eq!(notes(&told), [NOTE]);
+    }
+
+    #[tokio::test]
+    async fn what_was_not_written_is_not_told() {
+        let (client, told) = api_server(|_, _| refusal(409, "Conflict"));
+        let end = roll_back(client, &Cache::default()).await;
+        assert!(matches!(end, Err(Stop::Conflict { .. })), "{end:?}");
+        assert!(notes(&told).is_empty());
     }
 }
