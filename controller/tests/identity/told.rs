@@ -2,14 +2,18 @@
 
 use anyhow::Result;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Event;
+use k8s_openapi::api::core::v1::{Event, ObjectReference};
+use kube::Resource;
 use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::runtime::events::EventType;
 use serde_json::json;
-use wardring_api::Device;
+use wardring_api::reasons::Reason;
+use wardring_api::{Device, DeviceSpec};
 use wardring_controller::cache::{Cache, watch_all};
 use wardring_controller::events::Events;
 use wardring_controller::identity::announce_quarantines;
 use wardring_harness::wait_until;
+use wardring_planner::{EventKind, RolloutRef};
 use wardring_seal::{DeviceKey, Token};
 
 use crate::world::{SOON, TENANT, World, claim, refused};
@@ -100,5 +104,41 @@ async fn a_quarantine_is_told_once_at_the_device() -> Result<()> {
     let told = event(&world, "Device", "ws-17", "Quarantined").await?;
     assert_eq!(told.message.as_deref(), Some("Two live agents speak with this enrolment."));
     assert!(told.series.is_none(), "{:?}", told.series);
+    world.cluster.stop().await
+}
+
+#[tokio::test]
+async fn the_api_server_takes_an_event_per_transition_and_counts_what_is_only_repeated()
+-> Result<()> {
+    let world = World::start().await?;
+    let events = Events::new(world.controller.clone(), "controller-test");
+    let transition = |note: &str| wardring_planner::Event {
+        rollout: RolloutRef { name: "november".to_owned(), uid: "u-1".to_owned() },
+        kind: EventKind::Normal,
+        reason: Reason::InProgress,
+        note: note.to_owned(),
+    };
+    for (version, note) in [(1, "Stage a opened."), (2, "Stage b opened."), (2, "Stage b opened.")]
+    {
+        events.emit(TENANT, version, transition(note)).await;
+    }
+    let device = Device::new("ws-17", DeviceSpec::default());
+    let about = ObjectReference { namespace: Some(TENANT.to_owned()), ..device.object_ref(&()) };
+    for _ in 0..3 {
+        events.publish(&about, EventType::Warning, Reason::TokenRefused, "no certificate").await;
+    }
+
+    let told: Api<Event> = Api::namespaced(world.admin.clone(), TENANT);
+    let mut told: Vec<_> = told
+        .list(&ListParams::default())
+        .await?
+        .items
+        .into_iter()
+        .map(|event| (event.message, event.series.and_then(|series| series.count)))
+        .collect();
+    told.sort();
+    let expected =
+        [("Stage a opened.", None), ("Stage b opened.", None), ("no certificate", Some(3))];
+    assert_eq!(told, expected.map(|(note, count)| (Some(note.to_owned()), count)));
     world.cluster.stop().await
 }
