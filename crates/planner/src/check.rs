@@ -196,6 +196,11 @@ impl<'a> Replay<'a> {
             if !written_ahead {
                 self.breaks("S2", format!("{} would be granted without a batch", line.device));
             }
+            if let Some(view) = self.slices.get(slice).copied()
+                && let Some((rollout, _)) = self.rollouts.get(view.rollout_uid.as_str())
+            {
+                self.limits(rollout, view, &line.device);
+            }
         }
         // A rollback that did not begin leaves a proven device as it was.
         let restored = before.was == Some(LineState::Succeeded);

@@ -202,6 +202,11 @@ fn hold(story: &DeviceStory<'_>, line: &Line, rules: &Rules) -> (Reason, Option<
     if stage.is_none_or(|stage| stage.state != StageState::Open) {
         return (Reason::StageNotOpen, None);
     }
+    let named = rollout.spec.stages.iter().find(|named| named.name == story.stage);
+    let group = named.and_then(|named| named.group.as_deref());
+    if group.is_some_and(|name| table.find_group(name).is_none()) {
+        return (Reason::GroupNotFound, None);
+    }
     let again = line.at.map(|at| later(at, rules.backoff));
     if line.state != LineState::Pending && again.is_some_and(|again| story.now < again) {
         return (Reason::Backoff, again);
@@ -243,7 +248,8 @@ fn last_end(line: &SliceLine) -> String {
         None => text.push('.'),
     }
     let told = failed_before(line.was).map(|was| failure(was, line.was_reason));
-    match (&line.note, told, line.was) {
+    let was = line.was.filter(|was| *was != LineState::Granted);
+    match (&line.note, told, was) {
         (Some(note), Some(was), _) => text.push_str(&format!(" What failed: {note} ({was}).")),
         (Some(note), None, _) => text.push_str(&format!(" What failed: {note}.")),
         (None, _, Some(was)) => {

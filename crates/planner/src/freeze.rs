@@ -3,7 +3,7 @@
 
 use jiff::SignedDuration;
 use sha2::{Digest, Sha256};
-use wardring_api::{SLICE_SIZE, SliceLine, reasons::Reason};
+use wardring_api::{SLICE_SIZE, SliceLine, Stage, reasons::Reason};
 
 use crate::{
     NewSlice, Selector, SliceView,
@@ -23,6 +23,35 @@ pub fn freeze_id<'a>(digests: impl Iterator<Item = &'a [u8; 32]>) -> String {
     format!("v1:{}", &hex[..40])
 }
 
+/// What is wrong with a stage that names a group which does not exist, now or any more. A frozen stage
+/// keeps its devices, but the group's limits are gone, so nothing more may be granted there.
+pub(crate) fn missing_group(
+    run: &Run<'_>,
+    position: usize,
+    scene: &Scene<'_>,
+) -> Option<Complaint> {
+    let stage = run.stages[position].spec;
+    let name = stage.group.as_ref().filter(|name| scene.table.find_group(name).is_none())?;
+    if run.status.stages[position].freeze_id.is_none() {
+        return Some(no_such_group(stage, name));
+    }
+    Some(Complaint::new(
+        Reason::GroupNotFound,
+        format!(
+            "Stage {}: DeviceGroup {name} does not exist any more, and its limits are gone with it: \
+             nothing more is granted. Apply the group again or abort the rollout.",
+            stage.name
+        ),
+    ))
+}
+
+fn no_such_group(stage: &Stage, name: &str) -> Complaint {
+    Complaint::new(
+        Reason::GroupNotFound,
+        format!("Stage {} names DeviceGroup {name}, which does not exist.", stage.name),
+    )
+}
+
 /// Positions of the devices that the stage would freeze now.
 pub(crate) fn members(
     run: &Run<'_>,
@@ -33,12 +62,7 @@ pub(crate) fn members(
     let rows = scene.table.rows();
     let mut wanted: Vec<usize> = match (&stage.group, &stage.selector) {
         (Some(name), _) => {
-            let group = scene.table.find_group(name).ok_or_else(|| {
-                Complaint::new(
-                    Reason::GroupNotFound,
-                    format!("Stage {} names DeviceGroup {name}, which does not exist.", stage.name),
-                )
-            })?;
+            let group = scene.table.find_group(name).ok_or_else(|| no_such_group(stage, name))?;
             scene.table.members(group)
         }
         (None, Some(selector)) => {

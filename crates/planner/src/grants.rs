@@ -5,6 +5,7 @@ use wardring_api::{AwaitingRebootAction, JobAction, LineState, StageState, reaso
 use crate::{
     Decision,
     eligibility::{Claims, line_hold},
+    freeze,
     ledger::{Pen, Start, write_ahead},
     line::{Frozen, Line, Tally},
     plan::Lanes,
@@ -53,8 +54,20 @@ pub(crate) fn admit<'a>(
             && run.status.stages[position].state == StageState::Open
             && may_grant(run, scene, JobAction::Install);
         let slots = free_slots(run, position);
+        let has_limits = freeze::missing_group(run, position, scene).is_none();
         let starts = Vec::new();
-        let mut desk = Desk { run, scene, claims, wake, position, is_current, open, slots, starts };
+        let mut desk = Desk {
+            run,
+            scene,
+            claims,
+            wake,
+            position,
+            is_current,
+            open,
+            has_limits,
+            slots,
+            starts,
+        };
         let mut here = desk.decide(&frozen, &rollback);
         let starts = desk.starts;
         let mut frozen = frozen;
@@ -82,6 +95,8 @@ struct Desk<'d, 'a> {
     position: usize,
     is_current: bool,
     open: bool,
+    /// The group that the stage names exists. Without it nobody knows what it would forbid.
+    has_limits: bool,
     slots: usize,
     starts: Vec<Start>,
 }
@@ -120,7 +135,7 @@ impl Desk<'_, '_> {
 
     /// Whether a device that was given up is in contact again and still has time to finish.
     fn is_back(&self, line: &Line) -> bool {
-        if line.state != LineState::Unreachable || line.moved {
+        if line.state != LineState::Unreachable || line.moved || !self.has_limits {
             return false;
         }
         let stop = self.run.stop;
@@ -172,6 +187,7 @@ impl Desk<'_, '_> {
             None => Some(Reason::Replaced),
             Some(_) if self.is_listening() => Some(Reason::AgentsUnheard),
             Some(_) if !allowed => Some(Reason::RolloutStopped),
+            Some(_) if !self.has_limits => Some(Reason::GroupNotFound),
             Some(_) if rollback.is_braked => Some(Reason::RollbackFailed),
             // Later stages go first.
             Some(_) if !rollback.is_turn_of(self.position) => Some(Reason::RollingBack),
@@ -219,6 +235,9 @@ impl Desk<'_, '_> {
         }
         if self.run.stop.is_some() || self.run.complaint.is_some() || self.scene.guard.is_some() {
             return Decision::Hold(Reason::RolloutStopped);
+        }
+        if !self.has_limits {
+            return Decision::Hold(Reason::GroupNotFound);
         }
         if self.is_current && self.is_listening() {
             return Decision::Hold(Reason::AgentsUnheard);

@@ -4,7 +4,7 @@
 use wardring_api::{Batch, JobAction, LineState, SliceLine, conditions::whole_seconds};
 
 use crate::{
-    Action, BATCH_SIZE, LineChange, RecordCause,
+    Action, BATCH_SIZE, LineChange, RecordCause, freeze,
     line::{Frozen, Line},
     plan::Lanes,
     sequence::next_batch,
@@ -40,7 +40,11 @@ pub(crate) fn close_open_batch(runs: &mut [Run<'_>], scene: &Scene<'_>, lanes: &
         let may_grant = has_heard && run.stop.is_none() && run.complaint.is_none();
         let may_roll_back = has_heard && matches!(run.stop, None | Some(Stop::Halted));
         let (uid, now) = (run.id.uid.clone(), scene.now);
-        for frozen in run.stages.iter_mut().filter_map(|stage| stage.frozen.as_mut()) {
+        let limits: Vec<bool> = (0..run.stages.len())
+            .map(|position| freeze::missing_group(run, position, scene).is_none())
+            .collect();
+        for (stage, has_limits) in run.stages.iter_mut().zip(limits) {
+            let Some(frozen) = stage.frozen.as_mut() else { continue };
             let Some(slice) = frozen.slices.iter().position(|slice| slice.name == batch.slice)
             else {
                 continue;
@@ -65,7 +69,7 @@ pub(crate) fn close_open_batch(runs: &mut [Run<'_>], scene: &Scene<'_>, lanes: &
                     JobAction::Rollback => may_roll_back,
                     JobAction::Install | JobAction::Download => may_grant,
                 };
-                if row.is_some() && allowed {
+                if row.is_some() && allowed && has_limits {
                     grant(&mut line, action, attempt, batch.sequence, now);
                 } else {
                     (line.sequence, line.attempt, line.moved) = (batch.sequence, attempt, true);

@@ -30,6 +30,14 @@ pub(crate) fn advance(
     {
         return None;
     }
+    if run.status.stages.iter().all(|stage| stage.freeze_id.is_none()) {
+        // A typo in a later stage is told before the first device is touched.
+        let mut positions = 0..run.stages.len();
+        run.complaint = positions.find_map(|position| freeze::missing_group(run, position, scene));
+        if run.complaint.is_some() {
+            return None;
+        }
+    }
     for position in 0..run.stages.len() {
         let waits = match run.status.stages[position].state {
             StageState::Completed => continue,

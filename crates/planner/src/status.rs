@@ -13,7 +13,7 @@ use wardring_api::{
 use crate::{
     Decision, EventKind,
     caps::later,
-    explain,
+    explain, freeze,
     halt::current_stage,
     validate::{Complaint, Run, Scene, Stop},
 };
@@ -112,9 +112,11 @@ fn waiting_for(
     if let Some(position) = current_stage(run) {
         stage_waits(run, position, &mut list);
     }
+    group_waits(run, decisions, true, scene, &mut list);
     for (position, decisions) in decisions.iter().enumerate() {
         device_waits(run, position, decisions, &mut list);
     }
+    group_waits(run, decisions, false, scene, &mut list);
     list.truncate(10);
     list
 }
@@ -134,6 +136,34 @@ fn stage_waits(run: &Run<'_>, position: usize, list: &mut Vec<Waiting>) {
     }
 }
 
+/// Stages whose group does not exist: those that froze their devices, or those that did not yet.
+fn group_waits(
+    run: &Run<'_>,
+    decisions: &[Vec<Decision>],
+    frozen: bool,
+    scene: &Scene<'_>,
+    list: &mut Vec<Waiting>,
+) {
+    if matches!(run.stop, Some(Stop::Aborted | Stop::Deleting)) {
+        return;
+    }
+    for (position, stage) in run.status.stages.iter().enumerate() {
+        if stage.freeze_id.is_some() != frozen {
+            continue;
+        }
+        let here = decisions.get(position).into_iter().flatten();
+        let held = here.filter(|all| **all == Decision::Hold(Reason::GroupNotFound)).count();
+        if held == 0 && stage.state == StageState::Completed {
+            continue;
+        }
+        let Some(missing) = freeze::missing_group(run, position, scene) else { continue };
+        if !list.iter().any(|told| told.message == missing.message) {
+            let devices = (held > 0).then_some(held as u32);
+            list.push(Waiting { devices, ..waiting(missing.reason, &missing.message) });
+        }
+    }
+}
+
 /// What devices of a stage wait for, the most frequent reason first.
 fn device_waits(run: &Run<'_>, position: usize, decisions: &[Decision], list: &mut Vec<Waiting>) {
     let mut reasons: BTreeMap<Reason, u32> = BTreeMap::new();
@@ -144,6 +174,8 @@ fn device_waits(run: &Run<'_>, position: usize, decisions: &[Decision], list: &m
     }
     // What one pass has to finish for the next to go on is not worth telling.
     reasons.remove(&Reason::WriteInFlight);
+    // Told once for the whole stage.
+    reasons.remove(&Reason::GroupNotFound);
     let (name, tally) = (&run.stages[position].spec.name, &run.stages[position].tally.counts);
     if tally.in_progress > 0 {
         let slow = match tally.reboot_slow {

@@ -6,7 +6,8 @@ mod support;
 use support::{SERVER, World};
 use wardring_api::{Abort, Latch, LineState, StageState};
 use wardring_planner::{
-    Action, LineChange, Plan, RecallLine, RecordCause, RolloutRef, Snapshot, Unheard, check, plan,
+    Action, DeviceTable, LineChange, Plan, RecallLine, RecordCause, RolloutRef, Snapshot, Unheard,
+    check, plan,
 };
 
 /// A stage of three whose first grants are about to be written.
@@ -209,4 +210,12 @@ fn a_recall_or_a_deletion_of_a_job_that_is_at_work() {
         why: wardring_planner::JobEnd::Done,
     }];
     caught(&snapshot, &spoiled, "S2");
+}
+
+#[test]
+fn a_grant_in_a_stage_whose_group_was_deleted() {
+    let (mut snapshot, plan) = about_to_grant();
+    let rows = snapshot.devices.rows().to_vec();
+    snapshot.devices = std::sync::Arc::new(DeviceTable::new(rows, Vec::new()));
+    caught(&snapshot, &plan, "S13");
 }

@@ -35,6 +35,8 @@ enum Fault {
     /// The catalogue changes in mid-run.
     NewUpdate,
     RepairedByHand(usize),
+    DeleteGroup(usize),
+    RestoreGroup(usize),
 }
 
 /// A random run.
@@ -77,7 +79,9 @@ fn fault() -> impl Strategy<Value = Fault> {
         1 => device.clone().prop_map(Fault::Release),
         4 => (0..12usize).prop_map(Fault::Crash),
         1 => Just(Fault::NewUpdate),
-        1 => device.prop_map(Fault::RepairedByHand),
+        1 => device.clone().prop_map(Fault::RepairedByHand),
+        2 => device.clone().prop_map(Fault::DeleteGroup),
+        2 => device.prop_map(Fault::RestoreGroup),
     ]
 }
 
@@ -223,6 +227,14 @@ impl Case {
             }
             Fault::Crash(writes) => world.crash_after(*writes, |world| watch.look(world)),
             Fault::NewUpdate => world.updates.push(support::update("KB5099999", SERVER)),
+            Fault::DeleteGroup(group) => {
+                world.groups.remove(&format!("g{}", group % self.stages.len()));
+            }
+            Fault::RestoreGroup(group) => {
+                let name = format!("g{}", group % self.stages.len());
+                world.group(&name).spec.max_unavailable =
+                    self.group_limit.map(wardring_api::Cap::Count);
+            }
             Fault::RepairedByHand(device) => {
                 if let Some(mut agent) = world.agents.remove(&name(device)) {
                     agent.repair(world);
@@ -260,6 +272,7 @@ struct Watch {
     permits: usize,
     plan_hash: Option<(String, usize)>,
     opened: BTreeSet<String>,
+    granted: BTreeSet<(String, String, u32)>,
 }
 
 impl Watch {
@@ -280,6 +293,7 @@ impl Watch {
             permits: 0,
             plan_hash: None,
             opened: BTreeSet::new(),
+            granted: BTreeSet::new(),
         }
     }
 
@@ -330,7 +344,24 @@ impl Watch {
         for (_, _, line) in lines.iter().filter(|(_, _, line)| line.state == LineState::Granted) {
             assert!(granted.insert(&line.device), "two rollouts have {}", line.device);
         }
+        self.limits(world, &lines);
         self.proofs(world, &lines);
+    }
+
+    /// S13: a deleted group lifts none of its limits; the stages that name it grant nothing new.
+    fn limits(&mut self, world: &World, lines: &[(String, String, wardring_api::SliceLine)]) {
+        let mut granted = BTreeSet::new();
+        for (uid, stage, line) in lines.iter().filter(|all| all.2.state == LineState::Granted) {
+            let grant = (uid.clone(), line.device.clone(), line.attempt);
+            let group = if stage == "other" { "g0" } else { stage };
+            assert!(
+                self.granted.contains(&grant) || world.groups.contains_key(group),
+                "S13: {} was granted without group {group}",
+                line.device
+            );
+            granted.insert(grant);
+        }
+        self.granted = granted;
     }
 
     fn proofs(&mut self, world: &World, lines: &[(String, String, wardring_api::SliceLine)]) {
@@ -516,7 +547,8 @@ proptest! {
                 Some(RolloutPhase::Completed | RolloutPhase::Aborted | RolloutPhase::Suspended
                     | RolloutPhase::Halted | RolloutPhase::RolledBack)
             );
-            waits_for_a_person && rollout.metadata.deletion_timestamp.is_none()
+            let lacks_group = status.waiting_for.iter().any(|all| all.reason == "GroupNotFound");
+            (waits_for_a_person || lacks_group) && rollout.metadata.deletion_timestamp.is_none()
         });
         prop_assert!(stands, "{:#?}", world.status("november"));
     }

@@ -123,6 +123,7 @@ impl Replay<'_> {
         };
         self.stopped(rollout, &status, &device, action, returns);
         self.stage_order(rollout, &status, slice, &device, action);
+        self.limits(rollout, slice, &device);
         self.eligible(&device);
         if action == Some(JobAction::Install) && !returns {
             let stage = rollout.spec.stages.iter().find(|stage| stage.name == slice.stage);
@@ -187,6 +188,16 @@ impl Replay<'_> {
                 "S12",
                 format!("{device} would be granted before the updates are resolved"),
             );
+        }
+    }
+
+    /// A group that was deleted lifts no limit: the stage that names it stands still.
+    pub(super) fn limits(&mut self, rollout: &PatchRollout, slice: &SliceView, device: &str) {
+        let stage = rollout.spec.stages.iter().find(|stage| stage.name == slice.stage);
+        let Some(name) = stage.and_then(|stage| stage.group.as_ref()) else { return };
+        if !self.snapshot.devices.groups().iter().any(|group| group.name == *name) {
+            let message = format!("{device} would be granted, and its group {name} does not exist");
+            self.breaks("S13", message);
         }
     }
 
