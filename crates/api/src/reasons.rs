@@ -96,7 +96,8 @@ reasons! {
     UndeclaredRole,
     /// Windows waits for a restart that has nothing to do with this rollout.
     PendingReboot,
-    /// Something else patches the device, and its group demands to be the only source.
+    /// A group of the device only watches, or demands to be the only source while something else
+    /// patches the device.
     PatchAuthority,
     /// No agent is in contact.
     Offline,

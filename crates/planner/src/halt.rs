@@ -153,7 +153,7 @@ fn retry(run: &mut Run<'_>, scene: &Scene<'_>) -> bool {
     if run.status.aborted.is_some() {
         return true;
     }
-    run.status.halted = None;
+    let halted = run.status.halted.take().and_then(|halt| halt.stage);
     run.status.rollback = None;
     for (stage, status) in run.stages.iter_mut().zip(&mut run.status.stages) {
         let Some(frozen) = &mut stage.frozen else { continue };
@@ -165,7 +165,13 @@ fn retry(run: &mut Run<'_>, scene: &Scene<'_>) -> bool {
                 frozen.retried.insert(index);
             }
         }
-        (status.started_at, status.progress_since) = (Some(whole_seconds(scene.now)), None);
+        // A stage that has nothing to try again and broke nothing keeps its times.
+        let is_answered = status.state == StageState::Open
+            || !frozen.retried.is_empty()
+            || halted.as_ref() == Some(&status.name);
+        if is_answered {
+            (status.started_at, status.progress_since) = (Some(whole_seconds(scene.now)), None);
+        }
         if !frozen.retried.is_empty() {
             status.state = StageState::Open;
             (status.soak_started_at, status.completed_at) = (None, None);
@@ -347,11 +353,16 @@ pub(crate) fn shortfall(run: &Run<'_>, position: usize) -> Option<Complaint> {
     let (tally, caps) = (&stage.tally, status.caps?);
     let name = &stage.spec.name;
     if tally.counts.succeeded < caps.min_proven {
+        let way_on = if tally.counts.already_installed == tally.counts.total {
+            " If that is meant, set the stage's `minProven: 0`."
+        } else {
+            ""
+        };
         return Some(Complaint::new(
             Reason::NotEnoughProven,
             format!(
                 "Stage {name}: {} of {} devices were really installed and proven, and minProven \
-                 asks for {}; {} had it already, {} had nothing to install. Nothing opens.",
+                 asks for {}; {} had it already, {} had nothing to install. Nothing opens.{way_on}",
                 tally.counts.succeeded,
                 caps.size,
                 caps.min_proven,

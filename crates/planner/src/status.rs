@@ -93,8 +93,9 @@ fn waiting_for(
     for complaint in [scene.guard.as_ref(), run.complaint.as_ref(), waits].into_iter().flatten() {
         list.push(waiting(complaint.reason, &complaint.message));
     }
+    let aborted = run.status.aborted.as_ref().filter(|_| !is_completed(run));
     for latch in
-        [&run.status.aborted, &run.status.suspended, &run.status.halted].into_iter().flatten()
+        [aborted, run.status.suspended.as_ref(), run.status.halted.as_ref()].into_iter().flatten()
     {
         let reason = Reason::parse(&latch.reason).unwrap_or(Reason::RolloutStopped);
         list.push(waiting(reason, &latch.message));
@@ -217,6 +218,8 @@ fn rollback_failed(run: &Run<'_>) -> bool {
 fn phase(run: &Run<'_>) -> RolloutPhase {
     let rolling = run.status.rollback.as_ref().is_some_and(|all| all.completed_at.is_none());
     match run.stop {
+        // What is finished stays finished, though nothing of it moves any more.
+        Some(Stop::Aborted) if is_completed(run) => return RolloutPhase::Completed,
         Some(Stop::Aborted) => return RolloutPhase::Aborted,
         Some(Stop::Suspended) => return RolloutPhase::Suspended,
         Some(Stop::Halted) if rolling => return RolloutPhase::RollingBack,

@@ -588,3 +588,55 @@ fn a_malformed_object_is_named_and_does_not_panic() {
     }));
     world.settle();
 }
+
+/// A rollout whose only stage is proven.
+fn completed() -> World {
+    let mut world = granted();
+    for _ in 0..(30 * 60) {
+        world.minute(|_| {});
+        if world.status("november").phase == Some(RolloutPhase::Completed) {
+            return world;
+        }
+    }
+    panic!("it does not complete: {:#?}", world.status("november"));
+}
+
+#[test]
+fn a_completed_rollout_that_is_aborted_stays_completed() {
+    let mut world = completed();
+    let message = world.status("november").message;
+    world.edit("november", |spec| {
+        spec.abort = Some(wardring_api::Abort { reason: "enough".to_owned() });
+    });
+    world.settle();
+    let status = world.status("november");
+    assert_eq!(status.phase, Some(RolloutPhase::Completed));
+    assert_eq!(status.message, message);
+    assert!(status.aborted.is_some(), "and nothing of it moves any more");
+    assert!(conditions::is_true(&status.conditions, conditions::COMPLETED));
+}
+
+#[test]
+fn a_retry_that_has_nothing_to_try_again_leaves_the_times_of_a_completed_stage() {
+    let mut world = completed();
+    let stages = world.status("november").stages;
+    world.retry("november");
+    world.settle();
+    let status = world.status("november");
+    assert!(status.last_handled_retry.is_some());
+    assert_eq!(status.stages, stages);
+}
+
+#[test]
+fn a_stage_that_has_everything_already_says_how_to_go_on() {
+    let mut world = granted();
+    for agent in world.agents.values_mut() {
+        agent.script = Script::AlreadyInstalled;
+    }
+    for _ in 0..60 {
+        world.minute(|_| {});
+    }
+    let first = world.status("november").waiting_for[0].clone();
+    assert_eq!(first.reason, "NotEnoughProven");
+    assert!(first.message.contains("`minProven: 0`"), "{}", first.message);
+}
