@@ -330,7 +330,10 @@ impl Facts<'_, '_> {
             OutcomeResult::Superseded => (LineState::Superseded, reason),
             OutcomeResult::PatchedOutside => (LineState::PatchedOutside, reason),
             OutcomeResult::PoweredOff => (LineState::PoweredOff, reason),
-            OutcomeResult::NotStarted if !outcome.started => {
+            // A device that may have begun before and has no attempts left is not asked again.
+            OutcomeResult::NotStarted
+                if !outcome.started && line.tries < self.rules.max_attempts =>
+            {
                 next.set(LineState::NotStarted, reason, self.scene.now);
                 return Turn::Becomes(next);
             }
