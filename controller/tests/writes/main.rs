@@ -34,6 +34,9 @@ const LONG: Duration = Duration::from_secs(240);
 /// How many writes more than without a fault a rollout may take: what was lost is written again, and
 /// the status tells of devices one by one where it told of two at once.
 const MORE_WRITES: usize = 12;
+/// Counters that change close together are one write, so a run may need a few writes less, and the
+/// last numbers do not come.
+const FEWER_WRITES: usize = 6;
 
 /// The cluster with the chart, the bent network, and one controller behind it.
 struct World {
@@ -106,7 +109,7 @@ impl World {
                 let namespace = format!("{}-{}-{number}", shape.name(), fault.name());
                 self.proxy.bend(&namespace, number, fault);
                 self.create(&namespace, shape).await?;
-                runs.insert(namespace, fault);
+                runs.insert(namespace, (fault, number));
             }
         }
         println!("{} rollouts of shape {}", runs.len(), shape.name());
@@ -119,8 +122,10 @@ impl World {
             if open.is_empty() { Ok(()) } else { Err(open.join("\n")) }
         })
         .await?;
-        for (namespace, fault) in &runs {
-            assert!(self.proxy.has_bent(namespace), "no write of {namespace} met its fault");
+        for (namespace, (fault, number)) in &runs {
+            let may_be_saved = number + FEWER_WRITES > plain.1;
+            let has_bent = self.proxy.has_bent(namespace);
+            assert!(has_bent || may_be_saved, "no write of {namespace} met its fault");
             assert_eq!(self.record.ending(namespace), plain.0, "{namespace}");
             self.record.assert_caps_kept(namespace, shape.caps());
             let writes = self.proxy.writes(namespace);
