@@ -99,9 +99,16 @@ async fn a_group_deleted_in_the_middle_of_its_stage_ends_nothing_and_a_missing_o
     timeout(LONG, history.next(has_permit)).await?;
 
     let groups = place.api::<DeviceGroup>();
-    let production = groups.get("production").await?;
-    groups.delete("test", &DeleteParams::default()).await?;
-    groups.delete("production", &DeleteParams::default()).await?;
+    let mut again = Vec::new();
+    for name in ["test", "production"] {
+        let group = groups.get(name).await?;
+        again.push(json!({ "metadata": { "name": name }, "spec": group.spec }));
+        groups.delete(name, &DeleteParams::default()).await?;
+    }
+    place
+        .until_status(LONG, "to miss its groups", |status| says(status, Reason::GroupNotFound))
+        .await?;
+    place.create::<DeviceGroup>(again.remove(0)).await?;
     let status = place
         .until_status(LONG, "to miss its second group", |status| {
             stage_of(status, "test").state == StageState::Completed
@@ -111,8 +118,7 @@ async fn a_group_deleted_in_the_middle_of_its_stage_ends_nothing_and_a_missing_o
     assert_eq!(stage_of(&status, "test").counts.succeeded, 4, "the frozen list is kept");
     assert_eq!(touched(&fleet, &plan.names("production"))?, Vec::<String>::new());
 
-    let again = json!({ "metadata": { "name": "production" }, "spec": production.spec });
-    place.create::<DeviceGroup>(again).await?;
+    place.create::<DeviceGroup>(again.remove(0)).await?;
     place.until_phase(RolloutPhase::Completed).await?;
     assert_moved_only_with_permits(&plan, &fleet, &history)
 }
