@@ -178,6 +178,8 @@ pub(crate) fn of_update(update: &UpdateTarget, packages: &Packages) -> Vec<Ident
 
 #[cfg(test)]
 pub(super) mod tests {
+    use wardring_seal::{UpdateKind, UpdateTarget};
+
     use super::super::super::registry::tests::Hive;
     use super::*;
 
@@ -187,6 +189,16 @@ pub(super) mod tests {
 
     pub fn package(state: State) -> Package {
         Package { state, installed_at: None }
+    }
+
+    pub fn update(kind: UpdateKind) -> UpdateTarget {
+        UpdateTarget {
+            kb: "KB5044281".to_owned(),
+            product: String::new(),
+            kind,
+            target_build: Some("20348.2762".to_owned()),
+            identities: Vec::new(),
+        }
     }
 
     fn hive(packages: &[(&Identity, u64, u64)]) -> Hive {

@@ -87,18 +87,8 @@ pub(super) fn plan(
 mod tests {
     use wardring_seal::UpdateKind;
 
-    use super::super::package::tests::{id, package};
+    use super::super::package::tests::{id, package, update};
     use super::*;
-
-    fn update(kind: UpdateKind) -> UpdateTarget {
-        UpdateTarget {
-            kb: "KB5044281".to_owned(),
-            product: String::new(),
-            kind,
-            target_build: Some("20348.2762".to_owned()),
-            identities: Vec::new(),
-        }
-    }
 
     fn texts(identities: &[&Identity]) -> Vec<String> {
         identities.iter().map(|identity| identity.as_str().to_owned()).collect()

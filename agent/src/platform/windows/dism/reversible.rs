@@ -110,18 +110,8 @@ pub(crate) fn status(
 mod tests {
     use super::super::super::registry::tests::Hive;
     use super::super::package::Package;
-    use super::super::package::tests::{id, package};
+    use super::super::package::tests::{id, package, update};
     use super::*;
-
-    fn update(kind: UpdateKind) -> UpdateTarget {
-        UpdateTarget {
-            kb: "KB5044281".to_owned(),
-            product: String::new(),
-            kind,
-            target_build: Some("20348.2762".to_owned()),
-            identities: Vec::new(),
-        }
-    }
 
     fn rollup() -> Identity {
         id("Package_for_RollupFix", "20348.2762.1.12")
