@@ -110,6 +110,9 @@ pub struct Explain {
     pub kind: Explained,
     /// Its name
     pub name: String,
+    /// Output format; `json` and `yaml` hold the sentences as a list
+    #[arg(short, long, value_name = "FORMAT")]
+    pub output: Option<Format>,
 }
 
 /// What can be explained.

@@ -14,6 +14,9 @@ use wardring_api::names::PLUGIN_MANAGER;
 
 use crate::args::Connection;
 
+/// The next step when a configuration does not fit.
+const SHOW_CONTEXTS: &str = "see what is there with `kubectl config get-contexts`";
+
 /// A client, the namespace in question, and where it all is (for messages).
 pub struct Cluster {
     client: Client,
@@ -33,11 +36,16 @@ impl Cluster {
             options.context.is_some() || options.cluster.is_some() || options.user.is_some();
         let mut config = match &flags.kubeconfig {
             Some(path) => {
-                let file = Kubeconfig::read_from(path)
-                    .with_context(|| format!("cannot use the kubeconfig {}", path.display()))?;
-                Config::from_custom_kubeconfig(file, &options).await?
+                let unusable = || {
+                    let path = path.display();
+                    format!("cannot use the kubeconfig {path} ({SHOW_CONTEXTS})")
+                };
+                let file = Kubeconfig::read_from(path).with_context(unusable)?;
+                Config::from_custom_kubeconfig(file, &options).await.with_context(unusable)?
             }
-            None if named => Config::from_kubeconfig(&options).await?,
+            None if named => Config::from_kubeconfig(&options)
+                .await
+                .context(format!("cannot use that context, cluster or user ({SHOW_CONTEXTS})"))?,
             // The default of kubectl: KUBECONFIG, ~/.kube/config, the pod's service account.
             None => Config::infer().await.context(
                 "found no cluster; set KUBECONFIG or give --kubeconfig FILE (try `kubectl cluster-info`)",

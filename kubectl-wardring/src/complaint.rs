@@ -26,7 +26,8 @@ pub fn sentence(error: &anyhow::Error) -> String {
     // The chain says each thing once: context first, cause last.
     let mut parts: Vec<String> = Vec::new();
     for cause in error.chain() {
-        let text = cause.to_string();
+        // A parser draws the place of its complaint below it.
+        let text = cause.to_string().lines().next().unwrap_or_default().to_owned();
         let repeats = parts.last().is_some_and(|last| last.contains(&text));
         if !repeats {
             parts.retain(|part| !text.contains(part.as_str()));
@@ -116,5 +117,7 @@ mod tests {
         assert_eq!(sentence(&error), "cannot read `a`: no such file");
         let error = Err::<(), _>(std::io::Error::other("boom")).context("cannot read").unwrap_err();
         assert_eq!(sentence(&error), "cannot read: boom");
+        let error = anyhow::anyhow!("unclosed bracket at 1:4\n1 | a: [\n  |    ^");
+        assert_eq!(sentence(&error), "unclosed bracket at 1:4");
     }
 }

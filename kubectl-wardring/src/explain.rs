@@ -6,19 +6,22 @@ mod rollout;
 use anyhow::Result;
 use jiff::Timestamp;
 use kube::api::ListParams;
+use serde_json::json;
 use wardring_api::{Device, DeviceGroup, PatchJob, PatchRollout, PatchRolloutSlice, UpdateHold};
 
 use crate::{
-    args::{Explain, Explained},
+    args::{Explain, Explained, Format},
     cluster::Cluster,
+    output::{document, resource_name},
     table::printable,
 };
 
 /// `explain rollout|device NAME`.
 pub async fn run(cluster: &Cluster, args: &Explain) -> Result<()> {
-    let sentences = match args.kind {
+    let (name, sentences) = match args.kind {
         Explained::Rollout => {
-            rollout::sentences(&cluster.here::<PatchRollout>().get(&args.name).await?)
+            let rollout = cluster.here::<PatchRollout>().get(&args.name).await?;
+            (resource_name(&rollout), rollout::sentences(&rollout))
         }
         Explained::Device => {
             let all = ListParams::default();
@@ -31,11 +34,22 @@ pub async fn run(cluster: &Cluster, args: &Explain) -> Result<()> {
                 groups: cluster.here::<DeviceGroup>().list(&all).await?.items,
                 holds: cluster.here::<UpdateHold>().list(&all).await?.items,
             };
-            device::sentences(&case, Timestamp::now())
+            (resource_name(&case.device), device::sentences(&case, Timestamp::now()))
         }
     };
-    for sentence in sentences {
-        println!("{}", printable(&sentence));
+    match args.output {
+        Some(Format::Name) => println!("{name}"),
+        Some(Format::Json | Format::Yaml) => {
+            // What belongs to the sentence before it is indented on a terminal only.
+            let sentences: Vec<&str> = sentences.iter().map(|sentence| sentence.trim()).collect();
+            let explanation = json!({ "object": name, "sentences": sentences });
+            print!("{}", document(&explanation, args.output)?);
+        }
+        Some(Format::Wide) | None => {
+            for sentence in sentences {
+                println!("{}", printable(&sentence));
+            }
+        }
     }
     Ok(())
 }

@@ -92,6 +92,12 @@ fn without_a_cluster_the_plugin_says_what_to_do() {
     assert!(refused.contains("cannot reach the API server"), "{refused}");
     assert!(refused.contains("is the cluster running"), "{refused}");
 
+    let context = complaint(&plugin(&file, &["status", "--context", "prod"]));
+    assert!(context.contains("`kubectl config get-contexts`"), "{context}");
+    std::fs::write(&file, "clusters: [").unwrap();
+    let garbage = complaint(&plugin(&file, &["status", "--context", "c"]));
+    assert!(garbage.contains("`kubectl config get-contexts`"), "{garbage}");
+
     let usage = plugin(&file, &["abort", "november"]);
     assert_eq!(usage.status.code(), Some(2), "a wrong command line is kubectl's exit code too");
 }
@@ -165,6 +171,14 @@ async fn verbs_write_one_field_each_and_formats_are_those_of_kubectl() -> Result
     assert!(field(&cluster, "wdev", "srv-01", stamp).await?.is_string());
     let text = run(&["explain", "device", "srv-01"]);
     assert!(text.contains("srv-01 is not enrolled"), "{text}");
+    let told: Value = serde_json::from_str(&run(&["explain", "device", "srv-01", "-o", "json"]))?;
+    assert_eq!(told["object"], "device.wardring.dev/srv-01");
+    let sentences = told["sentences"].as_array().map_or(0, Vec::len);
+    assert_eq!(sentences, text.lines().count(), "{told}");
+    let rollout: Value =
+        serde_yaml::from_str(&run(&["explain", "rollout", "november", "-o", "yaml"]))?;
+    assert_eq!(rollout["object"], "patchrollout.wardring.dev/november");
+    assert!(rollout["sentences"][0].is_string(), "{rollout}");
     cluster.stop().await
 }
 
