@@ -140,6 +140,7 @@ mod tests {
             updates: Vec::new(),
             boots: Vec::new(),
             unhealthy: Vec::new(),
+            changes: Vec::new(),
         })
     }
 

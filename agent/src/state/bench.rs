@@ -199,12 +199,14 @@ impl Bench {
             },
             health: HealthChecks {
                 services: vec![SERVICE.to_owned()],
+                probes: Vec::new(),
                 settle_ms: SETTLE_MS,
                 restart_attempts: 2,
                 sample_interval_ms: 20_000,
             },
             reboot: RebootRules { countdown_ms: 60_000, message: None, stuck_after_ms: 1_800_000 },
             on_unhealthy: OnUnhealthy::Report,
+            hooks: Vec::new(),
         }
     }
 

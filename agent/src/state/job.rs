@@ -303,6 +303,7 @@ impl JobRun {
             message: sentence(&self.message),
             updates: self.updates.iter().filter_map(UpdateRun::progress).collect(),
             boots: self.boots.iter().rev().take(8).rev().map(BootRecord::report).collect(),
+            changes: Vec::new(),
             unhealthy: self.unhealthy.iter().map(|text| sentence(text)).collect(),
         }
     }

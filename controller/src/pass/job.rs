@@ -13,6 +13,7 @@ use wardring_seal::{
     Preflight, RebootRules, UpdateTarget,
 };
 
+use super::checks::{hook, probe};
 use crate::identity::Identity;
 
 /// The object to create for `job`, sealed for its one device.
@@ -102,6 +103,7 @@ fn payload(namespace: &str, job: &NewJob) -> JobPayload {
         },
         health: HealthChecks {
             services: job.health.services.clone(),
+            probes: job.health.probes.iter().map(probe).collect(),
             settle_ms: millis(job.health.settle),
             restart_attempts: job.health.restart_attempts,
             sample_interval_ms: millis(job.health.sample_interval),
@@ -112,6 +114,7 @@ fn payload(namespace: &str, job: &NewJob) -> JobPayload {
             stuck_after_ms: millis(job.reboot.stuck_after),
         },
         on_unhealthy: OnUnhealthy::Report,
+        hooks: job.hooks.iter().map(hook).collect(),
     }
 }
 
@@ -144,6 +147,6 @@ fn target(update: &ResolvedUpdate) -> UpdateTarget {
 
 /// Whole milliseconds, as the sealed payload counts; a negative span (which no manifest can write)
 /// counts as none.
-fn millis(span: SignedDuration) -> u64 {
+pub(super) fn millis(span: SignedDuration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(0)
 }

@@ -2,6 +2,7 @@
 //! and decides; this module reads, writes and remembers what only this leader can know.
 
 mod apply;
+mod checks;
 mod job;
 mod observe;
 mod online;

@@ -4,7 +4,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Cap, DeviceRole, LabelSelector};
+use crate::{Cap, DeviceRole, HealthPreset, Hooks, LabelSelector};
 
 /// Devices by label, and what may be done to them. Never a list.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -36,6 +36,13 @@ pub struct DeviceGroupSpec {
     /// Whether the group's devices may be rolled back automatically. Default Allow.
     #[serde(default)]
     pub rollback: RollbackPolicy,
+    /// What must be healthy on the group's devices after every update, beside what a rollout says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4))]
+    pub health_presets: Vec<HealthPreset>,
+    /// Programs on the group's devices that run around installations and restarts.
+    #[serde(default, skip_serializing_if = "Hooks::is_empty")]
+    pub hooks: Hooks,
 }
 
 /// Who else may patch the devices of a group.

@@ -132,10 +132,14 @@ pub struct PatchJobStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub boots: Vec<BootRecord>,
-    /// Services that do not run, as last reported.
+    /// Services that do not run and probes that fail, as last reported.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(max = 256)))]
     pub unhealthy: Vec<String>,
+    /// What differs from the device's own baseline: build, services, probes, listening ports.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(max = 256)))]
+    pub changes: Vec<String>,
     /// The outcome, signed by the device. The controller counts nothing without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<SignedBytes>,
@@ -209,6 +213,8 @@ pub enum JobState {
     Verifying,
     /// Restarting services.
     Remediating,
+    /// Running an administrator's program.
+    RunningHook,
     /// Removing updates.
     Uninstalling,
     /// The outcome is final.

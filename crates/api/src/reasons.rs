@@ -156,6 +156,11 @@ reasons! {
     NotReversible,
     /// A watched service does not run after the update.
     ServiceDown,
+    /// A probe that was answered well before the update no longer is.
+    ProbeFailed,
+    /// A hook, a program in the agent's hooks folder, is missing, not protected, or failed; the
+    /// message names it. See the guide on hooks.
+    HookFailed,
     /// The device restarts again and again.
     BootLoop,
     /// The restart did not happen.

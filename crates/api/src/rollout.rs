@@ -4,7 +4,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Cap, LabelSelector, PatchRolloutStatus, Span};
+use crate::{Cap, Health, LabelSelector, PatchRolloutStatus, Span};
 
 /// One run: which updates, which devices in which order, and what must hold on the way.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -354,26 +354,6 @@ pub enum PendingRebootPolicy {
     Block,
     /// The agent restarts first, within the same job and caps.
     RebootFirst,
-}
-
-/// What must be healthy on a device after the update, always compared with its own baseline.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Health {
-    /// Services by name that must run if they ran before (and must exist).
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), inner(length(min = 1, max = 256)))]
-    pub services: Vec<String>,
-    /// Shortest time between the first contact after the restart and a good verdict. Default 3m.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub settle: Option<Span>,
-    /// Restart attempts for a service that does not run; default 3.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 10))]
-    pub restart_attempts: Option<u32>,
-    /// Pause between restart attempts, and between the good samples a verdict needs; default 20s.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sample_interval: Option<Span>,
 }
 
 /// How a device restarts.

@@ -2,12 +2,13 @@
 //! more goes. What may have begun is never deleted to be rid of it.
 
 use jiff::SignedDuration;
-use wardring_api::{LineState, PendingRebootPolicy, Span, reasons::Reason};
+use wardring_api::{JobAction, LineState, PendingRebootPolicy, Span, reasons::Reason};
 
 use crate::{
-    Action, GrantId, JobEnd, JobHealth, JobOutcome, JobPreflight, JobReboot, JobView, LineChange,
-    NewJob, RecallLine, RecordCause,
+    Action, GrantId, JobEnd, JobOutcome, JobPreflight, JobReboot, JobView, LineChange, NewJob,
+    RecallLine, RecordCause,
     caps::{Rules, later},
+    checks,
     line::{Frozen, Line},
     plan::Lanes,
     validate::{Run, Scene, Stop},
@@ -93,6 +94,12 @@ fn job(
         attempt: line.attempt,
     };
     let repaired = !line.granted_now && !scene.snapshot.uncreated.contains(&grant);
+    let table = scene.table;
+    let groups = || {
+        let position = table.find(&row.name);
+        let list = position.map_or(&[][..], |position| table.groups_of(position));
+        list.iter().map(|&group| &table.groups()[group as usize].spec)
+    };
     let span = |span: Option<Span>, default: Span| span.unwrap_or(default).duration();
     Some(NewJob {
         device: record.device,
@@ -119,16 +126,16 @@ fn job(
             min_free_disk_gb: spec.preflight.min_free_disk_gb.unwrap_or(0),
             require_reversible: spec.preflight.require_reversible,
         },
-        health: JobHealth {
-            services: spec.health.services.clone(),
-            settle: span(spec.health.settle, Span::from_mins(3)),
-            restart_attempts: spec.health.restart_attempts.unwrap_or(3),
-            sample_interval: span(spec.health.sample_interval, Span::from_secs(20)),
-        },
+        health: checks::health(&spec.health, groups()),
         reboot: JobReboot {
             countdown: span(spec.reboot.countdown, Span::from_mins(1)),
             message: spec.reboot.message.clone(),
             stuck_after: rules.reboot_deadline,
+        },
+        hooks: if line.action == JobAction::Download {
+            Vec::new()
+        } else {
+            checks::hooks(groups())
         },
         repaired,
     })

@@ -7,6 +7,7 @@
 
 mod caps;
 mod check;
+mod checks;
 mod devices;
 mod eligibility;
 mod explain;
@@ -33,6 +34,7 @@ mod wake;
 
 pub use caps::DEFAULT_CONCURRENCY;
 pub use check::{Violation, check};
+pub use checks::resolve_preset;
 pub use devices::*;
 pub use explain::{DeviceStory, Explanation, explain_device, explain_rollout};
 pub use freeze::freeze_id;

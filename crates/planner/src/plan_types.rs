@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
-    Batch, DeviceGroupStatus, JobAction, LineState, PatchRolloutStatus, ResolvedUpdate, SliceLine,
-    UpdateHoldSpec, UpdateSource, reasons::Reason,
+    Batch, DeviceGroupStatus, JobAction, LineState, PatchRolloutStatus, Probe, ResolvedUpdate,
+    SliceLine, UpdateHoldSpec, UpdateSource, reasons::Reason,
 };
 
 use crate::SliceView;
@@ -217,6 +217,8 @@ pub struct NewJob {
     pub health: JobHealth,
     /// How to restart.
     pub reboot: JobReboot,
+    /// Programs that run around installation and restarts, in order.
+    pub hooks: Vec<JobHook>,
     /// Somebody may have deleted this grant's job before: mark it as repaired.
     pub repaired: bool,
 }
@@ -237,6 +239,8 @@ pub struct JobPreflight {
 pub struct JobHealth {
     /// Services that must run.
     pub services: Vec<String>,
+    /// Questions that must be answered well.
+    pub probes: Vec<Probe>,
     /// Shortest time after the boot before a good verdict.
     pub settle: SignedDuration,
     /// Restart attempts per service.
@@ -254,6 +258,28 @@ pub struct JobReboot {
     pub message: Option<String>,
     /// After this long without a restart the device is stuck.
     pub stuck_after: SignedDuration,
+}
+
+/// A program of the agent's hooks folder, with defaults resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobHook {
+    /// When.
+    pub moment: HookMoment,
+    /// File name.
+    pub program: String,
+    /// Longest time it may take.
+    pub timeout: SignedDuration,
+}
+
+/// When a hook runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HookMoment {
+    /// Before anything is installed or removed.
+    BeforeInstall,
+    /// Before every restart by the agent.
+    BeforeReboot,
+    /// Once the device is healthy.
+    AfterHealthy,
 }
 
 /// A Kubernetes Event about a rollout; only on transitions.

@@ -335,9 +335,12 @@ pub struct Progress {
     /// Boots seen.
     #[serde(default)]
     pub boots: Vec<Boot>,
-    /// Services that do not run.
+    /// Services that do not run and probes that fail.
     #[serde(default)]
     pub unhealthy: Vec<String>,
+    /// What differs from the baseline.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<String>,
 }
 
 /// Result of one update.

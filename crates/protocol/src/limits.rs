@@ -149,6 +149,7 @@ fn check_progress(progress: &Progress) -> Result<(), Malformed> {
     filled("progress.state", &progress.state, 32)?;
     text("progress.message", &progress.message, 1_024)?;
     texts("progress.unhealthy", &progress.unhealthy, 64, 256)?;
+    texts("progress.changes", &progress.changes, 64, 256)?;
     count("progress.updates", &progress.updates, 64)?;
     progress.updates.iter().try_for_each(check_update)?;
     count("progress.boots", &progress.boots, 32)?;

@@ -9,6 +9,7 @@ mod bytes;
 mod certificate;
 mod claim;
 mod envelope;
+mod health;
 mod issued;
 #[cfg(feature = "issuer")]
 mod issuer;
@@ -27,6 +28,7 @@ pub use certificate::{
 };
 pub use claim::{ClaimError, verify_claim, verify_renewal};
 pub use envelope::{Sealed, Signed, SignedClaim};
+pub use health::*;
 pub use issued::{IssuedError, Trust, accept_issued};
 #[cfg(feature = "issuer")]
 pub use issuer::{

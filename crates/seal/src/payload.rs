@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::{HealthChecks, Hook};
+
 /// Version of every payload. A reader refuses a payload with a higher one.
 pub const PAYLOAD_VERSION: u32 = 1;
 
@@ -69,6 +71,10 @@ pub struct JobPayload {
     pub reboot: RebootRules,
     /// What the agent does by itself when health fails for good after an install.
     pub on_unhealthy: OnUnhealthy,
+    /// Programs that run around installation and restarts, in order. Left out where there are none,
+    /// so that an agent that knows no hooks refuses only the jobs that need them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<Hook>,
 }
 
 /// One update.
@@ -131,20 +137,6 @@ pub struct Preflight {
     pub min_free_disk_gb: u32,
     /// Refuse updates that cannot be taken back.
     pub require_reversible: bool,
-}
-
-/// What must be healthy afterwards, compared with the baseline taken before.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct HealthChecks {
-    /// Services that must run.
-    pub services: Vec<String>,
-    /// Shortest time after the boot before a good verdict, milliseconds.
-    pub settle_ms: u64,
-    /// Restart attempts per service.
-    pub restart_attempts: u32,
-    /// Time between samples and between restart attempts, milliseconds. Three good samples in a row pass.
-    pub sample_interval_ms: u64,
 }
 
 /// How to restart.

@@ -56,6 +56,8 @@ pub fn payload(new: &NewJob) -> String {
         },
         health: HealthChecks {
             services: new.health.services.clone(),
+            // The simulated devices have nothing to probe and no hooks.
+            probes: Vec::new(),
             settle_ms: ms(new.health.settle),
             restart_attempts: new.health.restart_attempts,
             sample_interval_ms: ms(new.health.sample_interval),
@@ -66,6 +68,7 @@ pub fn payload(new: &NewJob) -> String {
             stuck_after_ms: ms(new.reboot.stuck_after),
         },
         on_unhealthy: OnUnhealthy::Report,
+        hooks: Vec::new(),
     };
     serde_json::to_string(&payload).expect("a payload is plain data")
 }

@@ -54,6 +54,7 @@ pub fn apply_progress(status: &mut PatchJobStatus, attempt: u32, report: &Progre
         })
         .collect();
     status.unhealthy = progress.unhealthy.iter().take(64).cloned().collect();
+    status.changes = progress.changes.iter().take(32).cloned().collect();
     if status.outcome.is_none() {
         // A word of a newer agent shows as nothing; keeping the old one would depend on the order.
         status.state = parse(&progress.state);

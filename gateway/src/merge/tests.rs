@@ -52,6 +52,7 @@ fn progress(seq: u64, state: &str) -> ProgressReport {
             updates: Vec::new(),
             boots: Vec::new(),
             unhealthy: Vec::new(),
+            changes: Vec::new(),
         },
     }
 }

@@ -550,6 +550,7 @@ pub fn progress(key: &JobKey, state: &str) -> ReportBody {
         updates: Vec::new(),
         boots: Vec::new(),
         unhealthy: Vec::new(),
+        changes: Vec::new(),
     })
 }
 

@@ -46,11 +46,13 @@ pub fn job(sequence: i64, action: Action) -> JobPayload {
         },
         health: HealthChecks {
             services: ["MSSQLSERVER", "Spooler", "wuauserv"].map(str::to_owned).to_vec(),
+            probes: Vec::new(),
             settle_ms: 20,
             restart_attempts: 2,
             sample_interval_ms: 20,
         },
         reboot: RebootRules { countdown_ms: 30, message: None, stuck_after_ms: 5_000 },
         on_unhealthy: OnUnhealthy::Report,
+        hooks: Vec::new(),
     }
 }

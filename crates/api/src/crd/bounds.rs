@@ -13,8 +13,12 @@ const MAX_EXACT: u64 = (1 << 53) - 1;
 const INSTANT: &str = r"^(19|20|21)[0-9]{2}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,9})?(Z|[+-](0[0-9]|1[0-4]):[0-5][0-9])$";
 
 /// Lists that are matched by a key, so that a rule can tell old items from new ones.
-const KEYED: &[(&str, &str)] =
-    &[("spec.stages", "name"), ("status.stages", "name"), ("status.conditions", "type")];
+const KEYED: &[(&str, &str)] = &[
+    ("spec.stages", "name"),
+    ("spec.health.probes", "name"),
+    ("status.stages", "name"),
+    ("status.conditions", "type"),
+];
 
 /// Lists of people in which neither order nor repetition means anything.
 const SETS: &[&str] = &[
@@ -25,6 +29,8 @@ const SETS: &[&str] = &[
     "spec.updates.select.msrcSeverities",
     "spec.updates.select.exclude",
     "spec.health.services",
+    "spec.health.presets",
+    "spec.healthPresets",
     "spec.roles",
     "spec.kbs",
 ];

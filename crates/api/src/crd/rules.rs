@@ -70,6 +70,14 @@ const RELEASE: &str = "self.matches('^[0-9]{4}-(0[1-9]|1[0-2])$')";
 // A selector without requirements is what remains of a mistyped one, and takes every device.
 const SELECTS: &str = "(has(self.matchLabels) && size(self.matchLabels) > 0) || (has(self.matchExpressions) && size(self.matchExpressions) > 0)";
 
+// Units from days on are no durations to CEL, and too long for both of these anyway.
+const UP_TO_A_MINUTE: &str =
+    "!self.contains('d') && duration(self) > duration('0s') && duration(self) <= duration('60s')";
+const UP_TO_TWO_HOURS: &str =
+    "!self.contains('d') && duration(self) > duration('0s') && duration(self) <= duration('2h')";
+const UP_TO_A_DAY: &str =
+    "!self.contains('d') && duration(self) > duration('0s') && duration(self) <= duration('24h')";
+
 const PATCH_ROLLOUT: &[Rule] = &[
     rule(
         "",
@@ -188,6 +196,25 @@ const PATCH_ROLLOUT: &[Rule] = &[
         "spec.health: cannot change after creation; make a new PatchRollout",
     ),
     rule(
+        "spec.health.probes[]",
+        "has(self.tcp) == (self.type == 'Tcp') && has(self.http) == (self.type == 'Http') && \
+         has(self.process) == (self.type == 'Process') && has(self.disk) == (self.type == 'Disk') && \
+         has(self.eventLog) == (self.type == 'EventLog') && has(self.dns) == (self.type == 'Dns') && \
+         has(self.ldap) == (self.type == 'Ldap') && has(self.smb) == (self.type == 'Smb') && \
+         has(self.sql) == (self.type == 'Sql')",
+        "spec.health.probes[]: give exactly the field that `type` names, such as `tcp` for type Tcp",
+    ),
+    rule(
+        "spec.health.probes[].timeout",
+        UP_TO_A_MINUTE,
+        "spec.health.probes[].timeout: must be longer than zero and at most `60s`",
+    ),
+    rule(
+        "spec.health.probes[].eventLog.within",
+        UP_TO_A_DAY,
+        "spec.health.probes[].eventLog.within: must be longer than zero and at most `24h`",
+    ),
+    rule(
         "spec.reboot",
         FIXED,
         "spec.reboot: cannot change after creation; make a new PatchRollout",
@@ -280,6 +307,21 @@ const DEVICE_GROUP: &[Rule] = &[
         "spec.selector",
         SELECTS,
         "spec.selector: an empty selector would take every device; write `matchLabels` or `matchExpressions`",
+    ),
+    rule(
+        "spec.hooks.beforeInstall.timeout",
+        UP_TO_TWO_HOURS,
+        "spec.hooks.beforeInstall.timeout: must be longer than zero and at most `2h`",
+    ),
+    rule(
+        "spec.hooks.beforeReboot.timeout",
+        UP_TO_TWO_HOURS,
+        "spec.hooks.beforeReboot.timeout: must be longer than zero and at most `2h`",
+    ),
+    rule(
+        "spec.hooks.afterHealthy.timeout",
+        UP_TO_TWO_HOURS,
+        "spec.hooks.afterHealthy.timeout: must be longer than zero and at most `2h`",
     ),
 ];
 

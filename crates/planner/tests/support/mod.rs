@@ -96,6 +96,8 @@ impl World {
             roles: Vec::new(),
             max_unavailable: None,
             rollback: Default::default(),
+            health_presets: Vec::new(),
+            hooks: Default::default(),
         };
         let view = GroupView { name: name.to_owned(), spec, status: DeviceGroupStatus::default() };
         self.groups.entry(name.to_owned()).or_insert(view)

@@ -88,12 +88,14 @@ pub fn job() -> JobPayload {
         },
         health: HealthChecks {
             services: vec!["MSSQLSERVER".into()],
+            probes: Vec::new(),
             settle_ms: 1_000,
             restart_attempts: 3,
             sample_interval_ms: 100,
         },
         reboot: RebootRules { countdown_ms: 0, message: None, stuck_after_ms: 60_000 },
         on_unhealthy: OnUnhealthy::Report,
+        hooks: Vec::new(),
     }
 }
 

@@ -1,0 +1,147 @@
+//! Health checks and hooks as a sealed job carries them: presets and defaults resolved.
+
+use serde::{Deserialize, Serialize};
+
+/// What must be healthy afterwards, compared with the baseline taken before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HealthChecks {
+    /// Services that must run.
+    pub services: Vec<String>,
+    /// Questions that must be answered well. Left out where there are none, so that an agent that
+    /// knows no probes refuses only the jobs that need them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<Probe>,
+    /// Shortest time after the boot before a good verdict, milliseconds.
+    pub settle_ms: u64,
+    /// Restart attempts per service.
+    pub restart_attempts: u32,
+    /// Time between samples and between restart attempts, milliseconds. Three good samples in a row pass.
+    pub sample_interval_ms: u64,
+}
+
+/// One question to the device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Probe {
+    /// Name, unique in the job.
+    pub name: String,
+    /// Longest time for an answer, milliseconds.
+    pub timeout_ms: u64,
+    /// The question.
+    pub check: Check,
+}
+
+/// What a probe asks. Without a host it asks the device itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all_fields = "camelCase", deny_unknown_fields)]
+pub enum Check {
+    /// A TCP port takes a connection.
+    Tcp {
+        /// Where.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        host: Option<String>,
+        /// Port.
+        port: u16,
+    },
+    /// A URL answers a GET.
+    Http {
+        /// `http://…` or `https://…`.
+        url: String,
+        /// Good statuses; none means any from 200 to 399.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        statuses: Vec<u16>,
+        /// Text that the body must contain.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        contains: Option<String>,
+    },
+    /// A process runs.
+    Process {
+        /// File name of its program.
+        image: String,
+    },
+    /// A drive has room.
+    Disk {
+        /// Drive, such as `D:`; none is the system drive.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        drive: Option<String>,
+        /// Free space, gigabytes.
+        min_free_gb: u32,
+    },
+    /// An event log is quiet.
+    EventLog {
+        /// Log.
+        log: String,
+        /// Source of the events.
+        provider: String,
+        /// Numbers of the events.
+        ids: Vec<u16>,
+        /// How far to look back, but not beyond the boot, milliseconds.
+        within_ms: u64,
+        /// Events that are borne.
+        max: u32,
+    },
+    /// A name is resolved.
+    Dns {
+        /// The name; `.` asks a server whether it answers at all.
+        name: String,
+        /// Server, an IP address; none is what the device itself uses.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        server: Option<String>,
+    },
+    /// A directory takes an anonymous bind and shows its root.
+    Ldap {
+        /// Where.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        host: Option<String>,
+        /// Port.
+        port: u16,
+    },
+    /// A share of the device itself can be listed.
+    Smb {
+        /// Name of the share.
+        share: String,
+    },
+    /// A SQL Server answers the first packet of its protocol.
+    Sql {
+        /// Where.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        host: Option<String>,
+        /// Port.
+        port: u16,
+    },
+}
+
+/// A program of the agent's hooks folder that runs at a set moment. Never its content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Hook {
+    /// When.
+    pub moment: HookMoment,
+    /// File name in the hooks folder.
+    pub program: String,
+    /// Longest time it may take, milliseconds.
+    pub timeout_ms: u64,
+}
+
+/// When a hook runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum HookMoment {
+    /// Before anything is installed or removed.
+    BeforeInstall,
+    /// Before every restart by the agent.
+    BeforeReboot,
+    /// Once the device is healthy.
+    AfterHealthy,
+}
+
+impl HookMoment {
+    /// The word of the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            HookMoment::BeforeInstall => "beforeInstall",
+            HookMoment::BeforeReboot => "beforeReboot",
+            HookMoment::AfterHealthy => "afterHealthy",
+        }
+    }
+}
