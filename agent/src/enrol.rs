@@ -12,6 +12,7 @@ use crate::chance;
 use crate::client::{Addresses, ClientError, HttpGateway};
 use crate::gateway::GatewayError;
 use crate::identity::{Applicant, Identity, IdentityError, IdentityFile, Known};
+use crate::milestone::Milestone;
 use crate::platform::wall_clock;
 use crate::state::Me;
 
@@ -135,6 +136,7 @@ pub async fn enrol(
         obtain(&gateway, "/v1/enroll", signed, &trust, Wish::New(within), applicant).await?;
     file.keep_identity(&identity)?;
     tracing::info!(device = name, enrolment = identity.me.device_id, "enrolled");
+    Milestone::Enrolled.tell(&format!("The device is enrolled as {name}."));
     Ok(identity)
 }
 

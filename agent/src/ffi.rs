@@ -4,13 +4,23 @@
 
 mod configmgr;
 mod events;
+mod folders;
+mod host;
+mod milestones;
 mod power;
+mod secret;
+mod security;
 mod services;
 pub mod wua;
 
 pub use configmgr::configmgr_waits_for_restart;
 pub use events::newest_events;
+pub use folders::{common_folders, delete_at_restart};
+pub use host::serve;
+pub use milestones::{EventSource, Weight};
 pub use power::{Restart, abort_restart, active_sessions, restart, tell};
+pub use secret::{unwrap, wrap};
+pub use security::{create_folder, is_link, own_account, security_of};
 pub use services::{Service, ServiceStatus};
 
 use std::ffi::OsString;

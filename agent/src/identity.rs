@@ -1,6 +1,6 @@
 //! Who this device is: its key and certificate, kept in one file that only its owner may read.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -11,20 +11,24 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use wardring_seal::{DeviceIdentity, DeviceKey, Roots, parse_device_certificate};
 
-use crate::files::replace;
+use crate::files::{private_file, replace};
 use crate::state::Me;
 
 const FILE: &str = "identity.json";
 
 /// The file's content. The key is there before the certificate: a device that never saw the answer
 /// to its first claim asks again with the same key, and gets the same enrolment.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Stored {
     namespace: String,
     device: String,
-    /// PKCS#8 PEM: a secret.
-    key: String,
+    /// PKCS#8 PEM: a secret. Only where nothing can wrap it, or from an agent that did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    /// The same, wrapped by the operating system, base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    wrapped_key: Option<String>,
     certificate: Option<String>,
     #[serde(default)]
     roots: Vec<String>,
@@ -91,16 +95,76 @@ pub enum IdentityError {
     },
 }
 
+/// How this operating system wraps secrets, so that a copied file is of no use elsewhere.
+#[derive(Clone, Copy, Debug)]
+struct Wrapping {
+    wrap: fn(&[u8]) -> io::Result<Vec<u8>>,
+    unwrap: fn(&[u8]) -> io::Result<Vec<u8>>,
+}
+
+/// Elsewhere than on Windows the file's mode is the protection.
+#[cfg(not(windows))]
+const WRAPPING: Option<Wrapping> = None;
+#[cfg(windows)]
+const WRAPPING: Option<Wrapping> =
+    Some(Wrapping { wrap: crate::ffi::wrap, unwrap: crate::ffi::unwrap });
+
 /// The identity file of a data folder.
 #[derive(Clone, Debug)]
 pub struct IdentityFile {
     path: PathBuf,
+    wrapping: Option<Wrapping>,
 }
 
 impl IdentityFile {
     /// The file in this folder.
     pub fn new(folder: &Path) -> IdentityFile {
-        IdentityFile { path: folder.join(FILE) }
+        IdentityFile { path: folder.join(FILE), wrapping: WRAPPING }
+    }
+
+    /// Wraps a key that an agent before this one left in the clear.
+    ///
+    /// # Errors
+    /// The file cannot be read or written.
+    pub fn protect(&self) -> Result<(), IdentityError> {
+        let Some(stored) = self.read()? else { return Ok(()) };
+        let Some(key) = stored.key.as_ref().filter(|_| self.wrapping.is_some()) else {
+            return Ok(());
+        };
+        let key = DeviceKey::from_pem(key).map_err(|error| self.damaged(error))?;
+        self.keep(stored, &key)
+    }
+
+    fn damaged(&self, why: impl ToString) -> IdentityError {
+        IdentityError::Damaged { path: self.path.clone(), why: why.to_string() }
+    }
+
+    fn read(&self) -> Result<Option<Stored>, IdentityError> {
+        match fs::read(&self.path) {
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map(Some).map_err(|error| self.damaged(error))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(IdentityError::Access { path: self.path.clone(), source }),
+        }
+    }
+
+    fn key(&self, stored: &Stored) -> Result<DeviceKey, IdentityError> {
+        let pem = match (&stored.wrapped_key, &stored.key, self.wrapping) {
+            (Some(wrapped), _, Some(Wrapping { unwrap, .. })) => {
+                let wrapped = STANDARD.decode(wrapped).map_err(|error| self.damaged(error))?;
+                let plain = unwrap(&wrapped).map_err(|error| {
+                    self.damaged(format!("its key was wrapped on another installation: {error}"))
+                })?;
+                String::from_utf8(plain).map_err(|_| self.damaged("its key is not text"))?
+            }
+            (Some(_), _, None) => {
+                return Err(self.damaged("its key was wrapped by another operating system"));
+            }
+            (None, Some(plain), _) => plain.clone(),
+            (None, None, _) => return Err(self.damaged("it has no key")),
+        };
+        DeviceKey::from_pem(&pem).map_err(|error| self.damaged(error))
     }
 
     /// Reads the file.
@@ -108,25 +172,16 @@ impl IdentityFile {
     /// # Errors
     /// It is there and cannot be used.
     pub fn load(&self) -> Result<Known, IdentityError> {
-        let bytes = match fs::read(&self.path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Known::Nothing),
-            Err(source) => return Err(IdentityError::Access { path: self.path.clone(), source }),
-        };
-        let damaged = |why: String| IdentityError::Damaged { path: self.path.clone(), why };
-        let stored: Stored =
-            serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
-        let key = DeviceKey::from_pem(&stored.key).map_err(|error| damaged(error.to_string()))?;
+        let Some(stored) = self.read()? else { return Ok(Known::Nothing) };
+        let key = self.key(&stored)?;
         let Some(certificate) = stored.certificate else {
             let (namespace, device) = (stored.namespace, stored.device);
             return Ok(Known::Applicant(Box::new(Applicant { namespace, device, key })));
         };
-        let certificate =
-            STANDARD.decode(certificate).map_err(|error| damaged(error.to_string()))?;
+        let certificate = STANDARD.decode(certificate).map_err(|error| self.damaged(error))?;
         let details =
-            parse_device_certificate(&certificate).map_err(|error| damaged(error.to_string()))?;
-        let roots =
-            Roots::from_base64(&stored.roots).map_err(|error| damaged(error.to_string()))?;
+            parse_device_certificate(&certificate).map_err(|error| self.damaged(error))?;
+        let roots = Roots::from_base64(&stored.roots).map_err(|error| self.damaged(error))?;
         let me = Me {
             namespace: stored.namespace,
             device: stored.device,
@@ -140,13 +195,12 @@ impl IdentityFile {
     /// # Errors
     /// The file cannot be written.
     pub fn keep_applicant(&self, applicant: &Applicant) -> Result<(), IdentityError> {
-        self.keep(&Stored {
+        let stored = Stored {
             namespace: applicant.namespace.clone(),
             device: applicant.device.clone(),
-            key: applicant.key.to_pem(),
-            certificate: None,
-            roots: Vec::new(),
-        })
+            ..Stored::default()
+        };
+        self.keep(stored, &applicant.key)
     }
 
     /// Keeps an enrolled device.
@@ -154,38 +208,36 @@ impl IdentityFile {
     /// # Errors
     /// The file cannot be written.
     pub fn keep_identity(&self, identity: &Identity) -> Result<(), IdentityError> {
-        self.keep(&Stored {
+        let stored = Stored {
             namespace: identity.me.namespace.clone(),
             device: identity.me.device.clone(),
-            key: identity.key.to_pem(),
             certificate: Some(STANDARD.encode(&identity.certificate)),
             roots: identity.roots.to_base64(),
-        })
+            ..Stored::default()
+        };
+        self.keep(stored, &identity.key)
     }
 
-    fn keep(&self, stored: &Stored) -> Result<(), IdentityError> {
-        let text = serde_json::to_vec_pretty(stored).expect("an identity has only string keys");
+    fn keep(&self, stored: Stored, key: &DeviceKey) -> Result<(), IdentityError> {
+        let access = |source| IdentityError::Access { path: self.path.clone(), source };
+        let pem = key.to_pem();
+        let stored = match self.wrapping {
+            None => Stored { key: Some(pem), wrapped_key: None, ..stored },
+            Some(Wrapping { wrap, .. }) => {
+                let wrapped = STANDARD.encode(wrap(pem.as_bytes()).map_err(access)?);
+                Stored { key: None, wrapped_key: Some(wrapped), ..stored }
+            }
+        };
+        let text = serde_json::to_vec_pretty(&stored).expect("an identity has only string keys");
         let new = self.path.with_extension("new");
         let written = private_file(&new).and_then(|mut file| {
             file.write_all(&text)?;
             file.sync_all()?;
+            drop(file);
             replace(&new, &self.path)
         });
-        written.map_err(|source| IdentityError::Access { path: self.path.clone(), source })
+        written.map_err(access)
     }
-}
-
-/// A new file that only its owner may read, from its first moment on.
-fn private_file(path: &Path) -> io::Result<File> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
 }
 
 /// The identity in use; a renewal replaces it while the agent runs.
@@ -238,6 +290,38 @@ mod tests {
             let mode = fs::metadata(folder.path().join(FILE)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
         }
+    }
+
+    /// Wraps by turning every bit over.
+    fn turn(bytes: &[u8]) -> io::Result<Vec<u8>> {
+        Ok(bytes.iter().map(|byte| !byte).collect())
+    }
+
+    #[test]
+    fn where_keys_can_be_wrapped_no_file_holds_one_in_the_clear() {
+        let folder = tempfile::tempdir().unwrap();
+        let old = IdentityFile { wrapping: None, ..IdentityFile::new(folder.path()) };
+        let wrapping = Some(Wrapping { wrap: turn, unwrap: turn });
+        let file = IdentityFile { wrapping, ..old.clone() };
+        let text = || fs::read_to_string(folder.path().join(FILE)).unwrap();
+        let key = DeviceKey::generate().unwrap();
+        let (key_id, pem) = (key.key_id(), key.to_pem());
+        let secret = pem.lines().nth(1).unwrap();
+        file.protect().unwrap();
+        assert!(matches!(file.load().unwrap(), Known::Nothing), "there is nothing to protect");
+
+        let applicant = Applicant { namespace: "a".to_owned(), device: "ws-1".to_owned(), key };
+        old.keep_applicant(&applicant).unwrap();
+        assert!(text().contains(secret));
+        // What an older agent left can be used, and is wrapped.
+        assert!(matches!(file.load().unwrap(), Known::Applicant(_)));
+        file.protect().unwrap();
+        assert!(!text().contains(secret) && !text().contains("PRIVATE"), "{}", text());
+        let Known::Applicant(found) = file.load().unwrap() else { panic!("no applicant") };
+        assert_eq!(found.key.key_id(), key_id);
+
+        let refused = old.load().unwrap_err().to_string();
+        assert!(refused.contains("wrapped by another operating system"), "{refused}");
     }
 
     #[test]

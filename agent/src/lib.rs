@@ -6,16 +6,23 @@
 
 mod chance;
 pub mod client;
+pub mod data;
 pub mod driver;
 pub mod enrol;
 #[cfg(windows)]
 mod ffi;
 mod files;
+pub mod folder;
 pub mod gateway;
 pub mod hresult;
 pub mod identity;
 pub mod journal;
+pub mod log;
+pub mod milestone;
 pub mod outbox;
 pub mod platform;
 pub mod run;
+pub mod service;
+pub mod settings;
 pub mod state;
+pub mod status;

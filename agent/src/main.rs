@@ -1,5 +1,7 @@
 //! `wardring-agent`: the agent of one device.
 
+mod commands;
+
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,8 +11,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use tokio::sync::watch;
 use wardring_agent::hresult::{self, Hresult};
-use wardring_agent::identity::{IdentityFile, Known};
-use wardring_agent::journal::{Durability, Journal, Loaded, SCHEMA};
+use wardring_agent::journal::Durability;
 use wardring_agent::run::Setup;
 
 /// Patches this device on behalf of a Wardring controller, and proves it.
@@ -23,10 +24,20 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Install the agent as a service of this device and start it, or bring an installed one up to date.
+    #[cfg(windows)]
+    Install(commands::install::Install),
+    /// Stop the service and remove it.
+    #[cfg(windows)]
+    Uninstall(commands::install::Uninstall),
+    /// Be the service; only Windows starts this.
+    #[cfg(windows)]
+    #[command(hide = true)]
+    Service(commands::install::Service),
     /// Run in the foreground until stopped.
     Run(Run),
     /// Show who this device is and what it is doing.
-    Status(Status),
+    Status(commands::status::Status),
     /// Say what a code of Windows means and what to do about it; without one, list all that are known.
     Explain(Explain),
     /// Print the version.
@@ -69,21 +80,25 @@ struct Run {
     world: PathBuf,
 }
 
-#[derive(Args)]
-struct Status {
-    /// Folder of journal and identity.
-    #[arg(long, env = "WARDRING_DATA_DIR")]
-    data_dir: PathBuf,
-}
-
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("WARDRING_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
+    #[cfg(windows)]
+    let is_service = matches!(cli.command, Command::Service(_));
+    #[cfg(not(windows))]
+    let is_service = false;
+    // A service has nobody at its standard error and writes files.
+    if !is_service {
+        log_to_stderr();
+    }
     let result = match cli.command {
+        #[cfg(windows)]
+        Command::Install(install) => commands::install::install(install),
+        #[cfg(windows)]
+        Command::Uninstall(uninstall) => commands::install::uninstall(&uninstall),
+        #[cfg(windows)]
+        Command::Service(service) => commands::install::serve(service),
         Command::Run(run) => carry(run),
-        Command::Status(status) => show(&status),
+        Command::Status(status) => commands::status::show(&status),
         Command::Explain(explain) => tell(&explain),
         Command::Version => {
             println!("{}", env!("CARGO_PKG_VERSION"));
@@ -97,6 +112,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("WARDRING_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
 }
 
 fn carry(run: Run) -> anyhow::Result<()> {
@@ -138,6 +159,8 @@ fn print_ready(name: &str) {
 
 #[cfg(windows)]
 async fn live(run: Run, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
+    // First: what is read there must be ours.
+    wardring_agent::folder::secure(&run.data_dir)?;
     let device = wardring_agent::platform::windows::Windows::open(&run.data_dir)?;
     let ready = run.setup().prepare().await?;
     print_ready(&run.name);
@@ -197,58 +220,4 @@ fn tell(explain: &Explain) -> anyhow::Result<()> {
     };
     // A reader that has seen enough, like `head`, is no reason to panic.
     std::io::stdout().write_all(text.as_bytes()).context("failed to print the explanation")
-}
-
-fn show(status: &Status) -> anyhow::Result<()> {
-    let known = IdentityFile::new(&status.data_dir).load()?;
-    let identity = match &known {
-        Known::Nothing => serde_json::json!({ "enrolled": false }),
-        Known::Applicant(applicant) => {
-            serde_json::json!({ "enrolled": false, "asking": applicant.device })
-        }
-        Known::Enrolled(identity) => serde_json::json!({
-            "enrolled": true,
-            "namespace": identity.me.namespace,
-            "device": identity.me.device,
-            "enrolmentId": identity.me.device_id,
-            "certificateEnds": identity.details.not_after,
-        }),
-    };
-    let folder = status.data_dir.display();
-    let loaded = Journal::new(&status.data_dir, Durability::Disk).load();
-    let trouble = match &loaded {
-        Loaded::Lost(why) => Some(format!(
-            "the journal in {folder} is damaged ({why}); start the agent: it tells the controller \
-             that the job in hand is lost and begins a new journal"
-        )),
-        Loaded::Newer(found) => Some(format!(
-            "the journal in {folder} was written by a newer agent (layout {found}; this one reads \
-             {SCHEMA}); use the newer agent"
-        )),
-        Loaded::Fresh | Loaded::Found(_) => None,
-    };
-    let journal = match loaded {
-        Loaded::Fresh => serde_json::json!({ "state": "none" }),
-        Loaded::Lost(why) => serde_json::json!({ "state": "lost", "why": why }),
-        Loaded::Newer(found) => serde_json::json!({ "state": "newer", "layout": found }),
-        Loaded::Found(saved) => serde_json::json!({
-            "state": "found",
-            "mode": saved.state.mode,
-            "boot": saved.state.boot,
-            "build": saved.state.build,
-            "job": saved.state.job.as_ref().map(|job| serde_json::json!({
-                "rollout": job.payload.rollout,
-                "attempt": job.payload.key.attempt,
-                "phase": job.phase.word(),
-                "message": job.message,
-            })),
-            "lastOutcome": saved.state.finished.last(),
-            "reportsWaiting": !saved.outbox.is_empty(),
-        }),
-    };
-    let text = serde_json::json!({ "identity": identity, "journal": journal });
-    // A reader that has seen enough, like `head`, is no reason to panic.
-    writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(&text)?)
-        .context("failed to print the status")?;
-    trouble.map_or(Ok(()), |trouble| Err(anyhow::Error::msg(trouble)))
 }

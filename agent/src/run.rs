@@ -1,6 +1,6 @@
 //! One device's agent from its first start to its last: folder, lock, enrolment, renewal.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -74,6 +74,10 @@ pub enum SetupError {
         /// Who we are.
         agent: u32,
     },
+    /// The folder is not protected.
+    #[cfg(windows)]
+    #[error(transparent)]
+    Unprotected(#[from] crate::folder::FolderError),
     /// The journal is of a newer agent.
     #[error(
         "the journal in {folder} was written by a newer agent (layout {found}; this one reads \
@@ -126,6 +130,7 @@ impl Setup {
         let addresses = Addresses::parse(&self.gateways, self.proxy.as_deref())?;
         let lock = lock(&self.folder)?;
         let file = IdentityFile::new(&self.folder);
+        file.protect()?;
         let journal = Journal::new(&self.folder, self.durability);
         match journal.load() {
             // Before the enrolment, so that an enrolled device without a journal is one that lost it.
@@ -217,7 +222,7 @@ impl Ready {
 
 fn lock(folder: &Path) -> Result<File, SetupError> {
     let failed = |source| SetupError::Folder { folder: folder.to_owned(), source };
-    create_private(folder).map_err(failed)?;
+    create_private(folder)?;
     let file = File::create(folder.join("lock")).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => {
@@ -230,12 +235,22 @@ fn lock(folder: &Path) -> Result<File, SetupError> {
 }
 
 /// Creates a folder that nobody else may look into.
-fn create_private(folder: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
+#[cfg(not(windows))]
+fn create_private(folder: &Path) -> Result<(), SetupError> {
+    let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(folder)
+    builder
+        .create(folder)
+        .map_err(|source| SetupError::Folder { folder: folder.to_owned(), source })
+}
+
+/// Creates a folder that nobody else may look into, or judges the one that is there.
+#[cfg(windows)]
+fn create_private(folder: &Path) -> Result<(), SetupError> {
+    crate::folder::secure(folder)?;
+    Ok(())
 }
 
 /// Refuses a folder that somebody else prepared.
@@ -246,15 +261,15 @@ fn check_owner(folder: &Path) -> Result<(), SetupError> {
     // A new file is ours, whoever made what was there before.
     let probe = folder.join(format!("owner-{}", chance::id()));
     let agent = File::create_new(&probe).and_then(|file| file.metadata()).map_err(failed)?.uid();
-    fs::remove_file(&probe).map_err(failed)?;
-    let owner = fs::metadata(folder).map_err(failed)?.uid();
+    std::fs::remove_file(&probe).map_err(failed)?;
+    let owner = std::fs::metadata(folder).map_err(failed)?.uid();
     if owner != agent {
         return Err(SetupError::Foreign { folder: folder.to_owned(), owner, agent });
     }
     Ok(())
 }
 
-/// On Windows the folder is protected by its access list, which the installation sets.
+/// On Windows its owner was looked at before anything was written there.
 #[cfg(not(unix))]
 fn check_owner(_folder: &Path) -> Result<(), SetupError> {
     Ok(())

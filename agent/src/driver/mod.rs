@@ -22,6 +22,7 @@ use crate::chance;
 use crate::gateway::{Gateway, GatewayError};
 use crate::identity::Credentials;
 use crate::journal::{Journal, Loaded, Saved};
+use crate::milestone::{self, Milestone};
 use crate::platform::{Platform, wall_clock};
 use crate::state::{self, Answer, BootRecord, Effect, Event, Now, Start};
 
@@ -190,12 +191,16 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
             }
         };
         let is_changed = state != self.saved.state || !effects.is_empty();
+        let passed = milestone::passed(&self.saved.state, &state);
         self.saved.state = state;
         for effect in &effects {
             self.enclose(effect);
         }
         if is_changed && !self.commit().await {
             return;
+        }
+        for (milestone, text) in passed {
+            milestone.tell(&text);
         }
         for effect in effects {
             if let Effect::Ask { turn, ask } = effect {
@@ -282,6 +287,7 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
             Ok(payload) => self.take(Event::Offered(Box::new(payload))).await,
             Err(error) => {
                 tracing::error!(device = identity.me.device, %error, "a job is not believed");
+                Milestone::Refused.tell(&format!("A job was not believed and not begun: {error}."));
             }
         }
     }

@@ -6,6 +6,8 @@ mod configmgr;
 #[cfg(windows)]
 mod device;
 mod dism;
+#[cfg(windows)]
+mod name;
 mod neighbours;
 mod pending;
 #[cfg(windows)]
@@ -19,3 +21,5 @@ pub mod updates;
 
 #[cfg(windows)]
 pub use device::{OpenError, Windows};
+#[cfg(windows)]
+pub use name::computer_name;

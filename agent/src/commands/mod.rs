@@ -1,0 +1,5 @@
+//! The commands of the program that are more than a line.
+
+#[cfg(windows)]
+pub mod install;
+pub mod status;

@@ -1,0 +1,293 @@
+//! Installing the agent: everything is looked at first, and what was done is taken back when
+//! something later fails.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use wardring_seal::Token;
+
+use super::command::Command;
+use super::manager::{Installed as Service, Manager, ManagerError};
+use super::{Undo, event_log, program};
+use crate::folder::{self, FolderError};
+use crate::identity::{IdentityError, IdentityFile, Known};
+use crate::platform::windows::computer_name;
+use crate::settings::{self, Settings, SettingsError};
+
+/// What is to be installed.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// Addresses of the gateways.
+    pub gateways: Vec<String>,
+    /// Proxy for all of them.
+    pub proxy: Option<String>,
+    /// Enrolment token; needed while the device is not enrolled.
+    pub token: Option<String>,
+    /// Name of the device; the computer's without one.
+    pub name: Option<String>,
+    /// Data folder; the usual one without.
+    pub folder: Option<PathBuf>,
+}
+
+/// What was installed.
+#[derive(Clone, Debug)]
+pub struct Installed {
+    /// Name of the device.
+    pub device: String,
+    /// The program that runs.
+    pub program: PathBuf,
+    /// Its data folder.
+    pub folder: PathBuf,
+    /// Whether the device was enrolled already, so that a token was not needed.
+    pub is_enrolled: bool,
+    /// Whether there was an installation before.
+    pub is_update: bool,
+}
+
+/// Why nothing was installed.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// What was asked for cannot be.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The token is missing.
+    #[error(
+        "this device is not enrolled yet; give a token with --token (kubectl wardring enroll makes one)"
+    )]
+    NoToken,
+    /// The name of the computer is none for a device.
+    #[error(
+        "nothing of the computer's name {computer:?} can be a device's name; give one with --name"
+    )]
+    NoName {
+        /// The computer's name.
+        computer: String,
+    },
+    /// The device has another name.
+    #[error(
+        "this device is enrolled as {found}, and a name is for life; leave --name out, or remove the \
+         agent with `wardring-agent uninstall --purge` first"
+    )]
+    OtherName {
+        /// Its name.
+        found: String,
+    },
+    /// The data is elsewhere.
+    #[error(
+        "the installed agent keeps its data in {found}; leave --data-dir out, or remove the agent with \
+         `wardring-agent uninstall` first"
+    )]
+    OtherFolder {
+        /// Where.
+        found: PathBuf,
+    },
+    /// The service control manager.
+    #[error(transparent)]
+    Manager(#[from] ManagerError),
+    /// The data folder.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// The identity.
+    #[error("failed to read the device's identity")]
+    Identity(#[from] IdentityError),
+    /// The program.
+    #[error("failed to put the program to {program}; is it in use, or kept away by a policy?")]
+    Program {
+        /// Where.
+        program: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The event log.
+    #[error("failed to register the source in the event log")]
+    EventLog(#[source] windows::core::Error),
+    /// Windows.
+    #[error("Windows does not tell where programs and data belong")]
+    Places(#[source] io::Error),
+    /// What was done could not be taken back.
+    #[error("{error}; and it could not all be taken back: {}", .left.join("; "))]
+    HalfDone {
+        /// Why it failed.
+        error: Box<InstallError>,
+        /// What is left.
+        left: Vec<String>,
+    },
+}
+
+/// Installs the agent as a service and starts it, or brings an installed one up to date.
+///
+/// # Errors
+/// Nothing was changed, or everything is as it was before.
+pub fn install(order: &Order) -> Result<Installed, InstallError> {
+    check(order)?;
+    let manager = Manager::open()?;
+    let program = program::installed().map_err(InstallError::Places)?;
+    let found = manager.find(&program)?;
+    let folder = choose_folder(order, found.as_ref())?;
+    let mut undo = Undo::default();
+    match carry_out(order, &manager, found, &program, &folder, &mut undo) {
+        Ok(installed) => {
+            program::forget_previous(&program);
+            Ok(installed)
+        }
+        Err(error) => {
+            let left = undo.back();
+            if left.is_empty() {
+                return Err(error);
+            }
+            Err(InstallError::HalfDone { error: Box::new(error), left })
+        }
+    }
+}
+
+/// Refuses what can be seen to be wrong before anything is touched.
+fn check(order: &Order) -> Result<(), InstallError> {
+    if let Some(token) = &order.token {
+        Token::parse(token).map_err(SettingsError::Token)?;
+    }
+    // Any name will do where none is given: the computer's is looked at later.
+    let name = order.name.clone().unwrap_or_else(|| "unnamed".to_owned());
+    Ok(settings(order, name).check()?)
+}
+
+fn settings(order: &Order, name: String) -> Settings {
+    Settings { gateways: order.gateways.clone(), proxy: order.proxy.clone(), name }
+}
+
+fn choose_folder(order: &Order, found: Option<&Service>) -> Result<PathBuf, InstallError> {
+    // Without a trailing backslash, and whole: a service is started in another folder.
+    let whole = |path: &Path| -> Result<PathBuf, InstallError> {
+        let path = std::path::absolute(path).map_err(InstallError::Places)?;
+        Ok(path.components().collect())
+    };
+    let wanted = order.folder.as_deref().map(whole).transpose()?;
+    let used = found.and_then(|service| service.command.folder.clone());
+    match (wanted, used) {
+        (Some(wanted), Some(used)) if wanted != used => {
+            Err(InstallError::OtherFolder { found: used })
+        }
+        (Some(folder), _) | (None, Some(folder)) => Ok(folder),
+        (None, None) => program::default_folder().map_err(InstallError::Places),
+    }
+}
+
+fn carry_out(
+    order: &Order,
+    manager: &Manager,
+    found: Option<Service>,
+    program: &Path,
+    folder: &Path,
+    undo: &mut Undo,
+) -> Result<Installed, InstallError> {
+    if folder::secure(folder)? {
+        let made = folder.to_owned();
+        undo.push(format!("{} is still there", folder.display()), move || {
+            fs::remove_dir_all(made).map_err(|error| error.to_string())
+        });
+    }
+    let identity = IdentityFile::new(folder).load()?;
+    let name = choose_name(order, folder, &identity)?;
+    let is_enrolled = matches!(identity, Known::Enrolled(_));
+    let token = order.token.as_ref().filter(|_| !is_enrolled);
+    if !is_enrolled && token.is_none() && settings::waiting_token(folder)?.is_none() {
+        return Err(InstallError::NoToken);
+    }
+    let settings = settings(order, name);
+    settings.check()?;
+
+    let is_update = found.is_some();
+    if let Some(service) = found.as_ref().filter(|service| service.is_active().unwrap_or(true)) {
+        service.stop()?;
+        let program = program.to_owned();
+        undo.push("the service is stopped", move || with_service(&program, Service::start));
+    }
+    let placed = program::place(program, undo);
+    placed.map_err(|source| InstallError::Program { program: program.to_owned(), source })?;
+    for file in settings::FILES {
+        restore_later(&folder.join(file), undo)?;
+    }
+    settings.keep(folder)?;
+    match token {
+        Some(token) => settings::keep_token(folder, token)?,
+        None if is_enrolled => settings::forget_token(folder)?,
+        None => {}
+    }
+    if event_log::register().map_err(InstallError::EventLog)? {
+        undo.push("the source in the event log is registered", || {
+            event_log::unregister().map_err(|error| error.to_string())
+        });
+    }
+    let service = match found {
+        Some(service) => service,
+        None => {
+            let (program, folder) = (program.to_owned(), Some(folder.to_owned()));
+            let service = manager.create(Command { program: program.clone(), folder })?;
+            undo.push("the service is still there", move || {
+                with_service(&program, |service| service.stop().and_then(|()| service.delete()))
+            });
+            service
+        }
+    };
+    service.configure()?;
+    service.start()?;
+    Ok(Installed {
+        device: settings.name,
+        program: program.to_owned(),
+        folder: folder.to_owned(),
+        is_enrolled,
+        is_update,
+    })
+}
+
+/// The device's name: for life once it is enrolled, else as told, as before, or the computer's.
+fn choose_name(order: &Order, folder: &Path, identity: &Known) -> Result<String, InstallError> {
+    if let Known::Enrolled(identity) = identity {
+        let found = identity.me.device.clone();
+        return match &order.name {
+            Some(wanted) if *wanted != found => Err(InstallError::OtherName { found }),
+            _ => Ok(found),
+        };
+    }
+    if let Some(name) = &order.name {
+        return Ok(name.clone());
+    }
+    if let Ok(before) = Settings::load(folder) {
+        return Ok(before.name);
+    }
+    let computer = computer_name();
+    settings::device_name(&computer).ok_or(InstallError::NoName { computer })
+}
+
+/// Lets a failure put a file back as it is now.
+fn restore_later(path: &Path, undo: &mut Undo) -> Result<(), InstallError> {
+    let before = match fs::read(path) {
+        Ok(bytes) => Some(bytes),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(source) => {
+            return Err(SettingsError::Access { path: path.to_owned(), source }.into());
+        }
+    };
+    let (path, what) = (path.to_owned(), format!("{} is the new one", path.display()));
+    undo.push(what, move || {
+        let restored = match before {
+            Some(bytes) => fs::write(&path, bytes),
+            None => fs::remove_file(&path).or_else(|error| match error.kind() {
+                io::ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            }),
+        };
+        restored.map_err(|error| error.to_string())
+    });
+    Ok(())
+}
+
+/// Does something with the service on the way back, where it is still there.
+fn with_service(
+    program: &Path,
+    act: impl FnOnce(&Service) -> Result<(), ManagerError>,
+) -> Result<(), String> {
+    let found = Manager::open().and_then(|manager| manager.find(program));
+    let done = found.and_then(|service| service.map_or(Ok(()), |service| act(&service)));
+    done.map_err(|error| error.to_string())
+}

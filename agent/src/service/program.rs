@@ -1,0 +1,123 @@
+//! Where the installed program and its data are, and putting the program there.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use windows_registry::LOCAL_MACHINE;
+
+use super::command::Command;
+use super::{NAME, Undo};
+use crate::ffi;
+use crate::files::replace;
+
+const FOLDER: &str = "Wardring";
+const PROGRAM: &str = "wardring-agent.exe";
+
+/// The data folder of the installed agent, or where it would be.
+///
+/// # Errors
+/// Windows does not tell where data belongs.
+pub fn used_folder() -> io::Result<PathBuf> {
+    let service = registry_line().map(|line| Command::parse(&line));
+    match service.and_then(|service| service.folder) {
+        Some(folder) => Ok(folder),
+        None => default_folder(),
+    }
+}
+
+/// The line that starts the service. From the registry, where everybody may read it.
+fn registry_line() -> Option<String> {
+    let key = format!(r"SYSTEM\CurrentControlSet\Services\{NAME}");
+    LOCAL_MACHINE.open(key).and_then(|key| key.get_string("ImagePath")).ok()
+}
+
+/// The data folder of an agent that was not told another one.
+pub(super) fn default_folder() -> io::Result<PathBuf> {
+    Ok(ffi::common_folders()?.1.join(FOLDER))
+}
+
+/// Where the installed program is.
+pub(super) fn installed() -> io::Result<PathBuf> {
+    Ok(ffi::common_folders()?.0.join(FOLDER).join(PROGRAM))
+}
+
+/// Puts the running program in the place of the installed one, in one step.
+pub(super) fn place(installed: &Path, undo: &mut Undo) -> io::Result<()> {
+    let running = std::env::current_exe()?;
+    if is_same(&running, installed) {
+        return Ok(());
+    }
+    let folder = installed.parent().unwrap_or(installed).to_owned();
+    if !folder.exists() {
+        fs::create_dir_all(&folder)?;
+        let made = folder.clone();
+        undo.push(format!("{} is still there", folder.display()), move || {
+            fs::remove_dir(made).map_err(|error| error.to_string())
+        });
+    }
+    let (new, previous) = (installed.with_extension("new"), installed.with_extension("previous"));
+    let target = installed.to_owned();
+    let is_first = !installed.exists();
+    if !is_first {
+        fs::copy(installed, &previous)?;
+    }
+    let placed = fs::copy(&running, &new)
+        .and_then(|_| File::options().write(true).open(&new)?.sync_all())
+        .and_then(|()| replace(&new, installed));
+    if let Err(error) = placed {
+        // Neither was there before.
+        let _ = fs::remove_file(&new);
+        let _ = fs::remove_file(&previous);
+        return Err(error);
+    }
+    undo.push(format!("{} is the new program", installed.display()), move || {
+        let back = if is_first { fs::remove_file(target) } else { replace(&previous, &target) };
+        back.map_err(|error| error.to_string())
+    });
+    Ok(())
+}
+
+/// Removes what [`place`] kept for the way back.
+pub(super) fn forget_previous(installed: &Path) {
+    // One that stays is replaced by the next installation.
+    let _ = fs::remove_file(installed.with_extension("previous"));
+}
+
+/// Removes the installed program. The running one cannot be deleted, but moved: it goes with the next
+/// restart then. True when all of it is gone now.
+pub(super) fn remove(installed: &Path) -> io::Result<bool> {
+    forget_previous(installed);
+    let is_running = std::env::current_exe().is_ok_and(|running| is_same(&running, installed));
+    if is_running {
+        // Windows' own folder for temporary files: on the same disk, and no program is started from
+        // there by name.
+        let windows = ffi::system_folder().map_err(io::Error::from)?;
+        let place = windows.parent().unwrap_or(&windows).join("Temp");
+        let gone = place.join(format!("wardring-agent-removed-{}.exe", std::process::id()));
+        replace(installed, &gone)?;
+        ffi::delete_at_restart(&gone)?;
+    } else {
+        found(fs::remove_file(installed))?;
+    }
+    if let Some(folder) = installed.parent() {
+        found(fs::remove_dir(folder))?;
+    }
+    Ok(!is_running)
+}
+
+/// That something is not there is as good as having removed it.
+fn found(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Whether two names are one file, links and upper case aside.
+fn is_same(one: &Path, other: &Path) -> bool {
+    match (fs::canonicalize(one), fs::canonicalize(other)) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => false,
+    }
+}
