@@ -1,4 +1,4 @@
-//! Files that are generated from the API types, and the chart's copies of them.
+//! Files that are generated, and the chart's copies of the CRDs among them.
 
 use std::{collections::BTreeMap, fs, path::Path};
 

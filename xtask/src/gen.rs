@@ -1,8 +1,10 @@
-//! What is generated from the API types: `crds/*.yaml` and the reference pages.
+//! What is generated: `crds/*.yaml` and the reference pages from the API types, and the page of
+//! Windows' codes from the agent's table.
 //!
 //! Generated files are committed, so that people can read and apply them without building; a check
-//! fails when they drift from the types.
+//! fails when they drift from where they come from.
 
+mod hresults;
 mod reference;
 
 use std::{
@@ -47,7 +49,8 @@ pub fn generate(check: bool) -> Result<()> {
     }
     if check && !drifted.is_empty() {
         bail!(
-            "these files differ from the API types: {}; run `cargo xtask gen` and commit the result",
+            "these files differ from what they are generated from: {}; run `cargo xtask gen` and \
+             commit the result",
             drifted.join(", ")
         );
     }
@@ -70,6 +73,7 @@ fn files() -> Result<BTreeMap<PathBuf, String>> {
     }
     files.insert("docs/reference/api.md".into(), reference::api(&crds));
     files.insert("docs/reference/reasons.md".into(), reference::reasons());
+    files.insert("docs/reference/hresults.md".into(), hresults::page());
     Ok(files)
 }
 

@@ -86,6 +86,21 @@ impl Class {
         Class::Permanent,
     ];
 
+    /// Its name, for people.
+    pub fn word(self) -> &'static str {
+        match self {
+            Class::Done => "done",
+            Class::DoneAfterReboot => "done, up to a restart",
+            Class::NotForThisDevice => "not for this device",
+            Class::Retry => "retry",
+            Class::AfterReboot => "after a restart",
+            Class::Repair => "repair",
+            Class::DeviceState => "device state",
+            Class::Operator => "operator",
+            Class::Permanent => "permanent",
+        }
+    }
+
     /// The next step, for people.
     pub fn advice(self) -> &'static str {
         match self {
@@ -104,6 +119,17 @@ impl Class {
 }
 
 impl Source {
+    /// Every source.
+    pub const ALL: [Source; 7] = [
+        Source::Wua,
+        Source::Reference,
+        Source::Support,
+        Source::Delivery,
+        Source::System,
+        Source::Constants,
+        Source::Servicing,
+    ];
+
     /// Where to read it up.
     pub fn page(self) -> &'static str {
         match self {
@@ -230,8 +256,9 @@ mod tests {
         for class in Class::ALL {
             assert!(all().iter().any(|known| known.class == class), "{class:?}");
         }
-        let sources: BTreeSet<Source> = all().iter().map(|known| known.source).collect();
-        assert_eq!(sources.len(), 7);
+        for source in Source::ALL {
+            assert!(all().iter().any(|known| known.source == source), "{source:?}");
+        }
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub struct Args {
 enum Part {
     /// rustfmt
     Format,
-    /// CRDs, their copies and the reference pages are what the types say
+    /// CRDs, their copies and the reference pages are what types and tables say
     Generated,
     /// Who may know whom
     Crates,
