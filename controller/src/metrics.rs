@@ -9,6 +9,7 @@ use prometheus_client::{
         family::Family,
         gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
+        info::Info,
     },
     registry::Registry,
 };
@@ -141,6 +142,8 @@ impl Metrics {
         let enrolment_removals = Family::default();
         let certificates_issued = Family::default();
         let certificate_expiry = Family::default();
+        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "Version of this program", version);
         registry.register("passes", "Passes over a namespace, by result", passes.clone());
         registry.register("pass_seconds", "Time of one pass", pass_seconds.clone());
         registry.register(
@@ -211,5 +214,18 @@ impl Metrics {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
         Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scrape_names_the_version() {
+        let version = env!("CARGO_PKG_VERSION");
+        let line = format!("wardring_controller_build_info{{version=\"{version}\"}} 1");
+        let text = Metrics::new().encode().unwrap();
+        assert!(text.lines().any(|found| found == line), "{text}");
     }
 }

@@ -9,6 +9,7 @@ use prometheus_client::{
         family::Family,
         gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
+        info::Info,
     },
     registry::Registry,
 };
@@ -78,6 +79,8 @@ impl Metrics {
             jobs: Gauge::default(),
         };
         let registry = &mut metrics.registry;
+        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "Version of this program", version);
         registry.register("requests", "Requests answered", metrics.requests.clone());
         registry.register("writes", "Calls to the API server by kind", metrics.writes.clone());
         registry.register(
@@ -157,5 +160,18 @@ impl Metrics {
 impl Default for Metrics {
     fn default() -> Metrics {
         Metrics::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scrape_names_the_version() {
+        let version = env!("CARGO_PKG_VERSION");
+        let line = format!("wardring_gateway_build_info{{version=\"{version}\"}} 1");
+        let text = Metrics::new().text((0, 0, 0.0), (0, 0));
+        assert!(text.lines().any(|found| found == line), "{text}");
     }
 }
