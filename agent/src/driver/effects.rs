@@ -22,24 +22,30 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
                 self.timer = Some((at, turn));
             }
             Ask::Permit { key, step } => self.ask_permit(turn, key, step),
-            Ask::Inspect { updates, services } => self.answer_with(turn, async move {
-                match platform.inspect(&updates, &services, terms).await {
-                    Ok(seen) => Answer::Inspected(Box::new(seen)),
+            Ask::Inspect { updates, services, probes } => self.answer_with(turn, async move {
+                let inspected = platform.inspect(&updates, &services, terms).await;
+                match inspected {
+                    Ok(mut seen) => {
+                        // A search may take long, and what is asked last is what holds.
+                        seen.probes = platform.probe(&probes).await;
+                        seen.ports = platform.ports();
+                        Answer::Inspected(Box::new(seen))
+                    }
                     Err(why) => Answer::Blind(why),
                 }
             }),
             Ask::Download { key, updates } => self.answer_with(turn, async move {
                 Answer::Downloaded(platform.download(&key, &updates, terms).await)
             }),
-            Ask::Install { key, update, not_after_mono_ms } => {
+            Ask::Install { key, update, tries, not_after_mono_ms } => {
                 let permit = self.permit(not_after_mono_ms);
                 self.answer_with(turn, async move {
-                    let performed = platform.install(&key, &update, terms, permit).await;
+                    let performed = platform.install(&key, &update, tries, terms, permit).await;
                     performed_as(performed, Answer::Installed)
                 });
             }
-            Ask::FindInstall { key, update } => self.answer_with(turn, async move {
-                Answer::Installed(platform.find_install(&key, &update, terms).await)
+            Ask::FindInstall { key, update, tries } => self.answer_with(turn, async move {
+                Answer::Installed(platform.find_install(&key, &update, tries, terms).await)
             }),
             Ask::Uninstall { key, update, packages, not_after_mono_ms } => {
                 let permit = self.permit(not_after_mono_ms);
@@ -51,6 +57,16 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
             Ask::RestartService { service } => self.answer_with(turn, async move {
                 Answer::Restarted(platform.restart(&service).await)
             }),
+            Ask::RunHook { hook, not_after_mono_ms } => {
+                let permit = not_after_mono_ms.map(|not_after| self.permit(not_after));
+                self.answer_with(turn, async move {
+                    if permit.is_some_and(|permit| !permit.is_alive()) {
+                        return Answer::PermitExpired;
+                    }
+                    tracing::info!(hook = hook.program, moment = hook.moment.as_str(), "hook begins");
+                    Answer::HookEnded(platform.run_hook(&hook).await)
+                });
+            }
             Ask::Reboot { key, boot_before, not_after_mono_ms } => {
                 // The journal write may have taken long; the permit may be over by now.
                 let answer = if !self.permit(not_after_mono_ms).is_alive() {

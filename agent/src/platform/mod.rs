@@ -6,14 +6,14 @@ pub mod scripted;
 #[cfg(any(windows, test))]
 pub mod windows;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 
 use jiff::Timestamp;
 use wardring_protocol::Facts;
-use wardring_seal::{JobKey, UpdateSource, UpdateTarget};
+use wardring_seal::{Hook, JobKey, Probe, UpdateSource, UpdateTarget};
 
-use crate::state::{BootKind, Inspection, InstallFound, ServiceSample};
+use crate::state::{BootKind, DownloadFailure, Inspection, InstallFound, ProbeSample, ServiceSample};
 
 /// The running boot, as the platform knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,20 +75,21 @@ pub trait Updates: Send + Sync + 'static {
     /// Downloads.
     ///
     /// # Errors
-    /// A sentence.
+    /// A sentence, and what Windows answered.
     fn download(
         &self,
         key: &JobKey,
         updates: &[UpdateTarget],
         terms: Terms,
-    ) -> impl Future<Output = Result<(), String>> + Send;
+    ) -> impl Future<Output = Result<(), DownloadFailure>> + Send;
 
-    /// Installs, or tells how the installation under the same key ended. `permit` is asked at the
-    /// last moment before anything begins.
+    /// Installs, or tells how the installation under the same key and number of try ended. `permit`
+    /// is asked at the last moment before anything begins.
     fn install(
         &self,
         key: &JobKey,
         update: &UpdateTarget,
+        tries: u32,
         terms: Terms,
         permit: Permit,
     ) -> impl Future<Output = Performed> + Send;
@@ -98,6 +99,7 @@ pub trait Updates: Send + Sync + 'static {
         &self,
         key: &JobKey,
         update: &UpdateTarget,
+        tries: u32,
         terms: Terms,
     ) -> impl Future<Output = InstallFound> + Send;
 
@@ -126,9 +128,24 @@ pub trait Services: Send + Sync + 'static {
     fn restart(&self, name: &str) -> impl Future<Output = Result<(), String>> + Send;
 }
 
+/// What administrators ask of the device: that it answers, and that their programs run.
+pub trait Checks: Send + Sync + 'static {
+    /// Asks probes, each within its own time; one sample for each of them.
+    fn probe(&self, probes: &[Probe]) -> impl Future<Output = BTreeMap<String, ProbeSample>> + Send;
+
+    /// TCP ports that are listened on, below those that the operating system hands out by itself.
+    fn ports(&self) -> BTreeSet<u16>;
+
+    /// Runs a program of the hooks folder to its end, or to the end of its time.
+    ///
+    /// # Errors
+    /// A sentence, when it is not there, not protected, or did not end well.
+    fn run_hook(&self, hook: &Hook) -> impl Future<Output = Result<(), String>> + Send;
+}
+
 /// A device in every respect.
-pub trait Platform: Machine + Updates + Services {}
-impl<T: Machine + Updates + Services> Platform for T {}
+pub trait Platform: Machine + Updates + Services + Checks {}
+impl<T: Machine + Updates + Services + Checks> Platform for T {}
 
 /// What a job lets the platform do with its updates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -53,7 +53,8 @@ pub(super) fn offered(mv: &mut Move, payload: JobPayload) -> Result<(), Unexpect
     if let Some(job) = mv.state.job.take_if(|job| !job.phase.is_irreversible()) {
         let sentence = "another job took this one's place";
         let end = End::stopped(&job, "NoSuchJob", sentence);
-        mv.state.job = mv.finish(job, end);
+        // Whoever gives the new job says what is to run before it, too.
+        mv.state.job = mv.close(job, end);
     }
     if let Some(job) = &mv.state.job {
         return Err(Unexpected::Busy { phase: job.phase.word() });

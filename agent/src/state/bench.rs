@@ -25,6 +25,8 @@ pub(super) struct Script {
     pub stand: Stand,
     pub reboot_required: bool,
     pub fails: bool,
+    /// Codes with which the next installations fail, first the first one.
+    pub failures: Vec<u32>,
     pub reverts: bool,
     pub stops_service: bool,
     pub uninstallable: bool,
@@ -37,6 +39,7 @@ impl Default for Script {
             stand: Stand::Offered,
             reboot_required: true,
             fails: false,
+            failures: Vec::new(),
             reverts: false,
             stops_service: false,
             uninstallable: true,
@@ -66,6 +69,13 @@ pub(super) struct Bench {
     pub boot_kind: BootKind,
     pub updates: BTreeMap<String, Script>,
     pub service: ServiceState,
+    /// How probes are answered.
+    pub probes: BTreeMap<String, ProbeSample>,
+    pub ports: BTreeSet<u16>,
+    /// How the next hooks end; well when it is empty.
+    pub hook_ends: VecDeque<Result<(), String>>,
+    /// Hooks that were started, in order.
+    pub hooks_run: Vec<String>,
     pub restart_helps: bool,
     pub ignores_reboots: bool,
     /// Windows answers no question any more.
@@ -139,6 +149,10 @@ impl Bench {
             boot_kind: BootKind::Foreign,
             updates: BTreeMap::from([("KB1".to_owned(), Script::default())]),
             service: ServiceState::Running,
+            probes: BTreeMap::new(),
+            ports: BTreeSet::new(),
+            hook_ends: VecDeque::new(),
+            hooks_run: Vec::new(),
             restart_helps: false,
             ignores_reboots: false,
             is_silent: false,
@@ -315,12 +329,19 @@ impl Bench {
             | Ask::Reboot { not_after_mono_ms, .. }
                 if *not_after_mono_ms <= self.mono_ms => {}
             // Acts begin when they are ordered; only their answers may be late.
-            Ask::Install { key, update, .. } => {
+            Ask::Install { key, update, tries, .. } => {
                 self.may_begin(Step::Install);
-                let name = (key_id(key), update.kb.clone());
+                for earlier in 0..*tries {
+                    let before = self.results.get(&act(key, &update.kb, earlier));
+                    let is_failed = before.is_none_or(|result| result.code == 4);
+                    assert!(is_failed, "tried again after {before:?}");
+                }
+                let name = act(key, &update.kb, *tries);
                 *self.installs.entry(name.clone()).or_default() += 1;
                 let script = self.updates.get_mut(&update.kb).unwrap();
-                let result = if script.fails {
+                let result = if !script.failures.is_empty() {
+                    result(4, script.failures.remove(0), false)
+                } else if script.fails {
                     result(4, 0x8007_0643, false)
                 } else {
                     script.stand =
@@ -328,6 +349,9 @@ impl Bench {
                     result(2, 0, script.reboot_required)
                 };
                 self.results.insert(name, result);
+            }
+            Ask::RunHook { .. } => {
+                Answer::HookEnded(self.hook_ends.pop_front().unwrap_or(Ok(())))
             }
             Ask::Uninstall { update, .. } => {
                 self.may_begin(Step::Uninstall);
@@ -433,6 +457,8 @@ impl Bench {
             build: self.build(),
             updates: self.updates.iter().map(|(kb, script)| (kb.clone(), status(script))).collect(),
             services: BTreeMap::from([(SERVICE.to_owned(), sample)]),
+            probes: self.probes.clone(),
+            ports: self.ports.clone(),
             hard_pending: Vec::from_iter(is_pending.then(|| "ComponentBasedServicing".to_owned())),
             busy: self.is_busy || self.is_acting(),
             free_disk_gb: 100,
@@ -468,8 +494,8 @@ impl Bench {
                 Answer::Inspected(Box::new(self.inspection()))
             }
             Ask::Download { .. } => Answer::Downloaded(Ok(())),
-            Ask::Install { key, update, .. } | Ask::FindInstall { key, update } => {
-                let found = self.results.get(&(key_id(key), update.kb.clone())).cloned();
+            Ask::Install { key, update, tries, .. } | Ask::FindInstall { key, update, tries } => {
+                let found = self.results.get(&act(key, &update.kb, *tries)).cloned();
                 Answer::Installed(found.map_or(InstallFound::NotBegun, InstallFound::Ended))
             }
             Ask::Uninstall { update, .. } => {
@@ -565,6 +591,12 @@ impl Bench {
     pub fn is_in_force(&self, kb: &str) -> bool {
         self.updates[kb].stand == Stand::InForce
     }
+}
+
+/// Name of one try of an installation.
+fn act(key: &JobKey, kb: &str, tries: u32) -> (String, String) {
+    let again = if tries == 0 { String::new() } else { format!(" again {tries}") };
+    (key_id(key), format!("{kb}{again}"))
 }
 
 fn result(code: i32, hresult: u32, reboot_required: bool) -> ServicingResult {

@@ -1,14 +1,14 @@
 //! What reaches the state machine, what it asks for, and what the platform tells it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use wardring_protocol::{Mode, PermitAnswer, Progress, Step};
-use wardring_seal::{JobKey, JobPayload, OutcomePayload, UpdateTarget};
+use wardring_seal::{Hook, JobKey, JobPayload, OutcomePayload, Probe, UpdateTarget};
 
 use crate::hresult::{Class, Hresult};
 
-use super::{BootRecord, Me, ServiceSample};
+use super::{BootRecord, Me, ProbeSample, ServiceSample};
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,6 +91,8 @@ pub enum Ask {
         updates: Vec<UpdateTarget>,
         /// Services of interest.
         services: Vec<String>,
+        /// Questions to it.
+        probes: Vec<Probe>,
     },
     /// Download updates; those that are there already cost nothing.
     Download {
@@ -105,6 +107,9 @@ pub enum Ask {
         key: JobKey,
         /// What.
         update: UpdateTarget,
+        /// Number of the try. A try under a new number is an act of its own: this grant has seen all
+        /// the earlier ones fail.
+        tries: u32,
         /// End of the permit.
         not_after_mono_ms: u64,
     },
@@ -114,6 +119,8 @@ pub enum Ask {
         key: JobKey,
         /// What.
         update: UpdateTarget,
+        /// Number of the try.
+        tries: u32,
     },
     /// Remove one update; one that is gone or going already counts as removed.
     Uninstall {
@@ -130,6 +137,13 @@ pub enum Ask {
     RestartService {
         /// Which.
         service: String,
+    },
+    /// Run a program of the hooks folder; it is ended when its time is over.
+    RunHook {
+        /// Which.
+        hook: Hook,
+        /// End of the permit for the step that it comes before, if there is one.
+        not_after_mono_ms: Option<u64>,
     },
     /// Restart the device, if it still runs the boot named here. The answer is a new run of the agent.
     Reboot {
@@ -160,14 +174,16 @@ pub enum Answer {
     Inspected(Box<Inspection>),
     /// The device could not be looked at; the text is a sentence.
     Blind(String),
-    /// How the download ended; the error is a sentence.
-    Downloaded(Result<(), String>),
+    /// How the download ended.
+    Downloaded(Result<(), DownloadFailure>),
     /// How the installation ended.
     Installed(InstallFound),
     /// How the removal ended.
     Uninstalled(InstallFound),
     /// How the restart of the service ended; the error is a sentence.
     Restarted(Result<(), String>),
+    /// How the hook ended; the error is a sentence.
+    HookEnded(Result<(), String>),
     /// Windows refused to restart; the text is a sentence.
     RebootRefused(String),
 }
@@ -185,8 +201,31 @@ impl Answer {
             Answer::Installed(_) => "Installed",
             Answer::Uninstalled(_) => "Uninstalled",
             Answer::Restarted(_) => "Restarted",
+            Answer::HookEnded(_) => "HookEnded",
             Answer::RebootRefused(_) => "RebootRefused",
         }
+    }
+}
+
+/// Why a download failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DownloadFailure {
+    /// A sentence.
+    pub sentence: String,
+    /// What Windows answered, where it did.
+    pub hresult: Option<Hresult>,
+}
+
+impl From<String> for DownloadFailure {
+    fn from(sentence: String) -> DownloadFailure {
+        DownloadFailure { sentence, hresult: None }
+    }
+}
+
+impl DownloadFailure {
+    /// Whether another try may end otherwise. Where Windows did not answer, it may.
+    pub fn may_pass(&self) -> bool {
+        self.hresult.is_none_or(|hresult| hresult.class() == Class::Retry)
     }
 }
 
@@ -244,6 +283,10 @@ pub struct Inspection {
     pub updates: BTreeMap<String, UpdateStatus>,
     /// Each asked service.
     pub services: BTreeMap<String, ServiceSample>,
+    /// Each asked probe.
+    pub probes: BTreeMap<String, ProbeSample>,
+    /// TCP ports that are listened on, below those that Windows hands out by itself.
+    pub ports: BTreeSet<u16>,
     /// Hard signals that Windows waits for a restart, by name.
     pub hard_pending: Vec<String>,
     /// Windows is installing or removing something at this moment.

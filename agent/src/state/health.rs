@@ -1,6 +1,6 @@
 //! Whether the device is as healthy as before: every service against its own baseline.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -69,6 +69,21 @@ impl ServiceSample {
     }
 }
 
+/// The answer to a probe at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProbeSample {
+    /// As it should be.
+    Good,
+    /// Not; the text says what is wrong.
+    Failed(String),
+}
+
+impl From<Result<(), String>> for ProbeSample {
+    fn from(result: Result<(), String>) -> ProbeSample {
+        result.map_or_else(ProbeSample::Failed, |()| ProbeSample::Good)
+    }
+}
+
 /// What the device was like before anything was touched. Never overwritten once it was.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -79,6 +94,12 @@ pub struct Baseline {
     pub build: String,
     /// The services of the job.
     pub services: BTreeMap<String, ServiceSample>,
+    /// The probes of the job.
+    #[serde(default)]
+    pub probes: BTreeMap<String, ProbeSample>,
+    /// TCP ports that were listened on.
+    #[serde(default)]
+    pub ports: BTreeSet<u16>,
 }
 
 /// Verdict on one service.
@@ -113,6 +134,18 @@ pub fn judge(before: Option<&ServiceSample>, after: &ServiceSample) -> Verdict {
             Verdict::Broken(format!("it was {}, is {} and Disabled", was.as_str(), state.as_str()))
         }
         (_, state) => Verdict::Broken(format!("it was {}, is {}", was.as_str(), state.as_str())),
+    }
+}
+
+/// Compares a probe with its baseline; the text says why it is worse. One that failed before, or that
+/// nobody asked before, is not held against the update. Without any baseline (the agent lost it) it
+/// must be good, since nobody can say it was not.
+pub fn judge_probe(before: Option<&Baseline>, name: &str, after: &ProbeSample) -> Result<(), String> {
+    let was_good = before
+        .is_none_or(|baseline| baseline.probes.get(name) == Some(&ProbeSample::Good));
+    match after {
+        ProbeSample::Failed(why) if was_good => Err(why.clone()),
+        ProbeSample::Failed(_) | ProbeSample::Good => Ok(()),
     }
 }
 
@@ -153,5 +186,23 @@ mod tests {
         assert_eq!(judge(None, &auto(ServiceState::Running)), Verdict::Good);
         assert_eq!(judge(None, &ServiceSample::missing()), Verdict::Good);
         assert!(matches!(judge(None, &auto(ServiceState::Stopped)), Verdict::Broken(_)));
+    }
+
+    #[test]
+    fn a_probe_that_failed_before_is_not_blamed() {
+        let failed = || ProbeSample::Failed("refused".to_owned());
+        let baseline = |web: Option<ProbeSample>| Baseline {
+            at: "2026-11-21T02:00:00Z".parse().unwrap(),
+            build: String::new(),
+            services: BTreeMap::new(),
+            probes: web.map(|sample| ("web".to_owned(), sample)).into_iter().collect(),
+            ports: BTreeSet::new(),
+        };
+        let judge = |before: &Baseline, after| judge_probe(Some(before), "web", &after);
+        assert_eq!(judge(&baseline(Some(ProbeSample::Good)), failed()), Err("refused".to_owned()));
+        assert_eq!(judge(&baseline(Some(ProbeSample::Good)), ProbeSample::Good), Ok(()));
+        assert_eq!(judge(&baseline(Some(failed())), failed()), Ok(()));
+        assert_eq!(judge(&baseline(None), failed()), Ok(()));
+        assert_eq!(judge_probe(None, "web", &failed()), Err("refused".to_owned()));
     }
 }

@@ -1,20 +1,21 @@
 //! Download, permit, install: one update per call, a permit in hand for each.
 
 use wardring_protocol::{PermitAnswer, Step};
-use wardring_seal::{Action, OutcomeResult};
+use wardring_seal::{Action, HookMoment, OutcomeResult};
 
 use super::job::{End, Trouble};
 use super::permits::{self, Permitted};
+use super::retry::{self, Next};
 use super::{
-    Ask, InstallFound, JobRun, Move, Phase, RebootWhy, UpdateState, preflight, reboot, verify,
+    AfterHook, Ask, DownloadFailure, InstallFound, JobRun, Move, Phase, RebootWhy, ServicingResult,
+    UpdateState, hooks, preflight, reboot, verify,
 };
 
 /// Windows Update has no time limits of its own.
 const DOWNLOAD_LIMIT_MS: u64 = 4 * 3_600_000;
 const INSTALL_LIMIT_MS: u64 = 3 * 3_600_000;
-const DOWNLOAD_TRIES: u32 = 3;
-/// Pause before a download is tried again.
-const DOWNLOAD_RETRY_MS: u64 = 30_000;
+/// Pauses before a download is tried again.
+const DOWNLOAD_RETRY_MS: [u64; 2] = [30_000, 5 * 60_000];
 /// A device that waits longer than this for its permit is looked at again before it begins.
 const BASELINE_LIFE_S: i64 = 600;
 
@@ -39,7 +40,7 @@ pub(super) fn downloaded(
     mv: &mut Move,
     mut job: JobRun,
     tries: u32,
-    result: Result<(), String>,
+    result: Result<(), DownloadFailure>,
 ) -> Option<JobRun> {
     match result {
         Ok(()) if job.payload.key.action == Action::Download => {
@@ -47,15 +48,25 @@ pub(super) fn downloaded(
             mv.finish(job, end)
         }
         Ok(()) => begin(mv, job),
-        Err(error) if tries + 1 >= DOWNLOAD_TRIES => {
-            let sentence = format!("the download failed {DOWNLOAD_TRIES} times: {error}");
-            mv.finish(job, End::because(OutcomeResult::Failed, "DownloadFailed", sentence))
-        }
-        Err(error) => {
-            mv.enter(&mut job, Phase::Downloading { tries: tries + 1 });
-            job.message = format!("the download failed and is tried again: {error}");
-            mv.pause(&mut job, DOWNLOAD_RETRY_MS);
-            Some(job)
+        Err(failure) => {
+            let pause = usize::try_from(tries).ok().and_then(|tries| DOWNLOAD_RETRY_MS.get(tries));
+            match pause.filter(|_| failure.may_pass()) {
+                Some(pause) => {
+                    mv.enter(&mut job, Phase::Downloading { tries: tries + 1 });
+                    job.message =
+                        format!("the download failed and is tried again: {}", failure.sentence);
+                    mv.pause(&mut job, *pause);
+                    Some(job)
+                }
+                None => {
+                    let times = match tries {
+                        0 => String::new(),
+                        tries => format!(" {} times", tries + 1),
+                    };
+                    let sentence = format!("the download failed{times}: {}", failure.sentence);
+                    mv.finish(job, End::because(OutcomeResult::Failed, "DownloadFailed", sentence))
+                }
+            }
         }
     }
 }
@@ -65,7 +76,13 @@ pub(super) fn begin(mv: &mut Move, mut job: JobRun) -> Option<JobRun> {
     let Some(index) = job.next_update() else { return wrap_up(mv, job) };
     let in_hand = job.permit_until_mono_ms.filter(|until| mv.now.mono_ms < *until);
     match in_hand {
-        Some(until_mono_ms) => install(mv, job, index, until_mono_ms),
+        Some(until_mono_ms) => {
+            let (before, next) = (HookMoment::BeforeInstall, AfterHook::Install);
+            match hooks::run(mv, job, before, next, Some(until_mono_ms)) {
+                Ok(job) => Some(job),
+                Err(job) => install(mv, job, index, until_mono_ms),
+            }
+        }
         None => {
             mv.enter(&mut job, Phase::AwaitingInstall);
             permits::ask(mv, job, Step::Install)
@@ -118,7 +135,8 @@ fn install(mv: &mut Move, mut job: JobRun, index: usize, until_mono_ms: u64) -> 
     job.updates[index].state = UpdateState::Running;
     job.installed_in_boot = Some(mv.state.boot.clone());
     let (key, update) = (job.payload.key.clone(), job.payload.updates[index].clone());
-    let ask = Ask::Install { key, update, not_after_mono_ms: until_mono_ms };
+    let tries = retry::number(&job, index);
+    let ask = Ask::Install { key, update, tries, not_after_mono_ms: until_mono_ms };
     mv.ask(&mut job, ask, INSTALL_LIMIT_MS);
     Some(job)
 }
@@ -127,7 +145,8 @@ fn install(mv: &mut Move, mut job: JobRun, index: usize, until_mono_ms: u64) -> 
 pub(super) fn find(mv: &mut Move, mut job: JobRun, index: usize) -> Option<JobRun> {
     mv.enter(&mut job, Phase::Installing { index });
     let (key, update) = (job.payload.key.clone(), job.payload.updates[index].clone());
-    mv.ask(&mut job, Ask::FindInstall { key, update }, INSTALL_LIMIT_MS);
+    let tries = retry::number(&job, index);
+    mv.ask(&mut job, Ask::FindInstall { key, update, tries }, INSTALL_LIMIT_MS);
     Some(job)
 }
 
@@ -138,7 +157,6 @@ pub(super) fn installed(
     index: usize,
     found: InstallFound,
 ) -> Option<JobRun> {
-    let kb = job.updates[index].kb.clone();
     match found {
         InstallFound::NotBegun => {
             job.updates[index].state = UpdateState::Waiting;
@@ -146,17 +164,42 @@ pub(super) fn installed(
         }
         InstallFound::Ended(result) => {
             job.reboot_required |= result.wants_restart();
-            let is_success = result.is_success();
-            let what = format!("failed with {}", result.explanation());
-            job.updates[index].state = UpdateState::Ended(result);
-            if !is_success {
-                // The rest is not begun: what broke one update may break the next.
-                note_trouble(&mut job.trouble, &kb, &what);
-                skip_the_rest(&mut job, "InstallFailed", "an update before it failed");
+            if !result.is_success() {
+                return failed(mv, job, index, result);
             }
+            job.updates[index].state = UpdateState::Ended(result);
         }
     }
     begin(mv, job)
+}
+
+/// One update failed: its code says whether this job tries it again.
+fn failed(mv: &mut Move, mut job: JobRun, index: usize, result: ServicingResult) -> Option<JobRun> {
+    let kb = job.updates[index].kb.clone();
+    let what = retry::failed_with(&job, index, &result);
+    match retry::next(mv, &job, &kb, &result) {
+        Next::Again { after_ms } => {
+            retry::note(&mut job, index, result, false);
+            job.message = format!("in {} min again: {kb} {what}", after_ms / 60_000);
+            mv.enter(&mut job, Phase::AwaitingInstall);
+            mv.pause(&mut job, after_ms);
+            Some(job)
+        }
+        Next::AfterRestart => {
+            retry::note(&mut job, index, result, true);
+            job.message = format!("restarting first: {kb} {what}");
+            reboot::count_down(mv, job, RebootWhy::First, false, 0)
+        }
+        next @ (Next::Others | Next::Nothing) => {
+            note_trouble(&mut job.trouble, &kb, &what);
+            job.updates[index].state = UpdateState::Ended(result);
+            if next == Next::Nothing {
+                // The rest is not begun: what broke one update may break the next.
+                skip_the_rest(&mut job, "InstallFailed", "an update before it failed");
+            }
+            begin(mv, job)
+        }
+    }
 }
 
 /// The installation does not end. It cannot be stopped safely, so it is left alone and named.
@@ -191,13 +234,15 @@ pub(super) fn note_trouble(trouble: &mut Option<Trouble>, kb: &str, what: &str) 
 }
 
 fn skip_the_rest(job: &mut JobRun, reason: &str, why: &str) {
-    for update in &mut job.updates {
-        if update.state == UpdateState::Waiting {
-            update.state = UpdateState::Skipped(why.to_owned());
-            job.trouble.get_or_insert_with(|| Trouble {
-                reason: reason.to_owned(),
-                message: format!("{} was not begun: {why}", update.kb),
-            });
+    for index in 0..job.updates.len() {
+        if job.updates[index].state != UpdateState::Waiting || retry::give_up(job, index, why) {
+            continue;
         }
+        let update = &mut job.updates[index];
+        update.state = UpdateState::Skipped(why.to_owned());
+        job.trouble.get_or_insert_with(|| Trouble {
+            reason: reason.to_owned(),
+            message: format!("{} was not begun: {why}", update.kb),
+        });
     }
 }

@@ -11,7 +11,10 @@ use wardring_seal::{
 
 use crate::hresult::Hresult;
 
-use super::{Baseline, BootRecord, Effect, MAX_FINISHED, MAX_REBOOTS, Move, ServicingResult};
+use super::{
+    AfterHook, Baseline, BootRecord, Effect, HookRun, MAX_FINISHED, MAX_REBOOTS, Move,
+    ServicingResult, Tries, hooks,
+};
 
 /// Longest sentence in an outcome or a progress report, bytes.
 const MAX_SENTENCE: usize = 256;
@@ -48,8 +51,20 @@ pub struct JobRun {
     pub remediations: BTreeMap<String, u32>,
     /// Process of each service and how often it changed, to see flapping.
     pub pids: BTreeMap<String, (u32, u32)>,
-    /// Services that do not run, with the reason.
+    /// Services that do not run and probes that fail, with the reason.
     pub unhealthy: Vec<String>,
+    /// What differs from the baseline, as last seen.
+    #[serde(default)]
+    pub changes: Vec<String>,
+    /// The last start of each hook.
+    #[serde(default)]
+    pub hooks: Vec<HookRun>,
+    /// How the job ends once the last hooks have run.
+    #[serde(default)]
+    pub ending: Option<End>,
+    /// Tries that failed, by KB, where another one may follow or followed.
+    #[serde(default)]
+    pub tries: BTreeMap<String, Tries>,
     /// An update failed: the job will end as Failed, once the device is at rest.
     pub trouble: Option<Trouble>,
     /// The install permit in hand: its end on this run's monotonic clock.
@@ -140,6 +155,13 @@ pub enum Phase {
         /// Samples in all.
         samples: u32,
     },
+    /// Running a hook.
+    RunningHook {
+        /// Index of the hook in the payload.
+        index: usize,
+        /// What comes after it.
+        next: AfterHook,
+    },
     /// Rollback: finding out what is there to remove.
     Surveying {
         /// Looks so far.
@@ -177,22 +199,32 @@ impl Phase {
             Phase::Settling { .. } => "Settling",
             Phase::Verifying { .. } => "Verifying",
             Phase::Remediating { .. } => "Remediating",
+            Phase::RunningHook { .. } => "RunningHook",
             Phase::Surveying { .. } => "Accepted",
             Phase::AwaitingUninstall | Phase::Uninstalling { .. } => "Uninstalling",
         }
     }
 
-    /// Whether an irreversible act may be running right now.
+    /// Whether an act may be running right now that must be waited for.
     pub fn is_irreversible(&self) -> bool {
         matches!(
             self,
-            Phase::Installing { .. } | Phase::Uninstalling { .. } | Phase::Rebooting { .. }
+            Phase::Installing { .. }
+                | Phase::Uninstalling { .. }
+                | Phase::Rebooting { .. }
+                | Phase::RunningHook { .. }
         )
     }
 
     /// Whether what was installed or removed is being proven.
     pub(super) fn is_proof(&self) -> bool {
-        matches!(self, Phase::Settling { .. } | Phase::Verifying { .. } | Phase::Remediating { .. })
+        matches!(
+            self,
+            Phase::Settling { .. }
+                | Phase::Verifying { .. }
+                | Phase::Remediating { .. }
+                | Phase::RunningHook { next: AfterHook::End, .. }
+        )
     }
 }
 
@@ -257,6 +289,10 @@ impl JobRun {
             remediations: BTreeMap::new(),
             pids: BTreeMap::new(),
             unhealthy: Vec::new(),
+            changes: Vec::new(),
+            hooks: Vec::new(),
+            ending: None,
+            tries: BTreeMap::new(),
             trouble: None,
             permit_until_mono_ms: None,
             unanswered: 0,
@@ -273,9 +309,12 @@ impl JobRun {
 
     /// Whether an installation or removal really began.
     pub fn begun(&self) -> bool {
-        self.updates
-            .iter()
-            .any(|update| matches!(update.state, UpdateState::Running | UpdateState::Ended(_)))
+        // One that waits for its next try has begun, too.
+        !self.tries.is_empty()
+            || self
+                .updates
+                .iter()
+                .any(|update| matches!(update.state, UpdateState::Running | UpdateState::Ended(_)))
     }
 
     /// Whether the device carries something that this job must answer for.
@@ -303,7 +342,7 @@ impl JobRun {
             message: sentence(&self.message),
             updates: self.updates.iter().filter_map(UpdateRun::progress).collect(),
             boots: self.boots.iter().rev().take(8).rev().map(BootRecord::report).collect(),
-            changes: Vec::new(),
+            changes: self.changes.iter().map(|text| sentence(text)).collect(),
             unhealthy: self.unhealthy.iter().map(|text| sentence(text)).collect(),
         }
     }
@@ -337,30 +376,35 @@ impl UpdateRun {
 }
 
 /// The end of a job, in the words of the API.
-pub(super) struct End {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct End {
+    /// The result.
     pub result: OutcomeResult,
+    /// Reason word, if there is one.
     pub reason: Option<String>,
+    /// The sentence.
     pub message: String,
 }
 
 impl End {
-    pub fn of(result: OutcomeResult, message: impl Into<String>) -> End {
+    pub(super) fn of(result: OutcomeResult, message: impl Into<String>) -> End {
         End { result, reason: None, message: message.into() }
     }
 
-    pub fn because(result: OutcomeResult, reason: &str, message: impl Into<String>) -> End {
+    pub(super) fn because(result: OutcomeResult, reason: &str, message: impl Into<String>) -> End {
         End { result, reason: Some(reason.to_owned()), message: message.into() }
     }
 
     /// Failed, or in a rollback RollbackFailed: it began and did not end well.
-    pub fn failed(job: &JobRun, reason: &str, message: impl Into<String>) -> End {
+    pub(super) fn failed(job: &JobRun, reason: &str, message: impl Into<String>) -> End {
         let result =
             if job.is_rollback() { OutcomeResult::RollbackFailed } else { OutcomeResult::Failed };
         End::because(result, reason, message)
     }
 
     /// NotStarted as long as nothing began, Failed after; also when an earlier attempt began it.
-    pub fn stopped(job: &JobRun, reason: &str, message: impl Into<String>) -> End {
+    pub(super) fn stopped(job: &JobRun, reason: &str, message: impl Into<String>) -> End {
         if job.is_answerable() {
             End::failed(job, reason, message)
         } else {
@@ -370,9 +414,15 @@ impl End {
 }
 
 impl Move {
-    /// Ends a job: its outcome is kept for repetition and goes to the outbox, and what it did is
-    /// remembered for a later attempt or a rollback.
+    /// Ends a job. A device that a hook took out of service, and that nothing was done to, is brought
+    /// back first.
     pub(super) fn finish(&mut self, job: JobRun, end: End) -> Option<JobRun> {
+        if hooks::is_owed(&job) { hooks::healthy(self, job, end) } else { self.close(job, end) }
+    }
+
+    /// Ends a job at once: its outcome is kept for repetition and goes to the outbox, and what it did
+    /// is remembered for a later attempt or a rollback.
+    pub(super) fn close(&mut self, job: JobRun, end: End) -> Option<JobRun> {
         let outcome = OutcomePayload {
             version: PAYLOAD_VERSION,
             key: job.payload.key.clone(),

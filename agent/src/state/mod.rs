@@ -7,14 +7,17 @@
 
 mod accept;
 mod boots;
+mod changes;
 mod event;
 mod health;
+mod hooks;
 mod install;
 mod job;
 mod permits;
 mod preflight;
 mod proof;
 mod reboot;
+mod retry;
 mod rollback;
 mod start;
 mod verify;
@@ -22,11 +25,13 @@ mod wake;
 
 pub use boots::{BootKind, BootRecord};
 pub use event::{
-    Answer, Ask, Effect, Event, Inspection, InstallFound, Reversible, ServicingResult, Start,
-    UpdateStatus,
+    Answer, Ask, DownloadFailure, Effect, Event, Inspection, InstallFound, Reversible,
+    ServicingResult, Start, UpdateStatus,
 };
-pub use health::{Baseline, ServiceSample, ServiceState, StartType, Verdict, judge};
+pub use health::{Baseline, ProbeSample, ServiceSample, ServiceState, StartType, Verdict, judge};
+pub use hooks::{AfterHook, HookRun};
 pub use job::{Awaits, InstallRecord, JobRun, Phase, RebootWhy, UpdateRun, UpdateState};
+pub use retry::Tries;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -219,6 +224,10 @@ fn answered(mv: &mut Move, answer: Answer) -> Result<(), Unexpected> {
         (Phase::Remediating { samples, .. }, Answer::Restarted(result)) => {
             verify::restarted(mv, job, samples, result)
         }
+        (Phase::RunningHook { index, next }, Answer::HookEnded(result)) => {
+            hooks::ended(mv, job, index, next, result)
+        }
+        (Phase::RunningHook { next, .. }, Answer::PermitExpired) => hooks::go_on(mv, job, next),
         (Phase::Surveying { checks }, Answer::Inspected(found)) => {
             rollback::surveyed(mv, job, checks, *found)
         }
@@ -296,6 +305,8 @@ impl Move {
 
 #[cfg(test)]
 mod bench;
+#[cfg(test)]
+mod milestones;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]

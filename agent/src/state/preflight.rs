@@ -4,8 +4,8 @@ use wardring_seal::{Action, OutcomeResult, UpdateTarget};
 
 use super::job::End;
 use super::{
-    Baseline, Inspection, JobRun, Move, Phase, RebootWhy, Reversible, UpdateState, UpdateStatus,
-    install, permits, proof, reboot, verify,
+    Baseline, Inspection, JobRun, Move, Phase, RebootWhy, Reversible, ServicingResult, UpdateState,
+    UpdateStatus, install, permits, proof, reboot, retry, verify,
 };
 
 /// Looks at a device whose Windows is busy before the job is given back.
@@ -37,7 +37,7 @@ pub(super) fn inspected(
     if seen.busy {
         if checks >= MAX_BUSY_CHECKS {
             let sentence = "Windows installs something else and does not come to rest";
-            let end = End::because(OutcomeResult::NotStarted, "PreflightFailed", sentence);
+            let end = End::stopped(&job, "PreflightFailed", sentence);
             return mv.finish(job, end);
         }
         let wait = job.payload.health.sample_interval_ms;
@@ -50,6 +50,10 @@ pub(super) fn inspected(
     take_baseline(mv, &mut job, &seen);
     let before: Vec<UpdateState> = job.updates.iter().map(|update| update.state.clone()).collect();
     sort_updates(&mut job, &seen);
+    if job.next_update().is_none() && job.begun() {
+        // What a restart was to help has ended meanwhile, one way or the other.
+        return install::begin(mv, job);
+    }
     if job.next_update().is_none() {
         return nothing_to_do(mv, job, &before, &seen);
     }
@@ -64,27 +68,44 @@ pub(super) fn inspected(
 
 /// Takes the baseline, as long as nothing was touched. An earlier attempt of the same rollout that
 /// was not rolled back left its own: what it broke must not become the new normal. A restart that
-/// clears the way for the installation belongs to the job, so the baseline is from before it.
+/// clears the way for the installation belongs to the job, as do the hooks that take the device out of
+/// service, so the baseline is from before them.
 fn take_baseline(mv: &Move, job: &mut JobRun, seen: &Inspection) {
-    if job.touched || (job.baseline.is_some() && !job.boots.is_empty()) {
+    let is_prepared = !job.boots.is_empty() || !job.hooks.is_empty();
+    if job.touched || (job.baseline.is_some() && is_prepared) {
         return;
     }
     let earlier = mv.record_of(&job.payload.key.rollout_uid);
-    let own =
-        || Baseline { at: mv.now.wall, build: seen.build.clone(), services: seen.services.clone() };
+    let own = || Baseline {
+        at: mv.now.wall,
+        build: seen.build.clone(),
+        services: seen.services.clone(),
+        probes: seen.probes.clone(),
+        ports: seen.ports.clone(),
+    };
     job.baseline = Some(earlier.and_then(|record| record.baseline.clone()).unwrap_or_else(own));
 }
 
 /// Sets for each update whether there is something to do.
 fn sort_updates(job: &mut JobRun, seen: &Inspection) {
-    for (run, target) in job.updates.iter_mut().zip(&job.payload.updates) {
-        if matches!(run.state, UpdateState::Running | UpdateState::Ended(_)) {
+    for index in 0..job.updates.len() {
+        if matches!(job.updates[index].state, UpdateState::Running | UpdateState::Ended(_)) {
             continue;
         }
-        run.state = match word(target, seen) {
+        let is_tried = retry::number(job, index) > 0;
+        let state = match word(&job.payload.updates[index], seen) {
             None => UpdateState::Waiting,
+            // The restart finished what its last try had begun; it is to be proven like any other.
+            Some("AlreadyInstalled") if is_tried => UpdateState::Ended(ServicingResult {
+                code: 2,
+                hresult: 0,
+                reboot_required: false,
+                packages: Vec::new(),
+            }),
+            Some(word) if retry::give_up(job, index, word) => continue,
             Some(word) => UpdateState::Skipped(word.to_owned()),
         };
+        job.updates[index].state = state;
     }
 }
 
@@ -196,7 +217,8 @@ fn restart_first(mv: &mut Move, job: JobRun, seen: &Inspection) -> Option<JobRun
     let sources = seen.hard_pending.join(", ");
     if !job.payload.preflight.reboot_first {
         let sentence = format!("Windows waits for a restart already ({sources})");
-        return mv.finish(job, End::because(OutcomeResult::NotStarted, "PendingReboot", sentence));
+        let end = End::stopped(&job, "PendingReboot", sentence);
+        return mv.finish(job, end);
     }
     if job.reboots >= MAX_FIRST_REBOOTS {
         let sentence =

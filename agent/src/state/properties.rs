@@ -81,15 +81,25 @@ fn script() -> impl Strategy<Value = Script> {
         1 => Just(Stand::InForce),
         1 => Just(Stand::NotOffered),
     ];
-    (stand, any::<bool>(), any::<[u8; 5]>()).prop_map(|(stand, reboot_required, dice)| Script {
+    let failures = prop::collection::vec(prop::sample::select(CODES.to_vec()), 0..6);
+    (stand, any::<bool>(), any::<[u8; 5]>(), failures).prop_map(scripted)
+}
+
+/// Codes of every class that an installation may fail with.
+const CODES: [u32; 6] =
+    [0x8007_2EE2, 0x8007_0020, 0x8024_0016, 0x8024_0017, 0x8007_0643, 0x8024_200B];
+
+fn scripted((stand, reboot_required, dice, failures): (Stand, bool, [u8; 5], Vec<u32>)) -> Script {
+    Script {
         stand,
         reboot_required,
+        failures: if dice[0] > 150 { failures } else { Vec::new() },
         fails: dice[0] < 40,
         reverts: dice[1] < 40,
         stops_service: dice[2] < 60,
         uninstallable: dice[3] > 30,
         crashes: if dice[4] < 40 { u32::from(dice[4] / 8) } else { 0 },
-    })
+    }
 }
 
 fn benches() -> impl Strategy<Value = Bench> {
@@ -194,6 +204,9 @@ impl Watched {
         for (install, times) in &bench.installs {
             assert!(*times <= 1, "{install:?} was begun {times} times");
         }
+        for tried in bench.state.job.iter().flat_map(|job| job.tries.values()) {
+            assert!(tried.failed <= 5, "{tried:?}");
+        }
         for (key, reboots) in &bench.reboots {
             assert!(*reboots <= MAX_REBOOTS, "{reboots} restarts for {key}");
         }
@@ -281,7 +294,7 @@ impl Watched {
     fn check_success(&self) {
         for (kb, script) in &self.bench.updates {
             let ran = self.bench.installs.keys().any(|(_, begun)| begun == kb);
-            if ran && !script.fails {
+            if ran && !script.fails && script.failures.is_empty() {
                 assert_eq!(script.stand, Stand::InForce, "{kb} is not in force after a success");
             }
         }

@@ -1,10 +1,11 @@
 //! Restarts: countdown first, the permit at its end, and never more of them than the bound.
 
 use wardring_protocol::{PermitAnswer, Step};
+use wardring_seal::HookMoment;
 
 use super::job::End;
 use super::permits::{self, Permitted};
-use super::{Ask, Effect, JobRun, MAX_REBOOTS, Move, Phase, RebootWhy};
+use super::{AfterHook, Ask, Effect, JobRun, MAX_REBOOTS, Move, Phase, RebootWhy, hooks};
 
 /// Calls for one restart before it is called stuck.
 const MAX_TRIES: u32 = 2;
@@ -59,6 +60,12 @@ pub(super) fn permit_answered(
     match permits::read(mv, &mut job, asked_mono_ms, answer) {
         Permitted::Go { .. } if is_forgotten(mv, &job) => count_down(mv, job, why, counted, tries),
         Permitted::Go { until_mono_ms } => {
+            let next = AfterHook::Reboot { why, counted, tries };
+            let until = Some(until_mono_ms);
+            let mut job = match hooks::run(mv, job, HookMoment::BeforeReboot, next, until) {
+                Ok(job) => return Some(job),
+                Err(job) => job,
+            };
             // One order may be repeated and still is one restart: it names the boot it ends.
             job.reboots += u32::from(!counted);
             let boot_before = mv.state.boot.clone();

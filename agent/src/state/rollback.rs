@@ -1,15 +1,15 @@
 //! Taking updates back, in reverse order, and proving that they are gone.
 
 use wardring_protocol::{PermitAnswer, Step};
-use wardring_seal::OutcomeResult;
+use wardring_seal::{HookMoment, OutcomeResult};
 
 use crate::hresult::Hresult;
 
 use super::job::End;
 use super::permits::{self, Permitted};
 use super::{
-    Ask, Inspection, InstallFound, JobRun, Move, Phase, RebootWhy, Reversible, UpdateState,
-    UpdateStatus, proof, reboot, verify,
+    AfterHook, Ask, Inspection, InstallFound, JobRun, Move, Phase, RebootWhy, Reversible, UpdateState,
+    UpdateStatus, hooks, proof, reboot, verify,
 };
 
 /// Removal of a package may take as long as its installation.
@@ -92,7 +92,7 @@ pub(super) fn surveyed(
 }
 
 /// Removes the next update, or goes on to the restart and the proof.
-fn next(mv: &mut Move, mut job: JobRun) -> Option<JobRun> {
+pub(super) fn next(mv: &mut Move, mut job: JobRun) -> Option<JobRun> {
     let Some(index) = job.next_update() else {
         let in_same_boot = job.installed_in_boot.as_deref() == Some(mv.state.boot.as_str());
         return if job.reboot_required && in_same_boot {
@@ -102,7 +102,13 @@ fn next(mv: &mut Move, mut job: JobRun) -> Option<JobRun> {
         };
     };
     match job.permit_until_mono_ms.filter(|until| mv.now.mono_ms < *until) {
-        Some(until_mono_ms) => uninstall(mv, job, index, until_mono_ms),
+        Some(until_mono_ms) => {
+            let (before, next) = (HookMoment::BeforeInstall, AfterHook::Uninstall);
+            match hooks::run(mv, job, before, next, Some(until_mono_ms)) {
+                Ok(job) => Some(job),
+                Err(job) => uninstall(mv, job, index, until_mono_ms),
+            }
+        }
         None => {
             job.permit_until_mono_ms = None;
             ask_again(mv, job)

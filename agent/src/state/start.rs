@@ -3,8 +3,8 @@
 use super::boots::is_strike;
 use super::job::End;
 use super::{
-    JobRun, MAX_BOOTS, Move, Phase, RebootWhy, Start, UpdateState, install, preflight, reboot,
-    rollback, verify,
+    AfterHook, JobRun, MAX_BOOTS, Move, Phase, RebootWhy, Start, UpdateState, hooks, install, preflight, reboot,
+    retry, rollback, verify,
 };
 
 /// Boots that a job remembers: enough to tell a loop, bounded because a loop has no end.
@@ -30,7 +30,7 @@ pub(super) fn started(mv: &mut Move, start: Start) {
         // Enrolled anew: the old job belongs to an identity that no longer speaks for this device.
         let sentence = "the device was enrolled anew";
         let end = End::stopped(&job, "Replaced", sentence);
-        mv.finish(job, end);
+        mv.close(job, end);
         return;
     }
     // Its clock was another run's.
@@ -52,7 +52,7 @@ pub(super) fn started(mv: &mut Move, start: Start) {
                 ),
             };
             let end = End::stopped(&job, "BootLoop", sentence);
-            mv.finish(job, end);
+            mv.close(job, end);
             return;
         }
     }
@@ -63,7 +63,12 @@ pub(super) fn started(mv: &mut Move, start: Start) {
 /// yet: a removal has not helped, and an update has not harmed.
 fn is_blamed(job: &JobRun, ended: &str) -> bool {
     let is_since = job.installed_in_boot.as_deref() != Some(ended);
-    let rests = matches!(job.phase, Phase::AwaitingReboot { .. } | Phase::AwaitingInstall);
+    let rests = matches!(
+        job.phase,
+        Phase::AwaitingReboot { .. }
+            | Phase::AwaitingInstall
+            | Phase::RunningHook { next: AfterHook::Reboot { .. } | AfterHook::Install, .. }
+    );
     let waits = job.is_rollback() || (rests && job.reboot_required);
     job.is_answerable() && (is_since || !waits)
 }
@@ -83,6 +88,7 @@ fn same_boot(mv: &mut Move, job: JobRun) -> Option<JobRun> {
         Phase::Settling { .. } | Phase::Verifying { .. } | Phase::Remediating { .. } => {
             verify::settle(mv, job)
         }
+        Phase::RunningHook { next, .. } => hooks::resume(mv, job, next, false),
         Phase::Surveying { .. } | Phase::AwaitingUninstall | Phase::Uninstalling { .. } => {
             rollback::survey(mv, job)
         }
@@ -92,22 +98,28 @@ fn same_boot(mv: &mut Move, job: JobRun) -> Option<JobRun> {
 /// Windows was restarted, by us or by anybody.
 fn new_boot(mv: &mut Move, mut job: JobRun) -> Option<JobRun> {
     match job.phase.clone() {
+        Phase::RunningHook { next, .. } if next != AfterHook::Install || !job.begun() => {
+            hooks::resume(mv, job, next, true)
+        }
         Phase::AwaitingReboot { why: RebootWhy::First, .. }
         | Phase::Rebooting { why: RebootWhy::First, .. } => preflight::begin(mv, job),
         Phase::Preflight { .. } | Phase::Downloading { .. } => preflight::begin(mv, job),
         Phase::AwaitingInstall if !job.begun() => preflight::begin(mv, job),
-        Phase::AwaitingInstall | Phase::Installing { .. } => {
+        Phase::AwaitingInstall | Phase::Installing { .. } | Phase::RunningHook { .. } => {
             // Somebody restarted in the middle. What waits is not begun any more; what runs is
             // judged by what the device looks like when it has settled.
-            for update in &mut job.updates {
-                if update.state == UpdateState::Waiting {
-                    update.state = UpdateState::Skipped("interrupted by a restart".to_owned());
-                    install::note_trouble(
-                        &mut job.trouble,
-                        &update.kb,
-                        "was not begun: a restart came first",
-                    );
+            for index in 0..job.updates.len() {
+                let waits = job.updates[index].state == UpdateState::Waiting;
+                if !waits || retry::give_up(&mut job, index, "a restart came first") {
+                    continue;
                 }
+                let update = &mut job.updates[index];
+                update.state = UpdateState::Skipped("interrupted by a restart".to_owned());
+                install::note_trouble(
+                    &mut job.trouble,
+                    &update.kb,
+                    "was not begun: a restart came first",
+                );
             }
             verify::settle(mv, job)
         }

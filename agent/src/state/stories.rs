@@ -569,3 +569,128 @@ fn a_clock_that_jumps_past_the_end_gives_an_unbegun_job_back() {
     bench.go_until(|bench| bench.state.job.is_none());
     assert_eq!(reason(&bench.outcomes[0]), (OutcomeResult::NotStarted, Some("StartByPassed")));
 }
+
+fn failing(failures: &[u32]) -> Script {
+    Script { failures: failures.to_vec(), ..Script::default() }
+}
+
+#[test]
+fn of_two_updates_the_retryable_failure_is_tried_again_and_the_permanent_one_is_not() {
+    let retryable = failing(&[0x8007_2EE2, 0x8007_0020]);
+    let mut bench = Bench::new().with("KB1", retryable).with("KB2", failing(&[0x8024_200B]));
+    let began = bench.mono_ms;
+    let outcome = install(&mut bench);
+    assert_eq!(reason(&outcome), (OutcomeResult::Failed, Some("InstallFailed")));
+    assert!(
+        outcome.message.starts_with("KB2 failed with 0x8024200B WU_E_UH_INSTALLERFAILURE"),
+        "{}",
+        outcome.message
+    );
+    assert!(bench.is_in_force("KB1") && !bench.is_in_force("KB2"));
+    let tries: Vec<&str> = bench.installs.keys().map(|(_, kb)| kb.as_str()).collect();
+    assert_eq!(tries, ["KB1", "KB1 again 1", "KB1 again 2", "KB2"]);
+    assert!(bench.mono_ms - began >= 6 * 60_000, "a minute, then five");
+    assert_eq!(outcome.reboots, 1, "what was installed is finished and proven");
+}
+
+#[test]
+fn a_failure_that_does_not_pass_ends_the_job_after_four_tries() {
+    let mut bench = Bench::new().with("KB1", failing(&[0x8024_0009; 9]));
+    let outcome = install(&mut bench);
+    assert_eq!(reason(&outcome), (OutcomeResult::Failed, Some("InstallFailed")));
+    assert!(
+        outcome.message.starts_with("KB1 failed 4 times, last with 0x80240009 WU_E_OPERATION"),
+        "{}",
+        outcome.message
+    );
+    assert_eq!(bench.installs_begun(), 4);
+}
+
+#[test]
+fn while_an_update_waits_for_its_next_try_people_read_why() {
+    let mut bench = Bench::new().with("KB1", failing(&[0x8007_0020]));
+    bench.take(Event::Offered(Box::new(bench.job(1, Action::Install))));
+    bench.go_until(|bench| {
+        let job = bench.state.job.as_ref().unwrap();
+        !job.tries.is_empty() && job.awaits == Awaits::Time
+    });
+    let message = bench.state.job.as_ref().unwrap().message.clone();
+    assert!(
+        message.starts_with("in 1 min again: KB1 failed with 0x80070020 ERROR_SHARING_VIOLATION"),
+        "{message}"
+    );
+    bench.go_until(|bench| bench.state.job.is_none());
+    assert_eq!(bench.outcomes[0].result, OutcomeResult::Succeeded);
+}
+
+#[test]
+fn an_update_that_needs_a_restart_first_gets_one_where_the_rollout_allows_it() {
+    let mut bench = Bench::new().with("KB1", failing(&[0x8024_0016]));
+    let outcome = install(&mut bench);
+    assert_eq!(reason(&outcome), (OutcomeResult::Failed, Some("InstallFailed")));
+    assert_eq!(bench.reboots_made(), 0, "nobody allowed a restart before the installation");
+
+    let mut bench = Bench::new().with("KB1", failing(&[0x8024_0016]));
+    let mut job = bench.job(1, Action::Install);
+    job.preflight.reboot_first = true;
+    let outcome = bench.carry_out_job(job);
+    assert_eq!(outcome.result, OutcomeResult::Succeeded, "{}", outcome.message);
+    assert_eq!((bench.installs_begun(), bench.reboots_made()), (2, 2));
+
+    let mut bench = Bench::new().with("KB1", failing(&[0x8024_0016; 3]));
+    let mut job = bench.job(1, Action::Install);
+    job.preflight.reboot_first = true;
+    let outcome = bench.carry_out_job(job);
+    assert_eq!(reason(&outcome), (OutcomeResult::Failed, Some("InstallFailed")));
+    assert_eq!((bench.installs_begun(), bench.reboots_made()), (2, 1), "one restart, not a loop");
+}
+
+#[test]
+fn an_update_that_is_not_for_this_device_does_not_keep_the_others() {
+    let mut bench =
+        Bench::new().with("KB1", failing(&[0x8024_0017])).with("KB2", Script::default());
+    let outcome = install(&mut bench);
+    assert_eq!(reason(&outcome), (OutcomeResult::Failed, Some("InstallFailed")));
+    assert!(outcome.message.contains("WU_E_NOT_APPLICABLE"), "{}", outcome.message);
+    assert!(bench.is_in_force("KB2"), "it says nothing about the others");
+}
+
+#[test]
+fn a_restart_by_somebody_ends_the_tries_and_the_failure_is_told() {
+    let mut bench = Bench::new().with("KB1", failing(&[0x8007_2EE2]));
+    bench.take(Event::Offered(Box::new(bench.job(1, Action::Install))));
+    bench.go_until(|bench| bench.state.job.as_ref().is_some_and(|job| !job.tries.is_empty()));
+    bench.boot_now(BootKind::Foreign);
+    bench.go_until(|bench| bench.state.job.is_none());
+    let outcome = &bench.outcomes[0];
+    assert_eq!(reason(outcome), (OutcomeResult::Failed, Some("InstallFailed")));
+    assert!(outcome.message.contains("ERROR_WINHTTP_TIMEOUT"), "{}", outcome.message);
+    assert_eq!(bench.installs_begun(), 1);
+}
+
+#[test]
+fn a_download_is_tried_again_only_when_its_code_may_pass() {
+    let fail = |bench: &mut Bench, hresult: Option<u32>| {
+        bench.go_until(|bench| phase(bench) == "Downloading" && is_asked(bench));
+        let hresult = hresult.map(crate::hresult::Hresult);
+        let failure = DownloadFailure { sentence: "it failed".to_owned(), hresult };
+        let answer = Answer::Downloaded(Err(failure));
+        bench.take(Event::Answered { turn: bench.state.turn, answer });
+    };
+    fn is_asked(bench: &Bench) -> bool {
+        bench.state.job.as_ref().is_some_and(|job| job.awaits == Awaits::Answer)
+    }
+    let mut bench = Bench::new();
+    bench.take(Event::Offered(Box::new(bench.job(1, Action::Install))));
+    fail(&mut bench, Some(0x8024_4018));
+    assert_eq!(reason(&bench.outcomes[0]), (OutcomeResult::Failed, Some("DownloadFailed")));
+
+    let mut bench = Bench::new();
+    bench.take(Event::Offered(Box::new(bench.job(1, Action::Install))));
+    for hresult in [Some(0x8007_2EE2), None, Some(0x8024_401C)] {
+        assert!(bench.outcomes.is_empty(), "{hresult:X?}");
+        fail(&mut bench, hresult);
+    }
+    assert_eq!(reason(&bench.outcomes[0]), (OutcomeResult::Failed, Some("DownloadFailed")));
+    assert!(bench.outcomes[0].message.contains("3 times"), "{}", bench.outcomes[0].message);
+}

@@ -150,6 +150,25 @@ fn places() -> Vec<Place> {
             bench.advance(2 * MINUTE_MS);
             until(bench, "AwaitingInstall", Answer)
         }),
+        place("waiting to try again", || {
+            let failures = vec![0x8007_2EE2];
+            let bench = Bench::new().with("KB1", Script { failures, ..Script::default() });
+            let bench = until(offered(bench, |_| ()), "Installing", Answer);
+            until(bench, "AwaitingInstall", Time)
+        }),
+        place("asking to try again", || {
+            let failures = vec![0x8007_2EE2];
+            let bench = Bench::new().with("KB1", Script { failures, ..Script::default() });
+            let bench = until(offered(bench, |_| ()), "Installing", Answer);
+            let bench = until(bench, "AwaitingInstall", Time);
+            until(bench, "AwaitingInstall", Answer)
+        }),
+        place("restarting before it tries again", || {
+            let failures = vec![0x8024_0016];
+            let bench = Bench::new().with("KB1", Script { failures, ..Script::default() });
+            let bench = offered(bench, |job| job.preflight.reboot_first = true);
+            until(bench, "RebootFirst", Time)
+        }),
         place("counting down", || installing_until("AwaitingReboot", Time)),
         place("asking to restart", || installing_until("AwaitingReboot", Answer)),
         place("told to restart", || {
@@ -288,7 +307,9 @@ impl Before {
             Happens::CrashesTwice if self.begun() => self.is_bad("BootLoop"),
             Happens::CrashesTwice => self.is_stopped("BootLoop"),
             // The rest is not begun after a restart in the middle.
-            Happens::Boot(_) if has_waiting => self.is_bad("InstallFailed"),
+            Happens::Boot(_) if has_waiting && !self.waits_for_any_restart() => {
+                self.is_bad("InstallFailed")
+            }
             Happens::Nothing
             | Happens::Killed
             | Happens::KilledAfterWriting
@@ -325,6 +346,11 @@ impl Before {
     /// Something irreversible runs, and a newer job waits for its end.
     fn acts(&self) -> bool {
         self.job.phase.is_irreversible() && !self.is_down
+    }
+
+    /// The next try comes after a restart, and anybody's will do.
+    fn waits_for_any_restart(&self) -> bool {
+        matches!(self.job.phase, Phase::AwaitingReboot { why: RebootWhy::First, .. })
     }
 
     /// The permit asked for is the last one.

@@ -4,8 +4,8 @@ use wardring_seal::{OutcomeResult, UpdateTarget};
 
 use super::job::End;
 use super::{
-    Ask, Inspection, JobRun, Move, Phase, RebootWhy, ServiceSample, ServicingResult, UpdateState,
-    Verdict, boots, health, install, permits, proof, reboot, wake,
+    Ask, Inspection, JobRun, Move, Phase, ProbeSample, RebootWhy, ServiceSample, ServicingResult, UpdateState,
+    Verdict, boots, changes, health, hooks, install, permits, proof, reboot, wake,
 };
 
 /// Good samples in a row that make a verdict.
@@ -45,6 +45,7 @@ pub(super) fn look(mv: &mut Move, mut job: JobRun) -> Option<JobRun> {
     let ask = Ask::Inspect {
         updates: job.payload.updates.clone(),
         services: job.payload.health.services.clone(),
+        probes: job.payload.health.probes.clone(),
     };
     mv.ask(&mut job, ask, wake::LOOK_LIMIT_MS);
     Some(job)
@@ -181,6 +182,11 @@ pub(super) fn sampled(
         return mv.finish(job, end);
     }
     let samples = samples + 1;
+    job.changes = job
+        .baseline
+        .as_ref()
+        .map(|baseline| changes::changes(baseline, &seen))
+        .unwrap_or_default();
     let (mut broken, waiting) = judge(&mut job, &seen);
     if broken.is_empty() && samples >= MAX_SAMPLES {
         broken = waiting.clone();
@@ -203,7 +209,8 @@ pub(super) fn sampled(
 
 type Named = Vec<(String, String)>;
 
-/// Services that are broken, and those that still start, each with the reason.
+/// Services that are broken, and what may still come by itself — services that start, probes that
+/// fail —, each with the reason.
 fn judge(job: &mut JobRun, seen: &Inspection) -> (Named, Named) {
     let (mut broken, mut waiting) = (Named::new(), Named::new());
     for name in &job.payload.health.services {
@@ -219,6 +226,14 @@ fn judge(job: &mut JobRun, seen: &Inspection) -> (Named, Named) {
             Verdict::Good => {}
             Verdict::Wait => waiting.push((name.clone(), "it is still starting".to_owned())),
             Verdict::Broken(why) => broken.push((name.clone(), why)),
+        }
+    }
+    for probe in &job.payload.health.probes {
+        let unasked = ProbeSample::Failed("it was not asked".to_owned());
+        let after = seen.probes.get(&probe.name).unwrap_or(&unasked);
+        // What answers may still be starting, and nothing can be restarted for it: time decides.
+        if let Err(why) = health::judge_probe(job.baseline.as_ref(), &probe.name, after) {
+            waiting.push((format!("probe {}", probe.name), why));
         }
     }
     (broken, waiting)
@@ -249,8 +264,15 @@ fn repair(mv: &mut Move, mut job: JobRun, samples: u32, broken: &Named) -> Optio
         let names: Vec<String> =
             broken.iter().map(|(name, why)| format!("{name} ({why})")).collect();
         let tries = broken.iter().map(|(name, _)| made(name)).max().unwrap_or(0);
-        let sentence = format!("not healthy after {tries} restart attempts: {}", names.join(", "));
-        let end = End::failed(&job, "ServiceDown", sentence);
+        let names = names.join(", ");
+        let sentence = match tries {
+            0 => format!("not healthy: {names}"),
+            tries => format!("not healthy after {tries} restart attempts: {names}"),
+        };
+        let is_probe = |(name, _): &(String, String)| name.starts_with("probe ");
+        let all_probes = broken.iter().all(is_probe);
+        let reason = if all_probes { "ProbeFailed" } else { "ServiceDown" };
+        let end = End::failed(&job, reason, sentence);
         return mv.finish(job, end);
     };
     *job.remediations.entry(service.clone()).or_default() += 1;
@@ -300,5 +322,5 @@ fn healthy(mv: &mut Move, job: JobRun, seen: &Inspection) -> Option<JobRun> {
         let sentence = format!("installed and proven; the build is {}, {restarts}", seen.build);
         End::of(OutcomeResult::Succeeded, sentence)
     };
-    mv.finish(job, end)
+    hooks::healthy(mv, job, end)
 }

@@ -3,7 +3,7 @@
 //! Every question has a limit. Windows Update has none of its own, and a search or a service that
 //! never answers would otherwise keep a job, and everybody who waits for it, forever.
 
-use super::{Awaits, JobRun, Move, Phase, install, preflight, reboot, rollback, verify};
+use super::{Awaits, JobRun, Move, Phase, hooks, install, preflight, reboot, rollback, verify};
 
 /// Longest that a search for updates, and with it a look at the device, may take.
 pub(super) const LOOK_LIMIT_MS: u64 = 30 * 60_000;
@@ -33,6 +33,7 @@ fn pause_is_over(mv: &mut Move, job: JobRun) -> Option<JobRun> {
         Phase::Installing { .. }
         | Phase::Rebooting { .. }
         | Phase::Remediating { .. }
+        | Phase::RunningHook { .. }
         | Phase::Uninstalling { .. } => answer_is_overdue(mv, job),
     }
 }
@@ -49,7 +50,7 @@ fn answer_is_overdue(mv: &mut Move, job: JobRun) -> Option<JobRun> {
         }
         Phase::Downloading { tries } => {
             let error = "it was not over after 4 hours".to_owned();
-            install::downloaded(mv, job, tries, Err(error))
+            install::downloaded(mv, job, tries, Err(error.into()))
         }
         Phase::AwaitingInstall => install::permit_answered(mv, job, 0, None),
         Phase::AwaitingReboot { why, counted, tries } => {
@@ -59,6 +60,10 @@ fn answer_is_overdue(mv: &mut Move, job: JobRun) -> Option<JobRun> {
         Phase::Installing { .. } => install::hangs(mv, job),
         Phase::Uninstalling { .. } => rollback::hangs(mv, job),
         Phase::Rebooting { why, tries, .. } => reboot::stuck(mv, job, why, tries),
+        Phase::RunningHook { index, next } => {
+            let error = "it was not over in time".to_owned();
+            hooks::ended(mv, job, index, next, Err(error))
+        }
         Phase::Remediating { service, samples } => {
             let minutes = SERVICE_LIMIT_MS / 60_000;
             let error = format!("restarting {service} was not over after {minutes} minutes");

@@ -405,20 +405,21 @@ impl Device {
             }
             Ask::Download { .. } => {
                 let fails = hub.weather.lost > 0 && hub.random.chance(50);
-                let result = if fails { Err("no route".to_owned()) } else { Ok(()) };
+                let result = if fails { Err("no route".to_owned().into()) } else { Ok(()) };
                 self.answer(hub, turn, Answer::Downloaded(result));
             }
             Ask::RestartService { .. } => {
                 self.world.restart_service();
                 self.answer(hub, turn, Answer::Restarted(Ok(())));
             }
-            Ask::Install { key, update, not_after_mono_ms } => {
+            // No scripted installation fails with a code that is tried again, so there is one try.
+            Ask::Install { key, update, not_after_mono_ms, .. } => {
                 self.service(hub, turn, key, &update.kb, Some((not_after_mono_ms, mono_ms)));
             }
             Ask::Uninstall { key, update, not_after_mono_ms, .. } => {
                 self.service(hub, turn, key, &update.kb, Some((not_after_mono_ms, mono_ms)));
             }
-            Ask::FindInstall { key, update } => self.service(hub, turn, key, &update.kb, None),
+            Ask::FindInstall { key, update, .. } => self.service(hub, turn, key, &update.kb, None),
             Ask::Reboot { key, boot_before, not_after_mono_ms } => {
                 if mono_ms >= not_after_mono_ms {
                     self.answer(hub, turn, Answer::PermitExpired);
@@ -451,7 +452,7 @@ impl Device {
         if let Some((.., until)) = runs.filter(|(of, what, _)| *of == key && what == kb) {
             // Somebody who asks while it runs waits for its end.
             let left = until.saturating_sub(hub.now) + 10;
-            let ask = Ask::FindInstall { key, update: target(kb) };
+            let ask = Ask::FindInstall { key, update: target(kb), tries: 0 };
             return self.inner(hub, left, Inner::Act(turn, Box::new(ask)));
         }
         let Some((not_after, mono)) = permit else {
@@ -466,7 +467,7 @@ impl Device {
         self.world.begin(&key, kb, hub.now + length);
         self.ends += 1;
         self.after(hub, length, What::Ended(self.ends));
-        let ask = Ask::FindInstall { key, update: target(kb) };
+        let ask = Ask::FindInstall { key, update: target(kb), tries: 0 };
         self.inner(hub, length + 10, Inner::Act(turn, Box::new(ask)));
     }
 

@@ -35,6 +35,9 @@ pub(super) struct Life {
     pub crashes_left: u32,
     pub services: BTreeMap<String, Service>,
     pub updates: BTreeMap<String, Stand>,
+    /// Installations that ended so far, by KB.
+    #[serde(default)]
+    pub installs_ended: BTreeMap<String, u32>,
     /// Results by key and KB.
     pub results: BTreeMap<String, ServicingResult>,
     pub pending_reboot: Vec<RebootSource>,
@@ -75,10 +78,11 @@ pub(super) enum Order {
     New,
 }
 
-/// Name of the result of one act on one update for one grant.
-pub(super) fn act(key: &JobKey, kb: &str, removes: bool) -> String {
+/// Name of the result of one act on one update for one grant; every try of it has its own.
+pub(super) fn act(key: &JobKey, kb: &str, removes: bool, tries: u32) -> String {
     let verb = if removes { "uninstall" } else { "install" };
-    format!("{} {verb} {kb}", key_id(key))
+    let again = if tries == 0 { String::new() } else { format!(" again {tries}") };
+    format!("{} {verb} {kb}{again}", key_id(key))
 }
 
 impl Life {
@@ -106,6 +110,7 @@ impl Life {
             crashes_left: 0,
             services: BTreeMap::new(),
             updates,
+            installs_ended: BTreeMap::new(),
             results: BTreeMap::new(),
             pending_reboot: world.pending_reboot.clone(),
             next_pid: 1000,
@@ -184,7 +189,12 @@ impl Life {
             }
             let effects = &update.effects;
             let failure = if removes { &effects.fail_uninstall } else { &effects.fail_install };
-            let failure = failure.as_deref().and_then(hresult);
+            let is_over = !removes && {
+                let ended = self.installs_ended.entry(update.kb.clone()).or_default();
+                *ended += 1;
+                effects.fail_installs > 0 && *ended > effects.fail_installs
+            };
+            let failure = failure.as_deref().filter(|_| !is_over).and_then(hresult);
             let needs_restart = update.reboot_required;
             let stand = match (failure, removes) {
                 (None, false) if needs_restart => Stand::PendingReboot,

@@ -25,7 +25,7 @@ use wardring_seal::{JobKey, UpdateTarget};
 use self::life::{Life, Order, act, later};
 use super::{Machine, Performed, Permit, RunningBoot, Services, Terms, Updates, wall_clock};
 use crate::chance;
-use crate::state::{BootKind, Inspection, InstallFound, ServiceSample};
+use crate::state::{BootKind, DownloadFailure, Inspection, InstallFound, ServiceSample};
 
 /// A crash comes so soon after a boot: late enough for the agent to see the boot.
 const CRASH_AFTER: Duration = Duration::from_millis(300);
@@ -142,8 +142,15 @@ impl Scripted {
     }
 
     /// Orders an installation or removal and waits for its end.
-    async fn perform(&self, key: &JobKey, kb: &str, removes: bool, permit: Permit) -> Performed {
-        let name = act(key, kb, removes);
+    async fn perform(
+        &self,
+        key: &JobKey,
+        kb: &str,
+        removes: bool,
+        tries: u32,
+        permit: Permit,
+    ) -> Performed {
+        let name = act(key, kb, removes, tries);
         {
             let mut life = self.advanced();
             if matches!(life.order(&name, kb), Order::New) {
@@ -341,12 +348,12 @@ impl Updates for Scripted {
         _key: &JobKey,
         updates: &[UpdateTarget],
         _terms: Terms,
-    ) -> Result<(), String> {
+    ) -> Result<(), DownloadFailure> {
         let known = || updates.iter().filter_map(|update| self.world.update(&update.kb));
         let takes = known().map(|update| update.download_ms).sum();
         tokio::time::sleep(Duration::from_millis(takes)).await;
         match known().find(|update| update.effects.fail_download) {
-            Some(update) => Err(format!("0x80072EE2 for {}", update.kb)),
+            Some(update) => Err(format!("0x80072EE2 for {}", update.kb).into()),
             None => Ok(()),
         }
     }
@@ -355,19 +362,21 @@ impl Updates for Scripted {
         &self,
         key: &JobKey,
         update: &UpdateTarget,
+        tries: u32,
         _terms: Terms,
         permit: Permit,
     ) -> Performed {
-        self.perform(key, &update.kb, false, permit).await
+        self.perform(key, &update.kb, false, tries, permit).await
     }
 
     async fn find_install(
         &self,
         key: &JobKey,
         update: &UpdateTarget,
+        tries: u32,
         _terms: Terms,
     ) -> InstallFound {
-        self.find(&act(key, &update.kb, false), &update.kb).await
+        self.find(&act(key, &update.kb, false, tries), &update.kb).await
     }
 
     async fn uninstall(
@@ -377,7 +386,7 @@ impl Updates for Scripted {
         _packages: &[String],
         permit: Permit,
     ) -> Performed {
-        self.perform(key, &update.kb, true, permit).await
+        self.perform(key, &update.kb, true, 0, permit).await
     }
 }
 

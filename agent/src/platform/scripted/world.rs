@@ -115,6 +115,9 @@ pub struct Effects {
     /// The installation fails with this HRESULT, `0x80070643`.
     #[serde(default)]
     pub fail_install: Option<String>,
+    /// So many installations fail and the next one succeeds; 0: all of them fail.
+    #[serde(default)]
+    pub fail_installs: u32,
     /// The removal fails with this HRESULT.
     #[serde(default)]
     pub fail_uninstall: Option<String>,

@@ -15,7 +15,9 @@ use super::updates::{self, Seen, WindowsUpdate};
 use super::{configmgr, dism, neighbours, power, services, smbios};
 use crate::ffi;
 use crate::platform::{Machine, Performed, Permit, RunningBoot, Services, Terms, Updates};
-use crate::state::{Inspection, InstallFound, ServiceSample, ServicingResult, UpdateStatus};
+use crate::state::{
+    DownloadFailure, Inspection, InstallFound, ServiceSample, ServicingResult, UpdateStatus,
+};
 
 const CURRENT_VERSION: &str = r"SOFTWARE\Microsoft\Windows NT\CurrentVersion";
 const TCPIP: &str = r"SYSTEM\CurrentControlSet\Services\Tcpip\Parameters";
@@ -210,7 +212,7 @@ impl Updates for Windows {
         _key: &JobKey,
         updates: &[UpdateTarget],
         terms: Terms,
-    ) -> Result<(), String> {
+    ) -> Result<(), DownloadFailure> {
         self.updates.download(updates, terms).await
     }
 
@@ -218,11 +220,12 @@ impl Updates for Windows {
         &self,
         key: &JobKey,
         update: &UpdateTarget,
+        tries: u32,
         terms: Terms,
         permit: Permit,
     ) -> Performed {
         self.before_act();
-        let performed = self.updates.install(key, update, terms, permit).await;
+        let performed = self.updates.install(key, update, tries, terms, permit).await;
         if let Performed::Ended(result) = &performed {
             self.after_act(&format!("installation of {}", update.kb), result);
         }
@@ -233,9 +236,10 @@ impl Updates for Windows {
         &self,
         key: &JobKey,
         update: &UpdateTarget,
+        tries: u32,
         terms: Terms,
     ) -> InstallFound {
-        let found = self.updates.find_install(key, update, terms).await;
+        let found = self.updates.find_install(key, update, tries, terms).await;
         if let InstallFound::Ended(result) = &found {
             self.after_act(&format!("installation of {}", update.kb), result);
         }
@@ -289,6 +293,8 @@ fn inspection(
         build: build_and_ubr(),
         updates: updates.iter().map(stands).collect(),
         services: services::sample(names)?,
+        probes: BTreeMap::new(),
+        ports: BTreeSet::new(),
         hard_pending: hard.chain(seen.hard_pending.clone()).collect(),
         busy: servicing == Servicing::AtWork || seen.is_busy,
         free_disk_gb: free_disk_gb(),

@@ -19,8 +19,9 @@ use super::policy::Policy;
 use super::record::{Record, act};
 use super::wua::{Failure, Found, Query, TIME_OUT, UNKNOWN_SERVICE, Wua};
 use crate::chance;
+use crate::hresult::Hresult;
 use crate::platform::{Performed, Permit, Terms, wall_clock};
-use crate::state::{InstallFound, ServicingResult, UpdateStatus};
+use crate::state::{DownloadFailure, InstallFound, ServicingResult, UpdateStatus};
 
 /// Name of the agent's own word about a pending restart.
 const REBOOT_SOURCE: &str = "WindowsUpdateAgent";
@@ -261,8 +262,12 @@ impl WindowsUpdate {
     /// Downloads; what is there already costs nothing.
     ///
     /// # Errors
-    /// A sentence.
-    pub async fn download(&self, targets: &[UpdateTarget], terms: Terms) -> Result<(), String> {
+    /// A sentence, and what Windows answered.
+    pub async fn download(
+        &self,
+        targets: &[UpdateTarget],
+        terms: Terms,
+    ) -> Result<(), DownloadFailure> {
         let targets = targets.to_vec();
         let downloaded = self.calls.call(self.limits.download, move |wua| {
             let each = targets.iter();
@@ -273,8 +278,14 @@ impl WindowsUpdate {
         });
         match downloaded.await {
             Ok(None) => Ok(()),
-            Ok(Some((kb, failure))) => Err(format!("{kb}: {failure}")),
-            Err(error) => Err(sentence(error, terms.source)),
+            Ok(Some((kb, failure))) => Err(DownloadFailure {
+                sentence: format!("{kb}: {failure}"),
+                hresult: Some(Hresult(failure.0)),
+            }),
+            Err(error) => Err(DownloadFailure {
+                sentence: sentence(error, terms.source),
+                hresult: Some(Hresult(error.hresult())),
+            }),
         }
     }
 
@@ -283,17 +294,22 @@ impl WindowsUpdate {
         &self,
         key: &JobKey,
         target: &UpdateTarget,
+        tries: u32,
         terms: Terms,
         permit: Permit,
     ) -> Performed {
-        let act = self.act(key, target, terms);
+        let act = self.act(key, target, tries, terms);
         let installing = Installing::new(&self.installing);
         let installed = self.calls.call(self.limits.install, move |wua| {
             let performed = install::install(wua, &act, permit);
             drop(installing);
             Ok(performed)
         });
-        let performed = installed.await.unwrap_or_else(|error| Performed::Ended(no_answer(error)));
+        let performed = installed.await.unwrap_or_else(|error| match error {
+            // Without a session nothing is begun.
+            CallError::Failed(_) => Performed::Ended(no_answer(error, install::FAILED)),
+            _ => Performed::Ended(no_answer(error, install::ABORTED)),
+        });
         self.shared.lock().is_stale = true;
         performed
     }
@@ -303,11 +319,14 @@ impl WindowsUpdate {
         &self,
         key: &JobKey,
         target: &UpdateTarget,
+        tries: u32,
         terms: Terms,
     ) -> InstallFound {
-        let act = self.act(key, target, terms);
+        let act = self.act(key, target, tries, terms);
         let found = self.calls.call(self.limits.install, move |wua| Ok(install::find(wua, &act)));
-        let found = found.await.unwrap_or_else(|error| InstallFound::Ended(no_answer(error)));
+        let found = found
+            .await
+            .unwrap_or_else(|error| InstallFound::Ended(no_answer(error, install::ABORTED)));
         self.shared.lock().is_stale = true;
         found
     }
@@ -350,9 +369,10 @@ impl WindowsUpdate {
         done.await.map_err(|error| sentence(error, source))
     }
 
-    fn act(&self, key: &JobKey, target: &UpdateTarget, terms: Terms) -> Act {
+    fn act(&self, key: &JobKey, target: &UpdateTarget, tries: u32, terms: Terms) -> Act {
         Act {
-            name: act(key, &target.kb),
+            name: act(key, &target.kb, tries),
+            earlier: (0..tries).map(|tries| act(key, &target.kb, tries)).collect(),
             target: target.clone(),
             terms,
             boot: self.boot.clone(),
@@ -446,16 +466,11 @@ impl Drop for Installing {
     }
 }
 
-/// The result of an installation without an answer. It is failed for this grant; that it began stays
-/// written down.
-fn no_answer(error: CallError) -> ServicingResult {
+/// The result of an installation without an answer; that it began stays written down. One that may
+/// still run counts as aborted and not as failed, so that no other try of it begins.
+fn no_answer(error: CallError, code: i32) -> ServicingResult {
     tracing::error!(%error, "no answer to an installation");
-    ServicingResult {
-        code: 4,
-        hresult: error.hresult(),
-        reboot_required: false,
-        packages: Vec::new(),
-    }
+    ServicingResult { code, hresult: error.hresult(), reboot_required: false, packages: Vec::new() }
 }
 
 fn sentence(error: CallError, source: UpdateSource) -> String {

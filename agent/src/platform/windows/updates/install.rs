@@ -24,16 +24,18 @@ const HISTORY: i32 = 100;
 const CLOCKS: jiff::SignedDuration = jiff::SignedDuration::from_mins(5);
 /// OperationResultCodes.
 const SUCCEEDED: i32 = 2;
-const FAILED: i32 = 4;
-const ABORTED: i32 = 5;
+pub(super) const FAILED: i32 = 4;
+pub(super) const ABORTED: i32 = 5;
 /// UpdateOperation of an installation.
 const INSTALLATION: i32 = 1;
 
 /// One installation: for whom, of what, and where it is written down.
 #[derive(Clone)]
 pub struct Act {
-    /// Grant and KB.
+    /// Grant, KB and try.
     pub name: String,
+    /// Names of the tries before this one.
+    pub earlier: Vec<String>,
     /// The update.
     pub target: UpdateTarget,
     /// What the job allows.
@@ -86,6 +88,9 @@ fn agree(wua: &dyn Wua, update: &Update, terms: Terms) -> Result<(), Failure> {
 
 /// Installs, or tells how the installation of the same name ended.
 pub fn install(wua: &dyn Wua, act: &Act, permit: Permit) -> Performed {
+    if let Some(bar) = barred_by_earlier(act) {
+        return Performed::Ended(bar);
+    }
     match act.record.find(&act.name) {
         Ok(None) => {}
         Ok(Some(begun)) => return Performed::Ended(ended_before(wua, act, begun)),
@@ -96,6 +101,19 @@ pub fn install(wua: &dyn Wua, act: &Act, permit: Permit) -> Performed {
         // Nothing was begun, so nothing is written down.
         Err(Failure(hresult)) => Performed::Ended(result(FAILED, hresult, false)),
     }
+}
+
+/// Why no further try may begin, if so: an earlier one that did not fail for certain.
+fn barred_by_earlier(act: &Act) -> Option<ServicingResult> {
+    act.earlier.iter().find_map(|name| match act.record.find(name) {
+        // Nothing was begun under that name.
+        Ok(None) => None,
+        Ok(Some(Installation { result: Some(result), .. })) => {
+            (result.code != FAILED).then_some(result)
+        }
+        Ok(Some(_)) => Some(result(ABORTED, CALL_CANCELLED, false)),
+        Err(error) => Some(unreadable(&error)),
+    })
 }
 
 fn begin(wua: &dyn Wua, act: &Act, permit: Permit) -> Result<Performed, Failure> {
@@ -205,7 +223,7 @@ pub fn find(wua: &dyn Wua, act: &Act) -> InstallFound {
                     .reduce(merged)
                     .map_or(InstallFound::NotBegun, InstallFound::Ended)
             }
-            Err(Failure(hresult)) => InstallFound::Ended(result(FAILED, hresult, false)),
+            Err(Failure(hresult)) => InstallFound::Ended(result(ABORTED, hresult, false)),
         },
     }
 }
@@ -221,8 +239,8 @@ fn ended_before(wua: &dyn Wua, act: &Act, begun: Installation) -> ServicingResul
             end(act, &result);
             result
         }
-        // It may be told the next time; until then it counts as failed, and never begins again.
-        Err(Failure(hresult)) => result(FAILED, hresult, false),
+        // It may be told the next time; until then it counts as aborted, and never begins again.
+        Err(Failure(hresult)) => result(ABORTED, hresult, false),
     }
 }
 

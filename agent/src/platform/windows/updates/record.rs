@@ -27,7 +27,7 @@ const SCHEMA: u32 = 1;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Installation {
-    /// Grant and KB.
+    /// Grant, KB and try.
     pub act: String,
     /// Boot in which it began.
     pub boot: String,
@@ -59,9 +59,12 @@ pub struct Record {
     alone: Arc<Mutex<()>>,
 }
 
-/// Names the installation of an update for a grant.
-pub fn act(key: &JobKey, kb: &str) -> String {
-    format!("{} {kb}", key_id(key))
+/// Names the installation of an update for a grant; every try of it has its own name.
+pub fn act(key: &JobKey, kb: &str, tries: u32) -> String {
+    match tries {
+        0 => format!("{} {kb}", key_id(key)),
+        again => format!("{} {kb} again {again}", key_id(key)),
+    }
 }
 
 /// The ClientApplicationID under which an installation enters the history of Windows Update: short,
@@ -269,10 +272,11 @@ mod tests {
             attempt,
             action: Action::Install,
         };
-        let id = client_id(&act(&key(1), "KB1"));
+        let id = client_id(&act(&key(1), "KB1", 0));
         assert_eq!(id.len(), "Wardring-".len() + 16);
-        assert_eq!(id, client_id(&act(&key(1), "KB1")));
-        assert_ne!(id, client_id(&act(&key(2), "KB1")));
-        assert_ne!(id, client_id(&act(&key(1), "KB2")));
+        assert_eq!(id, client_id(&act(&key(1), "KB1", 0)));
+        assert_ne!(id, client_id(&act(&key(2), "KB1", 0)));
+        assert_ne!(id, client_id(&act(&key(1), "KB2", 0)));
+        assert_ne!(id, client_id(&act(&key(1), "KB1", 1)));
     }
 }

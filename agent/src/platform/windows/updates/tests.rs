@@ -158,7 +158,7 @@ impl Rig {
     }
 
     async fn install(&self, attempt: u32) -> Performed {
-        self.agent().install(&key(attempt), &target(), TERMS, permit()).await
+        self.agent().install(&key(attempt), &target(), 0, TERMS, permit()).await
     }
 }
 
@@ -207,7 +207,7 @@ fn ended(performed: Performed) -> ServicingResult {
 fn begun(rig: &Rig) {
     rig.record()
         .begin(super::record::Installation {
-            act: act(&key(1), "KB5068787"),
+            act: act(&key(1), "KB5068787", 0),
             boot: "b1".to_owned(),
             began: wall_clock(),
             packages_before: BTreeSet::new(),
@@ -243,10 +243,10 @@ async fn the_same_grant_never_installs_twice_and_another_one_may() {
 async fn nothing_begins_after_the_permit_and_nothing_is_written_down_then() {
     let rig = Rig::new();
     let over = Permit { until: Instant::now() };
-    let performed = rig.agent().install(&key(1), &target(), TERMS, over).await;
+    let performed = rig.agent().install(&key(1), &target(), 0, TERMS, over).await;
     assert_eq!(performed, Performed::PermitExpired);
     assert_eq!(rig.session.calls("install"), 0);
-    assert_eq!(rig.record().find(&act(&key(1), "KB5068787")).unwrap(), None);
+    assert_eq!(rig.record().find(&act(&key(1), "KB5068787", 0)).unwrap(), None);
     ended(rig.install(1).await);
     assert_eq!(rig.session.calls("install"), 1);
 }
@@ -258,7 +258,7 @@ async fn another_installer_is_waited_for_as_long_as_the_permit_lives() {
     let soon = Permit { until: Instant::now() + Duration::from_millis(50) };
     // The pause between two questions is longer than an installation may take in other tests.
     let agent = rig.patient_agent(Duration::from_secs(30));
-    let performed = agent.install(&key(1), &target(), TERMS, soon).await;
+    let performed = agent.install(&key(1), &target(), 0, TERMS, soon).await;
     assert_eq!(performed, Performed::PermitExpired);
     assert_eq!(rig.session.calls("install"), 0);
 }
@@ -270,11 +270,12 @@ async fn licence_terms_are_accepted_only_where_the_job_says_so() {
     let refused = ended(rig.install(1).await);
     assert_eq!((refused.code, refused.hresult), (4, EULAS_DECLINED));
     let error = rig.agent().download(&[target()], TERMS).await.unwrap_err();
-    assert!(error.contains("KB5068787: 0x80240023 "), "{error}");
+    assert!(error.sentence.contains("KB5068787: 0x80240023 "), "{error:?}");
+    assert!(!error.may_pass(), "no other try accepts the terms");
     assert_eq!(rig.session.calls("eula") + rig.session.calls("install"), 0);
 
     let terms = Terms { accept_eula: true, ..TERMS };
-    ended(rig.agent().install(&key(1), &target(), terms, permit()).await);
+    ended(rig.agent().install(&key(1), &target(), 0, terms, permit()).await);
     assert_eq!(rig.session.calls("eula"), 1);
 }
 
@@ -307,8 +308,9 @@ async fn an_installation_that_hangs_is_left_alone_and_never_begun_again() {
     let rig = Rig::new();
     rig.session.with(|world| world.hangs = true);
     let agent = rig.agent();
-    let hung = ended(agent.install(&key(1), &target(), TERMS, permit()).await);
-    assert_eq!((hung.code, hung.hresult), (4, TIME_OUT));
+    let hung = ended(agent.install(&key(1), &target(), 0, TERMS, permit()).await);
+    // Aborted and not failed: what may still run is no reason for another try.
+    assert_eq!((hung.code, hung.hresult), (5, TIME_OUT));
     let seen = agent.look(&[target()], UpdateSource::Default).await.unwrap();
     assert!(seen.is_busy, "its thread is still inside Windows Update");
 
@@ -319,9 +321,34 @@ async fn an_installation_that_hangs_is_left_alone_and_never_begun_again() {
 }
 
 #[tokio::test]
+async fn another_try_begins_only_after_all_the_earlier_ones_failed_for_certain() {
+    let again = async |rig: &Rig, tries| {
+        ended(rig.agent().install(&key(1), &target(), tries, TERMS, permit()).await)
+    };
+    let failed = Some(Ok(Ended { code: 4, hresult: 0x8007_0020, reboot_required: false }));
+    let rig = Rig::new();
+    rig.session.with(|world| world.install = failed);
+    assert_eq!(ended(rig.install(1).await).hresult, 0x8007_0020);
+    rig.session.with(|world| world.install = failed);
+    assert_eq!(again(&rig, 1).await.hresult, 0x8007_0020);
+    assert_eq!(rig.session.calls("install"), 2);
+    rig.session.with(|world| world.install = None);
+    assert!(again(&rig, 2).await.is_success());
+    assert_eq!(again(&rig, 3).await.code, 2, "one that is done is not done again");
+    assert_eq!(rig.session.calls("install"), 3);
+
+    // One without a known end bars all that would come after it.
+    let rig = Rig::new();
+    rig.session.with(|world| world.hangs = true);
+    rig.install(1).await;
+    rig.session.with(|world| world.hangs = false);
+    assert_eq!((again(&rig, 1).await.code, rig.session.calls("install")), (5, 1));
+}
+
+#[tokio::test]
 async fn an_installation_without_a_witness_is_found_in_what_windows_tells() {
     let find = async |rig: &Rig| {
-        let found = rig.agent().find_install(&key(1), &target(), TERMS).await;
+        let found = rig.agent().find_install(&key(1), &target(), 0, TERMS).await;
         assert_eq!(rig.session.calls("install"), 0);
         found
     };
@@ -338,7 +365,7 @@ async fn an_installation_without_a_witness_is_found_in_what_windows_tells() {
 
     let rig = Rig::new();
     begun(&rig);
-    let own = client_id(&act(&key(1), "KB5068787"));
+    let own = client_id(&act(&key(1), "KB5068787", 0));
     rig.session.with(|world| {
         world.history = vec![entry("somebody else", 2, 0), entry(&own, 4, 0x8007_0643)];
     });
@@ -354,9 +381,9 @@ async fn an_installation_without_a_witness_is_found_in_what_windows_tells() {
 #[tokio::test]
 async fn an_installation_whose_record_was_lost_is_known_from_the_history() {
     let rig = Rig::new();
-    let own = client_id(&act(&key(1), "KB5068787"));
+    let own = client_id(&act(&key(1), "KB5068787", 0));
     rig.session.with(|world| world.history = vec![entry(&own, 2, 0)]);
-    let found = rig.agent().find_install(&key(1), &target(), TERMS).await;
+    let found = rig.agent().find_install(&key(1), &target(), 0, TERMS).await;
     let InstallFound::Ended(result) = found else { panic!("the history knows it") };
     assert_eq!(result.code, 2);
 }
