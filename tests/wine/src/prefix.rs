@@ -131,6 +131,19 @@ impl Prefix {
         Ok(text)
     }
 
+    /// Runs a program of Windows that may fail: whether it succeeded, and all that it said.
+    ///
+    /// # Errors
+    /// Wine does not start.
+    pub fn attempt(&self, arguments: &[&str]) -> anyhow::Result<(bool, String)> {
+        let path = self.folder.path().join("said");
+        let file = File::create(&path)?;
+        let mut command = self.command("wine");
+        command.args(arguments).stdout(file.try_clone()?).stderr(file);
+        let status = command.status().context(MISSING)?;
+        Ok((status.success(), String::from_utf8_lossy(&std::fs::read(&path)?).into_owned()))
+    }
+
     /// Sets a value below `HKEY_LOCAL_MACHINE`.
     ///
     /// # Errors

@@ -1,0 +1,286 @@
+//! The agent as a service under Wine's real service control manager, from its installation to the
+//! last trace of it.
+
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use jiff::SignedDuration;
+use serde_json::Value;
+use wardring_wine_tests::gateway::TestGateway;
+use wardring_wine_tests::prefix::{Prefix, build_agent};
+
+const AGENT: &str = r"C:\wardring\wardring-agent.exe";
+const INSTALLED: &str = r"C:\Program Files\Wardring\wardring-agent.exe";
+const SERVICE: &str = r"HKLM\SYSTEM\CurrentControlSet\Services\WardringAgent";
+const SOURCE: &str = r"HKLM\SYSTEM\CurrentControlSet\Services\EventLog\Application\Wardring";
+const NOBODY: u32 = 65_534;
+
+/// A Windows on which the agent can be installed.
+struct Device {
+    prefix: Prefix,
+    url: String,
+    token: String,
+}
+
+impl Device {
+    async fn new(gateway: &TestGateway) -> Device {
+        let created = tokio::task::spawn_blocking(|| Prefix::create(&build_agent()?));
+        let (url, token) = (gateway.url(), gateway.token.reveal());
+        Device { prefix: created.await.unwrap().unwrap(), url, token }
+    }
+
+    fn agent(&self, arguments: &[&str]) -> (bool, String) {
+        self.prefix.attempt(&[&[AGENT], arguments].concat()).unwrap()
+    }
+
+    /// Succeeds and returns what was said.
+    fn does(&self, arguments: &[&str]) -> String {
+        let (is_done, said) = self.agent(arguments);
+        assert!(is_done, "{arguments:?}: {said}");
+        said
+    }
+
+    /// Is refused and returns why.
+    fn refuses(&self, arguments: &[&str]) -> String {
+        let (is_done, said) = self.agent(arguments);
+        assert!(!is_done, "{arguments:?}: {said}");
+        said
+    }
+
+    fn install(&self) -> String {
+        let (url, token) = (&self.url, &self.token);
+        self.does(&["install", "--gateway", url, "--token", token, "--name", "srv-1"])
+    }
+
+    fn data(&self) -> PathBuf {
+        self.prefix.drive().join("ProgramData/Wardring")
+    }
+
+    fn program(&self) -> PathBuf {
+        self.prefix.drive().join("Program Files/Wardring/wardring-agent.exe")
+    }
+
+    /// Every file in the data folder with its content, the folders below it included.
+    fn files(&self) -> Vec<(PathBuf, String)> {
+        let (mut files, mut folders) = (Vec::new(), vec![self.data()]);
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+                if entry.file_type().unwrap().is_dir() {
+                    folders.push(entry.path());
+                } else {
+                    let content = fs::read(entry.path()).unwrap_or_default();
+                    files.push((entry.path(), String::from_utf8_lossy(&content).into_owned()));
+                }
+            }
+        }
+        files
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.data().join("log/agent.jsonl")).unwrap_or_default()
+    }
+
+    /// What the service control manager says.
+    fn state(&self) -> String {
+        self.prefix.attempt(&["sc", "query", "WardringAgent"]).unwrap().1
+    }
+
+    fn has_service(&self) -> bool {
+        self.has_key(SERVICE)
+    }
+
+    fn has_key(&self, key: &str) -> bool {
+        self.prefix.attempt(&["reg", "query", key]).unwrap().0
+    }
+
+    /// Nothing of an installation is there.
+    fn is_untouched(&self) -> bool {
+        !self.has_service()
+            && !self.has_key(SOURCE)
+            && !self.program().exists()
+            && !self.program().with_extension("new").exists()
+    }
+
+    fn wait(&self, what: &str, met: impl Fn(&Device) -> bool) {
+        let begun = Instant::now();
+        while !met(self) {
+            assert!(
+                begun.elapsed() < Duration::from_secs(30),
+                "{what} did not come: {}\n{}",
+                self.state(),
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_agent_installs_itself_enrols_as_a_service_and_leaves_nothing_behind() {
+    let gateway = TestGateway::start(SignedDuration::from_hours(24)).await.unwrap();
+    let device = Device::new(&gateway).await;
+
+    let said = device.install();
+    assert!(said.contains("is installed and runs as device srv-1"), "{said}");
+    gateway.wait_for("srv-1", "facts", |seen| seen.facts.is_some()).await;
+    assert!(device.state().contains("RUNNING"), "{}", device.state());
+    let registry = device.prefix.wine(["reg", "query", SERVICE]).unwrap();
+    let line = r#""C:\Program Files\Wardring\wardring-agent.exe" service --data-dir C:\ProgramData\Wardring"#;
+    assert!(registry.contains(line), "{registry}");
+    let has = |name, value| registry.lines().any(|l| l.contains(name) && l.contains(value));
+    assert!(has("Start", "0x2") && has("ObjectName", "LocalSystem"), "{registry}");
+    assert!(has("PreshutdownTimeout", "0x4e20"), "{registry}");
+    assert!(device.has_key(SOURCE));
+
+    // Neither token nor key are there in the clear, and nobody else may look.
+    let files = device.files();
+    assert!(!device.data().join("token").exists(), "the device is enrolled");
+    let secret = device.token.split('.').nth(1).unwrap();
+    for (path, content) in &files {
+        assert!(!content.contains(secret) && !content.contains("PRIVATE KEY"), "{path:?}");
+    }
+    assert!(files.iter().any(|(_, content)| content.contains("wrappedKey")));
+    assert_eq!(fs::metadata(device.data()).unwrap().mode() & 0o007, 0);
+    let status: Value =
+        serde_json::from_str(device.prefix.wine([AGENT, "status", "-o", "json"]).unwrap().as_str())
+            .unwrap();
+    assert_eq!(status["identity"]["device"], "srv-1", "{status}");
+    let log = device.log();
+    let told = |event: u32| log.lines().any(|line| line.contains(&format!("\"event\":{event}}}")));
+    assert!(told(1) && told(3), "started and enrolled: {log}");
+
+    // The service comes back with Windows, as the same device.
+    let device = tokio::task::spawn_blocking(move || {
+        device.prefix.restart().unwrap();
+        device
+    });
+    let device = device.await.unwrap();
+    let seen = gateway.wait_for("srv-1", "a second run", |seen| seen.runs.len() == 2).await;
+    assert_eq!(seen.certificates, 1);
+
+    // A second installation needs no token and changes what it is told.
+    let said =
+        device.does(&["install", "--gateway", &device.url, "--gateway", "https://other:8443"]);
+    assert!(said.contains("is updated and runs as device srv-1"), "{said}");
+    gateway.wait_for("srv-1", "a third run", |seen| seen.runs.len() == 3).await;
+    let settings = fs::read_to_string(device.data().join("settings.json")).unwrap();
+    assert!(settings.contains("https://other:8443"), "{settings}");
+    let said = device.refuses(&["install", "--gateway", &device.url, "--name", "srv-2"]);
+    assert!(said.contains("enrolled as srv-1, and a name is for life"), "{said}");
+    let elsewhere = ["install", "--gateway", &device.url, "--data-dir", r"C:\elsewhere"];
+    let said = device.refuses(&elsewhere);
+    assert!(said.contains(r"keeps its data in C:\ProgramData\Wardring"), "{said}");
+    assert!(device.state().contains("RUNNING"), "what is refused changes nothing");
+
+    device.prefix.wine(["sc", "stop", "WardringAgent"]).unwrap();
+    device.wait("the stop", |device| device.state().contains("STOPPED"));
+    let last = device.log().lines().last().unwrap().to_owned();
+    assert!(last.contains("told to stop"), "{last}");
+    assert!(device.state().contains("SERVICE_EXIT_CODE  : 0"), "{}", device.state());
+
+    let said = device.does(&["uninstall"]);
+    assert!(said.contains("identity and log stay"), "{said}");
+    assert!(device.is_untouched() && device.data().join("identity.json").exists());
+
+    // It is still the same device, and goes from the installed program.
+    device.does(&["install", "--gateway", &device.url]);
+    gateway.wait_for("srv-1", "a fourth run", |seen| seen.runs.len() == 4).await;
+    assert_eq!(gateway.seen("srv-1").certificates, 1);
+    let said = device.prefix.wine([INSTALLED, "uninstall", "--purge"]).unwrap();
+    assert!(said.contains("Windows deletes it at the next restart"), "{said}");
+    assert!(device.is_untouched() && !device.data().exists());
+    assert!(!device.program().parent().unwrap().exists());
+    assert!(!device.has_key(r"HKLM\SOFTWARE\Wardring"));
+    let said = device.does(&["uninstall", "--purge"]);
+    assert!(said.contains("There was no service"), "{said}");
+    let device = tokio::task::spawn_blocking(move || {
+        device.prefix.restart().unwrap();
+        device
+    });
+    let temporary = device.await.unwrap().prefix.drive().join("windows/temp");
+    let left = fs::read_dir(temporary).map(Iterator::count).unwrap_or_default();
+    assert_eq!(left, 0, "the removed program went with the restart");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_installed_is_refused_and_leaves_nothing_half_done() {
+    let gateway = TestGateway::start(SignedDuration::from_hours(24)).await.unwrap();
+    let device = Device::new(&gateway).await;
+    let (url, token) = (device.url.as_str(), device.token.as_str());
+    let whole = ["install", "--gateway", url, "--token", token, "--name", "srv-1"];
+    let refused = |arguments: &[&str], why: &str| {
+        let said = device.refuses(arguments);
+        assert!(said.contains(why), "{arguments:?}: {said}");
+        assert!(device.is_untouched(), "{arguments:?}");
+    };
+    refused(&["install", "--gateway", "http://x", "--token", token], "https://HOST:PORT");
+    refused(&["install", "--gateway", url, "--token", "half"], "copy it whole");
+    refused(
+        &["install", "--gateway", url, "--token", token, "--name", "A_1"],
+        "lower-case letters",
+    );
+    assert!(!device.data().exists());
+    refused(&["install", "--gateway", url], "give a token with --token");
+    assert!(!device.data().exists(), "the folder that was made is gone again");
+    refused(&["status", "--data-dir", r"C:\wardring\wardring-agent.exe"], "failed to look into");
+
+    // Something keeps the program from its place.
+    fs::create_dir_all(device.program().join("in-the-way")).unwrap();
+    let said = device.refuses(&whole);
+    assert!(said.contains("failed to put the program to"), "{said}");
+    assert!(!device.has_service() && !device.data().exists(), "{said}");
+    fs::remove_dir_all(device.program().parent().unwrap()).unwrap();
+
+    // Somebody prepared the data folder.
+    fs::create_dir_all(device.data()).unwrap();
+    fs::set_permissions(device.data(), Permissions::from_mode(0o755)).unwrap();
+    refused(&whole, "is open to S-1-1-0 beside SYSTEM and the administrators");
+    fs::set_permissions(device.data(), Permissions::from_mode(0o700)).unwrap();
+    if std::os::unix::fs::chown(device.data(), Some(NOBODY), None).is_ok() {
+        refused(&whole, "who could have put anything into it");
+    }
+    fs::remove_dir(device.data()).unwrap();
+
+    // Somebody else's service has the name.
+    let create = ["sc", "create", "WardringAgent", "binPath=", r"C:\windows\notepad.exe"];
+    device.prefix.run(&create).unwrap();
+    let said = device.refuses(&whole);
+    assert!(said.contains(r"exists and starts C:\windows\notepad.exe, not"), "{said}");
+    let said = device.refuses(&["uninstall"]);
+    assert!(said.contains("remove that one first"), "{said}");
+    device.prefix.wine(["sc", "delete", "WardringAgent"]).unwrap();
+    assert!(device.is_untouched() && !device.data().exists());
+
+    let said = device.refuses(&["service", "--data-dir", r"C:\x"]);
+    assert!(said.contains("wardring-agent install"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_whose_folder_was_opened_to_others_does_not_run() {
+    let gateway = TestGateway::start(SignedDuration::from_hours(24)).await.unwrap();
+    let device = Device::new(&gateway).await;
+    device.install();
+    gateway.wait_for("srv-1", "facts", |seen| seen.facts.is_some()).await;
+    device.prefix.wine(["sc", "stop", "WardringAgent"]).unwrap();
+    let length = device.log().len();
+
+    fs::set_permissions(device.data(), Permissions::from_mode(0o777)).unwrap();
+    device.prefix.wine(["sc", "start", "WardringAgent"]).unwrap();
+    device.wait("the end", |device| device.state().contains("STOPPED"));
+    let state = device.state();
+    assert!(state.contains("1066") && state.contains("SERVICE_EXIT_CODE  : 1"), "{state}");
+    assert_eq!(device.log().len(), length, "nothing is written to a folder that is not ours");
+    let run = ["run", "--gateway", &device.url, "--name", "srv-1", "--data-dir"];
+    let said = device.refuses(&[&run[..], &[r"C:\ProgramData\Wardring"]].concat());
+    assert!(said.contains("is open to S-1-1-0") && said.contains("icacls"), "{said}");
+
+    fs::set_permissions(device.data(), Permissions::from_mode(0o750)).unwrap();
+    device.prefix.wine(["sc", "start", "WardringAgent"]).unwrap();
+    gateway.wait_for("srv-1", "a second run", |seen| seen.runs.len() == 2).await;
+    device.prefix.wine(["sc", "stop", "WardringAgent"]).unwrap();
+}
