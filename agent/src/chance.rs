@@ -14,7 +14,8 @@ pub fn around(base: Duration) -> Duration {
     base.mul_f64(0.5 + number() as f64 / u64::MAX as f64)
 }
 
-fn number() -> u64 {
+/// A random number.
+pub fn number() -> u64 {
     let mut bytes = [0; 8];
     // Without random numbers identities would repeat; the system gives them or nothing works.
     SystemRandom::new().fill(&mut bytes).expect("the operating system gives random bytes");

@@ -14,6 +14,8 @@ mod ffi;
 mod files;
 pub mod folder;
 pub mod gateway;
+#[cfg_attr(not(windows), allow(dead_code, reason = "hooks run on Windows only"))]
+mod hooks;
 pub mod hresult;
 pub mod identity;
 pub mod journal;
@@ -21,6 +23,7 @@ pub mod log;
 pub mod milestone;
 pub mod outbox;
 pub mod platform;
+pub mod probes;
 pub mod run;
 pub mod service;
 pub mod settings;

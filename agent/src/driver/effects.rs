@@ -63,7 +63,11 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
                     if permit.is_some_and(|permit| !permit.is_alive()) {
                         return Answer::PermitExpired;
                     }
-                    tracing::info!(hook = hook.program, moment = hook.moment.as_str(), "hook begins");
+                    tracing::info!(
+                        hook = hook.program,
+                        moment = hook.moment.as_str(),
+                        "hook begins"
+                    );
                     Answer::HookEnded(platform.run_hook(&hook).await)
                 });
             }

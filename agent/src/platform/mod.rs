@@ -13,7 +13,9 @@ use jiff::Timestamp;
 use wardring_protocol::Facts;
 use wardring_seal::{Hook, JobKey, Probe, UpdateSource, UpdateTarget};
 
-use crate::state::{BootKind, DownloadFailure, Inspection, InstallFound, ProbeSample, ServiceSample};
+use crate::state::{
+    BootKind, DownloadFailure, Inspection, InstallFound, ProbeSample, ServiceSample,
+};
 
 /// The running boot, as the platform knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,7 +133,8 @@ pub trait Services: Send + Sync + 'static {
 /// What administrators ask of the device: that it answers, and that their programs run.
 pub trait Checks: Send + Sync + 'static {
     /// Asks probes, each within its own time; one sample for each of them.
-    fn probe(&self, probes: &[Probe]) -> impl Future<Output = BTreeMap<String, ProbeSample>> + Send;
+    fn probe(&self, probes: &[Probe])
+    -> impl Future<Output = BTreeMap<String, ProbeSample>> + Send;
 
     /// TCP ports that are listened on, below those that the operating system hands out by itself.
     fn ports(&self) -> BTreeSet<u16>;

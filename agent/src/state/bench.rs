@@ -1,13 +1,13 @@
 //! A device, a gateway and a clock made of values, for the tests of the state machine. It does what
 //! the driver and the platform promise, and keeps count of what really happened.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use jiff::{SignedDuration, Timestamp};
 use wardring_protocol::{PERMIT_LIFE_MS, PermitAnswer, Step, key_id};
 use wardring_seal::{
-    Action, HealthChecks, JobKey, JobPayload, OnUnhealthy, OutcomePayload, OutcomeResult,
-    PAYLOAD_VERSION, Preflight, RebootRules, UpdateKind, UpdateSource, UpdateTarget,
+    Action, HealthChecks, HookMoment, JobKey, JobPayload, OnUnhealthy, OutcomePayload,
+    OutcomeResult, PAYLOAD_VERSION, Preflight, RebootRules, UpdateKind, UpdateSource, UpdateTarget,
 };
 
 use super::*;
@@ -328,6 +328,21 @@ impl Bench {
             | Ask::Uninstall { not_after_mono_ms, .. }
             | Ask::Reboot { not_after_mono_ms, .. }
                 if *not_after_mono_ms <= self.mono_ms => {}
+            Ask::RunHook { not_after_mono_ms: Some(not_after), .. }
+                if *not_after <= self.mono_ms => {}
+            Ask::RunHook { hook, .. } => {
+                match hook.moment {
+                    HookMoment::BeforeInstall
+                        if self.state.job.as_ref().is_some_and(JobRun::is_rollback) =>
+                    {
+                        self.may_begin(Step::Uninstall)
+                    }
+                    HookMoment::BeforeInstall => self.may_begin(Step::Install),
+                    HookMoment::BeforeReboot => self.may_begin(Step::Reboot),
+                    HookMoment::AfterHealthy => {}
+                }
+                self.hooks_run.push(hook.program.clone());
+            }
             // Acts begin when they are ordered; only their answers may be late.
             Ask::Install { key, update, tries, .. } => {
                 self.may_begin(Step::Install);
@@ -349,9 +364,6 @@ impl Bench {
                     result(2, 0, script.reboot_required)
                 };
                 self.results.insert(name, result);
-            }
-            Ask::RunHook { .. } => {
-                Answer::HookEnded(self.hook_ends.pop_front().unwrap_or(Ok(())))
             }
             Ask::Uninstall { update, .. } => {
                 self.may_begin(Step::Uninstall);
@@ -478,6 +490,9 @@ impl Bench {
             {
                 Answer::PermitExpired
             }
+            Ask::RunHook { not_after_mono_ms: Some(not_after), .. } if *not_after <= due => {
+                Answer::PermitExpired
+            }
             Ask::Wake { .. } => Answer::Woke,
             Ask::Permit { .. } if self.mono_ms < self.cut_off_until_mono_ms => {
                 Answer::Permit { asked_mono_ms: due, answer: None }
@@ -498,6 +513,7 @@ impl Bench {
                 let found = self.results.get(&act(key, &update.kb, *tries)).cloned();
                 Answer::Installed(found.map_or(InstallFound::NotBegun, InstallFound::Ended))
             }
+            Ask::RunHook { .. } => Answer::HookEnded(self.hook_ends.pop_front().unwrap_or(Ok(()))),
             Ask::Uninstall { update, .. } => {
                 let required = self.updates[&update.kb].reboot_required;
                 Answer::Uninstalled(InstallFound::Ended(result(2, 0, required)))

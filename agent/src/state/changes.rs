@@ -52,7 +52,8 @@ mod tests {
         let service = |state| ServiceSample { state, start: StartType::Auto, pid: Some(7) };
         let named = |state| BTreeMap::from([("a".to_owned(), service(state))]);
         let failed = || ProbeSample::Failed("refused".to_owned());
-        let probes = |web, ldap| BTreeMap::from([("web".to_owned(), web), ("ldap".to_owned(), ldap)]);
+        let probes =
+            |web, ldap| BTreeMap::from([("web".to_owned(), web), ("ldap".to_owned(), ldap)]);
         let before = Baseline {
             at: "2026-11-21T02:00:00Z".parse().unwrap(),
             build: "20348.1".to_owned(),

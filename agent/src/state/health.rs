@@ -140,9 +140,13 @@ pub fn judge(before: Option<&ServiceSample>, after: &ServiceSample) -> Verdict {
 /// Compares a probe with its baseline; the text says why it is worse. One that failed before, or that
 /// nobody asked before, is not held against the update. Without any baseline (the agent lost it) it
 /// must be good, since nobody can say it was not.
-pub fn judge_probe(before: Option<&Baseline>, name: &str, after: &ProbeSample) -> Result<(), String> {
-    let was_good = before
-        .is_none_or(|baseline| baseline.probes.get(name) == Some(&ProbeSample::Good));
+pub fn judge_probe(
+    before: Option<&Baseline>,
+    name: &str,
+    after: &ProbeSample,
+) -> Result<(), String> {
+    let was_good =
+        before.is_none_or(|baseline| baseline.probes.get(name) == Some(&ProbeSample::Good));
     match after {
         ProbeSample::Failed(why) if was_good => Err(why.clone()),
         ProbeSample::Failed(_) | ProbeSample::Good => Ok(()),

@@ -49,27 +49,25 @@ pub enum AfterHook {
     End,
 }
 
-/// Starts the next hook of `moment` that has not done its work in this boot.
-///
-/// # Errors
-/// None is left; the job goes on.
+/// Starts the next hook of `moment` that has not done its work in this boot; false when none is left
+/// and the job goes on.
 pub(super) fn run(
     mv: &mut Move,
-    mut job: JobRun,
+    job: &mut JobRun,
     moment: HookMoment,
     next: AfterHook,
     until_mono_ms: Option<u64>,
-) -> Result<JobRun, JobRun> {
-    let Some(index) = due(mv, &job, moment) else { return Err(job) };
+) -> bool {
+    let Some(index) = due(mv, job, moment) else { return false };
     let hook = job.payload.hooks[index].clone();
-    mv.enter(&mut job, Phase::RunningHook { index, next });
+    mv.enter(job, Phase::RunningHook { index, next });
     job.message = format!("running the {} hook {}", moment.as_str(), hook.program);
     job.hooks.retain(|run| !(run.moment == moment && run.program == hook.program));
     let (program, boot) = (hook.program.clone(), mv.state.boot.clone());
     job.hooks.push(HookRun { moment, program, boot, is_done: false });
     let limit_ms = hook.timeout_ms.saturating_add(GRACE_MS);
-    mv.ask(&mut job, Ask::RunHook { hook, not_after_mono_ms: until_mono_ms }, limit_ms);
-    Ok(job)
+    mv.ask(job, Ask::RunHook { hook, not_after_mono_ms: until_mono_ms }, limit_ms);
+    true
 }
 
 fn due(mv: &Move, job: &JobRun, moment: HookMoment) -> Option<usize> {
@@ -146,14 +144,12 @@ pub(super) fn healthy(mv: &mut Move, mut job: JobRun, ending: End) -> Option<Job
     end(mv, job)
 }
 
-fn end(mv: &mut Move, job: JobRun) -> Option<JobRun> {
-    match run(mv, job, HookMoment::AfterHealthy, AfterHook::End, None) {
-        Ok(job) => Some(job),
-        Err(mut job) => {
-            let ending = job.ending.take()?;
-            mv.close(job, ending)
-        }
+fn end(mv: &mut Move, mut job: JobRun) -> Option<JobRun> {
+    if run(mv, &mut job, HookMoment::AfterHealthy, AfterHook::End, None) {
+        return Some(job);
     }
+    let ending = job.ending.take()?;
+    mv.close(job, ending)
 }
 
 /// Whether a device that nothing was done to must be brought back into service: a hook took it out,

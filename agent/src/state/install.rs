@@ -78,10 +78,10 @@ pub(super) fn begin(mv: &mut Move, mut job: JobRun) -> Option<JobRun> {
     match in_hand {
         Some(until_mono_ms) => {
             let (before, next) = (HookMoment::BeforeInstall, AfterHook::Install);
-            match hooks::run(mv, job, before, next, Some(until_mono_ms)) {
-                Ok(job) => Some(job),
-                Err(job) => install(mv, job, index, until_mono_ms),
+            if hooks::run(mv, &mut job, before, next, Some(until_mono_ms)) {
+                return Some(job);
             }
+            install(mv, job, index, until_mono_ms)
         }
         None => {
             mv.enter(&mut job, Phase::AwaitingInstall);

@@ -62,10 +62,9 @@ pub(super) fn permit_answered(
         Permitted::Go { until_mono_ms } => {
             let next = AfterHook::Reboot { why, counted, tries };
             let until = Some(until_mono_ms);
-            let mut job = match hooks::run(mv, job, HookMoment::BeforeReboot, next, until) {
-                Ok(job) => return Some(job),
-                Err(job) => job,
-            };
+            if hooks::run(mv, &mut job, HookMoment::BeforeReboot, next, until) {
+                return Some(job);
+            }
             // One order may be repeated and still is one restart: it names the boot it ends.
             job.reboots += u32::from(!counted);
             let boot_before = mv.state.boot.clone();

@@ -8,8 +8,8 @@ use crate::hresult::Hresult;
 use super::job::End;
 use super::permits::{self, Permitted};
 use super::{
-    AfterHook, Ask, Inspection, InstallFound, JobRun, Move, Phase, RebootWhy, Reversible, UpdateState,
-    UpdateStatus, hooks, proof, reboot, verify,
+    AfterHook, Ask, Inspection, InstallFound, JobRun, Move, Phase, RebootWhy, Reversible,
+    UpdateState, UpdateStatus, hooks, proof, reboot, verify,
 };
 
 /// Removal of a package may take as long as its installation.
@@ -104,10 +104,10 @@ pub(super) fn next(mv: &mut Move, mut job: JobRun) -> Option<JobRun> {
     match job.permit_until_mono_ms.filter(|until| mv.now.mono_ms < *until) {
         Some(until_mono_ms) => {
             let (before, next) = (HookMoment::BeforeInstall, AfterHook::Uninstall);
-            match hooks::run(mv, job, before, next, Some(until_mono_ms)) {
-                Ok(job) => Some(job),
-                Err(job) => uninstall(mv, job, index, until_mono_ms),
+            if hooks::run(mv, &mut job, before, next, Some(until_mono_ms)) {
+                return Some(job);
             }
+            uninstall(mv, job, index, until_mono_ms)
         }
         None => {
             job.permit_until_mono_ms = None;

@@ -3,8 +3,8 @@
 use super::boots::is_strike;
 use super::job::End;
 use super::{
-    AfterHook, JobRun, MAX_BOOTS, Move, Phase, RebootWhy, Start, UpdateState, hooks, install, preflight, reboot,
-    retry, rollback, verify,
+    AfterHook, JobRun, MAX_BOOTS, Move, Phase, RebootWhy, Start, UpdateState, hooks, install,
+    preflight, reboot, retry, rollback, verify,
 };
 
 /// Boots that a job remembers: enough to tell a loop, bounded because a loop has no end.

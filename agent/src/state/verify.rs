@@ -4,8 +4,8 @@ use wardring_seal::{OutcomeResult, UpdateTarget};
 
 use super::job::End;
 use super::{
-    Ask, Inspection, JobRun, Move, Phase, ProbeSample, RebootWhy, ServiceSample, ServicingResult, UpdateState,
-    Verdict, boots, changes, health, hooks, install, permits, proof, reboot, wake,
+    Ask, Inspection, JobRun, Move, Phase, ProbeSample, RebootWhy, ServiceSample, ServicingResult,
+    UpdateState, Verdict, boots, changes, health, hooks, install, permits, proof, reboot, wake,
 };
 
 /// Good samples in a row that make a verdict.
@@ -182,11 +182,8 @@ pub(super) fn sampled(
         return mv.finish(job, end);
     }
     let samples = samples + 1;
-    job.changes = job
-        .baseline
-        .as_ref()
-        .map(|baseline| changes::changes(baseline, &seen))
-        .unwrap_or_default();
+    job.changes =
+        job.baseline.as_ref().map(|baseline| changes::changes(baseline, &seen)).unwrap_or_default();
     let (mut broken, waiting) = judge(&mut job, &seen);
     if broken.is_empty() && samples >= MAX_SAMPLES {
         broken = waiting.clone();

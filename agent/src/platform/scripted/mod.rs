@@ -2,14 +2,17 @@
 //! scripted trouble. Its life goes on in `world.json`, so it survives its own restarts and the
 //! death of the agent, and `world-journal.jsonl` records every act with the permit it had.
 
+mod checks;
 mod life;
 mod network;
 mod world;
 
 pub use network::ScriptedNetwork;
-pub use world::{Availability, Effects, ScriptedUpdate, StoppedService, World, WorldError};
+pub use world::{
+    Availability, Effects, ScriptedHook, ScriptedUpdate, StoppedService, World, WorldError,
+};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -332,6 +335,8 @@ impl Updates for Scripted {
                 .map(|update| (update.kb.clone(), life.status(&self.world, &update.kb)))
                 .collect(),
             services: services.iter().map(|name| (name.clone(), life.sample(name))).collect(),
+            probes: BTreeMap::new(),
+            ports: BTreeSet::new(),
             hard_pending: life
                 .pending()
                 .into_iter()

@@ -19,6 +19,12 @@ pub struct World {
     /// Services and their state after a boot without trouble.
     #[serde(default)]
     pub services: BTreeMap<String, ServiceState>,
+    /// Probes, by name, that fail from the beginning; all others are answered well.
+    #[serde(default)]
+    pub failing_probes: Vec<String>,
+    /// Programs in its hooks folder, by file name.
+    #[serde(default)]
+    pub hooks: BTreeMap<String, ScriptedHook>,
     /// Updates that its source knows.
     #[serde(default)]
     pub updates: Vec<ScriptedUpdate>,
@@ -43,6 +49,18 @@ pub struct World {
     /// Others that patch this device.
     #[serde(default)]
     pub other_patch_sources: Vec<String>,
+}
+
+/// A program in the hooks folder of a scripted Windows.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ScriptedHook {
+    /// How it ends.
+    #[serde(default)]
+    pub exit_code: i32,
+    /// Time that it takes, milliseconds.
+    #[serde(default)]
+    pub takes_ms: u64,
 }
 
 /// One update of a scripted Windows.
@@ -100,6 +118,9 @@ pub struct Effects {
     /// Services that do not come back from the restart.
     #[serde(default)]
     pub after_reboot: Vec<StoppedService>,
+    /// Probes, by name, that fail while it is in force.
+    #[serde(default)]
+    pub fail_probes: Vec<String>,
     /// The device never comes back from the restart.
     #[serde(default)]
     pub never_return: bool,

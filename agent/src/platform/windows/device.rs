@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::ToSocketAddrs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use wardring_protocol::Facts;
 use wardring_seal::{JobKey, UpdateSource, UpdateTarget};
@@ -38,6 +38,7 @@ pub enum OpenError {
 pub struct Windows {
     boot: OwnBoot,
     updates: WindowsUpdate,
+    hooks: PathBuf,
 }
 
 impl Windows {
@@ -49,7 +50,12 @@ impl Windows {
     pub fn open(folder: &Path) -> Result<Windows, OpenError> {
         let boot = OwnBoot::find().map_err(OpenError::Boot)?;
         let updates = updates::open(folder, &boot.id, build_and_ubr, packages);
-        Ok(Windows { boot, updates })
+        Ok(Windows { boot, updates, hooks: folder.join(crate::hooks::FOLDER) })
+    }
+
+    /// The folder of the hooks.
+    pub(super) fn hooks(&self) -> &Path {
+        &self.hooks
     }
 
     /// Keeps what the agent must tell from its own traces, before it changes anything.

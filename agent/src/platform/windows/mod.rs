@@ -2,6 +2,8 @@
 
 mod boots;
 #[cfg(windows)]
+mod checks;
+#[cfg(windows)]
 mod configmgr;
 #[cfg(windows)]
 mod device;
@@ -13,11 +15,15 @@ mod pending;
 #[cfg(windows)]
 mod power;
 mod product;
+mod query;
 mod registry;
 mod renames;
 mod services;
 mod smbios;
 pub mod updates;
+
+#[cfg_attr(not(windows), allow(unused_imports, reason = "asked on Windows only"))]
+use query::events_query;
 
 #[cfg(windows)]
 pub use device::{OpenError, Windows};
