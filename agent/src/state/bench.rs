@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use jiff::{SignedDuration, Timestamp};
 use wardring_protocol::{PERMIT_LIFE_MS, PermitAnswer, Step, key_id};
 use wardring_seal::{
-    Action, HealthChecks, HookMoment, JobKey, JobPayload, OnUnhealthy, OutcomePayload,
-    OutcomeResult, PAYLOAD_VERSION, Preflight, RebootRules, UpdateKind, UpdateSource, UpdateTarget,
+    Action, Check, HealthChecks, Hook, HookMoment, JobKey, JobPayload, OnUnhealthy, OutcomePayload,
+    OutcomeResult, PAYLOAD_VERSION, Preflight, Probe, RebootRules, UpdateKind, UpdateSource,
+    UpdateTarget,
 };
 
 use super::*;
@@ -74,8 +75,12 @@ pub(super) struct Bench {
     pub ports: BTreeSet<u16>,
     /// How the next hooks end; well when it is empty.
     pub hook_ends: VecDeque<Result<(), String>>,
+    /// Hooks of the next jobs.
+    pub hooks: Vec<Hook>,
     /// Hooks that were started, in order.
     pub hooks_run: Vec<String>,
+    /// Hooks that ended well, with the boot.
+    pub hooks_good: BTreeSet<(HookMoment, String, u32)>,
     pub restart_helps: bool,
     pub ignores_reboots: bool,
     /// Windows answers no question any more.
@@ -152,7 +157,9 @@ impl Bench {
             probes: BTreeMap::new(),
             ports: BTreeSet::new(),
             hook_ends: VecDeque::new(),
+            hooks: Vec::new(),
             hooks_run: Vec::new(),
+            hooks_good: BTreeSet::new(),
             restart_helps: false,
             ignores_reboots: false,
             is_silent: false,
@@ -213,14 +220,14 @@ impl Bench {
             },
             health: HealthChecks {
                 services: vec![SERVICE.to_owned()],
-                probes: Vec::new(),
+                probes: self.probes.keys().map(|name| probe(name)).collect(),
                 settle_ms: SETTLE_MS,
                 restart_attempts: 2,
                 sample_interval_ms: 20_000,
             },
             reboot: RebootRules { countdown_ms: 60_000, message: None, stuck_after_ms: 1_800_000 },
             on_unhealthy: OnUnhealthy::Report,
-            hooks: Vec::new(),
+            hooks: self.hooks.clone(),
         }
     }
 
@@ -346,6 +353,7 @@ impl Bench {
             // Acts begin when they are ordered; only their answers may be late.
             Ask::Install { key, update, tries, .. } => {
                 self.may_begin(Step::Install);
+                self.is_prepared(HookMoment::BeforeInstall);
                 for earlier in 0..*tries {
                     let before = self.results.get(&act(key, &update.kb, earlier));
                     let is_failed = before.is_none_or(|result| result.code == 4);
@@ -367,6 +375,7 @@ impl Bench {
             }
             Ask::Uninstall { update, .. } => {
                 self.may_begin(Step::Uninstall);
+                self.is_prepared(HookMoment::BeforeInstall);
                 self.removals += 1;
                 let script = self.updates.get_mut(&update.kb).unwrap();
                 script.stand =
@@ -374,6 +383,7 @@ impl Bench {
             }
             Ask::Reboot { key, boot_before, .. } => {
                 self.may_begin(Step::Reboot);
+                self.is_prepared(HookMoment::BeforeReboot);
                 let is_ordered = matches!(
                     &self.state.job.as_ref().unwrap().phase,
                     Phase::Rebooting { boot_before: journalled, .. } if journalled == boot_before
@@ -409,6 +419,15 @@ impl Bench {
             .iter()
             .any(|(held, asked)| *held == step && self.mono_ms < asked + PERMIT_LIFE_MS);
         assert!(is_held, "{step:?} began without a permit of this run");
+    }
+
+    /// Every hook that comes before this has ended well in this boot.
+    fn is_prepared(&self, moment: HookMoment) {
+        let job = self.state.job.as_ref().unwrap();
+        for hook in job.payload.hooks.iter().filter(|hook| hook.moment == moment) {
+            let name = (moment, hook.program.clone(), self.boot);
+            assert!(self.hooks_good.contains(&name), "without {name:?}");
+        }
     }
 
     /// Windows goes down and comes up; the agent starts with [`Bench::start`].
@@ -513,7 +532,13 @@ impl Bench {
                 let found = self.results.get(&act(key, &update.kb, *tries)).cloned();
                 Answer::Installed(found.map_or(InstallFound::NotBegun, InstallFound::Ended))
             }
-            Ask::RunHook { .. } => Answer::HookEnded(self.hook_ends.pop_front().unwrap_or(Ok(()))),
+            Ask::RunHook { hook, .. } => {
+                let ended = self.hook_ends.pop_front().unwrap_or(Ok(()));
+                if ended.is_ok() {
+                    self.hooks_good.insert((hook.moment, hook.program.clone(), self.boot));
+                }
+                Answer::HookEnded(ended)
+            }
             Ask::Uninstall { update, .. } => {
                 let required = self.updates[&update.kb].reboot_required;
                 Answer::Uninstalled(InstallFound::Ended(result(2, 0, required)))
@@ -607,6 +632,11 @@ impl Bench {
     pub fn is_in_force(&self, kb: &str) -> bool {
         self.updates[kb].stand == Stand::InForce
     }
+}
+
+pub(super) fn probe(name: &str) -> Probe {
+    let check = Check::Tcp { host: None, port: 443 };
+    Probe { name: name.to_owned(), timeout_ms: 10_000, check }
 }
 
 /// Name of one try of an installation.

@@ -174,8 +174,8 @@ pub(super) fn resume(
         AfterHook::Reboot { why, counted, tries } => {
             reboot::count_down(mv, job, why, counted, tries)
         }
-        AfterHook::End if is_new_boot && job.is_answerable() => {
-            // What was proven was another boot.
+        AfterHook::End if job.is_answerable() => {
+            // What was proven was another boot, or what an earlier run of the agent saw of this one.
             job.ending = None;
             verify::settle(mv, job)
         }

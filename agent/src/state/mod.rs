@@ -306,6 +306,8 @@ impl Move {
 #[cfg(test)]
 mod bench;
 #[cfg(test)]
+mod check_stories;
+#[cfg(test)]
 mod milestones;
 #[cfg(test)]
 mod properties;

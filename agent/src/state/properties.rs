@@ -3,7 +3,7 @@
 
 use jiff::SignedDuration;
 use proptest::prelude::*;
-use wardring_seal::{Action, JobKey, JobPayload, OutcomePayload, OutcomeResult};
+use wardring_seal::{Action, Hook, HookMoment, JobKey, JobPayload, OutcomePayload, OutcomeResult};
 
 use super::bench::{Bench, Script, Stand, ended, key, refused};
 use super::*;
@@ -102,8 +102,24 @@ fn scripted((stand, reboot_required, dice, failures): (Stand, bool, [u8; 5], Vec
     }
 }
 
+/// Hooks of all moments or none, and how the first of them end.
+fn hooks() -> impl Strategy<Value = (Vec<Hook>, Vec<Result<(), String>>)> {
+    let moments = [HookMoment::BeforeInstall, HookMoment::BeforeReboot, HookMoment::AfterHealthy];
+    let hooks = prop::sample::subsequence(moments.to_vec(), 0..=3).prop_map(|moments| {
+        let hook = |moment: HookMoment| Hook {
+            moment,
+            program: format!("{}.cmd", moment.as_str()),
+            timeout_ms: 300_000,
+        };
+        moments.into_iter().map(hook).collect()
+    });
+    let end = prop_oneof![4 => Just(Ok(())), 1 => Just(Err("exit code 1".to_owned()))];
+    (hooks, prop::collection::vec(end, 0..8))
+}
+
 fn benches() -> impl Strategy<Value = Bench> {
-    (script(), prop::option::of(script()), any::<[bool; 6]>()).prop_map(|(first, second, flags)| {
+    let inputs = (script(), prop::option::of(script()), any::<[bool; 6]>(), hooks());
+    inputs.prop_map(|(first, second, flags, (hooks, hook_ends))| {
         let mut bench = Bench::new().with("KB1", first);
         if let Some(second) = second {
             bench = bench.with("KB2", second);
@@ -113,6 +129,8 @@ fn benches() -> impl Strategy<Value = Bench> {
         bench.ignores_reboots = flags[2] && flags[3];
         bench.pends_forever = flags[2] && flags[4];
         bench.hides_pending = flags[5];
+        bench.hooks = hooks;
+        bench.hook_ends = hook_ends.into();
         bench
     })
 }
