@@ -308,7 +308,8 @@ fn read(update: &IUpdate) -> windows::core::Result<Update> {
             is_optional: is_set(third),
             is_eula_accepted: update.EulaAccepted()?.as_bool(),
             is_exclusive: impact == Some(iiRequiresExclusiveHandling),
-            reboot_behavior: reboot_behavior.map_or(0, |behavior| behavior.0),
+            // It may, where it does not say.
+            reboot_behavior: reboot_behavior.map_or(2, |behavior| behavior.0),
             supersedes: texts(&update.SupersededUpdateIDs()?)?
                 .iter()
                 .map(|id| id.to_ascii_lowercase())

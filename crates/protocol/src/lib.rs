@@ -21,6 +21,9 @@ pub const MAX_REPORTS: usize = 32;
 /// Longest a gateway holds a batch while it makes it durable, milliseconds; an agent's timeout is longer.
 pub const MAX_REPORT_WAIT_MS: u64 = 15_000;
 
+/// Most updates that facts tell more about.
+pub const MAX_OFFERED: usize = 32;
+
 mod limits;
 
 pub use limits::{Malformed, check_batch, check_permit, check_poll};
@@ -269,6 +272,9 @@ pub struct Facts {
     /// KBs offered and not installed.
     #[serde(default)]
     pub missing: Vec<String>,
+    /// More about the first of `missing`, at most [`MAX_OFFERED`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub offered: Vec<Offered>,
     /// KBs whose last installation failed.
     #[serde(default)]
     pub failed: Vec<String>,
@@ -284,6 +290,43 @@ pub struct Facts {
     /// A person switched the agent to pause on the device.
     #[serde(default)]
     pub paused: bool,
+}
+
+/// What the device's source says about an update that it offers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Offered {
+    /// KB number.
+    pub kb: String,
+    /// Microsoft's classification by its English name (`Security Updates`), where it is a known one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classification: Option<String>,
+    /// Microsoft's severity (`Critical`, …); absent where it gives none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub msrc_severity: Option<String>,
+    /// Largest size of its download, bytes.
+    #[serde(default)]
+    pub size_bytes: u64,
+    /// Whether it can be removed, by its own word. Only packages prove it.
+    #[serde(default)]
+    pub uninstallable: bool,
+    /// Whether it restarts the device, by its own word.
+    pub reboot: RebootBehavior,
+    /// When its publisher last changed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub released: Option<Timestamp>,
+}
+
+/// Whether an update restarts the device: Microsoft's InstallationRebootBehavior.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RebootBehavior {
+    /// It never does.
+    Never,
+    /// It always does.
+    Always,
+    /// It may; also where the update says nothing.
+    #[default]
+    CanRequest,
 }
 
 /// A scan for updates.

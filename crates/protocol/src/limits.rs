@@ -5,8 +5,8 @@ use jiff::Timestamp;
 use wardring_seal::JobKey;
 
 use crate::{
-    Boot, Facts, JobQuery, MAX_POLL_WAIT_S, MAX_REPORTS, PROTOCOL_VERSION, PermitRequest, Progress,
-    ReportBatch, ReportBody, UpdateProgress,
+    Boot, Facts, JobQuery, MAX_OFFERED, MAX_POLL_WAIT_S, MAX_REPORTS, Offered, PROTOCOL_VERSION,
+    PermitRequest, Progress, ReportBatch, ReportBody, UpdateProgress,
 };
 
 /// Shortest and longest plausible times of a device's clock: what lies outside is no time at all,
@@ -126,6 +126,8 @@ fn check_facts(facts: &Facts) -> Result<(), Malformed> {
     texts("installed", &facts.installed, 1_024, 64)?;
     texts("missing", &facts.missing, 512, 64)?;
     texts("failed", &facts.failed, 512, 64)?;
+    count("offered", &facts.offered, MAX_OFFERED)?;
+    facts.offered.iter().try_for_each(check_offered)?;
     texts("otherPatchSources", &facts.other_patch_sources, 32, 256)?;
     if let Some(scan) = &facts.last_scan {
         time("lastScan.time", scan.time)?;
@@ -142,6 +144,13 @@ fn check_facts(facts: &Facts) -> Result<(), Malformed> {
         filled("services.state", &service.state, 32)?;
     }
     Ok(())
+}
+
+fn check_offered(offered: &Offered) -> Result<(), Malformed> {
+    filled("offered.kb", &offered.kb, 64)?;
+    text("offered.classification", offered.classification.as_deref().unwrap_or_default(), 64)?;
+    text("offered.msrcSeverity", offered.msrc_severity.as_deref().unwrap_or_default(), 32)?;
+    offered.released.map_or(Ok(()), |released| time("offered.released", released))
 }
 
 fn check_progress(progress: &Progress) -> Result<(), Malformed> {
@@ -244,6 +253,27 @@ mod tests {
         batch(vec![Report { seq: 1, body: ReportBody::Facts(Box::new(facts)) }])
     }
 
+    fn offered() -> Offered {
+        Offered { kb: "KB5068787".to_owned(), ..Offered::default() }
+    }
+
+    #[test]
+    fn the_longest_facts_about_offers_leave_room_for_everything_else_in_a_report() {
+        let longest = Offered {
+            kb: "K".repeat(64),
+            classification: Some("x".repeat(64)),
+            msrc_severity: Some("x".repeat(32)),
+            size_bytes: u64::MAX,
+            released: Some("2026-11-21T02:00:00.123456789Z".parse().unwrap()),
+            ..Offered::default()
+        };
+        let full = facts(Facts { offered: vec![longest; MAX_OFFERED], ..Facts::default() });
+        assert_eq!(check_batch(&full), Ok(()));
+        assert!(serde_json::to_vec(&full).unwrap().len() < crate::MAX_BODY / 4);
+        let older = r#"{"hostname":"x","product":"","build":"","agentVersion":""}"#;
+        assert!(serde_json::from_str::<Facts>(older).unwrap().offered.is_empty());
+    }
+
     #[test]
     fn a_newer_protocol_version_is_refused_by_number() {
         let newer = ReportBatch { version: PROTOCOL_VERSION + 1, ..batch(vec![]) };
@@ -269,6 +299,27 @@ mod tests {
     fn lists_and_texts_have_limits() {
         let many = Facts { roles: vec!["x".to_owned(); 33], ..Facts::default() };
         assert_eq!(check_batch(&facts(many)), Err(Malformed::TooMany { field: "roles", max: 32 }));
+        let many = Facts { offered: vec![offered(); MAX_OFFERED + 1], ..Facts::default() };
+        let too_many = Malformed::TooMany { field: "offered", max: MAX_OFFERED };
+        assert_eq!(check_batch(&facts(many)), Err(too_many));
+        for (evil, field) in [
+            (Offered { kb: String::new(), ..offered() }, "offered.kb"),
+            (
+                Offered { classification: Some("x".repeat(65)), ..offered() },
+                "offered.classification",
+            ),
+            (
+                Offered { msrc_severity: Some("a\u{202e}b".to_owned()), ..offered() },
+                "offered.msrcSeverity",
+            ),
+            (
+                Offered { released: Some("-000044-03-15T00:00:00Z".parse().unwrap()), ..offered() },
+                "offered.released",
+            ),
+        ] {
+            let error = check_batch(&facts(Facts { offered: vec![evil], ..Facts::default() }));
+            assert!(error.unwrap_err().to_string().contains(field), "{field}");
+        }
         let long = Facts { build: "9".repeat(65), ..Facts::default() };
         assert_eq!(check_batch(&facts(long)), Err(Malformed::TooLong { field: "build", max: 64 }));
         let outcome = |seq| Report {

@@ -271,6 +271,7 @@ impl Machine for Scripted {
                 })
                 .collect(),
             other_patch_sources: self.world.other_patch_sources.clone(),
+            offered: Vec::new(),
             paused: false,
         }
     }

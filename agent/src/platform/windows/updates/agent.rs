@@ -167,6 +167,7 @@ impl WindowsUpdate {
         facts.installed = inventory.installed();
         facts.installed_count = u32::try_from(facts.installed.len()).unwrap_or(u32::MAX);
         facts.missing = inventory.missing();
+        facts.offered = inventory.offered();
         facts.failed.clone_from(&inventory.failed);
         if inventory.reboot_required && inventory.boot == self.boot {
             facts

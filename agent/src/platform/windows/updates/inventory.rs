@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use wardring_protocol::Scan;
+use wardring_protocol::{MAX_OFFERED, Offered, RebootBehavior, Scan};
 
 use super::record;
 use super::wua::{DEFINITIONS, Entry, Identity, Update, kb_in};
@@ -95,18 +95,49 @@ impl Inventory {
     /// themselves every day, previews are offered to those who look for them, and what was hidden on
     /// the device is not offered on it.
     pub fn missing(&self) -> Vec<String> {
-        kbs(self.software(|update| {
-            !update.is_installed
-                && !update.reboot_required
-                && !update.is_hidden
-                && !update.is_optional
-                && update.is_for_installation
-                && !update.is_in(DEFINITIONS)
-        }))
+        kbs(self.software(is_missing))
+    }
+
+    /// More about the first of them, from the update that is behind each.
+    pub fn offered(&self) -> Vec<Offered> {
+        let updates = self.software(is_missing);
+        let of = |kb: &String| updates.iter().find(|update| update.kbs.contains(kb));
+        let missing = self.missing();
+        let known = missing.iter().filter_map(|kb| Some((kb, of(kb)?)));
+        known.take(MAX_OFFERED).map(|(kb, update)| offered(kb, update)).collect()
     }
 
     fn software(&self, is_wanted: impl Fn(&Update) -> bool) -> Vec<&Update> {
         self.updates.iter().filter(|update| !update.is_driver && is_wanted(update)).collect()
+    }
+}
+
+fn is_missing(update: &Update) -> bool {
+    !update.is_installed
+        && !update.reboot_required
+        && !update.is_hidden
+        && !update.is_optional
+        && update.is_for_installation
+        && !update.is_in(DEFINITIONS)
+}
+
+fn offered(kb: &str, update: &Update) -> Offered {
+    // MsrcSeverity is not translated (`nf-wuapi-iupdate-get_msrcseverity.md`); anything else than
+    // Microsoft's words is not repeated.
+    const SEVERITIES: [&str; 4] = ["Critical", "Important", "Moderate", "Low"];
+    let severity = SEVERITIES.into_iter().find(|word| *word == update.severity);
+    Offered {
+        kb: kb.to_owned(),
+        classification: update.classification().map(str::to_owned),
+        msrc_severity: severity.map(str::to_owned),
+        size_bytes: update.size_bytes,
+        uninstallable: update.is_uninstallable,
+        reboot: match update.reboot_behavior {
+            0 => RebootBehavior::Never,
+            1 => RebootBehavior::Always,
+            _ => RebootBehavior::CanRequest,
+        },
+        released: update.changed_at,
     }
 }
 
@@ -186,6 +217,39 @@ mod tests {
             ..Inventory::default()
         };
         assert_eq!(inventory.missing(), ["KB1000001"]);
+    }
+
+    #[test]
+    fn what_is_missing_is_told_with_what_its_source_says_of_it() {
+        let security = "0FA1201D-4330-4FA8-8AE9-B877473B6441";
+        let cumulative = Update {
+            categories: vec!["A-PRODUCT".to_owned(), security.to_owned()],
+            severity: "Critical".to_owned(),
+            size_bytes: 734_003_200,
+            is_uninstallable: true,
+            reboot_behavior: 1,
+            changed_at: Some(at("2026-11-10T18:00:00Z")),
+            ..update("KB1000001")
+        };
+        let silent = Update { severity: "Kritisch".to_owned(), ..update("KB1000002") };
+        let installed = Update { is_installed: true, ..update("KB1000003") };
+        let updates = vec![cumulative, silent, installed];
+        let offered = Inventory { updates, ..Inventory::default() }.offered();
+        assert_eq!(offered.len(), 2);
+        let expected = Offered {
+            kb: "KB1000001".to_owned(),
+            classification: Some("Security Updates".to_owned()),
+            msrc_severity: Some("Critical".to_owned()),
+            size_bytes: 734_003_200,
+            uninstallable: true,
+            reboot: RebootBehavior::Always,
+            released: Some(at("2026-11-10T18:00:00Z")),
+        };
+        assert_eq!(offered[0], expected);
+        assert_eq!((&offered[1].classification, &offered[1].msrc_severity), (&None, &None));
+        let updates = (0..40).map(|n| update(&format!("KB10000{n:02}"))).collect();
+        let many = Inventory { updates, ..Inventory::default() };
+        assert_eq!((many.missing().len(), many.offered().len()), (40, MAX_OFFERED));
     }
 
     #[test]

@@ -19,4 +19,4 @@ pub use agent::{Device, Limits, Seen, WindowsUpdate};
 pub use calls::Connect;
 pub use policy::{AUTOMATIC, POLICY, Policy};
 #[cfg(windows)]
-pub use real::open;
+pub use real::{open, read_policy};

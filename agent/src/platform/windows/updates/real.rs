@@ -18,11 +18,12 @@ pub fn open(
     build: fn() -> String,
     packages: fn() -> BTreeSet<String>,
 ) -> WindowsUpdate {
-    let device = Device { build, packages, policy };
+    let device = Device { build, packages, policy: read_policy };
     WindowsUpdate::open(folder, boot, device, Limits::default(), Arc::new(ffi::wua::open))
 }
 
-fn policy() -> Policy {
+/// The policies of this computer.
+pub fn read_policy() -> Policy {
     let number = |path: &str, name: &str| LOCAL_MACHINE.open(path).ok()?.get_u32(name).ok();
     Policy {
         server: LOCAL_MACHINE.open(POLICY).and_then(|key| key.get_string("WUServer")).ok(),

@@ -12,6 +12,17 @@ use crate::hresult::Hresult;
 /// Definitions of Defender; `CategoryIDs` of Windows Update never change.
 pub const DEFINITIONS: &str = "E0789628-CE08-4437-BE74-2495B842F43B";
 
+/// Classifications by their `CategoryIDs`, in Microsoft's English names, which a rollout selects by.
+const CLASSIFICATIONS: [(&str, &str); 7] = [
+    ("0FA1201D-4330-4FA8-8AE9-B877473B6441", "Security Updates"),
+    ("E6CF1350-C01B-414D-A61F-263D14D133B4", "Critical Updates"),
+    (DEFINITIONS, "Definition Updates"),
+    ("28BC880E-0592-4CBF-8F95-C79B17911D5F", "Update Rollups"),
+    ("CD5FFD1E-E932-4E3A-BF74-18BF0B1BBD83", "Updates"),
+    ("3689BDC8-B205-4AF4-8D4A-A63924C5E9D5", "Upgrades"),
+    ("EBFC1FC5-71A4-4F7B-9ACA-3B9A503104A0", "Drivers"),
+];
+
 /// WU_S_ALREADY_INSTALLED.
 pub const ALREADY_INSTALLED: u32 = 0x0024_0006;
 /// WU_E_NO_UPDATE: there is no such update here.
@@ -98,6 +109,11 @@ pub struct Update {
 }
 
 impl Update {
+    /// Its classification; none where the GUID is not a known one.
+    pub fn classification(&self) -> Option<&'static str> {
+        CLASSIFICATIONS.into_iter().find(|(id, _)| self.is_in(id)).map(|(_, name)| name)
+    }
+
     /// Whether it is of this category.
     pub fn is_in(&self, category: &str) -> bool {
         self.categories.iter().any(|own| own.eq_ignore_ascii_case(category))
