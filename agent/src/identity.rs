@@ -122,6 +122,18 @@ impl IdentityFile {
         IdentityFile { path: folder.join(FILE), wrapping: WRAPPING }
     }
 
+    /// Texts that must not be shown to anybody: the key, as it is kept and as lines of its own.
+    pub fn secrets(&self) -> Vec<String> {
+        let Ok(Some(stored)) = self.read() else { return Vec::new() };
+        let lines = |pem: &String| {
+            let inner = pem.lines().filter(|line| !line.starts_with("-----"));
+            inner.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let mut secrets = stored.key.as_ref().map(lines).unwrap_or_default();
+        secrets.extend(stored.wrapped_key);
+        secrets
+    }
+
     /// Wraps a key that an agent before this one left in the clear.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 //! platform is the device, the client the gateways. Nothing here executes anything that came from
 //! outside: a job names updates and services, and its actions are a closed set.
 
+pub mod bundle;
 mod chance;
 pub mod client;
 pub mod data;

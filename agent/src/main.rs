@@ -38,6 +38,8 @@ enum Command {
     Run(Run),
     /// Show who this device is and what it is doing.
     Status(commands::status::Status),
+    /// Write what the agent knows and did into an archive, without secrets, for whoever helps.
+    SupportBundle(commands::support::SupportBundle),
     /// Say what a code of Windows means and what to do about it; without one, list all that are known.
     Explain(Explain),
     /// Print the version.
@@ -99,6 +101,7 @@ fn main() -> ExitCode {
         Command::Service(service) => commands::install::serve(service),
         Command::Run(run) => carry(run),
         Command::Status(status) => commands::status::show(&status),
+        Command::SupportBundle(support) => commands::support::write(&support),
         Command::Explain(explain) => tell(&explain),
         Command::Version => {
             println!("{}", env!("CARGO_PKG_VERSION"));

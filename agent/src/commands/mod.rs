@@ -3,3 +3,4 @@
 #[cfg(windows)]
 pub mod install;
 pub mod status;
+pub mod support;

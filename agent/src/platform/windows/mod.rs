@@ -20,6 +20,8 @@ mod registry;
 mod renames;
 mod services;
 mod smbios;
+#[cfg(windows)]
+mod support;
 pub mod updates;
 
 #[cfg_attr(not(windows), allow(unused_imports, reason = "asked on Windows only"))]
@@ -29,3 +31,5 @@ use query::events_query;
 pub use device::{OpenError, Windows};
 #[cfg(windows)]
 pub use name::computer_name;
+#[cfg(windows)]
+pub use support::for_support;

@@ -1,0 +1,34 @@
+//! What a support bundle says of Windows. Read only, and without asking Windows Update: the agent
+//! may be at work meanwhile.
+
+use serde_json::{Value, json};
+
+use super::pending::{self, Known};
+use super::registry::{LocalMachine, number, text};
+use super::{computer_name, neighbours};
+use crate::ffi;
+use crate::service;
+
+const CURRENT_VERSION: &str = r"SOFTWARE\Microsoft\Windows NT\CurrentVersion";
+
+/// Version, signs of a pending restart, neighbours and the state of our service.
+pub fn for_support() -> Value {
+    let read = |name| text(&LocalMachine, CURRENT_VERSION, name);
+    let services = ffi::list_services().unwrap_or_default();
+    let own = services.iter().find(|service| service.name.eq_ignore_ascii_case(service::NAME));
+    json!({
+        "computer": computer_name(),
+        "productName": read("ProductName"),
+        "displayVersion": read("DisplayVersion"),
+        "installationType": read("InstallationType"),
+        "build": read("CurrentBuild"),
+        "ubr": number(&LocalMachine, CURRENT_VERSION, "UBR"),
+        "uptimeMs": ffi::uptime_ms(),
+        // What only the running agent knows stands in its log.
+        "pendingReboot": pending::sources(&LocalMachine, &Known::default()),
+        "roles": neighbours::roles(&LocalMachine),
+        "otherPatchSources": neighbours::others(&LocalMachine),
+        "service": own.map(|own| json!({ "state": own.state, "pid": own.pid })),
+        "services": services.len(),
+    })
+}
