@@ -14,6 +14,12 @@ pub fn around(base: Duration) -> Duration {
     base.mul_f64(0.5 + number() as f64 / u64::MAX as f64)
 }
 
+/// A random number below `count`; 0 if that is 0.
+pub fn below(count: usize) -> usize {
+    let count = u64::try_from(count).unwrap_or(u64::MAX).max(1);
+    usize::try_from(number() % count).unwrap_or_default()
+}
+
 /// A random number.
 pub fn number() -> u64 {
     let mut bytes = [0; 8];

@@ -18,6 +18,7 @@ use wardring_protocol::{
 use wardring_seal::Fingerprint;
 use wardring_seal::tls::{TlsError, client_config, first_contact_config};
 
+use crate::chance;
 use crate::gateway::{Gateway, GatewayError, TrustFault};
 use crate::identity::Identity;
 use crate::platform::wall_clock;
@@ -125,8 +126,9 @@ impl HttpGateway {
     fn new(addresses: &Addresses, tls: ClientConfig) -> Result<Self, ClientError> {
         Ok(HttpGateway {
             client: RwLock::new(client(addresses, tls)?),
+            // A fleet has one list of gateways: whoever began with its first would leave the others idle.
+            current: AtomicUsize::new(chance::below(addresses.gateways.len())),
             addresses: addresses.clone(),
-            current: AtomicUsize::new(0),
         })
     }
 
@@ -342,4 +344,22 @@ fn root_cause(error: &dyn std::error::Error) -> String {
         last = source;
     }
     last.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fleet_with_one_list_of_gateways_uses_all_of_them() {
+        let list = ["https://gw-1:8443", "https://gw-2:8443"].map(str::to_owned);
+        let addresses = Addresses::parse(&list, None).unwrap();
+        let first = |_| {
+            let gateway = HttpGateway::first_contact(&addresses, Fingerprint::of(b"root")).unwrap();
+            gateway.current.load(Ordering::Relaxed)
+        };
+        // All of 64 devices at one of two gateways: once in 2^63.
+        let firsts: std::collections::BTreeSet<usize> = (0..64).map(first).collect();
+        assert_eq!(firsts.into_iter().collect::<Vec<_>>(), [0, 1]);
+    }
 }
