@@ -63,7 +63,7 @@ pub async fn run(cluster: &Cluster, args: &Enroll) -> Result<()> {
     let token = EnrollmentToken::new(&name, spec);
     let token = cluster.here::<EnrollmentToken>().create(&params, &token).await?;
     let gateway = args.gateway.as_deref().unwrap_or(PLACEHOLDER);
-    let command = format!("wardring-agent run --gateway {gateway} --token {}", fresh.text);
+    let command = format!("wardring-agent install --gateway {gateway} --token {}", fresh.text);
     if args.gateway.is_none() {
         eprintln!("Replace GATEWAY by the address of your gateways; --gateway does it here.");
     }

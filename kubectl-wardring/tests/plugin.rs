@@ -272,7 +272,7 @@ async fn enroll_makes_a_token_whose_secret_is_only_in_the_line_it_prints() -> Re
 
     assert!(
         line.starts_with(
-            "wardring-agent run --gateway https://gw.example:8443 --token patching/servers."
+            "wardring-agent install --gateway https://gw.example:8443 --token patching/servers."
         ),
         "{line}"
     );
