@@ -20,8 +20,8 @@ mod act {
     use anyhow::{Context, bail};
     use serde_json::{Value, json};
     use wardring_agent::platform::windows::Windows;
-    use wardring_agent::platform::{Machine, Performed, Permit, Services, Terms, Updates};
-    use wardring_seal::{Action, JobKey, UpdateKind, UpdateSource, UpdateTarget};
+    use wardring_agent::platform::{Checks, Machine, Performed, Permit, Services, Terms, Updates};
+    use wardring_seal::{Action, Hook, JobKey, Probe, UpdateKind, UpdateSource, UpdateTarget};
 
     const TERMS: Terms = Terms { source: UpdateSource::Default, accept_eula: false };
 
@@ -64,6 +64,15 @@ mod act {
                     "build": seen.build,
                     "freeDiskGb": seen.free_disk_gb,
                 })
+            }
+            "probe" => {
+                let probes: Vec<Probe> = serde_json::from_str(rest.first().context("no probes")?)?;
+                serde_json::to_value(device.probe(&probes).await)?
+            }
+            "ports" => serde_json::to_value(device.ports())?,
+            "hook" => {
+                let hook: Hook = serde_json::from_str(rest.first().context("no hook")?)?;
+                json!({ "failed": device.run_hook(&hook).await.err() })
             }
             "restart" => match device.restart(rest.first().context("no service")?).await {
                 Ok(()) => json!({ "restarted": true }),
