@@ -77,7 +77,7 @@ impl Device {
 
     fn status(&self) -> Failure {
         let mut command = self.command();
-        command.arg("status").arg("--data-dir").arg(self.data());
+        command.args(["status", "-o", "json", "--data-dir"]).arg(self.data());
         Failure::of(command)
     }
 }
@@ -338,6 +338,22 @@ fn a_damaged_journal_is_told_by_status_and_does_not_keep_the_agent_from_reportin
     let failure = device.run();
     failure.says(&["no gateway accepted this device"]);
     assert!(failure.stderr.contains("the journal is damaged"), "{}", failure.stderr);
+}
+
+#[test]
+fn the_status_reads_like_a_few_lines_and_needs_to_know_where_to_look() {
+    let device = Device::new(&closed_port(), &token_of(&authority()));
+    device.run().says(&["no gateway accepted this device"]);
+    let mut command = Command::new(PROGRAM);
+    let told = command.arg("status").arg("--data-dir").arg(device.data()).output().unwrap();
+    let text = String::from_utf8(told.stdout).unwrap();
+    assert!(told.status.success(), "{text}");
+    assert!(text.starts_with("device       srv-1, waits for its enrolment\n"), "{text}");
+    assert!(text.contains("\nmode         Observe\n") && text.ends_with("job          none\n"));
+    let mut command = Command::new(PROGRAM);
+    command.arg("status").env_remove("WARDRING_DATA_DIR");
+    let nowhere = command.output().unwrap();
+    assert!(String::from_utf8_lossy(&nowhere.stderr).contains("--data-dir"));
 }
 
 #[test]
