@@ -6,6 +6,7 @@ mod configmgr;
 mod events;
 mod folders;
 mod host;
+pub mod look;
 mod milestones;
 mod ports;
 mod power;

@@ -26,6 +26,7 @@ pub mod outbox;
 pub mod platform;
 pub mod probes;
 pub mod run;
+pub mod selftest;
 pub mod service;
 pub mod settings;
 pub mod state;

@@ -42,6 +42,12 @@ enum Command {
     SupportBundle(commands::support::SupportBundle),
     /// Say what a code of Windows means and what to do about it; without one, list all that are known.
     Explain(Explain),
+    /// Check what the agent needs and assumes of this Windows, without changing it.
+    ///
+    /// Ends with 0 when all is as believed, 1 when something differs, 2 when something that the agent
+    /// needs could not be told.
+    #[cfg(windows)]
+    Selftest(commands::selftest::Selftest),
     /// Print the version.
     Version,
 }
@@ -103,6 +109,11 @@ fn main() -> ExitCode {
         Command::Status(status) => commands::status::show(&status),
         Command::SupportBundle(support) => commands::support::write(&support),
         Command::Explain(explain) => tell(&explain),
+        #[cfg(windows)]
+        Command::Selftest(selftest) => match commands::selftest::run(&selftest) {
+            Ok(code) => return ExitCode::from(code),
+            Err(error) => Err(error),
+        },
         Command::Version => {
             println!("{}", env!("CARGO_PKG_VERSION"));
             Ok(())

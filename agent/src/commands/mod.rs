@@ -2,5 +2,7 @@
 
 #[cfg(windows)]
 pub mod install;
+#[cfg(windows)]
+pub mod selftest;
 pub mod status;
 pub mod support;

@@ -18,6 +18,8 @@ mod product;
 mod query;
 mod registry;
 mod renames;
+#[cfg(windows)]
+pub mod selftest;
 mod services;
 mod smbios;
 #[cfg(windows)]

@@ -12,8 +12,8 @@ mod run;
 mod table;
 
 #[cfg(windows)]
-pub(super) use package::{in_force, installed};
+pub(super) use package::{Identity, State, in_force, installed};
 #[cfg(windows)]
 pub(super) use reversible::status;
 #[cfg(windows)]
-pub(super) use run::uninstall;
+pub(super) use run::{listed, uninstall};

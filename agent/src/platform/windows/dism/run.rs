@@ -100,7 +100,10 @@ fn verify(known: &[Identity], reboot_required: bool) -> ServicingResult {
 }
 
 /// The packages as DISM lists them.
-fn listed() -> Result<BTreeMap<Identity, State>, u32> {
+///
+/// # Errors
+/// The code that DISM ended with, or why there is no list.
+pub(in crate::platform::windows) fn listed() -> Result<BTreeMap<Identity, State>, u32> {
     let ran = dism(&["/Online", "/English", "/Get-Packages", "/Format:Table"])?;
     let listed = table::packages(&ran.output);
     // Every Windows has packages: a list without any was not understood.
