@@ -119,6 +119,16 @@ pub(super) mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn whatever_arrives_is_borne(
+            packet in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..64),
+            name in "[a-z.]{0,80}",
+        ) {
+            let _ = (judge("a.example", 7, &packet), question(&name, 7));
+        }
+    }
+
     #[tokio::test]
     async fn a_server_is_asked_again_when_its_answer_was_lost() {
         let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();

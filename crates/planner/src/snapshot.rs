@@ -190,7 +190,7 @@ pub struct JobView {
     pub updated_at: Option<Timestamp>,
     /// A sentence from the agent.
     pub message: Option<String>,
-    /// Services that do not run, as last reported.
+    /// Services that do not run and probes that fail, as last reported.
     pub unhealthy: Vec<String>,
     /// Made again because somebody deleted it: counts as permitted, is never recalled.
     pub repaired: bool,

@@ -153,7 +153,10 @@ fn of_job(job: &PatchJob, name: &str) -> Vec<String> {
         lines.push(format!("  It must be done by {}.", spec.finish_by));
     }
     if !status.unhealthy.is_empty() {
-        lines.push(format!("  Services that do not run: {}.", status.unhealthy.join(", ")));
+        lines.push(format!("  Not healthy: {}.", status.unhealthy.join(", ")));
+    }
+    if !status.changes.is_empty() {
+        lines.push(format!("  Different from before: {}.", status.changes.join("; ")));
     }
     lines
 }
