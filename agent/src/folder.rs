@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 pub enum FolderError {
     /// It cannot be made or looked at.
     #[error(
-        "failed to use the data folder {folder}; run the agent as an administrator or as a service"
+        "failed to use the data folder {folder}; run the agent as an administrator or as a service, or, \
+         if you do, delete the folder, which somebody else made"
     )]
     Access {
         /// Which.

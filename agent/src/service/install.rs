@@ -12,6 +12,7 @@ use super::manager::{Installed as Service, Manager, ManagerError};
 use super::{Undo, event_log, program};
 use crate::folder::{self, FolderError};
 use crate::identity::{IdentityError, IdentityFile, Known};
+use crate::journal::{Durability, Journal, Loaded, SCHEMA};
 use crate::platform::windows::computer_name;
 use crate::settings::{self, Settings, SettingsError};
 
@@ -81,6 +82,17 @@ pub enum InstallError {
     OtherFolder {
         /// Where.
         found: PathBuf,
+    },
+    /// A newer agent was here.
+    #[error(
+        "the journal in {folder} was written by a newer agent (layout {layout}; this one reads \
+         {SCHEMA}); install that one or a newer one"
+    )]
+    Newer {
+        /// The data folder.
+        folder: PathBuf,
+        /// Layout of the journal.
+        layout: u32,
     },
     /// The service control manager.
     #[error(transparent)]
@@ -187,6 +199,9 @@ fn carry_out(
         });
     }
     let identity = IdentityFile::new(folder).load()?;
+    if let Loaded::Newer(layout) = Journal::new(folder, Durability::Disk).load() {
+        return Err(InstallError::Newer { folder: folder.to_owned(), layout });
+    }
     let name = choose_name(order, folder, &identity)?;
     let is_enrolled = matches!(identity, Known::Enrolled(_));
     let token = order.token.as_ref().filter(|_| !is_enrolled);

@@ -1,7 +1,7 @@
 //! Where the installed program and its data are, and putting the program there.
 
-use std::fs::{self, File};
-use std::io;
+use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use windows_registry::LOCAL_MACHINE;
@@ -9,7 +9,7 @@ use windows_registry::LOCAL_MACHINE;
 use super::command::Command;
 use super::{NAME, Undo};
 use crate::ffi;
-use crate::files::replace;
+use crate::files::{private_file, replace};
 
 const FOLDER: &str = "Wardring";
 const PROGRAM: &str = "wardring-agent.exe";
@@ -62,9 +62,7 @@ pub(super) fn place(installed: &Path, undo: &mut Undo) -> io::Result<()> {
     if !is_first {
         fs::copy(installed, &previous)?;
     }
-    let placed = fs::copy(&running, &new)
-        .and_then(|_| File::options().write(true).open(&new)?.sync_all())
-        .and_then(|()| replace(&new, installed));
+    let placed = copy(&running, &new).and_then(|()| replace(&new, installed));
     if let Err(error) = placed {
         // Neither was there before.
         let _ = fs::remove_file(&new);
@@ -76,6 +74,14 @@ pub(super) fn place(installed: &Path, undo: &mut Undo) -> io::Result<()> {
         back.map_err(|error| error.to_string())
     });
     Ok(())
+}
+
+/// Copies the content and nothing else: neither that the file is read-only nor where it came from.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let content = fs::read(from)?;
+    let mut file = private_file(to)?;
+    file.write_all(&content)?;
+    file.sync_all()
 }
 
 /// Removes what [`place`] kept for the way back.

@@ -6,11 +6,16 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
 use serde_json::Value;
+use tokio::sync::watch;
+use wardring_agent::journal::Durability;
+use wardring_agent::platform::scripted::World;
+use wardring_agent::run::{Setup, live_scripted};
 use wardring_wine_tests::gateway::TestGateway;
 use wardring_wine_tests::prefix::{Prefix, build_agent};
 
@@ -283,4 +288,63 @@ async fn a_service_whose_folder_was_opened_to_others_does_not_run() {
     device.prefix.wine(["sc", "start", "WardringAgent"]).unwrap();
     gateway.wait_for("srv-1", "a second run", |seen| seen.runs.len() == 2).await;
     device.prefix.wine(["sc", "stop", "WardringAgent"]).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_of_an_older_agent_is_wrapped_and_a_bundle_for_helpers_shows_no_key() {
+    let gateway = TestGateway::start(SignedDuration::from_hours(24)).await.unwrap();
+    let device = Device::new(&gateway).await;
+    device.install();
+    let seen = gateway.wait_for("srv-1", "facts", |seen| seen.facts.is_some()).await;
+    device.prefix.wine(["sc", "stop", "WardringAgent"]).unwrap();
+    device.wait("the stop", |device| device.state().contains("STOPPED"));
+
+    // The same device, as an agent left it that did not wrap keys.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let plain = enrolled_without_wrapping(&gateway, elsewhere.path()).await;
+    assert!(plain.contains("PRIVATE KEY"));
+    let identity = device.data().join("identity.json");
+    fs::write(&identity, &plain).unwrap();
+    device.prefix.wine(["sc", "start", "WardringAgent"]).unwrap();
+    let runs = seen.runs.len() + 2;
+    gateway.wait_for("srv-1", "a run with that key", |seen| seen.runs.len() >= runs).await;
+    let wrapped = fs::read_to_string(&identity).unwrap();
+    assert!(wrapped.contains("wrappedKey") && !wrapped.contains("PRIVATE KEY"), "{wrapped}");
+
+    let said = device.does(&["support-bundle", "--out", r"C:\wardring\help.zip"]);
+    assert!(said.contains("holds no keys"), "{said}");
+    let bundle = fs::read(device.prefix.drive().join("wardring/help.zip")).unwrap();
+    let text = String::from_utf8_lossy(&bundle);
+    // Nothing in it is compressed.
+    assert!(text.contains("pendingReboot") && text.contains("\"device\": \"srv-1\""));
+    assert!(text.contains("log/agent.jsonl") && text.contains("runs as device srv-1"));
+    let wrapped: Value = serde_json::from_str(&wrapped).unwrap();
+    let seed = device.token.split('.').nth(1).unwrap();
+    for secret in [wrapped["wrappedKey"].as_str().unwrap(), "PRIVATE KEY", seed] {
+        assert!(!text.contains(secret), "{secret}");
+    }
+    device.does(&["uninstall", "--purge"]);
+}
+
+/// Enrols the device with the build for Linux, which wraps nothing; its identity file.
+async fn enrolled_without_wrapping(gateway: &TestGateway, folder: &Path) -> String {
+    let world = folder.join("world.yaml");
+    fs::write(&world, "{product: Windows Server 2022, build: '20348.2700'}").unwrap();
+    let setup = Setup {
+        gateways: vec![gateway.url()],
+        proxy: None,
+        token: Some(gateway.token.reveal()),
+        name: "srv-1".to_owned(),
+        folder: folder.join("data"),
+        durability: Durability::Disk,
+        poll_wait_s: 5,
+        enrol_within: Duration::from_secs(60),
+    };
+    let (before, world) = (gateway.seen("srv-1").runs.len(), World::read(&world).unwrap());
+    let (stop, stopped) = watch::channel(false);
+    let life = tokio::spawn(live_scripted(setup, Arc::new(world), stopped, || {}));
+    gateway.wait_for("srv-1", "its run", |seen| seen.runs.len() > before).await;
+    stop.send_replace(true);
+    life.await.unwrap().unwrap();
+    fs::read_to_string(folder.join("data/identity.json")).unwrap()
 }
