@@ -182,6 +182,15 @@ async fn the_agent_installs_itself_enrols_as_a_service_and_leaves_nothing_behind
     assert!(said.contains(r"keeps its data in C:\ProgramData\Wardring"), "{said}");
     assert!(device.state().contains("RUNNING"), "what is refused changes nothing");
 
+    // One that fails in the middle leaves the agent running as it was.
+    let in_the_way = device.program().with_extension("new");
+    fs::create_dir(&in_the_way).unwrap();
+    let said = device.refuses(&["install", "--gateway", "https://third:8443"]);
+    assert!(said.contains("failed to put the program to"), "{said}");
+    fs::remove_dir(&in_the_way).unwrap();
+    assert_eq!(fs::read_to_string(device.data().join("settings.json")).unwrap(), settings);
+    gateway.wait_for("srv-1", "a fourth run", |seen| seen.runs.len() == 4).await;
+
     device.prefix.wine(["sc", "stop", "WardringAgent"]).unwrap();
     device.wait("the stop", |device| device.state().contains("STOPPED"));
     let last = device.log().lines().last().unwrap().to_owned();
@@ -194,7 +203,7 @@ async fn the_agent_installs_itself_enrols_as_a_service_and_leaves_nothing_behind
 
     // It is still the same device, and goes from the installed program.
     device.does(&["install", "--gateway", &device.url]);
-    gateway.wait_for("srv-1", "a fourth run", |seen| seen.runs.len() == 4).await;
+    gateway.wait_for("srv-1", "a fifth run", |seen| seen.runs.len() == 5).await;
     assert_eq!(gateway.seen("srv-1").certificates, 1);
     let said = device.prefix.wine([INSTALLED, "uninstall", "--purge"]).unwrap();
     assert!(said.contains("Windows deletes it at the next restart"), "{said}");
