@@ -26,6 +26,10 @@ const SCHEMA: u32 = 1;
 /// Most KBs of one list in a report; the protocol takes 1,024 and 512.
 const MOST_KBS: usize = 500;
 
+/// Seconds since 1970 between which a date can be that of an update: until the end of 9999, as dates
+/// of Windows do.
+const RELEASED: std::ops::RangeInclusive<i64> = 0..=253_402_300_799;
+
 /// Everything known about the updates of this device.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -137,7 +141,8 @@ fn offered(kb: &str, update: &Update) -> Offered {
             1 => RebootBehavior::Always,
             _ => RebootBehavior::CanRequest,
         },
-        released: update.changed_at,
+        // An update without a date says that it was changed in 1899, which no report may carry.
+        released: update.changed_at.filter(|at| RELEASED.contains(&at.as_second())),
     }
 }
 
@@ -174,6 +179,7 @@ pub fn failed(history: &[Entry], updates: &[Update]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::wua::ole_date;
     use super::*;
 
     fn at(text: &str) -> Timestamp {
@@ -247,6 +253,11 @@ mod tests {
         };
         assert_eq!(offered[0], expected);
         assert_eq!((&offered[1].classification, &offered[1].msrc_severity), (&None, &None));
+        for days in [0.0, -1e9, 1e9, 3_000_000.0] {
+            let odd = Update { changed_at: ole_date(days), ..update("KB1000001") };
+            let odd = Inventory { updates: vec![odd], ..Inventory::default() };
+            assert_eq!(odd.offered()[0].released, None, "{days}");
+        }
         let updates = (0..40).map(|n| update(&format!("KB10000{n:02}"))).collect();
         let many = Inventory { updates, ..Inventory::default() };
         assert_eq!((many.missing().len(), many.offered().len()), (40, MAX_OFFERED));
