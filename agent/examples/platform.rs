@@ -90,7 +90,7 @@ mod act {
                 let life = if verb == "uninstall" { 60 } else { 0 };
                 let permit = Permit { until: Instant::now() + Duration::from_secs(life) };
                 let update = update(rest)?;
-                match device.uninstall(&key(), &update, &rest[3..], permit).await {
+                match device.uninstall(&key(), &update, &rest[3..], 0, permit).await {
                     Performed::PermitExpired => json!({ "begun": false }),
                     Performed::Ended(result) => json!({
                         "begun": true,

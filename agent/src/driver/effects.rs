@@ -47,10 +47,10 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
             Ask::FindInstall { key, update, tries } => self.answer_with(turn, async move {
                 Answer::Installed(platform.find_install(&key, &update, tries, terms).await)
             }),
-            Ask::Uninstall { key, update, packages, not_after_mono_ms } => {
+            Ask::Uninstall { key, update, packages, tries, not_after_mono_ms } => {
                 let permit = self.permit(not_after_mono_ms);
                 self.answer_with(turn, async move {
-                    let performed = platform.uninstall(&key, &update, &packages, permit).await;
+                    let performed = platform.uninstall(&key, &update, &packages, tries, permit).await;
                     performed_as(performed, Answer::Uninstalled)
                 });
             }

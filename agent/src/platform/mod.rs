@@ -111,6 +111,7 @@ pub trait Updates: Send + Sync + 'static {
         key: &JobKey,
         update: &UpdateTarget,
         packages: &[String],
+        tries: u32,
         permit: Permit,
     ) -> impl Future<Output = Performed> + Send;
 }

@@ -28,6 +28,8 @@ pub(super) struct Script {
     pub fails: bool,
     /// Codes with which the next installations fail, first the first one.
     pub failures: Vec<u32>,
+    /// The same for its removals.
+    pub removal_failures: Vec<u32>,
     pub reverts: bool,
     pub stops_service: bool,
     pub uninstallable: bool,
@@ -41,6 +43,7 @@ impl Default for Script {
             reboot_required: true,
             fails: false,
             failures: Vec::new(),
+            removal_failures: Vec::new(),
             reverts: false,
             stops_service: false,
             uninstallable: true,
@@ -373,11 +376,17 @@ impl Bench {
                 };
                 self.results.insert(name, result);
             }
-            Ask::Uninstall { update, .. } => {
+            Ask::Uninstall { key, update, tries, .. } => {
                 self.may_begin(Step::Uninstall);
                 self.is_prepared(HookMoment::BeforeInstall);
                 self.removals += 1;
                 let script = self.updates.get_mut(&update.kb).unwrap();
+                if !script.removal_failures.is_empty() {
+                    let failed = result(4, script.removal_failures.remove(0), false);
+                    self.results.insert(act(key, &update.kb, *tries), failed);
+                    self.asked.push_back((due, turn, ask));
+                    return;
+                }
                 script.stand =
                     if script.reboot_required { Stand::Removing } else { Stand::Offered };
             }
@@ -538,6 +547,12 @@ impl Bench {
                     self.hooks_good.insert((hook.moment, hook.program.clone(), self.boot));
                 }
                 Answer::HookEnded(ended)
+            }
+            Ask::Uninstall { key, update, tries, .. }
+                if self.results.contains_key(&act(key, &update.kb, *tries)) =>
+            {
+                let failed = self.results[&act(key, &update.kb, *tries)].clone();
+                Answer::Uninstalled(InstallFound::Ended(failed))
             }
             Ask::Uninstall { update, .. } => {
                 let required = self.updates[&update.kb].reboot_required;

@@ -130,6 +130,8 @@ pub enum Ask {
         update: UpdateTarget,
         /// Package identities that the installation added, as far as they are known.
         packages: Vec<String>,
+        /// Number of the try.
+        tries: u32,
         /// End of the permit.
         not_after_mono_ms: u64,
     },

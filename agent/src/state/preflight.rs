@@ -5,7 +5,7 @@ use wardring_seal::{Action, OutcomeResult, UpdateTarget};
 use super::job::End;
 use super::{
     Baseline, Inspection, JobRun, Move, Phase, RebootWhy, Reversible, ServicingResult, UpdateState,
-    UpdateStatus, install, permits, proof, reboot, retry, verify,
+    UpdateStatus, install, permits, proof, reboot, retry, rollback, verify,
 };
 
 /// Looks at a device whose Windows is busy before the job is given back.
@@ -15,6 +15,10 @@ const MAX_FIRST_REBOOTS: u32 = 2;
 
 /// Begins, or begins again after a restart.
 pub(super) fn begin(mv: &mut Move, mut job: JobRun) -> Option<JobRun> {
+    if job.is_rollback() {
+        // After a restart that clears its way, it looks for what is left to remove.
+        return rollback::survey(mv, job);
+    }
     mv.enter(&mut job, Phase::Preflight { checks: 0 });
     look(mv, job)
 }

@@ -93,6 +93,7 @@ fn scripted((stand, reboot_required, dice, failures): (Stand, bool, [u8; 5], Vec
     Script {
         stand,
         reboot_required,
+        removal_failures: if dice[1] > 200 { failures.clone() } else { Vec::new() },
         failures: if dice[0] > 150 { failures } else { Vec::new() },
         fails: dice[0] < 40,
         reverts: dice[1] < 40,

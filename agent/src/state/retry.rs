@@ -28,7 +28,7 @@ pub struct Tries {
     pub last: ServicingResult,
 }
 
-/// What follows from an installation that failed.
+/// What follows from an installation or a removal that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// The same update again, after a pause.
@@ -63,8 +63,9 @@ pub(super) fn next(mv: &Move, job: &JobRun, kb: &str, result: &ServicingResult) 
         }
         Class::AfterReboot => {
             // A restart of its own is only for a rollout that allows one before the installation, or
-            // for a device that this job restarts anyway.
-            let may_restart = job.payload.preflight.reboot_first || job.reboot_required;
+            // for a device that this job restarts anyway, as every rollback may.
+            let allows = job.payload.preflight.reboot_first || job.is_rollback();
+            let may_restart = allows || job.reboot_required;
             let is_new = !before.is_some_and(|tries| tries.restarted);
             if may_restart && is_new && job.may_reboot() {
                 Next::AfterRestart

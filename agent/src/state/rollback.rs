@@ -7,6 +7,7 @@ use crate::hresult::Hresult;
 
 use super::job::End;
 use super::permits::{self, Permitted};
+use super::retry::{self, Next};
 use super::{
     AfterHook, Ask, Inspection, InstallFound, JobRun, Move, Phase, RebootWhy, Reversible,
     UpdateState, UpdateStatus, hooks, proof, reboot, verify,
@@ -157,7 +158,8 @@ fn uninstall(mv: &mut Move, mut job: JobRun, index: usize, until_mono_ms: u64) -
     job.updates[index].state = UpdateState::Running;
     job.installed_in_boot = Some(mv.state.boot.clone());
     let key = job.payload.key.clone();
-    let ask = Ask::Uninstall { key, update, packages, not_after_mono_ms: until_mono_ms };
+    let tries = retry::number(&job, index);
+    let ask = Ask::Uninstall { key, update, packages, tries, not_after_mono_ms: until_mono_ms };
     mv.ask(&mut job, ask, UNINSTALL_LIMIT_MS);
     Some(job)
 }
@@ -179,6 +181,26 @@ pub(super) fn uninstalled(
             let what = result.explanation();
             job.reboot_required |= result.wants_restart();
             let kb = job.updates[index].kb.clone();
+            let following =
+                if is_success { Next::Nothing } else { retry::next(mv, &job, &kb, &result) };
+            match following {
+                Next::Again { after_ms } => {
+                    retry::note(&mut job, index, result, false);
+                    job.message = format!(
+                        "in {} min again: removing {kb} failed with {what}",
+                        after_ms / 60_000
+                    );
+                    mv.enter(&mut job, Phase::AwaitingUninstall);
+                    mv.pause(&mut job, after_ms);
+                    return Some(job);
+                }
+                Next::AfterRestart => {
+                    retry::note(&mut job, index, result, true);
+                    job.message = format!("restarting first: removing {kb} failed with {what}");
+                    return reboot::count_down(mv, job, RebootWhy::First, false, 0);
+                }
+                Next::Others | Next::Nothing => {}
+            }
             job.updates[index].state = UpdateState::Ended(result);
             if hresult == CBS_E_CANNOT_UNINSTALL {
                 let sentence = format!("{kb} cannot be removed: Windows answered {what}");

@@ -694,3 +694,24 @@ fn a_download_is_tried_again_only_when_its_code_may_pass() {
     assert_eq!(reason(&bench.outcomes[0]), (OutcomeResult::Failed, Some("DownloadFailed")));
     assert!(bench.outcomes[0].message.contains("3 times"), "{}", bench.outcomes[0].message);
 }
+
+#[test]
+fn a_removal_is_tried_again_when_its_code_may_pass_and_after_a_restart_when_it_needs_one() {
+    let roll_back = |failures: &[u32]| {
+        let script = Script { removal_failures: failures.to_vec(), ..Script::default() };
+        let mut bench = Bench::new().with("KB1", script);
+        install(&mut bench);
+        let outcome = bench.carry_out_job(bench.job(2, Action::Rollback));
+        (outcome, bench.removals)
+    };
+    let (outcome, removals) = roll_back(&[0x800F_0902, 0x8007_0020]);
+    assert_eq!((outcome.result, removals), (OutcomeResult::RolledBack, 3), "{}", outcome.message);
+    let (outcome, removals) = roll_back(&[0x800F_0806]);
+    assert_eq!((outcome.result, removals), (OutcomeResult::RolledBack, 2), "{}", outcome.message);
+    assert_eq!(outcome.reboots, 2, "one to clear the way, one to finish");
+    let (outcome, removals) = roll_back(&[0x8007_3712]);
+    assert_eq!((outcome.result, removals), (OutcomeResult::RollbackFailed, 1));
+    assert!(outcome.message.contains("ERROR_SXS_COMPONENT_STORE_CORRUPT"), "{}", outcome.message);
+    let (outcome, removals) = roll_back(&[0x800F_0902; 9]);
+    assert_eq!((outcome.result, removals), (OutcomeResult::RollbackFailed, 4));
+}

@@ -117,11 +117,14 @@ fn restart_first() -> Bench {
 }
 
 fn rolling_back_until(phase: &str, awaits: Awaits) -> Bench {
-    let mut bench = Bench::new();
+    until(rolling_back(Bench::new()), phase, awaits)
+}
+
+fn rolling_back(mut bench: Bench) -> Bench {
     bench.carry_out_job(bench.job(1, Action::Install));
     bench.installs.clear();
     bench.take(Event::Offered(Box::new(bench.job(2, Action::Rollback))));
-    until(bench, phase, awaits)
+    bench
 }
 
 fn places() -> Vec<Place> {
@@ -192,6 +195,18 @@ fn places() -> Vec<Place> {
             let mut bench = rolling_back_until("Uninstalling", Answer);
             bench.go_until(|bench| bench.removals > 0);
             bench
+        }),
+        place("waiting to remove again", || {
+            let removal_failures = vec![0x800F_0902];
+            let script = Script { removal_failures, ..Script::default() };
+            let bench = Bench::new().with("KB1", script);
+            until(rolling_back(bench), "Uninstalling", Time)
+        }),
+        place("restarting before it removes again", || {
+            let removal_failures = vec![0x800F_0806];
+            let script = Script { removal_failures, ..Script::default() };
+            let bench = Bench::new().with("KB1", script);
+            until(rolling_back(bench), "RebootFirst", Time)
         }),
         place("counting down after the removal", || rolling_back_until("AwaitingReboot", Time)),
         place("told to restart after the removal", || {
@@ -307,7 +322,7 @@ impl Before {
             Happens::CrashesTwice if self.begun() => self.is_bad("BootLoop"),
             Happens::CrashesTwice => self.is_stopped("BootLoop"),
             // The rest is not begun after a restart in the middle.
-            Happens::Boot(_) if has_waiting && !self.waits_for_any_restart() => {
+            Happens::Boot(_) if has_waiting && !self.goes_on_after_any_restart() => {
                 self.is_bad("InstallFailed")
             }
             Happens::Nothing
@@ -348,9 +363,10 @@ impl Before {
         self.job.phase.is_irreversible() && !self.is_down
     }
 
-    /// The next try comes after a restart, and anybody's will do.
-    fn waits_for_any_restart(&self) -> bool {
-        matches!(self.job.phase, Phase::AwaitingReboot { why: RebootWhy::First, .. })
+    /// The next try comes after a restart, and anybody's will do; a rollback looks anew after each.
+    fn goes_on_after_any_restart(&self) -> bool {
+        let waits = matches!(self.job.phase, Phase::AwaitingReboot { why: RebootWhy::First, .. });
+        waits || self.job.is_rollback()
     }
 
     /// The permit asked for is the last one.

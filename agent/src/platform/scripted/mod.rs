@@ -390,9 +390,10 @@ impl Updates for Scripted {
         key: &JobKey,
         update: &UpdateTarget,
         _packages: &[String],
+        tries: u32,
         permit: Permit,
     ) -> Performed {
-        self.perform(key, &update.kb, true, 0, permit).await
+        self.perform(key, &update.kb, true, tries, permit).await
     }
 }
 

@@ -257,6 +257,8 @@ impl Updates for Windows {
         _key: &JobKey,
         update: &UpdateTarget,
         packages: &[String],
+        // Each try asks Windows anew what is left to remove.
+        _tries: u32,
         permit: Permit,
     ) -> Performed {
         self.before_act();
