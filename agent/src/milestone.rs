@@ -59,10 +59,12 @@ pub fn passed(before: &State, after: &State) -> Vec<(Milestone, String)> {
     let mut passed = Vec::new();
     let is_known = |key: &JobKey| before.finished.iter().any(|outcome| outcome.key == *key);
     for outcome in after.finished.iter().filter(|outcome| !is_known(&outcome.key)) {
-        let (rollout, result) = (&outcome.key.rollout_uid, outcome.result);
+        // People know the rollout by its name, which an outcome does not carry.
+        let job = before.job.as_ref().filter(|job| job.payload.key == outcome.key);
+        let rollout = job.map_or(&outcome.key.rollout_uid, |job| &job.payload.rollout);
         let text = format!(
-            "The job of rollout {rollout}, attempt {}, ended: {result:?}. {}",
-            outcome.key.attempt, outcome.message
+            "The job of rollout {rollout}, attempt {}, ended as {:?}: {}",
+            outcome.key.attempt, outcome.result, outcome.message
         );
         passed.push((Milestone::Outcome, text));
     }

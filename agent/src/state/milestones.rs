@@ -31,7 +31,8 @@ fn a_patch_and_its_rollback_read_like_a_story() {
     assert_eq!(kinds, whole, "{read:#?}");
     assert!(read[0].1.contains("Install of KB1, attempt 1"), "{read:#?}");
     assert!(read[1].1.starts_with("KB1 was installed"), "{read:#?}");
-    assert!(read[3].1.contains(&format!("{:?}", OutcomeResult::Succeeded)), "{read:#?}");
+    let ended = format!("rollout 2026-11, attempt 1, ended as {:?}: ", OutcomeResult::Succeeded);
+    assert!(read[3].1.contains(&ended), "{read:#?}");
 
     let read = read_of(Action::Rollback, 2, &mut bench);
     assert!(read.iter().any(|(_, text)| text.starts_with("KB1 was removed")), "{read:#?}");
