@@ -332,7 +332,7 @@ impl Device {
                 self.inner(hub, after_ms, Inner::Wake(turn));
             }
             Ask::Permit { key, step } => self.ask_permit(hub, turn, key, step),
-            Ask::Inspect { .. } | Ask::RestartService { .. } => {
+            Ask::Inspect { .. } | Ask::RestartService { .. } | Ask::RunHook { .. } => {
                 let pause = hub.random.within(200..4 * SECOND);
                 self.inner(hub, pause, Inner::Act(turn, Box::new(ask)));
             }
@@ -399,8 +399,8 @@ impl Device {
     fn act(&mut self, hub: &mut Hub, turn: u64, ask: Ask) {
         let mono_ms = self.now(hub).mono_ms;
         match ask {
-            Ask::Inspect { updates, services } => {
-                let seen = self.world.inspect(&updates, &services);
+            Ask::Inspect { updates, services, probes } => {
+                let seen = self.world.inspect(&updates, &services, &probes);
                 self.answer(hub, turn, Answer::Inspected(Box::new(seen)));
             }
             Ask::Download { .. } => {
@@ -412,6 +412,7 @@ impl Device {
                 self.world.restart_service();
                 self.answer(hub, turn, Answer::Restarted(Ok(())));
             }
+            Ask::RunHook { .. } => self.answer(hub, turn, Answer::HookEnded(Ok(()))),
             // No scripted installation fails with a code that is tried again, so there is one try.
             Ask::Install { key, update, not_after_mono_ms, .. } => {
                 self.service(hub, turn, key, &update.kb, Some((not_after_mono_ms, mono_ms)));

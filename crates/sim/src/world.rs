@@ -4,11 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use wardring_agent::state::{
-    Inspection, Reversible, ServiceSample, ServiceState, ServicingResult, StartType, UpdateStatus,
+    Inspection, ProbeSample, Reversible, ServiceSample, ServiceState, ServicingResult, StartType,
+    UpdateStatus,
 };
 use wardring_api::UpdateSpec;
 use wardring_protocol::{Facts, RebootSource, Scan, ServiceFact};
-use wardring_seal::{JobKey, UpdateTarget};
+use wardring_seal::{JobKey, Probe, UpdateTarget};
 
 use crate::clock::{Ms, wall};
 
@@ -194,7 +195,12 @@ impl World {
     }
 
     /// What a look at the device shows.
-    pub fn inspect(&self, targets: &[UpdateTarget], services: &[String]) -> Inspection {
+    pub fn inspect(
+        &self,
+        targets: &[UpdateTarget],
+        services: &[String],
+        probes: &[Probe],
+    ) -> Inspection {
         let reversible =
             if self.script == Script::Stuck { Reversible::Unknown } else { Reversible::Expected };
         let status = |target: &UpdateTarget| {
@@ -218,6 +224,9 @@ impl World {
             build: self.build(),
             updates: targets.iter().map(status).collect(),
             services: services.iter().map(|name| (name.clone(), sample.clone())).collect(),
+            // What an update breaks here is a service.
+            probes: probes.iter().map(|probe| (probe.name.clone(), ProbeSample::Good)).collect(),
+            ports: BTreeSet::new(),
             hard_pending: self.hard_pending(),
             busy: self.running.is_some(),
             free_disk_gb: 100,
