@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use wardring_seal::{HookMoment, OutcomeResult};
 
 use super::job::End;
-use super::{Ask, JobRun, Move, Phase, RebootWhy, install, preflight, reboot, rollback, verify};
+use super::{
+    Ask, JobRun, Move, Phase, RebootWhy, install, permits, preflight, reboot, rollback, verify,
+};
 
 /// Time beyond a hook's own in which it is ended and told of.
 const GRACE_MS: u64 = 60_000;
@@ -107,8 +109,17 @@ pub(super) fn ended(
 /// the permit on.
 pub(super) fn go_on(mv: &mut Move, job: JobRun, next: AfterHook) -> Option<JobRun> {
     match next {
-        AfterHook::Install => install::begin(mv, job),
-        AfterHook::Uninstall => rollback::next(mv, job),
+        AfterHook::Install | AfterHook::Uninstall => {
+            // The permit may still live, but people may have taken the device back under the hook.
+            if let Some(end) = permits::barred(mv, &job) {
+                return mv.finish(job, end);
+            }
+            if next == AfterHook::Install {
+                install::begin(mv, job)
+            } else {
+                rollback::next(mv, job)
+            }
+        }
         AfterHook::Reboot { why, counted, tries } => {
             let mut job = job;
             mv.enter(&mut job, Phase::AwaitingReboot { why, counted, tries });

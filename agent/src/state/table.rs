@@ -4,7 +4,7 @@
 //! run at once, that no device is called good that did not hold; the table says how each case ends.
 
 use jiff::SignedDuration;
-use wardring_seal::{Action, OutcomePayload, OutcomeResult};
+use wardring_seal::{Action, Hook, HookMoment, OutcomePayload, OutcomeResult};
 
 use super::bench::{Bench, Script, ended, ended_because, refused};
 use super::*;
@@ -127,6 +127,28 @@ fn rolling_back(mut bench: Bench) -> Bench {
     bench
 }
 
+/// A job that runs this hook.
+fn running(mut bench: Bench, program: &str) -> Bench {
+    bench.go_until(|bench| bench.hooks_run.last().is_some_and(|run| run == program));
+    assert_eq!(bench.state.job.as_ref().map(|job| job.phase.word()), Some("RunningHook"));
+    bench
+}
+
+fn with_hooks() -> Bench {
+    let mut bench = Bench::new();
+    let hook = |moment, program: &str| Hook {
+        moment,
+        program: program.to_owned(),
+        timeout_ms: 10 * MINUTE_MS,
+    };
+    bench.hooks = vec![
+        hook(HookMoment::BeforeInstall, "drain"),
+        hook(HookMoment::BeforeReboot, "fail over"),
+        hook(HookMoment::AfterHealthy, "resume"),
+    ];
+    bench
+}
+
 fn places() -> Vec<Place> {
     use Awaits::{Answer, Time};
     let place = |name, reach| Place { name, reach };
@@ -189,6 +211,17 @@ fn places() -> Vec<Place> {
             let bench = Bench { restart_helps: true, ..Bench::new() }.with("KB1", script);
             until(offered(bench, |_| ()), "Remediating", Answer)
         }),
+        place("draining", || running(offered(with_hooks(), |_| ()), "drain")),
+        place("failing over", || running(offered(with_hooks(), |_| ()), "fail over")),
+        place("resuming", || running(offered(with_hooks(), |_| ()), "resume")),
+        place("draining before the removal", || {
+            let mut bench = with_hooks();
+            bench.carry_out_job(bench.job(1, Action::Install));
+            bench.installs.clear();
+            bench.hooks_run.clear();
+            bench.take(Event::Offered(Box::new(bench.job(2, Action::Rollback))));
+            running(bench, "drain")
+        }),
         place("surveying", || rolling_back_until("Accepted", Answer)),
         place("asking to remove", || rolling_back_until("Uninstalling", Answer)),
         place("removing", || {
@@ -227,9 +260,11 @@ fn begins(bench: &mut Bench, event: Happens) {
             bench.start(false);
         }
         Happens::TornWrite => {
-            let before = bench.state.clone();
+            let (before, told) = (bench.state.clone(), bench.outcomes.len());
             bench.without_effects();
             bench.state = before;
+            // An outcome is in the same write.
+            bench.outcomes.truncate(told);
             bench.start(false);
         }
         Happens::DiskFull => bench.write_late(3 * HOUR_MS),
@@ -281,6 +316,14 @@ struct Before {
 impl Before {
     fn begun(&self) -> bool {
         self.job.begun()
+    }
+
+    /// The permit to begin is in hand, and what comes next is not asked for again.
+    fn is_about_to_begin(&self) -> bool {
+        matches!(
+            self.job.phase,
+            Phase::RunningHook { next: AfterHook::Install | AfterHook::Uninstall, .. }
+        )
     }
 
     /// No permit is needed any more: what is left is to look.
@@ -341,6 +384,13 @@ impl Before {
             Happens::SuspendedForGood | Happens::NoGatewayFor { .. } if self.is_settled() => {
                 self.is_good()
             }
+            Happens::SuspendedForGood | Happens::NoGatewayFor { .. } | Happens::Aborted
+                if self.is_about_to_begin() =>
+            {
+                let aborted = event == Happens::Aborted;
+                self.is_bad(if aborted { "AbortedByPerson" } else { "FinishByPassed" })
+            }
+            Happens::JobDeleted if self.is_about_to_begin() => self.is_good(),
             Happens::ClockForward { .. }
             | Happens::SuspendedForGood
             | Happens::NoGatewayFor { .. } => {
