@@ -203,7 +203,14 @@ impl IUpdateInstaller_Impl for Installer_Impl {
         let begun = world::with(|world| {
             world.log("Install", &id, &client);
             let is_busy = world.is_busy();
-            let update = world.update(&id).ok_or(NO_UPDATE)?.clone();
+            let update = world.update(&id).ok_or(NO_UPDATE)?;
+            let script = &mut update.install;
+            match script.fails_left.as_mut() {
+                Some(0) => script.fails = None,
+                Some(left) => *left -= 1,
+                None => {}
+            }
+            let update = update.clone();
             if is_busy {
                 return Err(NOT_ALLOWED);
             }

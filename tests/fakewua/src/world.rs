@@ -71,6 +71,8 @@ pub struct Script {
     pub fails: Option<String>,
     /// HRESULT of the call itself.
     pub call_fails: Option<String>,
+    /// So many times `fails` holds, then it succeeds; without it, always.
+    pub fails_left: Option<u32>,
     /// It asks for a restart.
     pub needs_reboot: bool,
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 use wardring_protocol::Step;
-use wardring_seal::{Action, JobPayload, OutcomePayload, OutcomeResult, UpdateKind};
+use wardring_seal::{Action, JobPayload, OutcomePayload, OutcomeResult, UpdateKind, UpdateTarget};
 use wardring_wine_tests::fakewua::{FakeWua, in_ms};
 use wardring_wine_tests::gateway::{Seen, TestGateway};
 use wardring_wine_tests::jobs::job;
@@ -173,11 +173,10 @@ async fn every_end_of_an_installation_is_told_apart_and_none_begins_twice() {
     assert_eq!(rig.outcome().await.result, OutcomeResult::NotOffered, "another revision");
 
     rig.give(Some(&world(&json!({"needsEula": true}))), |_| {});
-    let declined = |seen: &Seen| {
-        let progress = seen.progress.as_ref();
-        progress.is_some_and(|progress| progress.message.contains("0x80240023"))
-    };
-    rig.gateway.wait_for("srv-1", "the refusal of its terms", declined).await;
+    // No other try would accept the terms, so there is none.
+    let outcome = rig.outcome().await;
+    assert_eq!(outcome.reason.as_deref(), Some("DownloadFailed"));
+    assert!(outcome.message.contains("0x80240023"), "{}", outcome.message);
     assert_eq!((rig.installs(), rig.fake.calls("AcceptEula").len()), (0, 0));
 
     rig.give(Some(&world(&json!({"needsEula": true}))), |job| job.accept_eula = true);
@@ -216,4 +215,39 @@ async fn every_end_of_an_installation_is_told_apart_and_none_begins_twice() {
     let highest = rig.gateway.seen("srv-1").highest;
     rig.gateway.wait_for("srv-1", "a report", |seen| seen.highest > highest).await;
     assert_eq!(rig.installs(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_failures_the_one_that_may_pass_is_tried_again_and_the_other_one_is_not() {
+    let update = |number: u32, install: Value| {
+        json!({"id": format!("aaaaaaaa-0000-0000-0000-00000000000{number}"), "revision": 1,
+               "kbs": [format!("506000{number}")], "install": install})
+    };
+    let busy = json!({"fails": "0x80070020", "failsLeft": 1});
+    let world = json!({"updates": [update(1, busy), update(2, json!({"fails": "0x8024200B"}))]});
+    let mut rig = Rig::new(world).await;
+    rig.give(None, |job| {
+        let target = |kb: &str| UpdateTarget { kb: kb.to_owned(), ..job.updates[0].clone() };
+        job.updates = vec![target("KB5060001"), target("KB5060002")];
+    });
+
+    let waits = |seen: &Seen| {
+        let message = seen.progress.as_ref().map_or("", |progress| progress.message.as_str());
+        message.starts_with("in 1 min again: KB5060001 failed with 0x80070020")
+    };
+    rig.gateway.wait_for("srv-1", "the pause before the next try", waits).await;
+    assert_eq!(rig.installs(), 1);
+    // A new run of the agent asks for a permit and goes on with the next try.
+    rig.kill();
+    rig.start().await;
+    let outcome = rig.outcome().await;
+    assert_eq!(outcome.result, OutcomeResult::Failed);
+    assert!(outcome.message.starts_with("KB5060002 failed with 0x8024200B"), "{}", outcome.message);
+    let began: Vec<Value> = rig.fake.calls("Install");
+    let ids: Vec<&str> = began.iter().map(|call| call["update"].as_str().unwrap()).collect();
+    assert_eq!(ids.iter().filter(|id| id.ends_with('1')).count(), 2, "{ids:?}");
+    assert_eq!(ids.iter().filter(|id| id.ends_with('2')).count(), 1, "{ids:?}");
+    assert_ne!(began[0]["client"], began[1]["client"], "each try has a name of its own");
+    let world = rig.fake.world().unwrap();
+    assert_eq!(world["updates"][0]["isInstalled"], json!(true));
 }
