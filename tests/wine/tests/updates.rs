@@ -4,6 +4,7 @@
 
 use jiff::SignedDuration;
 use serde_json::{Value, json};
+use wardring_protocol::{Offered, RebootBehavior};
 use wardring_wine_tests::fakewua::FakeWua;
 use wardring_wine_tests::gateway::{Seen, TestGateway};
 use wardring_wine_tests::prefix::{Agent, Prefix, build_agent};
@@ -28,11 +29,13 @@ async fn device(world: Value) -> (Prefix, FakeWua) {
 
 fn world() -> Value {
     let definitions = "E0789628-CE08-4437-BE74-2495B842F43B";
+    let security = "0FA1201D-4330-4FA8-8AE9-B877473B6441";
     json!({
         "updates": [
             {"id": "AAAAAAAA-0000-0000-0000-000000000001", "revision": 200, "kbs": ["5068787"],
              "title": "2026-11 Kumulatives Update für Windows Server (KB5068787) (20348.2762)",
-             "severity": "Critical", "size": 734_003_200_u64, "changed": 46_000.0},
+             "severity": "Critical", "size": 734_003_200_u64, "changed": 46_000.0,
+             "categories": [security], "isUninstallable": true, "rebootBehavior": 1},
             {"id": "aaaaaaaa-0000-0000-0000-000000000002", "revision": 1, "kbs": ["5060000"],
              "isInstalled": true, "changed": 45_900.0},
             {"id": "aaaaaaaa-0000-0000-0000-000000000003", "revision": 1, "kbs": ["5061000"],
@@ -76,6 +79,19 @@ async fn in_observe_mode_the_agent_reports_what_windows_update_says_and_touches_
         ("WSUS http://wsus.corp:8530", "0x00000000")
     );
     assert_eq!(facts.missing, ["KB5068787", "KB5062000"]);
+    let cumulative = Offered {
+        kb: "KB5068787".to_owned(),
+        classification: Some("Security Updates".to_owned()),
+        msrc_severity: Some("Critical".to_owned()),
+        size_bytes: 734_003_200,
+        uninstallable: true,
+        reboot: RebootBehavior::Always,
+        released: Some("2025-12-09T00:00:00Z".parse().unwrap()),
+    };
+    assert_eq!(facts.offered[0], cumulative);
+    let silent = &facts.offered[1];
+    assert_eq!((silent.kb.as_str(), silent.reboot), ("KB5062000", RebootBehavior::Never));
+    assert_eq!((&silent.classification, silent.released), (&None, None));
     assert_eq!(facts.installed, ["KB5061000", "KB5060000"], "newest first");
     assert_eq!(facts.failed, ["KB5062000"]);
     assert!(
