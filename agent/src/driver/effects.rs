@@ -50,7 +50,8 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
             Ask::Uninstall { key, update, packages, tries, not_after_mono_ms } => {
                 let permit = self.permit(not_after_mono_ms);
                 self.answer_with(turn, async move {
-                    let performed = platform.uninstall(&key, &update, &packages, tries, permit).await;
+                    let performed =
+                        platform.uninstall(&key, &update, &packages, tries, permit).await;
                     performed_as(performed, Answer::Uninstalled)
                 });
             }
