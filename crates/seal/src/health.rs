@@ -145,3 +145,31 @@ impl HookMoment {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WITHOUT: &str =
+        r#"{"services":["Spooler"],"settleMs":1,"restartAttempts":2,"sampleIntervalMs":3}"#;
+
+    #[test]
+    fn checks_without_probes_are_written_as_agents_that_know_none_read_them() {
+        let checks: HealthChecks = serde_json::from_str(WITHOUT).unwrap();
+        assert!(checks.probes.is_empty());
+        assert_eq!(serde_json::to_string(&checks).unwrap(), WITHOUT);
+    }
+
+    #[test]
+    fn a_question_that_this_version_does_not_know_is_refused_and_not_left_out() {
+        let with = |check: &str| {
+            let probes = format!(r#""probes":[{{"name":"p","timeoutMs":1,"check":{check}}}],"#);
+            let text = WITHOUT.replacen("\"settleMs\"", &format!("{probes}\"settleMs\""), 1);
+            serde_json::from_str::<HealthChecks>(&text)
+        };
+        assert!(with(r#"{"type":"Tcp","port":443}"#).is_ok());
+        assert!(with(r#"{"type":"Telepathy"}"#).is_err());
+        assert!(with(r#"{"type":"Tcp","port":443,"depth":1}"#).is_err());
+        assert!(with(r#"{"type":"Tcp","port":70000}"#).is_err());
+    }
+}
