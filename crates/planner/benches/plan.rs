@@ -10,7 +10,7 @@ use wardring_api::{
     DeviceGroupSpec, LineState, PatchRollout, PatchRolloutSlice, PatchRolloutSliceSpec, SliceLine,
 };
 use wardring_planner::{
-    Action, DeviceRow, DeviceTable, GroupView, Guards, JobOutcome, LedgerView, Outcome,
+    Action, DeviceRow, DeviceTable, GroupView, Guards, JobOutcome, JobView, LedgerView, Outcome,
     OutcomeResult, Plan, SliceView, Snapshot, check, plan,
 };
 
@@ -213,7 +213,9 @@ fn apply(snapshot: &mut Snapshot, plan: &Plan) {
                     Arc::make_mut(view).lines[change.index] = change.line.clone();
                 }
             }
-            Action::CreateJob(new) => snapshot.jobs.push(Arc::new(job(new, snapshot.now))),
+            Action::CreateJob(new) => {
+                snapshot.jobs.push(Arc::new(JobView::fresh(new, snapshot.now)))
+            }
             Action::DeleteJob { device, .. } => {
                 snapshot.jobs.retain(|job| job.device != *device);
             }
@@ -222,30 +224,5 @@ fn apply(snapshot: &mut Snapshot, plan: &Plan) {
             }
             _ => {}
         }
-    }
-}
-
-fn job(new: &wardring_planner::NewJob, now: jiff::Timestamp) -> wardring_planner::JobView {
-    wardring_planner::JobView {
-        device: new.device.clone(),
-        rollout: new.rollout.name.clone(),
-        rollout_uid: new.rollout.uid.clone(),
-        stage: new.stage.clone(),
-        slice: new.slice.clone(),
-        enrolment_id: new.enrolment_id.clone(),
-        attempt: new.attempt,
-        sequence: new.sequence,
-        action: new.action,
-        start_by: new.start_by,
-        finish_by: new.finish_by,
-        created_at: Some(now),
-        permitted: Vec::new(),
-        state: None,
-        updated_at: None,
-        message: None,
-        unhealthy: Vec::new(),
-        repaired: new.repaired,
-        deleting: false,
-        outcome: JobOutcome::None,
     }
 }

@@ -201,6 +201,33 @@ pub struct JobView {
 }
 
 impl JobView {
+    /// A job that a plan wanted made, as it is right after its creation at `created`: what simulators,
+    /// models and tests put in the place of the API server's object.
+    pub fn fresh(new: &crate::NewJob, created: Timestamp) -> JobView {
+        JobView {
+            device: new.device.clone(),
+            rollout: new.rollout.name.clone(),
+            rollout_uid: new.rollout.uid.clone(),
+            stage: new.stage.clone(),
+            slice: new.slice.clone(),
+            enrolment_id: new.enrolment_id.clone(),
+            attempt: new.attempt,
+            sequence: new.sequence,
+            action: new.action,
+            start_by: new.start_by,
+            finish_by: new.finish_by,
+            created_at: Some(created),
+            permitted: Vec::new(),
+            state: None,
+            updated_at: None,
+            message: None,
+            unhealthy: Vec::new(),
+            repaired: new.repaired,
+            deleting: false,
+            outcome: JobOutcome::None,
+        }
+    }
+
     /// The slim form of a job. `outcome` is what the shell's verification made of
     /// `status.outcome`; gateways and the plugin, which do not need it, pass `JobOutcome::None`.
     pub fn new(job: &wardring_api::PatchJob, outcome: JobOutcome) -> JobView {

@@ -19,8 +19,8 @@ use wardring_api::{
     UpdateSpec, names,
 };
 use wardring_planner::{
-    Action, DeviceRow, DeviceTable, GrantId, GroupView, Guards, HoldView, JobOutcome, JobView,
-    LedgerView, Plan, SliceView, Snapshot, check, plan, take_over,
+    Action, DeviceRow, DeviceTable, GrantId, GroupView, Guards, HoldView, JobView, LedgerView,
+    Plan, SliceView, Snapshot, check, plan, take_over,
 };
 
 use agent::Agent;
@@ -322,28 +322,7 @@ impl World {
                 }
             }
             Action::CreateJob(new) => {
-                let job = JobView {
-                    device: new.device.clone(),
-                    rollout: new.rollout.name.clone(),
-                    rollout_uid: new.rollout.uid.clone(),
-                    stage: new.stage.clone(),
-                    slice: new.slice.clone(),
-                    enrolment_id: new.enrolment_id.clone(),
-                    attempt: new.attempt,
-                    sequence: new.sequence,
-                    action: new.action,
-                    start_by: new.start_by,
-                    finish_by: new.finish_by,
-                    created_at: Some(self.now),
-                    permitted: Vec::new(),
-                    state: None,
-                    updated_at: None,
-                    message: None,
-                    unhealthy: Vec::new(),
-                    repaired: new.repaired,
-                    deleting: false,
-                    outcome: JobOutcome::None,
-                };
+                let job = JobView::fresh(new, self.now);
                 let old = self.jobs.insert(new.device.clone(), job);
                 assert!(old.is_none(), "two jobs for {}", new.device);
                 assert!(!new.updates.is_empty(), "a job without updates for {}", new.device);

@@ -238,7 +238,7 @@ impl Tenant {
                 if api.jobs[*device].is_some() {
                     return false;
                 }
-                api.jobs[*device] = Some(job(made(new, now)));
+                api.jobs[*device] = Some(job(JobView::fresh(new, now)));
             }
             Write::DeleteJob(device) => {
                 if api.jobs[*device].take().is_none() {
@@ -274,32 +274,6 @@ impl Tenant {
         change(&mut view);
         state.api.jobs[device] = Some(job(view));
         self.aged(state, Object::Job(device));
-    }
-}
-
-/// The job that a plan wants made.
-fn made(new: &NewJob, now: Timestamp) -> JobView {
-    JobView {
-        device: new.device.clone(),
-        rollout: new.rollout.name.clone(),
-        rollout_uid: new.rollout.uid.clone(),
-        stage: new.stage.clone(),
-        slice: new.slice.clone(),
-        enrolment_id: new.enrolment_id.clone(),
-        attempt: new.attempt,
-        sequence: new.sequence,
-        action: new.action,
-        start_by: new.start_by,
-        finish_by: new.finish_by,
-        created_at: Some(now),
-        permitted: Vec::new(),
-        state: None,
-        updated_at: None,
-        message: None,
-        unhealthy: Vec::new(),
-        repaired: new.repaired,
-        deleting: false,
-        outcome: JobOutcome::None,
     }
 }
 
