@@ -13,8 +13,8 @@ pub(super) fn page() -> String {
         "<!-- {NOTICE} -->\n# Codes of Windows\n\nWhat the agent knows about the codes of Windows \
          Update and of servicing: {} codes. Numbers and names are Microsoft's, from the source named \
          with each; meanings and classes are our own words and judgement. `wardring-agent explain \
-         0x80070643` tells the same on a device, `wardring-agent explain` all of it.\n\nA code of a \
-         class never makes a success: only the proof after the restart does. A code that is not listed \
+         0x80070643` tells the same on a device, `wardring-agent explain` all of it.\n\nNo class \
+         makes a success: only the proof after the restart does. A code that is not listed \
          has the class that most codes of its facility have, and is for an operator where that says \
          nothing. What a job does about each class is in [windows.md](windows.md#windows-update).\n\n## Classes\n\n| class | next step | codes |\n|---|---|---|\n",
         all().len()
