@@ -32,7 +32,7 @@ pub struct Connection {
     #[arg(long, global = true)]
     pub user: Option<String>,
     /// Namespace; default: the context's
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, value_parser = object)]
     pub namespace: Option<String>,
     /// User to impersonate
     #[arg(long = "as", global = true, value_name = "USER")]
@@ -91,6 +91,7 @@ pub enum Format {
 #[derive(ClapArgs)]
 pub struct Status {
     /// Rollout; without it, every one of the namespace
+    #[arg(value_parser = object)]
     pub name: Option<String>,
     /// Rollouts of every namespace
     #[arg(short = 'A', long, conflicts_with = "name")]
@@ -109,6 +110,7 @@ pub struct Explain {
     /// Kind of object
     pub kind: Explained,
     /// Its name
+    #[arg(value_parser = object)]
     pub name: String,
     /// Output format; `json` and `yaml` hold the sentences as a list
     #[arg(short, long, value_name = "FORMAT")]
@@ -130,7 +132,7 @@ pub enum Explained {
 #[derive(ClapArgs)]
 pub struct Enroll {
     /// Name of the token; default: a random one
-    #[arg(long)]
+    #[arg(long, value_parser = object)]
     pub name: Option<String>,
     /// How long it may be used
     #[arg(long, default_value = "24h", value_name = "TIME")]
@@ -155,10 +157,11 @@ pub struct Enroll {
         long,
         value_name = "NAMESPACE",
         default_value = "wardring-system",
+        value_parser = object,
         env = "WARDRING_SYSTEM_NAMESPACE"
     )]
     pub system_namespace: String,
-    /// Output format; `json` and `yaml` hold the token too
+    /// Output format; `json` and `yaml` hold the token too, and with `name` the line goes to standard error
     #[arg(short, long, value_name = "FORMAT")]
     pub output: Option<Format>,
 }
@@ -178,6 +181,7 @@ pub enum Mode {
 #[derive(ClapArgs)]
 pub struct Rollout {
     /// The rollout
+    #[arg(value_parser = object)]
     pub name: String,
     /// Output format
     #[arg(short, long, value_name = "FORMAT")]
@@ -188,6 +192,7 @@ pub struct Rollout {
 #[derive(ClapArgs)]
 pub struct Abort {
     /// The rollout
+    #[arg(value_parser = object)]
     pub name: String,
     /// Why; it stands in the rollout for good
     #[arg(long)]
@@ -203,6 +208,7 @@ pub struct Release {
     /// Kind of object
     pub kind: Released,
     /// Its name
+    #[arg(value_parser = object)]
     pub name: String,
     /// Output format
     #[arg(short, long, value_name = "FORMAT")]
@@ -215,6 +221,18 @@ pub enum Released {
     /// A Device: its job is given up, for a machine that will not come back.
     #[value(alias = "wdev")]
     Device,
+}
+
+/// A name becomes a part of an address: another character would lead elsewhere.
+fn object(text: &str) -> Result<String, String> {
+    let is_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let is_inside = |byte: u8| is_name(byte) || matches!(byte, b'-' | b'.');
+    let ends = text.bytes().next().is_some_and(is_name) && text.bytes().last().is_some_and(is_name);
+    if ends && text.len() <= 253 && text.bytes().all(is_inside) {
+        return Ok(text.to_owned());
+    }
+    Err("a name has lower-case letters, digits, `-` and `.`, and a letter or digit at both ends"
+        .to_owned())
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
@@ -302,6 +320,19 @@ mod tests {
         ] {
             assert!(gateway(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_name_that_leads_elsewhere_is_none() {
+        for name in ["november", "2026-11", "srv-01.example"] {
+            assert_eq!(object(name).as_deref(), Ok(name));
+        }
+        for name in ["november/status", "..", "", "-a", "a.", "November", "a b", "a%2fb", "a?b"] {
+            assert!(object(name).is_err(), "{name}");
+        }
+        let words = ["kubectl-wardring", "suspend", "november/status"];
+        let error = Args::try_parse_from(words).err().unwrap();
+        assert!(error.to_string().contains("a name has lower-case letters"), "{error}");
     }
 
     #[test]

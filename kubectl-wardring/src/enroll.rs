@@ -9,9 +9,9 @@ use base64::{
     Engine,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::PostParams;
+use kube::api::{DeleteParams, PostParams};
 use ring::{
     rand::{SecureRandom, SystemRandom},
     signature::{Ed25519KeyPair, KeyPair},
@@ -31,6 +31,9 @@ use crate::{
 
 /// Stands in the line for the address that nobody named.
 const PLACEHOLDER: &str = "https://GATEWAY:8443";
+
+/// Expiry is written by our clock and judged by others.
+const SKEW_BORNE: SignedDuration = SignedDuration::from_secs(60);
 
 /// A fresh token's text and the public half of its seed.
 struct Fresh {
@@ -62,6 +65,13 @@ pub async fn run(cluster: &Cluster, args: &Enroll) -> Result<()> {
         PostParams { field_manager: Some(PLUGIN_MANAGER.to_owned()), ..PostParams::default() };
     let token = EnrollmentToken::new(&name, spec);
     let token = cluster.here::<EnrollmentToken>().create(&params, &token).await?;
+    if let Some(skew) = skew(&token, Timestamp::now()) {
+        let lost = cluster.here::<EnrollmentToken>().delete(&name, &DeleteParams::default()).await;
+        let rest = if lost.is_ok() { "no token was left" } else { "delete the token it made" };
+        bail!(
+            "this computer's clock is {skew:#} off the API server's, so the token would not live as long as it says; set the clock and try again ({rest})"
+        );
+    }
     let gateway = args.gateway.as_deref().unwrap_or(PLACEHOLDER);
     let command = format!("wardring-agent install --gateway {gateway} --token {}", fresh.text);
     if args.gateway.is_none() {
@@ -78,7 +88,10 @@ pub async fn run(cluster: &Cluster, args: &Enroll) -> Result<()> {
             });
             print!("{}", output::document(&answer, args.output)?);
         }
-        Some(Format::Name) => println!("{command}"),
+        Some(Format::Name) => {
+            eprintln!("{command}");
+            println!("{}", output::resource_name(&token));
+        }
         Some(Format::Wide) | None => {
             eprintln!("{} created: {}", output::resource_name(&token), sentence(args));
             eprintln!("Run this on a device; the token is shown only now:");
@@ -86,6 +99,13 @@ pub async fn run(cluster: &Cluster, args: &Enroll) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// How far our clock is off the API server's, by when it says that it made the token.
+fn skew(token: &EnrollmentToken, now: Timestamp) -> Option<SignedDuration> {
+    let made = token.metadata.creation_timestamp.as_ref()?.0;
+    let skew = now.duration_since(made).abs();
+    (skew > SKEW_BORNE).then(|| SignedDuration::from_secs(skew.as_secs()))
 }
 
 /// What the new token is good for.
@@ -135,6 +155,20 @@ mod tests {
     use wardring_seal::Token;
 
     use super::*;
+
+    #[test]
+    fn a_clock_that_is_off_is_noticed() {
+        let token: EnrollmentToken = serde_json::from_value(json!({
+            "apiVersion": "wardring.dev/v1alpha1", "kind": "EnrollmentToken",
+            "metadata": { "name": "t", "creationTimestamp": "2026-11-21T07:00:00Z" },
+            "spec": { "publicKey": "", "expiresAt": "2026-11-21T03:00:00Z", "maxUses": 1 },
+        }))
+        .unwrap();
+        let at = |text: &str| skew(&token, text.parse().unwrap());
+        assert_eq!(at("2026-11-21T07:00:20Z"), None);
+        assert_eq!(at("2026-11-21T01:59:59.7Z"), Some(SignedDuration::from_hours(5)));
+        assert_eq!(at("2026-11-21T12:00:00Z"), Some(SignedDuration::from_hours(5)));
+    }
 
     #[test]
     fn a_token_made_here_is_the_one_that_agents_and_the_signer_read() {

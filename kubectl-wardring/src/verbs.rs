@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use wardring_api::{
     Device, PatchJob, PatchRollout,
+    conditions::{ONLINE, is_true},
     names::{RELEASE_ANNOTATION, RETRY_ANNOTATION},
 };
 
@@ -97,15 +98,33 @@ pub async fn release(cluster: &Cluster, args: &Release) -> Result<()> {
     match args.kind {
         Released::Device => {
             // A release counts only for a job that exists when it is asked for.
-            let no_job = matches!(cluster.here::<PatchJob>().get_opt(&args.name).await, Ok(None));
-            if no_job {
+            let job: Result<Option<PatchJob>, _> = cluster.here().get_opt(&args.name).await;
+            if matches!(job, Ok(None)) {
                 let device = cluster.here::<Device>().get(&args.name).await?;
                 bail!("{} has no job; nothing to release", resource_name(&device));
+            }
+            let device: Option<Device> = look(cluster, &args.name).await;
+            if let (Ok(Some(job)), Some(device)) = (&job, &device)
+                && is_at_work(job, device)
+            {
+                bail!(
+                    "{} is in contact and at work; a release gives up a machine that will not come back (`kubectl wardring explain device {}` tells what it does)",
+                    resource_name(device),
+                    args.name
+                );
             }
             let device: Device = cluster.merge(&args.name, &stamp(RELEASE_ANNOTATION)).await?;
             done(&device, "released; its job is given up", args.output)
         }
     }
+}
+
+/// Whether a device that began its job is in contact: its job has an end without anybody's help.
+fn is_at_work(job: &PatchJob, device: &Device) -> bool {
+    let has_begun = job.status.as_ref().is_some_and(|status| !status.permitted.is_empty());
+    let status = device.status.as_ref();
+    let is_online = status.is_some_and(|status| is_true(&status.conditions, ONLINE));
+    has_begun && is_online
 }
 
 /// The object before the write. What cannot be read now is left to the write, which tells why.
@@ -123,4 +142,49 @@ where
 /// An annotation whose every new value counts once.
 fn stamp(annotation: &str) -> serde_json::Value {
     json!({ "metadata": { "annotations": { annotation: Timestamp::now().to_string() } } })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(permitted: serde_json::Value) -> PatchJob {
+        let permitted = json!({ "state": "Installing", "permitted": permitted });
+        serde_json::from_value(json!({
+            "apiVersion": "wardring.dev/v1alpha1", "kind": "PatchJob",
+            "metadata": { "name": "srv-01" },
+            "spec": {
+                "sealed": { "payload": "", "signature": "", "keyId": "", "certificate": "" },
+                "rollout": "november", "rolloutUid": "u", "stage": "test", "slice": "s",
+                "enrolmentId": "e", "attempt": 1, "sequence": 1, "action": "Install",
+                "kbs": ["KB5068787"],
+                "startBy": "2026-11-21T04:00:00Z", "finishBy": "2026-11-21T06:00:00Z",
+            },
+            "status": permitted,
+        }))
+        .unwrap()
+    }
+
+    fn device(online: &str) -> Device {
+        serde_json::from_value(json!({
+            "apiVersion": "wardring.dev/v1alpha1", "kind": "Device",
+            "metadata": { "name": "srv-01" }, "spec": {},
+            "status": { "conditions": [{
+                "type": "Online", "status": online, "reason": "InProgress", "message": "",
+                "lastTransitionTime": "2026-11-21T02:00:00Z",
+            }] },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn only_a_device_in_contact_that_has_begun_is_at_work() {
+        let begun = job(json!([{
+            "step": "Install", "at": "2026-11-21T02:00:00Z", "attempt": 1, "bootId": "b",
+            "agentRun": "r",
+        }]));
+        assert!(is_at_work(&begun, &device("True")));
+        assert!(!is_at_work(&begun, &device("False")), "a machine that will not come back");
+        assert!(!is_at_work(&job(json!([])), &device("True")), "nothing of it has begun");
+    }
 }

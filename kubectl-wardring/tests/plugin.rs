@@ -286,6 +286,10 @@ async fn enroll_makes_a_token_whose_secret_is_only_in_the_line_it_prints() -> Re
     let expiry: jiff::Timestamp = serde_json::from_value(spec["expiresAt"].clone())?;
     assert_eq!(expiry.subsec_nanosecond(), 0, "{expiry}");
 
+    let named = plugin(&config, &["enroll", "-n", "patching", "--name", "laptops", "-o", "name"]);
+    assert_eq!(stdout(&named), "enrollmenttoken.wardring.dev/laptops\n");
+    assert!(String::from_utf8_lossy(&named.stderr).contains("--token patching/laptops."));
+
     let unnamed = plugin(&config, &["enroll", "-n", "patching"]);
     assert!(stdout(&unnamed).contains("--gateway https://GATEWAY:8443 --token"));
     let note = String::from_utf8_lossy(&unnamed.stderr).into_owned();
