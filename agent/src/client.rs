@@ -181,7 +181,11 @@ impl HttpGateway {
             let address = origin(&url);
             url.set_path(path);
             let request = fill(client.request(method.clone(), url)).timeout(limit);
-            match answer(request, &address).await {
+            let way = match &self.addresses.proxy {
+                Some(proxy) => format!("{address} (by the proxy {})", origin(proxy)),
+                None => address,
+            };
+            match answer(request, &way).await {
                 Ok(answer) => {
                     self.current.store(index, Ordering::Relaxed);
                     return Ok(answer);
@@ -254,8 +258,15 @@ async fn answer<A: DeserializeOwned>(
     if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
         return Err(GatewayError::Busy { status: status.as_u16(), retry_after_s });
     }
-    let message = String::from_utf8_lossy(&body).chars().take(300).collect();
-    Err(GatewayError::Refused { status: status.as_u16(), message })
+    Err(GatewayError::Refused { status: status.as_u16(), message: sentence(&body) })
+}
+
+/// The sentence of a refusal, which gateways send as `{"error": …}`; a stranger's answer as it is.
+fn sentence(body: &[u8]) -> String {
+    let said = serde_json::from_slice::<serde_json::Value>(body).ok();
+    let said = said.as_ref().and_then(|said| said["error"].as_str());
+    let text = said.map_or_else(|| String::from_utf8_lossy(body), Into::into);
+    text.chars().filter(|character| !character.is_control()).take(300).collect()
 }
 
 /// Reads a body of bounded size: a gateway is trusted with nothing, not even our memory.
@@ -349,6 +360,23 @@ fn root_cause(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_is_told_in_its_sentence() {
+        assert_eq!(sentence(br#"{"error": "the name is none"}"#), "the name is none");
+        assert_eq!(sentence(b"<html>\x1b[31mno</html>\n"), "<html>[31mno</html>");
+        assert_eq!(sentence(&[b'x'; 4_000]).len(), 300);
+    }
+
+    #[tokio::test]
+    async fn a_way_through_a_proxy_that_is_dead_names_the_proxy() {
+        let list = ["https://gw-1:8443".to_owned()];
+        let addresses = Addresses::parse(&list, Some("http://127.0.0.1:1")).unwrap();
+        let gateway = HttpGateway::first_contact(&addresses, Fingerprint::of(b"root")).unwrap();
+        let query = JobQuery::default();
+        let error = gateway.poll(&query).await.unwrap_err().to_string();
+        assert!(error.contains("(by the proxy http://127.0.0.1:1)"), "{error}");
+    }
 
     #[test]
     fn a_fleet_with_one_list_of_gateways_uses_all_of_them() {

@@ -41,7 +41,7 @@ pub enum EnrolError {
         wanted: String,
     },
     /// The answer was no.
-    #[error("enrolment was refused ({reason}): {message}")]
+    #[error("enrolment was refused ({reason}): {message}{}", next_step(reason))]
     Refused {
         /// Reason word.
         reason: String,
@@ -71,7 +71,7 @@ pub enum EnrolError {
     #[error("this device cannot be enrolled")]
     Untrusted(#[source] GatewayError),
     /// A gateway refused the message.
-    #[error("the gateway does not accept the claim")]
+    #[error("the gateway does not accept the claim; check the device's name and the token")]
     Gateway(#[source] GatewayError),
     /// The certificate is not ours.
     #[error("the answer of the gateway is not a certificate for this device")]
@@ -85,6 +85,14 @@ pub enum EnrolError {
     /// The connection.
     #[error("failed to prepare the connection")]
     Client(#[from] ClientError),
+}
+
+/// What helps against a refusal whose sentence says only what is wrong.
+fn next_step(reason: &str) -> &'static str {
+    match reason {
+        "TokenRefused" | "BadProof" => "; `kubectl wardring enroll` makes another token",
+        _ => "",
+    }
 }
 
 /// The identity of this device: the one it has, or a new one by the token.
