@@ -49,7 +49,9 @@ impl Device {
         fs::set_permissions(self.folder.path(), Permissions::from_mode(0o755)).unwrap();
         if fs::metadata(self.folder.path()).unwrap().uid() == 0 {
             let program = self.folder.path().join("wardring-agent");
-            fs::copy(PROGRAM, &program).unwrap();
+            // By another process: a test that starts a program meanwhile would inherit our open file, and
+            // a file that is open for writing cannot be started.
+            assert!(Command::new("cp").arg(PROGRAM).arg(&program).status().unwrap().success());
             self.user = Some((NOBODY, program));
         }
         self
