@@ -8,14 +8,14 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use serde_json::json;
-use wardring_api::{Device, JobState, PermitStep, conditions, names, reasons::Reason};
+use wardring_api::{Device, JobState, LineState, PermitStep, conditions, names, reasons::Reason};
 use wardring_planner::{DeviceRow, JobView};
 
 use super::Desk;
-use crate::presence::Contact;
+use crate::{cache::Namespace, presence::Contact};
 
-/// A restart that we permitted explains silence for this long; after that the device is offline for
-/// people, too (the job's own clocks run regardless).
+/// A restart that we permitted explains silence for at most this long; after that the device is
+/// offline for people, too (the job's own clocks run regardless).
 const EXPECTED_REBOOT: SignedDuration = SignedDuration::from_mins(30);
 
 /// Flips at once; more would compete with grants and outcomes for the API server.
@@ -29,7 +29,6 @@ pub async fn mark(desk: &Desk, namespace: &str) {
     let now = Timestamp::now();
     let flips = desk.cache.read(namespace, |space| {
         let Some(space) = space else { return Vec::new() };
-        let job = |name: &str| space.jobs.get(name).map(|job| job.value.view.clone());
         space
             .devices
             .rows()
@@ -37,7 +36,7 @@ pub async fn mark(desk: &Desk, namespace: &str) {
             .filter(|row| row.enrolment_id.is_some())
             .filter_map(|row| {
                 let contact = desk.presence.contact(namespace, &row.name);
-                let online = flip(row, contact, || job(&row.name), now)?;
+                let online = flip(row, contact, || restarts_as_permitted(space, &row.name, now))?;
                 Some((row.name.clone(), online))
             })
             .take(PER_PASS)
@@ -57,30 +56,42 @@ pub async fn mark(desk: &Desk, namespace: &str) {
 }
 
 /// The value to write, if it is another one than the device's.
-fn flip<J: AsRef<JobView>>(
-    row: &DeviceRow,
-    contact: Contact,
-    job: impl FnOnce() -> Option<J>,
-    now: Timestamp,
-) -> Option<bool> {
+fn flip(row: &DeviceRow, contact: Contact, restarts: impl FnOnce() -> bool) -> Option<bool> {
     match contact {
         Contact::Unknown => None,
         Contact::Online { .. } => (row.online != Some(true)).then_some(true),
         Contact::Offline { .. } if row.online == Some(false) => None,
-        Contact::Offline { .. } => {
-            let expected = job().is_some_and(|job| restarts_as_permitted(job.as_ref(), now));
-            (!expected).then_some(false)
-        }
+        Contact::Offline { .. } => (!restarts()).then_some(false),
     }
 }
 
-fn restarts_as_permitted(job: &JobView, now: Timestamp) -> bool {
+/// Whether a restart that we permitted explains the device's silence: its line waits for it still, and
+/// the stage's `rebootDeadline` has not passed.
+fn restarts_as_permitted(space: &Namespace, device: &str, now: Timestamp) -> bool {
+    let Some(job) = space.jobs.get(device).map(|job| &*job.value.view) else { return false };
+    let rollout = space.rollouts.get(&job.rollout).map(|rollout| &rollout.value.spec);
+    let stage = rollout.and_then(|spec| spec.stages.iter().find(|stage| stage.name == job.stage));
+    let deadline = stage.and_then(|stage| stage.reboot_deadline).map(|span| span.duration());
+    // A line that has its verdict, such as Unreachable, waits for nothing.
+    let waits = || {
+        let slice = space.slices.get(&job.slice);
+        let line =
+            slice.and_then(|slice| slice.value.lines.iter().find(|line| line.device == device));
+        line.is_none_or(|line| line.state == LineState::Granted)
+    };
+    is_restarting(job, deadline, now) && waits()
+}
+
+fn is_restarting(job: &JobView, deadline: Option<SignedDuration>, now: Timestamp) -> bool {
     let restarting = matches!(
         job.state,
         Some(JobState::AwaitingReboot | JobState::Rebooting | JobState::RebootFirst)
     );
+    let limit = deadline.map_or(EXPECTED_REBOOT, |deadline| deadline.min(EXPECTED_REBOOT));
     let last = job.permitted.iter().rev().find(|permit| permit.step == PermitStep::Reboot);
-    restarting && last.is_some_and(|permit| now.duration_since(permit.at) < EXPECTED_REBOOT)
+    // As the planner counts: people may be warned for a while between the permit and the restart.
+    let since = last.map(|permit| job.updated_at.map_or(permit.at, |heard| heard.max(permit.at)));
+    restarting && since.is_some_and(|since| now.duration_since(since) < limit)
 }
 
 async fn write(
@@ -108,35 +119,126 @@ async fn write(
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use std::sync::Arc;
+    use wardring_api::SliceLine;
+    use wardring_planner::SliceView;
 
     use super::*;
+    use crate::cache::{CachedJob, Stored};
 
-    const NOBODY: fn() -> Option<Arc<JobView>> = || None;
+    const NOBODY: fn() -> bool = || false;
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
+    }
+
+    fn stored<T>(value: serde_json::Value) -> T
+    where
+        T: serde::de::DeserializeOwned,
+    {
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn cached<T>(value: T) -> Stored<T> {
+        Stored { uid: "u-1".into(), version: 1, value: value.into() }
+    }
+
+    /// A namespace in which ws-1 was permitted to restart at two o'clock, and said so.
+    fn restarting(state: LineState, deadline: Option<&str>) -> Namespace {
+        let job = stored(json!({
+            "apiVersion": "wardring.dev/v1alpha1", "kind": "PatchJob",
+            "metadata": { "name": "ws-1" },
+            "spec": {
+                "sealed": { "payload": "", "signature": "", "keyId": "k", "certificate": "" },
+                "rollout": "november", "rolloutUid": "u-1", "stage": "test", "slice": "november-1",
+                "enrolmentId": "e-1", "attempt": 1, "sequence": 7, "action": "Install",
+                "kbs": ["KB5068787"],
+                "startBy": "2026-11-21T06:00:00Z", "finishBy": "2026-11-22T02:00:00Z",
+            },
+            "status": {
+                "state": "Rebooting", "attempt": 1, "updatedAt": "2026-11-21T02:00:00Z",
+                "permitted": [{
+                    "step": "Reboot", "at": "2026-11-21T02:00:00Z", "attempt": 1,
+                    "bootId": "b-1", "agentRun": "r-1",
+                }],
+            },
+        }));
+        let rollout = stored(json!({
+            "apiVersion": "wardring.dev/v1alpha1", "kind": "PatchRollout",
+            "metadata": { "name": "november", "uid": "u-1" },
+            "spec": {
+                "updates": { "kbs": ["KB5068787"] },
+                "stages": [{ "name": "test", "groups": ["test"], "rebootDeadline": deadline }],
+            },
+        }));
+        let line = SliceLine { state, attempt: 1, ..SliceLine::pending("ws-1") };
+        let slice = stored(json!({
+            "apiVersion": "wardring.dev/v1alpha1", "kind": "PatchRolloutSlice",
+            "metadata": { "name": "november-1" },
+            "spec": {
+                "rollout": "november", "rolloutUid": "u-1", "stage": "test", "index": 0, "of": 1,
+                "freezeId": "f", "lines": [line.to_string()],
+            },
+        }));
+        let mut space = Namespace::default();
+        space.jobs.insert("ws-1".to_owned(), cached(CachedJob::new(&job)));
+        space.rollouts.insert("november".to_owned(), cached(rollout));
+        space.slices.insert("november-1".to_owned(), cached(SliceView::new(&slice)));
+        space
+    }
+
+    /// What is written of ws-1, which has not been heard since its restart.
+    fn silent(space: &Namespace, now: Timestamp) -> Option<bool> {
+        let online = DeviceRow { online: Some(true), ..DeviceRow::ready("ws-1", "Windows 11") };
+        flip(&online, Contact::Offline { since: now }, || restarts_as_permitted(space, "ws-1", now))
+    }
+
+    #[test]
+    fn a_permitted_restart_explains_silence_until_the_stages_reboot_deadline() {
+        let space = restarting(LineState::Granted, Some("20s"));
+        assert_eq!(silent(&space, at("2026-11-21T02:00:19Z")), None);
+        assert_eq!(silent(&space, at("2026-11-21T02:00:20Z")), Some(false));
+    }
+
+    #[test]
+    fn a_permitted_restart_never_explains_more_than_half_an_hour_of_silence() {
+        for deadline in [None, Some("2h")] {
+            let space = restarting(LineState::Granted, deadline);
+            assert_eq!(silent(&space, at("2026-11-21T02:29:59Z")), None);
+            assert_eq!(silent(&space, at("2026-11-21T02:30:00Z")), Some(false));
+        }
+    }
+
+    #[test]
+    fn a_silent_device_whose_line_has_its_verdict_is_not_online() {
+        let now = at("2026-11-21T02:01:00Z");
+        for verdict in [LineState::Unreachable, LineState::Failed] {
+            assert_eq!(silent(&restarting(verdict, Some("2h")), now), Some(false), "{verdict:?}");
+        }
+        let mut forgotten = restarting(LineState::Granted, None);
+        forgotten.jobs.clear();
+        assert_eq!(silent(&forgotten, now), Some(false));
     }
 
     #[test]
     fn nothing_is_written_when_nothing_flipped_or_nothing_is_known() {
         let now = at("2026-11-21T02:00:00Z");
         let online = DeviceRow::ready("ws-1", "Windows 11");
-        assert_eq!(flip(&online, Contact::Unknown, NOBODY, now), None);
-        assert_eq!(flip(&online, Contact::Online { since: now }, NOBODY, now), None);
+        assert_eq!(flip(&online, Contact::Unknown, NOBODY), None);
+        assert_eq!(flip(&online, Contact::Online { since: now }, NOBODY), None);
         let offline = DeviceRow { online: Some(false), ..online };
-        assert_eq!(flip(&offline, Contact::Offline { since: now }, NOBODY, now), None);
+        assert_eq!(flip(&offline, Contact::Offline { since: now }, NOBODY), None);
     }
 
     #[test]
     fn a_device_that_falls_silent_or_comes_back_flips_once() {
         let now = at("2026-11-21T02:00:00Z");
         let online = DeviceRow::ready("ws-1", "Windows 11");
-        assert_eq!(flip(&online, Contact::Offline { since: now }, NOBODY, now), Some(false));
+        assert_eq!(flip(&online, Contact::Offline { since: now }, NOBODY), Some(false));
         let offline = DeviceRow { online: Some(false), ..online.clone() };
-        assert_eq!(flip(&offline, Contact::Online { since: now }, NOBODY, now), Some(true));
+        assert_eq!(flip(&offline, Contact::Online { since: now }, NOBODY), Some(true));
         let new = DeviceRow { online: None, ..online };
-        assert_eq!(flip(&new, Contact::Online { since: now }, NOBODY, now), Some(true));
+        assert_eq!(flip(&new, Contact::Online { since: now }, NOBODY), Some(true));
     }
 }
