@@ -7,7 +7,7 @@ mod batches;
 use std::collections::{BTreeMap, BTreeSet};
 
 use wardring_api::{
-    LineState, PatchRollout, PatchRolloutStatus, SliceLine, StageState, reasons::Reason,
+    JobAction, LineState, PatchRollout, PatchRolloutStatus, SliceLine, StageState, reasons::Reason,
 };
 
 use batches::Flight;
@@ -203,7 +203,8 @@ impl<'a> Replay<'a> {
             }
         }
         // A rollback that did not begin leaves a proven device as it was.
-        let restored = before.was == Some(LineState::Succeeded);
+        let restored =
+            before.action == JobAction::Rollback && before.was == Some(LineState::Succeeded);
         if line.state == LineState::Succeeded && before.state != LineState::Succeeded && !restored {
             self.proven(&before);
         }

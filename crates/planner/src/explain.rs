@@ -12,7 +12,7 @@ use crate::{
     DeviceRow, DeviceTable, GroupView, HoldView, JobOutcome, JobView, Selector,
     caps::{Rules, later},
     eligibility::device_hold,
-    line::{Doing, Frozen, Line, NONE, doing},
+    line::{Doing, Frozen, Line, NONE, doing, failed_before, notes_itself},
     resolve::Coverage,
     wake::Wake,
 };
@@ -64,13 +64,31 @@ pub fn explain_device(story: &DeviceStory<'_>) -> Explanation {
     };
     let rules = Rules::new(stage);
     let line = working_copy(story.line);
-    if line.state == LineState::Granted {
+    let mut told = if line.state == LineState::Granted {
         at_work(story, &rules)
     } else if line.waits(&rules) {
         waiting(story, &line, &rules)
     } else {
         ended(story)
+    };
+    if line.failed_and_goes_on() {
+        told.message.push_str(&history(story.line));
     }
+    told
+}
+
+/// What became of the attempts before the one that waits or runs.
+fn history(line: &SliceLine) -> String {
+    let Some(was) = failed_before(line.was) else { return String::new() };
+    let mut text = format!(" It was {} before", was.as_str());
+    match line.was_reason {
+        Some(reason) => text.push_str(&format!(": {}", lower_first(reason.meaning()))),
+        None => text.push('.'),
+    }
+    if let Some(note) = &line.note {
+        text.push_str(&format!(" What failed: {note}."));
+    }
+    text
 }
 
 /// Explains what a rollout waits for, most important first. It says what the controller last wrote.
@@ -249,8 +267,19 @@ fn last_end(line: &SliceLine) -> String {
     }
     let told = failed_before(line.was).map(|was| failure(was, line.was_reason));
     let was = line.was.filter(|was| *was != LineState::Granted);
+    if notes_itself(line.state, line.action)
+        && let Some(note) = &line.note
+    {
+        text.push_str(&format!(" What failed: {note}."));
+        text.push_str(&told.map_or(String::new(), |was| format!(" It was {was} before.")));
+        return text;
+    }
     match (&line.note, told, was) {
-        (Some(note), Some(was), _) => text.push_str(&format!(" What failed: {note} ({was}).")),
+        (Some(note), Some(was), _) => {
+            let is_past = line.action == JobAction::Install && line.state != LineState::RolledBack;
+            let before = if is_past { " before" } else { "" };
+            text.push_str(&format!(" What failed{before}: {note} ({was})."));
+        }
         (Some(note), None, _) => text.push_str(&format!(" What failed: {note}.")),
         (None, _, Some(was)) => {
             text.push_str(&format!(" It was {} before.", failure(was, line.was_reason)));
@@ -336,7 +365,7 @@ pub(crate) fn lower_first(text: &str) -> String {
 pub(crate) fn failed(frozen: &Frozen<'_>, index: usize) -> String {
     let line = frozen.lines[index];
     let device = &frozen.record(index).device;
-    let was = failed_before(line.was);
+    let was = failed_before(line.was).filter(|_| !notes_itself(line.state, line.action));
     let word = match was {
         Some(was) => failure(was, line.was_reason),
         None => failure(line.state, line.reason),
@@ -346,14 +375,10 @@ pub(crate) fn failed(frozen: &Frozen<'_>, index: usize) -> String {
         None => format!("{device}: {word}"),
     };
     match was {
+        Some(_) if line.failed_and_goes_on() => format!("{text}, being tried again"),
         Some(_) => format!("{text}, {}", rolled(line.state, line.reason)),
         None => text,
     }
-}
-
-/// What a rollback followed, if that was a failure.
-fn failed_before(was: Option<LineState>) -> Option<LineState> {
-    was.filter(|was| !matches!(was, LineState::Granted | LineState::Succeeded))
 }
 
 /// `Failed/ServiceDown`.

@@ -159,9 +159,9 @@ fn retry(run: &mut Run<'_>, scene: &Scene<'_>) -> bool {
         let Some(frozen) = &mut stage.frozen else { continue };
         for (index, line) in frozen.lines.iter_mut().enumerate() {
             if begins_anew(line) && scene.row(line).is_some() {
+                line.remember();
                 line.set(LineState::Pending, None, scene.now);
-                line.action = JobAction::Install;
-                (line.was, line.was_reason, line.tries) = (None, None, 0);
+                (line.action, line.tries) = (JobAction::Install, 0);
                 frozen.retried.insert(index);
             }
         }

@@ -126,10 +126,10 @@ fn entry(text: &str) -> Option<(&str, u32, JobAction)> {
 fn grant(line: &mut Line, action: JobAction, attempt: u32, sequence: i64, now: jiff::Timestamp) {
     if attempt > line.attempt {
         line.granted_now = true;
-        (line.was, line.was_reason) = match action {
-            JobAction::Rollback => (Some(line.state), line.reason),
-            JobAction::Install | JobAction::Download => (None, None),
-        };
+        match action {
+            JobAction::Rollback => (line.was, line.was_reason) = (Some(line.state), line.reason),
+            JobAction::Install | JobAction::Download => line.remember(),
+        }
     }
     line.state = LineState::Granted;
     line.reason = None;

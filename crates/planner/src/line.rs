@@ -45,6 +45,27 @@ impl Line {
         self.moved = true;
     }
 
+    /// Keeps what the last attempt came to, before the next one: the record is the audit of the run. What
+    /// a rollback followed says more than the rollback.
+    pub fn remember(&mut self) {
+        match self.state {
+            LineState::Failed | LineState::RevertedByWindows => {
+                (self.was, self.was_reason) = (Some(self.state), self.reason);
+            }
+            LineState::RolledBack if failed_before(self.was).is_none() => {
+                (self.was, self.was_reason) = (Some(LineState::RolledBack), self.reason);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether the device failed in an earlier attempt and no later one has ended.
+    pub fn failed_and_goes_on(&self) -> bool {
+        self.action == JobAction::Install
+            && failed_before(self.was).is_some()
+            && matches!(self.state, LineState::Pending | LineState::NotStarted | LineState::Granted)
+    }
+
     /// Whether the job of the running grant was missing once and made anew: somebody may have deleted
     /// one that had begun.
     pub fn was_remade(&self) -> bool {
@@ -55,7 +76,6 @@ impl Line {
     pub fn may_try_again(&self, rules: &Rules) -> bool {
         matches!(self.state, LineState::Failed | LineState::RevertedByWindows)
             && self.action == JobAction::Install
-            && self.was.is_none()
             && self.spent() < rules.max_attempts
             && !matches!(
                 self.reason,
@@ -108,6 +128,20 @@ impl Line {
     }
 }
 
+/// What went before, if that was a failure or was taken back.
+pub(crate) fn failed_before(was: Option<LineState>) -> Option<LineState> {
+    was.filter(|was| !matches!(was, LineState::Granted | LineState::Succeeded))
+}
+
+/// Whether the note of a line tells of its own state; otherwise it tells of what went before.
+pub(crate) fn notes_itself(state: LineState, action: JobAction) -> bool {
+    action == JobAction::Install
+        && matches!(
+            state,
+            LineState::Failed | LineState::RevertedByWindows | LineState::RollbackFailed
+        )
+}
+
 /// A stage whose membership is frozen.
 #[derive(Debug)]
 pub(crate) struct Frozen<'a> {
@@ -157,7 +191,9 @@ impl<'a> Frozen<'a> {
     pub fn note(&self, index: usize) -> Option<&str> {
         let (line, record) = (&self.lines[index], self.record(index));
         let is_new = || self.notes.get(&index).map(String::as_str);
+        // What failed before stays told until the device fails anew.
         let is_same = line.action == JobAction::Rollback
+            || (line.was.is_some() && !notes_itself(line.state, line.action))
             || (line.state, line.reason, line.was) == (record.state, record.reason, record.was);
         // What a rollback followed stays its evidence, whatever the rollback itself said.
         let recorded = record.note.as_deref().filter(|_| is_same);
@@ -213,10 +249,12 @@ pub(crate) struct Tally {
     pub rollback_bad: usize,
     /// The first failed devices, by position.
     pub failed: Vec<usize>,
+    /// The first devices that failed and are being tried again, by position.
+    pub again: Vec<usize>,
 }
 
 /// Failed devices that a status shows.
-const SAMPLE: usize = 20;
+pub(crate) const SAMPLE: usize = 20;
 
 impl Tally {
     /// Adds up a stage. Bad ends before `since` were answered by a person's retry and do not count.
@@ -289,6 +327,9 @@ impl Tally {
             LineState::Unreachable => counts.unreachable += 1,
             LineState::RolledBack => counts.rolled_back += 1,
             LineState::NotReversible | LineState::RollbackFailed => counts.rollback_failed += 1,
+        }
+        if line.failed_and_goes_on() && self.again.len() < SAMPLE {
+            self.again.push(index);
         }
         // A grant of a rollback keeps the failure it followed; only ended lines can be forgiven.
         let counted = line.state == LineState::Granted

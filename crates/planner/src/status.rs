@@ -15,6 +15,7 @@ use crate::{
     caps::later,
     explain, freeze,
     halt::current_stage,
+    line::SAMPLE,
     validate::{Complaint, Run, Scene, Stop},
 };
 
@@ -60,6 +61,8 @@ fn count(run: &mut Run<'_>) {
             .tally
             .failed
             .iter()
+            .chain(&stage.tally.again)
+            .take(SAMPLE)
             .map(|&index| clip(&explain::failed(frozen, index), 256))
             .collect();
     }

@@ -6,7 +6,7 @@ mod support;
 use std::sync::Arc;
 
 use jiff::SignedDuration;
-use support::{SERVER, World, agent::Script, update};
+use support::{ONE_STAGE, SERVER, World, agent::Script, good_answer, granted, update};
 use wardring_api::{
     Batch, Cap, JobAction, JobState, LineState, RollbackPolicy, RolloutPhase, conditions,
     reasons::Reason,
@@ -14,41 +14,6 @@ use wardring_api::{
 use wardring_planner::{
     Action, Decision, GrantId, JobEnd, JobOutcome, Outcome, OutcomeResult, Plan, Unheard, resolve,
 };
-
-const ONE_STAGE: &str = "
-updates: {select: {release: 2026-11}}
-stages: [{name: test, group: test, maxConcurrency: 1}]";
-
-/// Two devices of one stage; the first is granted.
-fn granted() -> World {
-    let mut world = World::new();
-    world.group("test");
-    world.device("test-1", "test", SERVER);
-    world.device("test-2", "test", SERVER);
-    world.rollout("november", ONE_STAGE);
-    world.settle();
-    assert_eq!(world.state("november", "test-1"), Some(LineState::Granted));
-    world
-}
-
-fn good_answer(world: &World) -> Outcome {
-    let job = &world.jobs["test-1"];
-    Outcome {
-        rollout_uid: job.rollout_uid.clone(),
-        enrolment_id: job.enrolment_id.clone(),
-        attempt: job.attempt,
-        action: job.action,
-        sequence: job.sequence,
-        result: OutcomeResult::Succeeded,
-        reason: None,
-        message: String::new(),
-        boot_id: "boot-2".to_owned(),
-        installed_in_boot: Some("boot-1".to_owned()),
-        reboot_required: true,
-        started: true,
-        build: "20348.4405".to_owned(),
-    }
-}
 
 fn answered(spoil: impl FnOnce(&mut Outcome)) -> (LineState, Option<Reason>) {
     let mut world = granted();
@@ -199,82 +164,6 @@ fn a_device_that_returns_waits_for_its_slot_until_the_agents_were_heard() {
     world.guards.unheard = None;
     world.settle();
     assert_eq!(world.state("november", "test-1"), Some(LineState::Granted));
-}
-
-/// One device that fails with these words and is rolled back.
-fn failing(message: &str) -> World {
-    let mut world = granted();
-    world.edit("november", |spec| {
-        spec.on_failure.action = wardring_api::FailureAction::Rollback;
-    });
-    let outcome = Outcome {
-        result: OutcomeResult::Failed,
-        reason: Some(Reason::ServiceDown),
-        message: message.to_owned(),
-        ..good_answer(&world)
-    };
-    world.jobs.get_mut("test-1").unwrap().outcome = JobOutcome::Verified(outcome);
-    world.settle();
-    assert_eq!(world.line("november", "test-1").unwrap().action, JobAction::Rollback);
-    world
-}
-
-fn rolled_back(world: &mut World, result: OutcomeResult, message: &str) {
-    let outcome = Outcome {
-        result,
-        reason: None,
-        message: message.to_owned(),
-        started: result != OutcomeResult::NotStarted,
-        ..good_answer(world)
-    };
-    world.jobs.get_mut("test-1").unwrap().outcome = JobOutcome::Verified(outcome);
-    world.settle();
-}
-
-#[test]
-fn what_failed_is_told_through_the_whole_rollback() {
-    let told = |world: &World| world.status("november").stages[0].failed_sample[0].clone();
-    let mut world = failing("MSSQLSERVER did not start after 3 restarts");
-    let what = "test-1: MSSQLSERVER did not start after 3 restarts (Failed/ServiceDown)";
-    assert_eq!(told(&world), format!("{what}, being rolled back"));
-    // A rollback that cannot begin yet is granted again, and forgets nothing.
-    rolled_back(&mut world, OutcomeResult::NotStarted, "on battery");
-    assert_eq!(told(&world), format!("{what}, being rolled back"));
-    assert_eq!(world.line("november", "test-1").unwrap().attempt, 3);
-
-    let mut fails = world.clone();
-    rolled_back(&mut fails, OutcomeResult::RollbackFailed, "the package is gone");
-    assert_eq!(told(&fails), format!("{what}, then RollbackFailed"));
-
-    rolled_back(&mut world, OutcomeResult::RolledBack, "taken back");
-    assert_eq!(told(&world), format!("{what}, rolled back"));
-    let hold = world.holds.values().next().expect("the update is barred");
-    assert_eq!(hold.evidence, [format!("{what}, rolled back")]);
-    let ended = world.events.iter().find(|event| event.starts_with("RollbackSucceeded")).unwrap();
-    assert!(ended.contains(what), "{ended}");
-    let halted = world.events.iter().find(|event| event.starts_with("FailureBudget")).unwrap();
-    assert!(halted.contains(what), "{halted}");
-}
-
-#[test]
-fn a_retry_forgets_what_failed_before() {
-    let mut world = failing("MSSQLSERVER did not start after 3 restarts");
-    rolled_back(&mut world, OutcomeResult::RolledBack, "");
-    world.holds.clear();
-    world.retry("november");
-    world.settle();
-    let line = world.line("november", "test-1").unwrap();
-    assert_eq!((line.state, line.was), (LineState::Granted, None));
-    assert_eq!((line.note, line.was_reason), (None, None));
-}
-
-#[test]
-fn a_device_cannot_write_control_characters_or_a_novel_into_the_status() {
-    let world = failing(&format!("a\u{1b}[2J\nb {}", "x".repeat(5_000)));
-    let told = &world.status("november").stages[0].failed_sample[0];
-    assert!(!told.chars().any(char::is_control), "{told:?}");
-    assert!(told.starts_with("test-1: a [2J b xxx"), "{told}");
-    assert!(told.len() < 256, "{}", told.len());
 }
 
 #[test]

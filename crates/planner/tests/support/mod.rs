@@ -20,7 +20,7 @@ use wardring_api::{
 };
 use wardring_planner::{
     Action, DeviceRow, DeviceTable, GrantId, GroupView, Guards, HoldView, JobView, LedgerView,
-    Plan, SliceView, Snapshot, check, plan, take_over,
+    Outcome, OutcomeResult, Plan, SliceView, Snapshot, check, plan, take_over,
 };
 
 use agent::Agent;
@@ -362,4 +362,41 @@ pub fn update(kb: &str, product: &str) -> UpdateSpec {
         "{{kb: {kb}, title: '2026-11 {product}', product: {product}, kind: Quality, release: 2026-11}}"
     ))
     .unwrap()
+}
+
+/// A rollout of one stage, one device at a time.
+pub const ONE_STAGE: &str = "
+updates: {select: {release: 2026-11}}
+stages: [{name: test, group: test, maxConcurrency: 1}]";
+
+/// Two devices of one stage; the first is granted.
+pub fn granted() -> World {
+    let mut world = World::new();
+    world.group("test");
+    world.device("test-1", "test", SERVER);
+    world.device("test-2", "test", SERVER);
+    world.rollout("november", ONE_STAGE);
+    world.settle();
+    assert_eq!(world.state("november", "test-1"), Some(LineState::Granted));
+    world
+}
+
+/// How the first device answers when all went well.
+pub fn good_answer(world: &World) -> Outcome {
+    let job = &world.jobs["test-1"];
+    Outcome {
+        rollout_uid: job.rollout_uid.clone(),
+        enrolment_id: job.enrolment_id.clone(),
+        attempt: job.attempt,
+        action: job.action,
+        sequence: job.sequence,
+        result: OutcomeResult::Succeeded,
+        reason: None,
+        message: String::new(),
+        boot_id: "boot-2".to_owned(),
+        installed_in_boot: Some("boot-1".to_owned()),
+        reboot_required: true,
+        started: true,
+        build: "20348.4405".to_owned(),
+    }
 }
