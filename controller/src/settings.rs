@@ -38,7 +38,7 @@ pub struct Settings {
     #[arg(long, default_value = "15s")]
     pub lease_duration: Span,
 
-    /// Pause between two renewals of the Lease.
+    /// Pause between two renewals of the Lease; at most half of its duration.
     #[arg(long, default_value = "5s")]
     pub lease_renew: Span,
 
@@ -72,7 +72,61 @@ pub enum LogFormat {
     Json,
 }
 
+/// Why these settings cannot work.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    /// A span of no length.
+    #[error("{flag} is zero: give it a span such as {example}")]
+    Zero {
+        /// The flag.
+        flag: &'static str,
+        /// A span that works.
+        example: &'static str,
+    },
+    /// The Lease counts whole seconds.
+    #[error(
+        "--lease-duration {duration} is not a number of whole seconds, which is what a Lease holds: choose one, such as 15s"
+    )]
+    PartOfASecond {
+        /// The duration.
+        duration: Span,
+    },
+    /// The Lease would expire between two renewals.
+    #[error(
+        "--lease-renew {renew} is too slow for --lease-duration {duration}: choose at most half of the duration"
+    )]
+    SlowRenewal {
+        /// Pause between renewals.
+        renew: Span,
+        /// Duration of the Lease.
+        duration: Span,
+    },
+}
+
 impl Settings {
+    /// Whether a controller can work with these settings.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        for (flag, span, example) in [
+            ("--lease-duration", self.lease_duration, "15s"),
+            ("--lease-renew", self.lease_renew, "5s"),
+            ("--offline-after", self.offline_after, "10m"),
+            ("--certificate-life", self.certificate_life, "90d"),
+        ] {
+            if span.duration().is_zero() {
+                return Err(SettingsError::Zero { flag, example });
+            }
+        }
+        let (renew, duration) = (self.lease_renew, self.lease_duration);
+        if duration.duration().subsec_nanos() != 0 {
+            return Err(SettingsError::PartOfASecond { duration });
+        }
+        // A leader's term ends after two thirds of the duration: each renewal must come well before.
+        if std_duration(renew).saturating_mul(2) > std_duration(duration) {
+            return Err(SettingsError::SlowRenewal { renew, duration });
+        }
+        Ok(())
+    }
+
     /// The name under which this process stands in the Lease.
     pub fn holder(&self) -> String {
         self.identity.clone().unwrap_or_else(|| {

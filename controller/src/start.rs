@@ -35,6 +35,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(20);
 
 /// Runs until `stop` is cancelled.
 pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
+    settings.check()?;
     let http = bind(settings.http_listen, "--http-listen").await?;
     let presence_listener = bind(settings.presence_listen, "--presence-listen").await?;
     let presence_port = presence_listener.local_addr()?.port();

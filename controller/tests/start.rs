@@ -159,3 +159,25 @@ async fn a_taken_port_is_named_with_its_flag() {
     let sentence = format!("cannot listen on {address}: choose a free address with --http-listen");
     assert!(complaint.contains(&sentence), "{complaint}");
 }
+
+#[tokio::test]
+async fn settings_with_which_nobody_could_lead_are_refused_before_anything_is_asked_for() {
+    for (flags, sentence) in [
+        (
+            ["--lease-duration=1s", "--lease-renew=5s"],
+            "--lease-renew 5s is too slow for --lease-duration 1s: choose at most half",
+        ),
+        (["--lease-duration=10s", "--lease-renew=5001ms"], "choose at most half"),
+        (["--lease-duration=0s", "--lease-renew=0s"], "--lease-duration is zero: give it a span"),
+        (["--lease-duration=15s", "--lease-renew=0s"], "--lease-renew is zero: give it a span"),
+        (["--lease-duration=1900ms", "--lease-renew=500ms"], "not a number of whole seconds"),
+        (["--offline-after=0s", "--lease-renew=5s"], "--offline-after is zero: give it a span"),
+    ] {
+        let complaint = complaint(&run(PathBuf::from("no-such-file"), &flags).await);
+        assert!(complaint.contains(sentence), "{flags:?}: {complaint}");
+    }
+    // The slowest renewal that is taken: the next complaint is about the cluster.
+    let flags = ["--lease-duration=10s", "--lease-renew=5s"];
+    let none = complaint(&run(PathBuf::from("no-such-file"), &flags).await);
+    assert!(none.contains("set KUBECONFIG to a readable file"), "{none}");
+}
