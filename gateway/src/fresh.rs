@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::{Request, header::DATE};
 use http_body_util::BodyExt;
 use jiff::{SignedDuration, Timestamp, fmt::rfc2822::DateTimeParser};
-use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::{NamespaceResourceScope, api::core::v1::Namespace};
 use kube::{Client, Resource, client::Body};
 use serde::de::DeserializeOwned;
 use tokio::time;
@@ -49,14 +49,22 @@ pub async fn read<K>(client: &Client, namespace: &str, name: &str) -> Result<Fre
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + DeserializeOwned,
 {
-    time::timeout(PATIENCE, ask(client, namespace, name)).await.unwrap_or(Err(ReadError::Timeout))
+    patiently(client, format!("{}/{name}", K::url_path(&(), Some(namespace)))).await
 }
 
-async fn ask<K>(client: &Client, namespace: &str, name: &str) -> Result<Fresh<K>, ReadError>
-where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + DeserializeOwned,
-{
-    let url = format!("{}/{name}", K::url_path(&(), Some(namespace)));
+/// Reads a Namespace.
+pub async fn read_namespace(client: &Client, name: &str) -> Result<Fresh<Namespace>, ReadError> {
+    patiently(client, format!("{}/{name}", Namespace::url_path(&(), None))).await
+}
+
+async fn patiently<K: DeserializeOwned>(
+    client: &Client,
+    url: String,
+) -> Result<Fresh<K>, ReadError> {
+    time::timeout(PATIENCE, ask(client, url)).await.unwrap_or(Err(ReadError::Timeout))
+}
+
+async fn ask<K: DeserializeOwned>(client: &Client, url: String) -> Result<Fresh<K>, ReadError> {
     let request = Request::get(url)
         .body(Body::empty())
         .expect("names of namespaces and objects are valid in a path");

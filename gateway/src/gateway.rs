@@ -5,6 +5,7 @@ use std::{
     time::Instant,
 };
 
+use k8s_openapi::api::core::v1::Namespace;
 use kube::Client;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -60,6 +61,7 @@ pub struct Gateway {
     pub(crate) slices: Shared<Fresh<PatchRolloutSlice>>,
     pub(crate) rollouts: Shared<Fresh<PatchRollout>>,
     pub(crate) groups: Shared<Vec<DeviceGroup>>,
+    pub(crate) namespaces: Shared<Fresh<Namespace>>,
     pub(crate) began: Instant,
     pub(crate) unbound: Semaphore,
     pub(crate) permits: Semaphore,
@@ -90,6 +92,7 @@ impl Gateway {
             slices: Shared::default(),
             rollouts: Shared::default(),
             groups: Shared::default(),
+            namespaces: Shared::default(),
             began,
             unbound: Semaphore::new(UNBOUND),
             permits: Semaphore::new(PERMITS_AT_ONCE),

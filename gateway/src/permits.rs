@@ -7,6 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{Json, extract::State};
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Api, Resource,
     api::{ListParams, PostParams},
@@ -95,6 +96,7 @@ struct Read {
     rollout: Option<Arc<fresh::Fresh<PatchRollout>>>,
     device: Option<Device>,
     groups: Arc<Vec<DeviceGroup>>,
+    namespace: Arc<fresh::Fresh<Namespace>>,
     clock_trusted: bool,
 }
 
@@ -105,6 +107,12 @@ impl Read {
 
     fn rollout(&self) -> Option<&PatchRollout> {
         self.rollout.as_ref()?.object.as_ref()
+    }
+
+    /// One that is not there any more was deleted.
+    fn namespace_deleting(&self) -> bool {
+        let namespace = self.namespace.object.as_ref();
+        namespace.is_none_or(|namespace| namespace.metadata.deletion_timestamp.is_some())
     }
 }
 
@@ -130,13 +138,15 @@ impl Desk<'_> {
     /// Every read begins after the permit was asked for. What a whole stage asks about is read once for
     /// all who ask at the same time.
     async fn read(&self) -> Result<Read, DeskError> {
-        let Gateway { client, slices, rollouts, groups, .. } = self.gateway;
+        let Gateway { client, slices, rollouts, groups, namespaces, .. } = self.gateway;
         let (namespace, name) = (&*self.speaker.device.namespace, &*self.speaker.device.name);
-        let (job, device) = tokio::join!(
+        let (job, device, home) = tokio::join!(
             fresh::read::<PatchJob>(client, namespace, name),
             fresh::read::<Device>(client, namespace, name),
+            namespaces.read(namespace, async || fresh::read_namespace(client, namespace).await),
         );
         let (fresh::Fresh { object: job, clock_trusted }, device) = (job?, device?.object);
+        let home = home?;
         let Some(job) = job else {
             return Ok(Read {
                 job: None,
@@ -144,6 +154,7 @@ impl Desk<'_> {
                 rollout: None,
                 device,
                 groups: Arc::default(),
+                namespace: home,
                 clock_trusted,
             });
         };
@@ -164,6 +175,7 @@ impl Desk<'_> {
             rollout: Some(rollout?),
             device,
             groups: groups.map_err(DeskError::List)?,
+            namespace: home,
             clock_trusted,
             job: Some(job),
         })
@@ -197,6 +209,7 @@ impl Desk<'_> {
                 second_live_run: self.has_second_run(read),
                 clock_trusted: read.clock_trusted,
                 restored_from_backup: self.was_restored(read),
+                namespace_deleting: read.namespace_deleting(),
             },
         })
     }

@@ -62,6 +62,8 @@ pub struct Circumstances {
     pub clock_trusted: bool,
     /// The namespace was restored from a backup and nobody confirmed it yet.
     pub restored_from_backup: bool,
+    /// The namespace is being deleted, or is gone already.
+    pub namespace_deleting: bool,
 }
 
 impl Circumstances {
@@ -72,6 +74,7 @@ impl Circumstances {
         second_live_run: false,
         clock_trusted: true,
         restored_from_backup: false,
+        namespace_deleting: false,
     };
 }
 
@@ -112,6 +115,7 @@ const ASK_SOON: SignedDuration = SignedDuration::from_secs(5);
 /// May the device take this step now? Everything that can say no is asked before anything says yes.
 pub fn permit(facts: &PermitFacts<'_>) -> PermitVerdict {
     let refusal = circumstances(&facts.circumstances)
+        .or_else(|| namespace(&facts.circumstances))
         .or_else(|| job(facts))
         .or_else(|| device(facts))
         .or_else(|| line(facts))
@@ -153,6 +157,14 @@ fn circumstances(circumstances: &Circumstances) -> Option<PermitVerdict> {
     }
     if circumstances.second_live_run {
         return refused(Reason::TwoAgents, ASK_LATER);
+    }
+    None
+}
+
+/// The rollout of a namespace that goes shows no deletion until its turn comes, seconds later.
+fn namespace(circumstances: &Circumstances) -> Option<PermitVerdict> {
+    if circumstances.namespace_deleting {
+        return ended(Reason::Deleting, "The namespace is being deleted.");
     }
     None
 }

@@ -193,6 +193,7 @@ fn every_obstacle_refuses_or_ends_with_its_reason() {
         }),
         ("refused", Reason::NoLeader, |desk| desk.circumstances.leader_fresh = false),
         ("refused", Reason::TwoAgents, |desk| desk.circumstances.second_live_run = true),
+        ("ended", Reason::Deleting, |desk| desk.circumstances.namespace_deleting = true),
         ("ended", Reason::NoSuchJob, |desk| desk.job = None),
         ("ended", Reason::NoSuchJob, |desk| desk.job().rollout_uid = "other".to_owned()),
         ("ended", Reason::NoSuchJob, |desk| desk.job().enrolment_id = "other".to_owned()),
@@ -284,6 +285,18 @@ fn a_deleted_rollout_permits_nothing_even_to_finish() {
             let rollout = desk.rollout();
             rollout.metadata.deletion_timestamp = serde_json::from_value(json.clone()).unwrap();
             rollout.spec.on_halt.installed_awaiting_reboot = AwaitingRebootAction::Finish;
+        });
+        assert_eq!((desk.verdict(), desk.reason()), ("ended", Some(Reason::Deleting)));
+    }
+}
+
+#[test]
+fn a_namespace_that_goes_permits_nothing_even_to_finish_or_again() {
+    for make in [Desk::install, Desk::reboot, Desk::uninstall] {
+        let desk = make().with(|desk| {
+            desk.circumstances.namespace_deleting = true;
+            desk.rollout().spec.on_halt.installed_awaiting_reboot = AwaitingRebootAction::Finish;
+            desk.job().permitted = vec![given(desk.step, "run-1", "boot-1")];
         });
         assert_eq!((desk.verdict(), desk.reason()), ("ended", Some(Reason::Deleting)));
     }

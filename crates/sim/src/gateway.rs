@@ -496,6 +496,7 @@ impl Gateway {
                 second_live_run: seen != Sighting::One || recorded != Sighting::One,
                 clock_trusted: self.skew_ms.abs() <= 30_000,
                 restored_from_backup: request.highest_sequence > known,
+                namespace_deleting: false,
             },
         })
     }

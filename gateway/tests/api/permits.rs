@@ -97,6 +97,25 @@ async fn a_permit_is_decided_on_a_fresh_read_of_every_object() {
 }
 
 #[tokio::test]
+async fn in_a_namespace_that_is_being_deleted_nothing_is_permitted() {
+    let site = Site::new().await;
+    let agent = site.device("ws-1").await;
+    let key = site.grant(&agent, &site.rollout().await).await;
+    let gateway = site.gateway(&[]).await;
+    gateway.sees_leader().await;
+    assert_eq!(gateway.permit(&agent, &key, Step::Install).await, PermitAnswer::Granted);
+
+    let namespaces: kube::Api<k8s_openapi::api::core::v1::Namespace> =
+        kube::Api::all(site.client.clone());
+    namespaces.delete(&site.tenant, &DeleteParams::default()).await.unwrap();
+
+    for step in [Step::Install, Step::Reboot] {
+        let answer = gateway.permit(&agent, &key, step).await;
+        assert!(matches!(&answer, PermitAnswer::Ended { reason, .. } if reason == "Deleting"));
+    }
+}
+
+#[tokio::test]
 async fn an_agent_that_holds_a_newer_job_than_the_cluster_gets_nothing() {
     let site = Site::new().await;
     let agent = site.device("ws-1").await;

@@ -72,7 +72,12 @@ async fn delete_rollout(namespace: &str, policy: PropagationPolicy) -> Result<()
 
 #[tokio::test]
 async fn a_namespace_deleted_in_the_middle_goes_and_no_device_moves_any_more() -> Result<()> {
-    let plan = Plan::default().group("test", 8, &world());
+    // The rollout itself shows no deletion for some seconds: one device would install within them, the
+    // other one restart.
+    let (mut downloads, mut installs) = (world(), world());
+    downloads["updates"][0]["downloadMs"] = json!(3_000);
+    installs["updates"][0]["installMs"] = json!(2_000);
+    let plan = Plan::default().group("test", 1, &installs).group("test", 1, &downloads);
     let (place, fleet) = Place::open(shared().await?, "deleted-namespace", &plan).await?;
     let mut history = History::begin(&place.client, &place.namespace);
     place.create::<PatchRollout>(rollout(&[stage("test")], json!({}))).await?;
@@ -80,11 +85,24 @@ async fn a_namespace_deleted_in_the_middle_goes_and_no_device_moves_any_more() -
 
     let namespaces: Api<Namespace> = Api::all(place.client.clone());
     namespaces.delete(&place.namespace, &DeleteParams::default()).await?;
+    let deleted = Timestamp::now();
     wait_until(LONG, "the namespace to go", async || {
         matches!(namespaces.get_opt(&place.namespace).await, Ok(None)).then_some(())
     })
     .await?;
 
+    for (device, permits) in history.permits() {
+        for permit in permits {
+            assert!(
+                permit.at <= deleted,
+                "{device} got {permit:?} after the deletion at {deleted}"
+            );
+        }
+    }
+    for (_, device, _) in &plan.devices {
+        assert_eq!(count(&fleet, device, "reboot")?, 0, "{device} restarted");
+    }
+    assert_eq!(touched(&fleet, [&"test-2".to_owned()])?, Vec::<String>::new());
     assert_moved_only_with_permits(&plan, &fleet, &history)
 }
 
