@@ -42,6 +42,8 @@ async fn the_chart_installs_upgrades_and_leaves_the_records_when_it_goes() -> Re
             &["update", "enrollmentrequests.wardring.dev", "--subresource=status", "-n", "a"],
             false,
         ),
+        ("wardring-gateway", &["get", "namespaces/a"], true),
+        ("wardring-gateway", &["list", "namespaces"], false),
         ("wardring-gateway", &["get", "secrets/wardring-gateway-tls", "-n", NAMESPACE], true),
         ("wardring-gateway", &["get", "secrets/wardring-ca", "-n", NAMESPACE], false),
         ("wardring-controller", &["get", "secrets/wardring-ca", "-n", NAMESPACE], true),
