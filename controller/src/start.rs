@@ -5,7 +5,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow, bail};
 use jiff::{SignedDuration, Timestamp};
-use kube::{Client, Config};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{Api, Client, Config};
 use serde_json::json;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -16,7 +17,7 @@ use crate::{
     crds,
     events::Events,
     health::{self, Health},
-    identity::{self, Identity, SignerSettings},
+    identity::{self, CaError, Identity, SignerSettings},
     leader::lead,
     lease::{Candidacy, Office, Term, stand},
     metrics::Metrics,
@@ -45,9 +46,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     reach(&client, &clock).await?;
     crds::verify(&client).await?;
     let system = settings.system_namespace.clone();
-    let identity = identity::open(&client, &system, Timestamp::now()).await.with_context(|| {
-        format!("failed to open the certificate authority in namespace {system}")
-    })?;
+    let identity = open_identity(&client, &system).await?;
 
     let (metrics, progress) = (Metrics::new(), Progress::default());
     let health = Health::new(metrics.clone(), progress.clone());
@@ -224,6 +223,28 @@ fn roughly(span: SignedDuration) -> String {
         seconds @ ..120 => format!("{seconds} s"),
         seconds @ ..7_200 => format!("{} min", (seconds + 30) / 60),
         seconds => format!("{} h", (seconds + 1_800) / 3_600),
+    }
+}
+
+/// The certificate authority of the namespace that is said to be the installation's.
+async fn open_identity(client: &Client, system: &str) -> anyhow::Result<Identity> {
+    // Asked for first: without its namespace, a missing Secret is no loss of the certificate authority.
+    // Not being allowed to look says nothing; what comes next says what is not allowed.
+    if let Ok(None) = Api::<Namespace>::all(client.clone()).get_opt(system).await {
+        bail!(
+            "namespace {system} does not exist: create it with `kubectl create namespace {system}`, or give --system-namespace the namespace into which the chart is installed"
+        );
+    }
+    match identity::open(client, system, Timestamp::now()).await {
+        Err(CaError::Api { action, source: kube::Error::Api(status) }) if status.is_forbidden() => {
+            bail!(
+                "not allowed to {action} in namespace {system}: install the chart's roles for this service account, or give --system-namespace the namespace into which the chart is installed ({})",
+                status.message
+            )
+        }
+        opened => opened.with_context(|| {
+            format!("failed to open the certificate authority in namespace {system}")
+        }),
     }
 }
 

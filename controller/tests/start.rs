@@ -27,6 +27,9 @@ enum Wrong {
     ForbiddenCrds,
     /// One of the CRDs lacks a field.
     OldCrds,
+    NoNamespace,
+    /// The roles are those of another namespace.
+    ForbiddenSecret,
 }
 
 /// The API server's answer to a read.
@@ -45,11 +48,17 @@ fn answer(wrong: Wrong, path: &str) -> (StatusCode, Value) {
         _ if path == "/version" => (StatusCode::OK, json!({ "major": "1", "minor": "36" })),
         Wrong::NoCrds => failure(StatusCode::NOT_FOUND),
         Wrong::ForbiddenCrds => failure(StatusCode::FORBIDDEN),
+        Wrong::ForbiddenSecret if path.ends_with("/secrets/wardring-ca") => {
+            failure(StatusCode::FORBIDDEN)
+        }
+        Wrong::ForbiddenSecret if path.starts_with("/api/v1/namespaces/") => {
+            (StatusCode::OK, json!({ "metadata": { "name": name } }))
+        }
         _ => match all_crds().into_iter().find(|crd| crd.name_any() == name) {
             Some(crd) => {
                 let mut crd = json!(crd);
                 let status = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties";
-                if name.starts_with("patchledgers") {
+                if wrong == Wrong::OldCrds && name.starts_with("patchledgers") {
                     crd.pointer_mut(status).unwrap().as_object_mut().unwrap().remove("batch");
                 }
                 (StatusCode::OK, crd)
@@ -130,11 +139,14 @@ async fn a_cluster_that_cannot_be_worked_with_ends_the_start_in_one_sentence() {
         (Wrong::Clock(-600), "clock is 10 min ahead of the API server's: set it right"),
         (Wrong::NoCrds, "is missing: apply the chart's crds/ folder first"),
         (Wrong::ForbiddenCrds, "install the chart's roles for this service account"),
+        (Wrong::NoNamespace, "namespace wardring-system does not exist: create it with `kubectl"),
+        (Wrong::ForbiddenSecret, "not allowed to read the CA Secret in namespace wardring-system"),
         (Wrong::OldCrds, "older than this controller (1 fields are missing, such as status.batch)"),
     ] {
         let (address, writes) = play(wrong).await;
         let complaint = complaint(&start(address, &[]).await);
         assert!(complaint.contains(sentence), "{wrong:?}: {complaint}");
+        assert!(!complaint.contains("Status {"), "{wrong:?}: {complaint}");
         assert_eq!(*writes.lock().unwrap(), Vec::<String>::new(), "{wrong:?}");
     }
 }
