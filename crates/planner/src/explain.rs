@@ -13,6 +13,7 @@ use crate::{
     caps::{Rules, later},
     eligibility::device_hold,
     line::{Doing, Frozen, Line, NONE, doing, failed_before, notes_itself},
+    outcomes::is_released,
     resolve::Coverage,
     wake::Wake,
 };
@@ -65,7 +66,14 @@ pub fn explain_device(story: &DeviceStory<'_>) -> Explanation {
     let rules = Rules::new(stage);
     let line = working_copy(story.line);
     let mut told = if line.state == LineState::Granted {
-        at_work(story, &rules)
+        let mut told = at_work(story, &rules);
+        if story.device.is_some_and(|row| row.is_online() && is_released(row, &line)) {
+            told.message.push_str(
+                " A person asked to release it; that waits until it is done or falls silent, because it \
+                 is in contact.",
+            );
+        }
+        told
     } else if line.waits(&rules) {
         waiting(story, &line, &rules)
     } else {

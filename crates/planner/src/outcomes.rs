@@ -143,7 +143,8 @@ impl Facts<'_, '_> {
         let Some(row) = row else {
             return self.ends(line, bad_end(line), Reason::Replaced, job);
         };
-        if is_released(row, line) {
+        // A device in contact may act at this moment: its slot is free once it has ended or fell silent.
+        if is_released(row, line) && !row.is_online() {
             return self.ends(line, bad_end(line), Reason::Released, job);
         }
         let grant = GrantId {
@@ -446,7 +447,7 @@ fn was_permitted_to_install(job: &JobView) -> bool {
 }
 
 /// Whether a person let go of the device after this grant (or after it was given up).
-fn is_released(row: &DeviceRow, line: &Line) -> bool {
+pub(crate) fn is_released(row: &DeviceRow, line: &Line) -> bool {
     match (row.release_requested_at, line.at) {
         (Some(requested), Some(at)) => requested >= at,
         _ => false,

@@ -4,9 +4,9 @@
 mod support;
 
 use jiff::SignedDuration;
-use support::{World, good_answer, granted};
+use support::{World, explained, good_answer, granted};
 use wardring_api::{Cap, JobAction, LineState, reasons::Reason};
-use wardring_planner::{DeviceStory, JobOutcome, Outcome, OutcomeResult, explain_device};
+use wardring_planner::{JobOutcome, Outcome, OutcomeResult};
 
 /// One device that fails with these words and is rolled back.
 fn failing(message: &str) -> World {
@@ -61,23 +61,6 @@ fn what_failed_is_told_through_the_whole_rollback() {
     assert!(ended.contains(what), "{ended}");
     let halted = world.events.iter().find(|event| event.starts_with("FailureBudget")).unwrap();
     assert!(halted.contains(what), "{halted}");
-}
-
-/// The sentence of `explain device` for the first device.
-fn explained(world: &World) -> String {
-    let line = world.line("november", "test-1").unwrap();
-    let groups: Vec<_> = world.groups.values().cloned().collect();
-    let told = explain_device(&DeviceStory {
-        now: world.now,
-        rollout: &world.rollouts["november"],
-        stage: "test",
-        line: &line,
-        job: world.jobs.get("test-1"),
-        device: world.devices.get("test-1"),
-        groups: &groups,
-        holds: &[],
-    });
-    told.message
 }
 
 /// A device that failed and was rolled back, and whose rollout a person retried.

@@ -5,8 +5,8 @@
 mod support;
 
 use jiff::SignedDuration;
-use support::{SERVER, World};
-use wardring_api::{LineState, reasons::Reason};
+use support::{SERVER, World, explained};
+use wardring_api::{JobState, LineState, reasons::Reason};
 use wardring_planner::{Action, Plan};
 
 /// Two devices and one slot; the first device is granted and has its job.
@@ -86,4 +86,31 @@ fn a_late_create_request_does_not_make_a_device_at_work_look_untouched() {
     });
 
     assert!(world.jobs.contains_key("test-1"), "only an answer or a deadline ends it");
+}
+
+#[test]
+fn the_slot_of_a_device_at_work_is_not_free_because_a_person_released_it() {
+    let mut world = granted();
+    while world.jobs["test-1"].state != Some(JobState::Installing) {
+        world.minute(|_| {});
+    }
+    world.devices.get_mut("test-1").unwrap().release_requested_at = Some(world.now);
+    world.settle();
+    assert_eq!(world.state("november", "test-1"), Some(LineState::Granted));
+    assert_eq!(world.state("november", "test-2"), Some(LineState::Pending), "one at a time");
+    assert!(explained(&world).contains("A person asked to release it"), "{}", explained(&world));
+
+    let mut gone = world.clone();
+    gone.set_online("test-1", false);
+    gone.settle();
+    let line = gone.line("november", "test-1").unwrap();
+    assert_eq!((line.state, line.reason), (LineState::Failed, Some(Reason::Released)));
+
+    while world.state("november", "test-1") == Some(LineState::Granted) {
+        world.minute(|world| {
+            let granted = |device| world.state("november", device) == Some(LineState::Granted);
+            assert!(!(granted("test-1") && granted("test-2")), "two at once");
+        });
+    }
+    assert_eq!(world.state("november", "test-1"), Some(LineState::Succeeded), "its word counts");
 }

@@ -19,8 +19,9 @@ use wardring_api::{
     UpdateSpec, names,
 };
 use wardring_planner::{
-    Action, DeviceRow, DeviceTable, GrantId, GroupView, Guards, HoldView, JobView, LedgerView,
-    Outcome, OutcomeResult, Plan, SliceView, Snapshot, check, plan, take_over,
+    Action, DeviceRow, DeviceStory, DeviceTable, GrantId, GroupView, Guards, HoldView, JobView,
+    LedgerView, Outcome, OutcomeResult, Plan, SliceView, Snapshot, check, explain_device, plan,
+    take_over,
 };
 
 use agent::Agent;
@@ -399,4 +400,21 @@ pub fn good_answer(world: &World) -> Outcome {
         started: true,
         build: "20348.4405".to_owned(),
     }
+}
+
+/// The sentence of `explain device` for the first device.
+pub fn explained(world: &World) -> String {
+    let line = world.line("november", "test-1").unwrap();
+    let groups: Vec<_> = world.groups.values().cloned().collect();
+    let told = explain_device(&DeviceStory {
+        now: world.now,
+        rollout: &world.rollouts["november"],
+        stage: "test",
+        line: &line,
+        job: world.jobs.get("test-1"),
+        device: world.devices.get("test-1"),
+        groups: &groups,
+        holds: &[],
+    });
+    told.message
 }
