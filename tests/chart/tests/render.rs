@@ -73,6 +73,38 @@ fn a_value_that_does_not_exist_or_has_the_wrong_type_is_refused_by_name() {
 }
 
 #[test]
+fn hosts_of_the_gateways_are_dns_names_or_addresses() {
+    for host in ["bad host", "https://patch.clinic", "patch.clinic:8443", "patch..clinic", "", "-a"]
+    {
+        let set = format!("gateway.hosts={{{host}}}");
+        let error = template(&["--set", &set]).unwrap_err().to_string();
+        assert!(error.contains("/gateway/hosts/0"), "{host}: {error}");
+    }
+    let hosts = "gateway.hosts={patch.clinic,PATCH_01,*.clinic,10.0.0.7,fd00::7,fe80::}";
+    let objects = template(&["--set", hosts]).unwrap();
+    let pod = &named(&objects, "Deployment", "wardring-controller")["spec"]["template"]["spec"];
+    let args = pod["containers"][0]["args"].as_array().unwrap();
+    for host in ["patch.clinic", "PATCH_01", "*.clinic", "10.0.0.7", "fd00::7", "fe80::"] {
+        let arg = Value::from(format!("--gateway-host={host}"));
+        assert!(args.contains(&arg), "{host}: {args:?}");
+    }
+}
+
+#[test]
+fn the_notes_say_where_images_must_be_when_no_registry_is_named() {
+    let notes = |registry: &str| {
+        let (chart, registry) = (chart(), format!("image.registry={registry}"));
+        let dry = ["install", "wardring", &chart, "--dry-run=client", "--set", &registry];
+        let (succeeded, text) = helm(&dry).unwrap();
+        assert!(succeeded, "{text}");
+        text.split_once("NOTES:").unwrap().1.to_owned()
+    };
+    let hint = "No image.registry is set: the nodes themselves must hold wardring-controller:";
+    assert!(notes("").contains(hint), "{}", notes(""));
+    assert!(!notes("registry.clinic/wardring").contains("image.registry"));
+}
+
+#[test]
 fn a_cluster_that_is_too_old_is_refused() {
     let (succeeded, text) =
         helm(&["template", "wardring", &chart(), "--kube-version", "1.33.9"]).unwrap();
