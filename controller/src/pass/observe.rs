@@ -105,6 +105,9 @@ fn unheard(desk: &Desk, namespace: &str, space: &Namespace) -> Option<Unheard> {
     silent(space.devices.rows(), contact, desk.presence.hears_until())
 }
 
+/// Silent devices that a status names.
+const NAMED: usize = 3;
+
 fn silent(
     rows: &[DeviceRow],
     contact: impl Fn(&DeviceRow) -> Contact,
@@ -114,8 +117,10 @@ fn silent(
         row.enrolment_id.is_some() && row.is_online() && contact(row) == Contact::Unknown
     };
     let devices = rows.iter().filter(is_awaited).count();
+    let named = rows.iter().filter(is_awaited).take(NAMED);
+    let names = named.map(|row| row.name.to_string()).collect();
     // Without a gateway nobody can be heard at all.
-    (devices > 0 || until.is_none()).then_some(Unheard { devices, until })
+    (devices > 0 || until.is_none()).then_some(Unheard { devices, names, until })
 }
 
 fn verified_view(
@@ -192,7 +197,7 @@ mod tests {
         let nobody = |_: &DeviceRow| Contact::Unknown;
         assert_eq!(
             silent(&devices(), nobody, Some(now)),
-            Some(Unheard { devices: 1, until: Some(now) }),
+            Some(Unheard { devices: 1, names: vec!["ws-1".to_owned()], until: Some(now) }),
             "the offline and the unenrolled are not waited for"
         );
         assert_eq!(silent(&devices(), |_| Contact::Online { since: now }, Some(now)), None);
@@ -202,7 +207,7 @@ mod tests {
     #[test]
     fn without_a_gateway_nothing_was_heard() {
         let now = "2026-11-21T02:00:00Z".parse().unwrap();
-        let none = Some(Unheard { devices: 0, until: None });
+        let none = Some(Unheard { devices: 0, names: Vec::new(), until: None });
         assert_eq!(silent(&devices(), |_| Contact::Online { since: now }, None), none);
         assert_eq!(silent(&[], |_| Contact::Unknown, None), none);
     }

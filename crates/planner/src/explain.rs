@@ -9,7 +9,7 @@ use wardring_api::{
 };
 
 use crate::{
-    DeviceRow, DeviceTable, GroupView, HoldView, JobOutcome, JobView, Selector,
+    DeviceRow, DeviceTable, GroupView, HoldView, JobOutcome, JobView, Selector, Unheard,
     caps::{Rules, later},
     eligibility::device_hold,
     line::{Doing, Frozen, Line, NONE, doing, failed_before, notes_itself},
@@ -237,9 +237,9 @@ fn hold(story: &DeviceStory<'_>, line: &Line, rules: &Rules) -> (Reason, Option<
     if line.state != LineState::Pending && again.is_some_and(|again| story.now < again) {
         return (Reason::Backoff, again);
     }
-    let listens = |waiting: &Waiting| waiting.reason == Reason::AgentsUnheard.as_str();
-    if status.waiting_for.iter().any(listens) {
-        return (Reason::AgentsUnheard, status.next_evaluation);
+    let listens = |waiting: &&Waiting| waiting.reason == Reason::AgentsUnheard.as_str();
+    if let Some(waiting) = status.waiting_for.iter().find(listens) {
+        return (Reason::AgentsUnheard, waiting.until.or(status.next_evaluation));
     }
     let full = stage.is_some_and(|stage| {
         stage.caps.is_some_and(|caps| stage.counts.in_progress >= caps.max_concurrency)
@@ -425,4 +425,19 @@ pub(crate) fn held(stage: &str, reason: Reason, count: usize) -> String {
     let verb = if count == 1 { "waits" } else { "wait" };
     let devices = format!("{} {verb}", devices(count));
     format!("Stage {stage}: {devices}: {}", lower_first(reason.meaning()))
+}
+
+/// Whom a new leader has not heard yet, as the rest of a sentence's paragraph.
+pub(crate) fn not_heard(unheard: &Unheard) -> String {
+    if unheard.until.is_none() {
+        return " No gateway has reported to this controller yet.".to_owned();
+    }
+    if unheard.names.is_empty() {
+        return String::new();
+    }
+    let more = if unheard.devices > unheard.names.len() { " and more" } else { "" };
+    format!(
+        " Not heard yet: {}{more}; who stays silent is waited for until it counts as offline.",
+        unheard.names.join(", ")
+    )
 }

@@ -75,6 +75,8 @@ impl Default for Guards {
 pub struct Unheard {
     /// Devices that are said to be in contact and have not presented their sequence.
     pub devices: usize,
+    /// The first few of them, by name.
+    pub names: Vec<String>,
     /// When those that stay silent are judged offline; none while no gateway has reported.
     pub until: Option<Timestamp>,
 }

@@ -118,7 +118,7 @@ fn waiting_for(
     }
     group_waits(run, decisions, true, scene, &mut list);
     for (position, decisions) in decisions.iter().enumerate() {
-        device_waits(run, position, decisions, &mut list);
+        device_waits(run, position, decisions, scene, &mut list);
     }
     group_waits(run, decisions, false, scene, &mut list);
     list.truncate(10);
@@ -169,7 +169,13 @@ fn group_waits(
 }
 
 /// What devices of a stage wait for, the most frequent reason first.
-fn device_waits(run: &Run<'_>, position: usize, decisions: &[Decision], list: &mut Vec<Waiting>) {
+fn device_waits(
+    run: &Run<'_>,
+    position: usize,
+    decisions: &[Decision],
+    scene: &Scene<'_>,
+    list: &mut Vec<Waiting>,
+) {
     let mut reasons: BTreeMap<Reason, u32> = BTreeMap::new();
     for decision in decisions {
         if let Decision::Hold(reason) = decision {
@@ -198,9 +204,16 @@ fn device_waits(run: &Run<'_>, position: usize, decisions: &[Decision], list: &m
     let mut sorted: Vec<(Reason, u32)> = reasons.into_iter().collect();
     sorted.sort_by_key(|(reason, devices)| (std::cmp::Reverse(*devices), *reason));
     for (reason, devices) in sorted {
+        let mut message = explain::held(name, reason, devices as usize);
+        let unheard = scene.snapshot.guards.unheard.as_ref();
+        let unheard = unheard.filter(|_| reason == Reason::AgentsUnheard);
+        if let Some(unheard) = unheard {
+            message.push_str(&explain::not_heard(unheard));
+        }
         list.push(Waiting {
             devices: Some(devices),
-            ..waiting(reason, &explain::held(name, reason, devices as usize))
+            until: unheard.and_then(|unheard| unheard.until).map(whole_seconds),
+            ..waiting(reason, &message)
         });
     }
 }

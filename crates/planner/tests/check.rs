@@ -74,7 +74,7 @@ fn a_right_plan_passes() {
 #[test]
 fn a_grant_before_the_agents_were_heard() {
     let (mut snapshot, plan) = about_to_grant();
-    snapshot.guards.unheard = Some(Unheard { devices: 1, until: None });
+    snapshot.guards.unheard = Some(Unheard { devices: 1, names: Vec::new(), until: None });
     caught(&snapshot, &plan, "S7");
 }
 

@@ -81,7 +81,8 @@ fn a_lost_or_damaged_record_stalls_the_run() {
 /// A new leader that has not heard what the agents hold.
 fn listening(world: &mut World) {
     let until = world.now + SignedDuration::from_mins(10);
-    world.guards.unheard = Some(Unheard { devices: 1, until: Some(until) });
+    world.guards.unheard =
+        Some(Unheard { devices: 1, names: vec!["test-9".to_owned()], until: Some(until) });
 }
 
 #[test]
@@ -100,7 +101,9 @@ fn a_leader_that_has_not_heard_the_agents_grants_nothing_and_says_so() {
     let until = world.guards.unheard.as_ref().unwrap().until;
     assert_eq!(plan.next_evaluation, until, "it looks again when the silent count as offline");
     let status = world.status("november");
-    assert!(status.waiting_for.iter().any(|waiting| waiting.reason == "AgentsUnheard"));
+    let waits = status.waiting_for.iter().find(|all| all.reason == "AgentsUnheard").unwrap();
+    assert!(waits.message.contains("Not heard yet: test-9;"), "{}", waits.message);
+    assert_eq!(waits.until, until, "and until when");
     assert!(!conditions::is_true(&status.conditions, conditions::STALLED), "that is no fault");
 
     world.guards.unheard = None;

@@ -165,7 +165,8 @@ fn happen(world: &mut World, happening: &Happening) {
         }
         What::LeaderListens => {
             let until = world.now + jiff::SignedDuration::from_mins(10);
-            world.guards.unheard = Some(Unheard { devices: 2, until: Some(until) });
+            world.guards.unheard =
+                Some(Unheard { devices: 2, names: Vec::new(), until: Some(until) });
         }
         What::AgentsHeard => world.guards.unheard = None,
     }
