@@ -30,7 +30,7 @@ pub struct Settings {
     #[arg(long = "gateway-host")]
     pub gateway_hosts: Vec<String>,
 
-    /// Name of this process in the Lease; by default the host's name and a random part.
+    /// Name of this process in the Lease, before a random part; by default the host's name.
     #[arg(long)]
     pub identity: Option<String>,
 
@@ -127,16 +127,31 @@ impl Settings {
         Ok(())
     }
 
-    /// The name under which this process stands in the Lease.
+    /// The name under which this process stands in the Lease. Each call makes another one: two
+    /// processes with one name would both take the Lease for theirs, and lead.
     pub fn holder(&self) -> String {
-        self.identity.clone().unwrap_or_else(|| {
-            let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "wardring".to_owned());
-            format!("{host}-{:08x}", rand::random::<u32>())
-        })
+        let name = self.identity.clone().or_else(|| std::env::var("HOSTNAME").ok());
+        let name = name.unwrap_or_else(|| "wardring".to_owned());
+        format!("{name}_{:08x}", rand::random::<u32>())
     }
 }
 
 /// A span of the settings as the standard library's duration.
 pub fn std_duration(span: Span) -> Duration {
     span.duration().unsigned_abs()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_with_one_identity_stand_in_the_lease_under_two_names() {
+        let settings =
+            || Settings::try_parse_from(["wardring-controller", "--identity=a"]).unwrap();
+        let (one, other) = (settings().holder(), settings().holder());
+        assert!(one.starts_with("a_") && other.starts_with("a_"), "{one} {other}");
+        assert_ne!(one, other);
+    }
 }

@@ -163,11 +163,14 @@ fn named(identity: &str) -> Vec<&str> {
     CONTROLLER.iter().copied().chain(["--identity", identity]).collect()
 }
 
+/// The name that the leader was given.
 async fn holder(installation: &Installation) -> Result<Option<String>> {
     let leases: Api<Lease> =
         Api::namespaced(installation.cluster.client().await?, SYSTEM_NAMESPACE);
     let lease = leases.get_opt(LEASE_NAME).await?;
-    Ok(lease.and_then(|lease| lease.spec).and_then(|spec| spec.holder_identity))
+    let holder = lease.and_then(|lease| lease.spec).and_then(|spec| spec.holder_identity);
+    // Each process adds a part of its own.
+    Ok(holder.map(|holder| holder.split('_').next().unwrap_or_default().to_owned()))
 }
 
 /// The controller that leads.
