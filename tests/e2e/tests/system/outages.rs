@@ -13,7 +13,7 @@ use crate::{
     crashes::assert_like_undisturbed,
     support::{
         CONTROLLER, GATEWAY, History, LONG, Place, Plan, history::Change, install, manifests::with,
-        rollout, stage, world,
+        rollout, stage, world, world_with,
     },
 };
 
@@ -107,6 +107,25 @@ async fn a_device_that_really_falls_silent_is_marked_offline() -> Result<()> {
 
     wait_until(LONG, "both devices to be marked offline", async || {
         (times_offline(&history) == 2).then_some(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_device_that_never_returns_from_its_restart_is_offline_once_it_is_unreachable()
+-> Result<()> {
+    let flags: Vec<&str> = CONTROLLER.iter().copied().chain(["--offline-after", "2s"]).collect();
+    let installation = install("unreachable", &flags).await?;
+    let plan = Plan::default().group("test", 1, &world_with(json!({ "neverReturn": true })));
+    let (place, _fleet) = Place::open(&installation, "unreachable", &plan).await?;
+    let history = History::begin(&place.client, &place.namespace);
+
+    let stages = [with(stage("test"), json!({ "rebootDeadline": "8s" }))];
+    place.create::<PatchRollout>(rollout(&stages, json!({}))).await?;
+    place.until_phase(RolloutPhase::Halted).await?;
+
+    wait_until(LONG, "the device to be marked offline", async || {
+        (times_offline(&history) == 1).then_some(())
     })
     .await
 }
