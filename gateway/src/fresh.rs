@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{Request, header::DATE};
+use http::{HeaderMap, Request, header::DATE};
 use http_body_util::BodyExt;
 use jiff::{SignedDuration, Timestamp, fmt::rfc2822::DateTimeParser};
 use k8s_openapi::{NamespaceResourceScope, api::core::v1::Namespace};
@@ -11,9 +11,9 @@ use serde::de::DeserializeOwned;
 use tokio::time;
 
 /// A healthy API server answers in milliseconds; one that hangs must not hold devices.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(5);
 /// Clocks that differ by more make times meaningless.
-const SKEW_BORNE: SignedDuration = SignedDuration::from_secs(30);
+pub const SKEW_BORNE: SignedDuration = SignedDuration::from_secs(30);
 
 /// Why a read gave nothing to rely on.
 #[derive(Debug, thiserror::Error)]
@@ -69,8 +69,7 @@ async fn ask<K: DeserializeOwned>(client: &Client, url: String) -> Result<Fresh<
         .body(Body::empty())
         .expect("names of namespaces and objects are valid in a path");
     let response = client.send(request).await.map_err(ReadError::Call)?;
-    let date = response.headers().get(DATE).and_then(|value| value.to_str().ok());
-    let clock_trusted = date.is_some_and(|date| is_close(date, Timestamp::now()));
+    let clock_trusted = ahead(response.headers()).is_some_and(|ahead| ahead.abs() <= SKEW_BORNE);
     let code = response.status().as_u16();
     let object = match code {
         200 => {
@@ -83,9 +82,21 @@ async fn ask<K: DeserializeOwned>(client: &Client, url: String) -> Result<Fresh<
     Ok(Fresh { object, clock_trusted })
 }
 
-fn is_close(date: &str, now: Timestamp) -> bool {
-    let Ok(theirs) = DateTimeParser::new().parse_timestamp(date) else { return false };
-    now.duration_since(theirs).abs() <= SKEW_BORNE
+/// How far our clock is ahead of the API server's, if it says.
+pub async fn server_clock(client: &Client) -> Result<Option<SignedDuration>, ReadError> {
+    let request = Request::get("/version").body(Body::empty()).expect("the path is valid");
+    let asked = time::timeout(PATIENCE, client.send(request)).await;
+    let response = asked.map_err(|_| ReadError::Timeout)?.map_err(ReadError::Call)?;
+    Ok(ahead(response.headers()))
+}
+
+fn ahead(headers: &HeaderMap) -> Option<SignedDuration> {
+    ahead_of(headers.get(DATE)?.to_str().ok()?, Timestamp::now())
+}
+
+fn ahead_of(date: &str, now: Timestamp) -> Option<SignedDuration> {
+    let theirs = DateTimeParser::new().parse_timestamp(date).ok()?;
+    Some(now.duration_since(theirs))
 }
 
 #[cfg(test)]
@@ -95,6 +106,8 @@ mod tests {
     #[test]
     fn half_a_minute_is_borne_and_more_is_not() {
         let now: Timestamp = "2026-11-21T02:00:30Z".parse().unwrap();
+        let is_close =
+            |date, now| ahead_of(date, now).is_some_and(|ahead| ahead.abs() <= SKEW_BORNE);
         assert!(is_close("Sat, 21 Nov 2026 02:00:00 GMT", now));
         assert!(is_close("Sat, 21 Nov 2026 02:01:00 GMT", now));
         assert!(!is_close("Sat, 21 Nov 2026 01:59:59 GMT", now));

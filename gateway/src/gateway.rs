@@ -14,6 +14,7 @@ use wardring_api::{DeviceGroup, PatchRollout, PatchRolloutSlice};
 use crate::{
     bucket::{Bucket, Rate},
     cache::{self, path},
+    clock::Clock,
     config::Settings,
     fresh::Fresh,
     identity::Speaker,
@@ -48,6 +49,8 @@ pub struct Gateway {
     pub roots: Arc<roots::TrustedRoots>,
     /// Serving certificate.
     pub serving: Arc<tls::Serving>,
+    /// Whether our clock and the API server's agree.
+    pub clock: Clock,
     /// What is known so far.
     pub readiness: Arc<Readiness>,
     /// Enrolments heard lately.
@@ -85,6 +88,7 @@ impl Gateway {
             roots: Arc::default(),
             serving: Arc::default(),
             readiness: Arc::default(),
+            clock: Clock::new(settings.name.as_deref().unwrap_or_default()),
             peers: peers::Peers::new(Rate::new(settings.device_rate)),
             writer,
             metrics,

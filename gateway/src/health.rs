@@ -27,6 +27,8 @@ async fn ready(State(gateway): State<Arc<Gateway>>) -> impl IntoResponse {
     let missing = gateway.readiness.missing();
     if gateway.draining.is_cancelled() {
         (StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping".to_owned())
+    } else if let Some(fault) = gateway.clock.fault() {
+        (StatusCode::SERVICE_UNAVAILABLE, fault)
     } else if missing.is_empty() {
         (StatusCode::OK, "ok".to_owned())
     } else {

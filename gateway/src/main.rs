@@ -1,6 +1,9 @@
 //! `wardring-gateway`: courier and permit desk between Windows devices and the API server.
 
-use std::io::{IsTerminal, Write};
+use std::{
+    io::{IsTerminal, Write},
+    process::ExitCode,
+};
 
 use anyhow::Context;
 use clap::Parser;
@@ -12,9 +15,19 @@ use wardring_gateway::{
 };
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> ExitCode {
     let settings = Settings::parse();
     log_to_stderr(settings.log_format);
+    match run(settings).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(settings: Settings) -> anyhow::Result<()> {
     rustls::crypto::ring::default_provider()
         .install_default()
         .map_err(|_| anyhow::anyhow!("another TLS provider is installed already"))?;
@@ -30,7 +43,8 @@ async fn main() -> anyhow::Result<()> {
     };
     tokio::pin!(stopped);
     tokio::select! {
-        () = running.ready() => {
+        ready = running.ready() => {
+            ready?;
             say_ready(&running).context("failed to say on standard output that we are ready")?;
             stopped.await;
         }
@@ -52,8 +66,9 @@ fn say_ready(running: &start::Running) -> std::io::Result<()> {
 }
 
 fn log_to_stderr(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("info,kube=warn,hyper=warn"));
+    // What fails in the client of the API server comes to us as an error, and is said there.
+    let default = "info,kube_client::client=off,kube=warn,hyper=warn";
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -303,6 +303,9 @@ impl Desk<'_> {
             PermitVerdict::Refused { reason, message, retry_after } => {
                 metrics.permit(word, "refused");
                 self.note_awaited(step);
+                // It is not the device's clock that is off.
+                let fault = self.gateway.clock.fault().filter(|_| reason == Reason::ClockSkew);
+                let message = fault.unwrap_or(message);
                 let retry_ms = u64::try_from(retry_after.as_millis()).unwrap_or(1_000);
                 PermitAnswer::Refused { reason: reason.as_str().to_owned(), message, retry_ms }
             }

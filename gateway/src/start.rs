@@ -1,6 +1,11 @@
 //! Starts and stops a gateway: listeners, watches, writer, presence.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use kube::{Client, Config};
 use tokio::{net::TcpListener, task::JoinSet, time};
@@ -9,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Gateway,
     cache::path,
+    cluster::{self, Unfit},
     config::Settings,
     health,
     presence::{self, TokenSource},
@@ -23,7 +29,7 @@ const AGE_MOST: usize = 1_000;
 const SCAN_IS_FRESH: i64 = 48 * 3_600;
 const SERVICE_ACCOUNT_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 /// How long the first lists may take before we say what is missing.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why a gateway cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -35,13 +41,20 @@ pub enum StartError {
     #[error("failed to set up the client of the API server")]
     Client(#[source] kube::Error),
     /// A port.
-    #[error("failed to listen on {address}; is another process using the port?")]
+    #[error(
+        "failed to listen on {address}; is another process using the port? choose a free address with {flag}"
+    )]
     Listen {
         /// Where.
         address: SocketAddr,
+        /// What chooses another.
+        flag: &'static str,
         /// Why.
         source: std::io::Error,
     },
+    /// What a person has to put right in the cluster.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
 }
 
 /// A gateway that listens.
@@ -54,6 +67,8 @@ pub struct Running {
     pub renew_listen: Option<SocketAddr>,
     /// Where health and metrics are.
     pub http_listen: SocketAddr,
+    /// What the API server's first answers said.
+    reached: Arc<OnceLock<Result<(), Unfit>>>,
     serving: JoinSet<()>,
     background: JoinSet<()>,
     writing: tokio::task::JoinHandle<()>,
@@ -70,23 +85,33 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
 
 /// Starts a gateway with a given client.
 pub async fn start_with(
-    settings: Settings,
+    mut settings: Settings,
     client: Client,
     token: Option<TokenSource>,
 ) -> Result<Running, StartError> {
-    let (listener, listen) = bind(settings.listen).await?;
-    let (health_listener, http_listen) = bind(settings.http_listen).await?;
+    let (listener, listen) = bind(settings.listen, "--listen").await?;
+    let (health_listener, http_listen) = bind(settings.http_listen, "--http-listen").await?;
     let renew = match settings.renew_listen {
-        Some(address) => Some(bind(address).await?),
+        Some(address) => Some(bind(address, "--renew-listen").await?),
         None => None,
     };
-    let name = settings.name.clone().unwrap_or_else(random_name);
+    let name = settings.name.get_or_insert_with(random_name).clone();
     let system_namespace = settings.system_namespace.clone();
     let gateway = Arc::new(Gateway::new(settings, client.clone()));
 
     let mut background = JoinSet::new();
-    let sinks = gateway.sinks();
-    background.spawn(async move { watches::run(client, &system_namespace, sinks).await });
+    let reached = Arc::<OnceLock<_>>::default();
+    let (reaching, verdict) = (gateway.clone(), reached.clone());
+    background.spawn(async move {
+        let clock = &reaching.clock;
+        let answer = cluster::reach(&client, &system_namespace, clock).await;
+        if verdict.get_or_init(|| answer).is_ok() {
+            tokio::join!(
+                watches::run(client.clone(), &system_namespace, reaching.sinks()),
+                clock.keep_measuring(&client),
+            );
+        }
+    });
     let health_gateway = gateway.clone();
     background.spawn(async move {
         if let Err(error) = health::serve(health_gateway, health_listener).await {
@@ -117,6 +142,7 @@ pub async fn start_with(
         listen,
         renew_listen,
         http_listen,
+        reached,
         serving,
         background,
         writing,
@@ -125,21 +151,22 @@ pub async fn start_with(
 }
 
 impl Running {
-    /// Resolves when devices can be served; says what is missing while it takes long.
-    pub async fn ready(&self) {
+    /// Resolves when devices can be served, or never will be; says what is missing while it takes long.
+    pub async fn ready(&self) -> Result<(), StartError> {
         let mut waited = Duration::ZERO;
         let step = Duration::from_millis(20);
-        while !self.gateway.readiness.is_ready() {
+        while !self.gateway.readiness.is_ready() || self.gateway.clock.fault().is_some() {
             time::sleep(step).await;
+            // Who does not answer, and a clock that is off, have their own lines.
+            let Some(reached) = self.reached.get() else { continue };
+            reached.clone()?;
             waited += step;
-            if waited.as_millis().is_multiple_of(PATIENCE.as_millis()) {
-                let missing = self.gateway.readiness.missing().join(", ");
-                tracing::warn!(
-                    missing,
-                    "the gateway cannot serve yet; is the controller running, and are the CRDs installed?"
-                );
+            let missing = self.gateway.readiness.missing().join(", ");
+            if waited.as_millis().is_multiple_of(PATIENCE.as_millis()) && !missing.is_empty() {
+                tracing::warn!(missing, "the gateway cannot serve yet; is the controller running?");
             }
         }
+        Ok(())
     }
 
     /// Stops: no new connections, long polls end, open requests and waiting writes are finished.
@@ -154,8 +181,11 @@ impl Running {
     }
 }
 
-async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
-    let fail = |source| StartError::Listen { address, source };
+async fn bind(
+    address: SocketAddr,
+    flag: &'static str,
+) -> Result<(TcpListener, SocketAddr), StartError> {
+    let fail = |source| StartError::Listen { address, flag, source };
     let listener = TcpListener::bind(address).await.map_err(fail)?;
     let local = listener.local_addr().map_err(fail)?;
     Ok((listener, local))

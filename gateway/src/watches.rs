@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use futures::StreamExt;
@@ -34,6 +34,9 @@ use wardring_api::{
 use wardring_seal::Roots;
 
 use crate::{cache::Cache, cache::path, leader::Leader, roots::TrustedRoots, tls::Serving};
+
+/// Between log lines of one watch that breaks again and again.
+const SAY_EVERY: Duration = Duration::from_secs(30);
 
 /// What must be known before devices are served.
 #[derive(Debug, Default)]
@@ -205,15 +208,21 @@ async fn follow<K>(api: Api<K>, config: watcher::Config, mut take: impl FnMut(Ev
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
 {
+    let mut said: Option<Instant> = None;
     watcher(api, config)
         .default_backoff()
         .for_each(|event| {
             match event {
                 Ok(event) => take(event),
-                Err(error) => tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "a watch broke and is retried"
-                ),
+                // While the API server is gone this comes several times a second.
+                Err(error) if said.is_none_or(|at| at.elapsed() >= SAY_EVERY) => {
+                    said = Some(Instant::now());
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "a watch broke and is retried"
+                    );
+                }
+                Err(error) => tracing::debug!(%error, "a watch broke and is retried"),
             }
             ready(())
         })

@@ -238,7 +238,7 @@ impl Site {
         let client = Client::try_from(config).unwrap();
         let token = Some(TokenSource::Text(token));
         let running = start_with(settings, client, token).await.unwrap();
-        time::timeout(PATIENCE, running.ready()).await.unwrap();
+        time::timeout(PATIENCE, running.ready()).await.unwrap().unwrap();
         Gateway { running, roots: self.authority.roots().clone() }
     }
 
