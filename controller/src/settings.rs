@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use clap::{Parser, ValueEnum};
+use rustls::pki_types::ServerName;
 use wardring_api::Span;
 
 /// Decides, signs and publishes: the controller of a Wardring installation. The cluster is the one
@@ -101,6 +102,14 @@ pub enum SettingsError {
         /// Duration of the Lease.
         duration: Span,
     },
+    /// Nothing a certificate can be for.
+    #[error(
+        "--gateway-host {host:?} is neither a DNS name nor an IP address: give it without scheme and port, such as patching.example.com"
+    )]
+    NoHost {
+        /// What was given.
+        host: String,
+    },
 }
 
 impl Settings {
@@ -124,6 +133,9 @@ impl Settings {
         if std_duration(renew).saturating_mul(2) > std_duration(duration) {
             return Err(SettingsError::SlowRenewal { renew, duration });
         }
+        if let Some(host) = self.gateway_hosts.iter().find(|host| !is_host(host)) {
+            return Err(SettingsError::NoHost { host: host.clone() });
+        }
         Ok(())
     }
 
@@ -133,6 +145,15 @@ impl Settings {
         let name = self.identity.clone().or_else(|| std::env::var("HOSTNAME").ok());
         let name = name.unwrap_or_else(|| "wardring".to_owned());
         format!("{name}_{:08x}", rand::random::<u32>())
+    }
+}
+
+/// Whether clients can verify a certificate for this host. A final dot is no part of such a name.
+fn is_host(host: &str) -> bool {
+    match ServerName::try_from(host.strip_prefix("*.").unwrap_or(host)) {
+        Ok(ServerName::DnsName(_)) => !host.ends_with('.'),
+        Ok(ServerName::IpAddress(_)) => !host.starts_with('*'),
+        _ => false,
     }
 }
 

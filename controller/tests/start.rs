@@ -193,3 +193,21 @@ async fn settings_with_which_nobody_could_lead_are_refused_before_anything_is_as
     let none = complaint(&run(PathBuf::from("no-such-file"), &flags).await);
     assert!(none.contains("set KUBECONFIG to a readable file"), "{none}");
 }
+
+#[tokio::test]
+async fn a_host_for_which_no_certificate_can_be_made_is_refused_by_name() {
+    let start = async |host: &str| {
+        let flags = ["--gateway-host=patch.clinic", &format!("--gateway-host={host}")];
+        complaint(&run(PathBuf::from("no-such-file"), &flags).await)
+    };
+    for host in ["bad host", "https://patch.clinic", "patch.clinic:8443", "patch.clinic.", "", "*"]
+    {
+        let complaint = start(host).await;
+        let sentence = format!("--gateway-host {host:?} is neither a DNS name nor an IP address");
+        assert!(complaint.contains(&sentence), "{complaint}");
+    }
+    for host in ["PATCH_01", "*.clinic", "10.0.0.7", "fd00::7", "wardring-gateway.a.svc"] {
+        let complaint = start(host).await;
+        assert!(complaint.contains("set KUBECONFIG to a readable file"), "{host}: {complaint}");
+    }
+}
