@@ -210,6 +210,10 @@ fn waiting(story: &DeviceStory<'_>, line: &Line, rules: &Rules) -> Explanation {
 /// The first thing that keeps a waiting device from starting.
 fn hold(story: &DeviceStory<'_>, line: &Line, rules: &Rules) -> (Reason, Option<Timestamp>) {
     let rollout = story.rollout;
+    let ended = rollout.status.as_ref().is_some_and(|status| status.aborted.is_some());
+    if ended || rollout.spec.abort.is_some() {
+        return (Reason::RolloutStopped, None);
+    }
     let Some(row) = story.device else { return (Reason::Replaced, None) };
     let status = rollout.status.clone().unwrap_or_default();
     let table = DeviceTable::new(vec![row.clone()], story.groups.to_vec());

@@ -103,7 +103,7 @@ fn waiting_for(
         let reason = Reason::parse(&latch.reason).unwrap_or(Reason::RolloutStopped);
         list.push(waiting(reason, &latch.message));
     }
-    if rollback_failed(run) {
+    if rollback_failed(run) && run.stop != Some(Stop::Aborted) {
         list.push(waiting(
             Reason::RollbackFailed,
             "Devices could not be rolled back; no further rollback begins until a person asks for a \
@@ -186,6 +186,10 @@ fn device_waits(
     reasons.remove(&Reason::WriteInFlight);
     // Told once for the whole stage.
     reasons.remove(&Reason::GroupNotFound);
+    if matches!(run.stop, Some(Stop::Aborted | Stop::Deleting)) {
+        // What is over waits for nothing but for what is still at work.
+        reasons.clear();
+    }
     let (name, tally) = (&run.stages[position].spec.name, &run.stages[position].tally.counts);
     if tally.in_progress > 0 {
         let slow = match tally.reboot_slow {

@@ -414,7 +414,7 @@ pub fn explained(world: &World) -> String {
         job: world.jobs.get("test-1"),
         device: world.devices.get("test-1"),
         groups: &groups,
-        holds: &[],
+        holds: &world.snapshot().holds,
     });
     told.message
 }

@@ -1,0 +1,57 @@
+//! What a status and an explanation say once a rollout is over.
+#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
+
+mod support;
+
+use support::{World, explained, granted};
+use wardring_api::{JobAction, LineState, UpdateHoldSpec};
+
+fn abort(world: &mut World) {
+    world.edit("november", |spec| {
+        spec.abort = Some(wardring_api::Abort { reason: "enough".to_owned() });
+    });
+    world.settle();
+}
+
+/// Bars the update of every device.
+fn bar(world: &mut World) {
+    let hold = UpdateHoldSpec {
+        kbs: vec!["KB5068787".parse().unwrap()],
+        selector: None,
+        reason: "It breaks printing.".to_owned(),
+        evidence: Vec::new(),
+        rollout: None,
+    };
+    world.holds.insert("printing".to_owned(), hold);
+    world.settle();
+}
+
+fn waits(world: &World) -> Vec<String> {
+    world.status("november").waiting_for.into_iter().map(|waiting| waiting.reason).collect()
+}
+
+#[test]
+fn after_an_abort_nothing_waits_for_anything_but_the_devices_at_work() {
+    let mut world = granted();
+    bar(&mut world);
+    assert!(waits(&world).contains(&"UpdateHeld".to_owned()), "{:?}", waits(&world));
+    while !world.jobs["test-1"].may_have_begun() {
+        world.minute(|_| {});
+    }
+    abort(&mut world);
+    assert_eq!(waits(&world), ["AbortedByPerson", "InProgress"]);
+    while world.state("november", "test-1") == Some(LineState::Granted) {
+        world.minute(|_| {});
+    }
+    assert_eq!(waits(&world), ["AbortedByPerson"]);
+}
+
+#[test]
+fn after_an_abort_a_device_names_the_abort_and_not_what_held_it_before() {
+    let mut world = granted();
+    bar(&mut world);
+    abort(&mut world);
+    let line = world.line("november", "test-1").unwrap();
+    assert_eq!((line.state, line.action), (LineState::Pending, JobAction::Install));
+    assert_eq!(explained(&world), "test-1 does not start: A person ended the rollout: enough");
+}
