@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use wardring_api::{
-    PatchRolloutStatus, RolloutPhase, StageState, Waiting,
+    PatchRolloutStatus, RolloutPhase, StageCounts, StageState, Waiting,
     conditions::{self, Truth, clip, whole_seconds},
     reasons::Reason,
 };
@@ -264,13 +264,29 @@ fn phase(run: &Run<'_>) -> RolloutPhase {
 fn message(run: &Run<'_>) -> String {
     let text = match run.status.waiting_for.first() {
         Some(first) => first.message.clone(),
-        None if is_completed(run) => {
-            let proven: u32 = run.stages.iter().map(|stage| stage.tally.counts.succeeded).sum();
-            format!("Every stage is proven: {} succeeded.", explain::devices(proven as usize))
-        }
+        None if is_completed(run) => proven(run),
         None => "Planned.".to_owned(),
     };
     clip(&text, 1024)
+}
+
+/// What a completed run came to, with the devices that its budgets bore.
+fn proven(run: &Run<'_>) -> String {
+    let sum = |count: fn(&StageCounts) -> u32| -> u32 {
+        run.stages.iter().map(|stage| count(&stage.tally.counts)).sum()
+    };
+    let succeeded = sum(|counts| counts.succeeded);
+    let failed = sum(|counts| counts.failed + counts.rolled_back + counts.rollback_failed);
+    let silent = sum(|counts| counts.unreachable);
+    let borne = match (failed, silent) {
+        (0, 0) => String::new(),
+        (failed, 0) => format!("; {failed} failed, within the stages' budgets"),
+        (0, silent) => format!("; {silent} fell silent, within the stages' budgets"),
+        (failed, silent) => {
+            format!("; {failed} failed and {silent} fell silent, within the stages' budgets")
+        }
+    };
+    format!("Every stage is proven: {} succeeded{borne}.", explain::devices(succeeded as usize))
 }
 
 fn set_conditions(run: &mut Run<'_>, scene: &Scene<'_>) {

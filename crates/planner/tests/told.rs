@@ -3,8 +3,8 @@
 
 mod support;
 
-use support::{World, explained, granted};
-use wardring_api::{JobAction, LineState, UpdateHoldSpec};
+use support::{World, agent::Script, explained, granted};
+use wardring_api::{Cap, JobAction, LineState, RolloutPhase, UpdateHoldSpec};
 
 fn abort(world: &mut World) {
     world.edit("november", |spec| {
@@ -54,4 +54,20 @@ fn after_an_abort_a_device_names_the_abort_and_not_what_held_it_before() {
     let line = world.line("november", "test-1").unwrap();
     assert_eq!((line.state, line.action), (LineState::Pending, JobAction::Install));
     assert_eq!(explained(&world), "test-1 does not start: A person ended the rollout: enough");
+}
+
+#[test]
+fn a_completed_rollout_says_how_many_failed_within_its_budgets() {
+    let mut world = granted();
+    world.edit("november", |spec| spec.stages[0].max_failures = Some(Cap::Count(1)));
+    world.agents.get_mut("test-1").unwrap().script = Script::ServiceDown;
+    for _ in 0..60 {
+        world.minute(|_| {});
+    }
+    let status = world.status("november");
+    assert_eq!(status.phase, Some(RolloutPhase::Completed));
+    assert_eq!(
+        status.message.as_deref(),
+        Some("Every stage is proven: 1 device succeeded; 1 failed, within the stages' budgets.")
+    );
 }
