@@ -150,7 +150,7 @@ impl Prefix {
     /// The registry refuses.
     pub fn set(&self, key: &str, name: &str, kind: &str, data: &str) -> anyhow::Result<()> {
         let key = format!(r"HKLM\{key}");
-        self.wine(["reg", "add", &key, "/v", name, "/t", kind, "/d", data, "/f"]).map(|_| ())
+        self.insist(["reg", "add", &key, "/v", name, "/t", kind, "/d", data, "/f"])
     }
 
     /// Makes a key below `HKEY_LOCAL_MACHINE`.
@@ -159,7 +159,14 @@ impl Prefix {
     /// The registry refuses.
     pub fn make_key(&self, key: &str) -> anyhow::Result<()> {
         let key = format!(r"HKLM\{key}");
-        self.wine(["reg", "add", &key, "/f"]).map(|_| ())
+        self.insist(["reg", "add", &key, "/f"])
+    }
+
+    /// Runs what may as well run twice: on a busy machine Wine's programs end with 1 and without a word
+    /// once in a long while.
+    fn insist<const N: usize>(&self, arguments: [&str; N]) -> anyhow::Result<()> {
+        let again = |_| self.wine(arguments);
+        self.wine(arguments).or_else(again).or_else(again).map(|_| ())
     }
 
     /// Starts the agent.
