@@ -293,6 +293,12 @@ fn set_conditions(run: &mut Run<'_>, scene: &Scene<'_>) {
     let generation = run.rollout.metadata.generation;
     let message = run.status.message.clone().unwrap_or_default();
     let complaint = scene.guard.clone().or_else(|| run.complaint.clone());
+    // A reference that is invalid stalls the run also when it became so on the way.
+    let missing = missing_group(run, scene);
+    let no_way_on = current_stage(run).filter(|_| missing.is_some()).is_some_and(|position| {
+        let at_work = run.stages.iter().any(|stage| stage.tally.counts.in_progress > 0);
+        !at_work && freeze::missing_group(run, position, scene).is_some()
+    });
     let completed = is_completed(run);
     let (stop, halted, suspended) =
         (run.stop, run.status.halted.clone(), run.status.suspended.clone());
@@ -303,7 +309,7 @@ fn set_conditions(run: &mut Run<'_>, scene: &Scene<'_>) {
     let mut set = |kind: &str, truth: Truth, reason: Reason, message: &str| {
         conditions::set(list, kind, truth, reason, message, generation, scene.now);
     };
-    match &complaint {
+    match complaint.as_ref().or(missing.as_ref()) {
         Some(Complaint { reason, message }) => {
             set(conditions::READY, Truth::False, *reason, message)
         }
@@ -311,7 +317,7 @@ fn set_conditions(run: &mut Run<'_>, scene: &Scene<'_>) {
     }
     let progress = if completed {
         (false, Reason::Completed)
-    } else if stop.is_some() || complaint.is_some() {
+    } else if stop.is_some() || complaint.is_some() || no_way_on {
         (false, if rolling { Reason::RollingBack } else { Reason::RolloutStopped })
     } else if soaking {
         (true, Reason::Soaking)
@@ -337,6 +343,7 @@ fn set_conditions(run: &mut Run<'_>, scene: &Scene<'_>) {
                 )
             })
         })
+        .or_else(|| missing.map(|complaint| (complaint.reason, complaint.message)))
         // A person who ended the run has answered whatever stalled it.
         .filter(|_| !matches!(stop, Some(Stop::Aborted | Stop::Deleting)));
     if let Some((reason, message)) = &stalled {
@@ -372,6 +379,16 @@ fn set_conditions(run: &mut Run<'_>, scene: &Scene<'_>) {
             conditions::clear(list, kind);
         }
     }
+}
+
+/// The first group that a stage still needs and that does not exist any more.
+fn missing_group(run: &Run<'_>, scene: &Scene<'_>) -> Option<Complaint> {
+    if matches!(run.stop, Some(Stop::Aborted | Stop::Deleting)) {
+        return None;
+    }
+    let stages = run.status.stages.iter().enumerate();
+    let mut open = stages.filter(|(_, stage)| stage.state != StageState::Completed);
+    open.find_map(|(position, _)| freeze::missing_group(run, position, scene))
 }
 
 /// Tells the transition to completed, once.

@@ -47,6 +47,13 @@ fn told(world: &World) -> Vec<String> {
     waiting.filter(|all| all.reason == "GroupNotFound").map(|all| all.message).collect()
 }
 
+/// Truth and reason of a condition.
+fn condition(world: &World, kind: &str) -> (String, String) {
+    let conditions = world.status("november").conditions;
+    let found = conditions.into_iter().find(|condition| condition.type_ == kind);
+    found.map_or(("absent".to_owned(), String::new()), |all| (all.status, all.reason))
+}
+
 #[test]
 fn a_group_deleted_in_mid_run_lifts_none_of_its_limits() {
     let mut world = world();
@@ -61,6 +68,8 @@ fn a_group_deleted_in_mid_run_lifts_none_of_its_limits() {
     let told_now = told(&world);
     assert_eq!(told_now.len(), 1);
     assert!(told_now[0].contains("DeviceGroup ward does not exist any more"), "{told_now:?}");
+    assert_eq!(condition(&world, "Stalled"), ("True".to_owned(), "GroupNotFound".to_owned()));
+    assert_eq!(condition(&world, "Ready"), ("False".to_owned(), "GroupNotFound".to_owned()));
 
     for _ in 0..30 {
         world.minute(|_| {});
@@ -71,6 +80,7 @@ fn a_group_deleted_in_mid_run_lifts_none_of_its_limits() {
     };
     assert_eq!(states(&world, LineState::Succeeded), 1, "the job at work came to its end");
     assert_eq!(states(&world, LineState::Pending), 4);
+    assert_eq!(condition(&world, "Progressing").0, "False");
 
     world.groups.insert("ward".to_owned(), group);
     for _ in 0..60 {
@@ -78,6 +88,8 @@ fn a_group_deleted_in_mid_run_lifts_none_of_its_limits() {
     }
     assert_eq!(world.status("november").phase, Some(RolloutPhase::Completed));
     assert_eq!(told(&world), [""; 0]);
+    assert_eq!(condition(&world, "Ready").0, "True");
+    assert_eq!(condition(&world, "Stalled").0, "absent");
 }
 
 #[test]
