@@ -184,7 +184,7 @@ fn waiting(story: &DeviceStory<'_>, line: &Line, rules: &Rules) -> Explanation {
         Reason::InProgress => format!("{device} can start and is next."),
         Reason::DeviceHeld => {
             let held = story.device.and_then(|row| row.hold.as_ref());
-            let why = held.map_or("", |hold| hold.reason.as_str());
+            let why = held.map_or(String::new(), |hold| one_line(&hold.reason));
             format!("{device} does not start: a person holds it ({why}).")
         }
         Reason::Busy => {
@@ -422,6 +422,14 @@ pub(crate) fn sample(frozen: &Frozen<'_>, failed_lines: &[usize]) -> String {
 /// A number of devices, in words.
 pub(crate) fn devices(count: usize) -> String {
     if count == 1 { "1 device".to_owned() } else { format!("{count} devices") }
+}
+
+/// What a person wrote, on one line: it goes into sentences of statuses, Events and logs.
+pub(crate) fn one_line(text: &str) -> String {
+    text.split(|letter: char| letter.is_control() || letter.is_whitespace())
+        .filter(|word| !word.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// Why a number of devices of a stage wait.

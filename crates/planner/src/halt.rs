@@ -34,7 +34,8 @@ pub(crate) fn latch(run: &mut Run<'_>, scene: &Scene<'_>) -> Latched {
     if let Some(abort) = &spec.abort
         && run.status.aborted.is_none()
     {
-        let message = format!("A person ended the rollout: {}", abort.reason);
+        let reason = explain::one_line(&abort.reason);
+        let message = format!("A person ended the rollout: {reason}");
         run.status.aborted = Some(set(run, Reason::AbortedByPerson, message.clone(), scene));
         run.emit(EventKind::Warning, Reason::AbortedByPerson, message);
         latched.stopped = true;

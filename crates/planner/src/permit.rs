@@ -7,7 +7,7 @@ use wardring_api::{
     reasons::Reason,
 };
 
-use crate::{DeviceRow, JobView};
+use crate::{DeviceRow, JobView, explain::one_line};
 
 /// Everything the rule looks at. Objects are as just read from the API server.
 #[derive(Clone, Debug)]
@@ -204,7 +204,7 @@ fn device(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
     match &row.hold {
         Some(hold) if hold.until.is_none_or(|until| facts.now < until) => refused_because(
             Reason::DeviceHeld,
-            format!("A person holds the device: {}.", hold.reason),
+            format!("A person holds the device: {}.", one_line(&hold.reason)),
             ASK_LATER,
         ),
         _ => None,

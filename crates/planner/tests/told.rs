@@ -57,6 +57,18 @@ fn after_an_abort_a_device_names_the_abort_and_not_what_held_it_before() {
 }
 
 #[test]
+fn what_a_person_wrote_stands_on_one_line_and_changes_no_terminal() {
+    let mut world = granted();
+    world.edit("november", |spec| {
+        spec.abort =
+            Some(wardring_api::Abort { reason: "\u{1b}[31mwrong\r\nmonth \u{7}\n".into() });
+    });
+    world.settle();
+    let message = world.status("november").aborted.unwrap().message;
+    assert_eq!(message, "A person ended the rollout: [31mwrong month");
+}
+
+#[test]
 fn a_completed_rollout_says_how_many_failed_within_its_budgets() {
     let mut world = granted();
     world.edit("november", |spec| spec.stages[0].max_failures = Some(Cap::Count(1)));
