@@ -535,8 +535,9 @@ proptest! {
     #[test]
     fn no_dead_device_blocks_a_run_past_its_deadlines(case in case(Script::ALL, 4)) {
         let (mut world, _) = case.run();
-        // Every deadline of every stage, one after the other.
-        for _ in 0..(13 * 60 * case.stages.len() / 15) {
+        // Every deadline of every stage, one after the other, and that of a rollback, which has as long as
+        // a stage and may begin with the last of them.
+        for _ in 0..(13 * 60 * (case.stages.len() + 1) / 15) {
             world.now += SignedDuration::from_mins(14);
             world.minute(|_| {});
         }
