@@ -6,14 +6,13 @@ use wardring_seal::{self as seal, Check};
 
 use super::job::millis;
 
-/// A probe that the API server let through has the field that its type names; the defaults that
-/// stand here for a missing one ask nothing that a device could fail by accident.
+/// A probe in the words of the payload.
 pub(super) fn probe(probe: &Probe) -> seal::Probe {
     let timeout = probe.timeout.unwrap_or(Span::from_secs(10));
     seal::Probe {
         name: probe.name.clone(),
         timeout_ms: millis(timeout.duration()),
-        check: check(probe).unwrap_or(Check::Disk { drive: None, min_free_gb: 0 }),
+        check: check(probe).expect("the planner grants nothing with a probe that lacks its field"),
     }
 }
 

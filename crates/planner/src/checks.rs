@@ -18,6 +18,22 @@ use crate::{HookMoment, JobHealth, JobHook};
 /// Hooks of one moment beyond these are not sealed: a device is in a few groups at most.
 const MAX_HOOKS: usize = 4;
 
+/// Whether a probe has the field that its type names. The API server sees to that with a rule of the
+/// CRD; a cluster whose CRD lost it must not get jobs with fewer checks than people asked for.
+pub(crate) fn asks_something(probe: &Probe) -> bool {
+    match probe.kind {
+        ProbeType::Tcp => probe.tcp.is_some(),
+        ProbeType::Http => probe.http.is_some(),
+        ProbeType::Process => probe.process.is_some(),
+        ProbeType::Disk => probe.disk.is_some(),
+        ProbeType::EventLog => probe.event_log.is_some(),
+        ProbeType::Dns => probe.dns.is_some(),
+        ProbeType::Ldap => probe.ldap.is_some(),
+        ProbeType::Smb => probe.smb.is_some(),
+        ProbeType::Sql => probe.sql.is_some(),
+    }
+}
+
 /// What a preset stands for.
 ///
 /// Service names and ports: Microsoft Learn, "Service overview and network port requirements for

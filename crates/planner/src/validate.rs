@@ -12,6 +12,7 @@ use wardring_api::{
 use crate::{
     DeviceRow, DeviceTable, Event, EventKind, JobView, RolloutRef, SliceView, Snapshot,
     caps::{Rules, later},
+    checks::asks_something,
     freeze,
     line::{Doing, Frozen, Line, NONE, Tally, doing},
     names::NameKey,
@@ -268,7 +269,12 @@ fn spec_complaint(rollout: &PatchRollout) -> Option<Complaint> {
             return invalid(format!("Two stages are called {}.", stage.name));
         }
     }
-    None
+    let unasked = spec.health.probes.iter().find(|probe| !asks_something(probe))?;
+    // Left out, it would pass for a probe that was answered.
+    invalid(format!(
+        "Probe {} lacks the field that its type {:?} names.",
+        unasked.name, unasked.kind
+    ))
 }
 
 /// The slices of a frozen stage, if all of them are there and say what was frozen.

@@ -481,6 +481,23 @@ fn a_malformed_object_is_named_and_does_not_panic() {
     world.settle();
 }
 
+#[test]
+fn a_probe_that_asks_nothing_grants_nothing() {
+    let mut world = World::new();
+    world.group("g");
+    world.device("srv-1", "g", SERVER);
+    world.rollout(
+        "november",
+        "updates: {select: {release: 2026-11}}
+stages: [{name: g, group: g}]
+health: {probes: [{name: web, type: Http}]}",
+    );
+    world.settle();
+    assert!(world.jobs.is_empty());
+    let told = world.status("november").waiting_for;
+    assert_eq!(told[0].message, "Probe web lacks the field that its type Http names.");
+}
+
 /// A rollout whose only stage is proven.
 fn completed() -> World {
     let mut world = granted();
