@@ -19,6 +19,7 @@ pub(super) fn started(mv: &mut Move, start: Start) {
     mv.state.refuses = start.refuses;
     mv.state.lost |= start.lost;
     mv.state.turn += 1;
+    mv.state.run = start.run;
     mv.state.run_began_mono_ms = mv.now.mono_ms;
     if is_new_boot {
         mv.state.boots.push(start.boot.clone());
@@ -60,7 +61,8 @@ pub(super) fn started(mv: &mut Move, start: Start) {
 }
 
 /// Whether this job must answer for the end of that boot. What waits for its restart is not in force
-/// yet: a removal has not helped, and an update has not harmed.
+/// yet: a removal has not helped, and an update has not harmed. A removal without a restart helps at
+/// once, and all of them are done when their proof begins.
 fn is_blamed(job: &JobRun, ended: &str) -> bool {
     let is_since = job.installed_in_boot.as_deref() != Some(ended);
     let rests = matches!(
@@ -69,7 +71,11 @@ fn is_blamed(job: &JobRun, ended: &str) -> bool {
             | Phase::AwaitingInstall
             | Phase::RunningHook { next: AfterHook::Reboot { .. } | AfterHook::Install, .. }
     );
-    let waits = job.is_rollback() || (rests && job.reboot_required);
+    let waits = if job.is_rollback() {
+        job.reboot_required || !job.phase.is_proof()
+    } else {
+        rests && job.reboot_required
+    };
     job.is_answerable() && (is_since || !waits)
 }
 
