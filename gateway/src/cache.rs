@@ -148,6 +148,17 @@ struct Tables {
     waiting: HashMap<Box<str>, Arc<Notify>>,
 }
 
+/// How much the picture holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Devices.
+    pub devices: usize,
+    /// Jobs.
+    pub jobs: usize,
+    /// Devices for which a long poll waits.
+    pub polled_for: usize,
+}
+
 /// The picture.
 #[derive(Debug)]
 pub struct Cache {
@@ -226,10 +237,14 @@ impl Cache {
         self.read().devices.values().filter(|device| wanted(device)).cloned().collect()
     }
 
-    /// Number of devices and jobs.
-    pub fn sizes(&self) -> (usize, usize) {
+    /// How much it holds.
+    pub fn sizes(&self) -> Sizes {
         let tables = self.read();
-        (tables.devices.len(), tables.jobs.len())
+        Sizes {
+            devices: tables.devices.len(),
+            jobs: tables.jobs.len(),
+            polled_for: tables.waiting.len(),
+        }
     }
 
     /// Takes in a version of a device, unless a newer one is here.

@@ -14,7 +14,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::budget::Written;
+use crate::{budget::Written, cache::Sizes};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Requests {
@@ -56,6 +56,7 @@ pub struct Metrics {
     budget: Gauge<f64, AtomicU64>,
     devices: Gauge,
     jobs: Gauge,
+    polled_for: Gauge,
 }
 
 impl Metrics {
@@ -77,6 +78,7 @@ impl Metrics {
             budget: Gauge::default(),
             devices: Gauge::default(),
             jobs: Gauge::default(),
+            polled_for: Gauge::default(),
         };
         let registry = &mut metrics.registry;
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
@@ -113,6 +115,8 @@ impl Metrics {
         );
         registry.register("devices", "Devices in the cache", metrics.devices.clone());
         registry.register("jobs", "Jobs in the cache", metrics.jobs.clone());
+        let polled_for = metrics.polled_for.clone();
+        registry.register("devices_polled_for", "Devices for which a long poll waits", polled_for);
         metrics
     }
 
@@ -143,12 +147,13 @@ impl Metrics {
     }
 
     /// The text that Prometheus scrapes.
-    pub fn text(&self, load: (usize, usize, f64), sizes: (usize, usize)) -> String {
+    pub fn text(&self, load: (usize, usize, f64), sizes: Sizes) -> String {
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         self.waiting.set(count(load.0 + load.1));
         self.budget.set(load.2);
-        self.devices.set(count(sizes.0));
-        self.jobs.set(count(sizes.1));
+        self.devices.set(count(sizes.devices));
+        self.jobs.set(count(sizes.jobs));
+        self.polled_for.set(count(sizes.polled_for));
         let mut text = String::new();
         match encode(&mut text, &self.registry) {
             Ok(()) => text,
@@ -171,7 +176,7 @@ mod tests {
     fn a_scrape_names_the_version() {
         let version = env!("CARGO_PKG_VERSION");
         let line = format!("wardring_gateway_build_info{{version=\"{version}\"}} 1");
-        let text = Metrics::new().text((0, 0, 0.0), (0, 0));
+        let text = Metrics::new().text((0, 0, 0.0), Sizes::default());
         assert!(text.lines().any(|found| found == line), "{text}");
     }
 }

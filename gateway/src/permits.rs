@@ -196,6 +196,7 @@ impl Desk<'_> {
                 action: action_of(key.action),
                 step: step_of(self.request.step),
                 agent_run: &self.request.agent_run,
+                accepted_in: &self.request.accepted_in,
                 boot_id: &self.request.boot_id,
             },
             job: job.as_ref(),
@@ -257,6 +258,7 @@ impl Desk<'_> {
                 attempt,
                 boot_id: self.request.boot_id.clone(),
                 agent_run: self.request.agent_run.clone(),
+                accepted_in: self.request.accepted_in.clone(),
             },
         );
         job.status = Some(status);

@@ -21,7 +21,7 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
                 let at = Instant::now() + Duration::from_millis(after_ms);
                 self.timer = Some((at, turn));
             }
-            Ask::Permit { key, step } => self.ask_permit(turn, key, step),
+            Ask::Permit { key, step, accepted_in } => self.ask_permit(turn, key, step, accepted_in),
             Ask::Inspect { updates, services, probes } => self.answer_with(turn, async move {
                 let inspected = platform.inspect(&updates, &services, terms).await;
                 match inspected {
@@ -99,12 +99,13 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
         Permit { until: self.begun + Duration::from_millis(not_after_mono_ms) }
     }
 
-    fn ask_permit(&mut self, turn: u64, key: JobKey, step: Step) {
+    fn ask_permit(&mut self, turn: u64, key: JobKey, step: Step, accepted_in: String) {
         let request = PermitRequest {
             key,
             step,
             boot_id: self.saved.state.boot.clone(),
             agent_run: self.id.clone(),
+            accepted_in,
             highest_sequence: self.saved.state.highest_sequence,
             now: wall_clock(),
         };

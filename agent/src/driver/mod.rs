@@ -164,6 +164,7 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
         }
         let boot = self.agent.platform.boot();
         self.take(Event::Started(Box::new(Start {
+            run: self.id.clone(),
             me: identity.me.clone(),
             boot: BootRecord { boot_id: boot.id, at: wall_clock(), kind: boot.kind },
             build: self.agent.platform.build(),

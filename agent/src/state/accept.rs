@@ -85,7 +85,7 @@ fn accept(mv: &mut Move, payload: JobPayload) {
     let is_rollback = payload.key.action == Action::Rollback;
     let first =
         if is_rollback { Phase::Surveying { checks: 0 } } else { Phase::Preflight { checks: 0 } };
-    let job = JobRun::accepted(payload, mv.now.wall, first);
+    let job = JobRun::accepted(payload, (mv.now.wall, &mv.state.run), first);
     mv.state.job = if mv.state.lost {
         // Whether this job had begun is exactly what was lost: guessing could install twice, and
         // what the device may do now says nothing about what was done on it before.

@@ -265,8 +265,8 @@ impl Bench {
             at: self.wall,
             kind: self.boot_kind,
         };
-        let build = self.build();
-        self.take(Event::Started(Box::new(Start { me, boot, build, lost, refuses: None })));
+        let (run, build) = (format!("run-{}", self.state.turn), self.build());
+        self.take(Event::Started(Box::new(Start { run, me, boot, build, lost, refuses: None })));
     }
 
     /// Takes a step and carries out its effects, as the driver does.

@@ -31,6 +31,8 @@ pub enum Event {
 /// The beginning of a run of the agent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Start {
+    /// The run, random per start.
+    pub run: String,
     /// Who this device is.
     pub me: Me,
     /// The running boot.
@@ -84,6 +86,8 @@ pub enum Ask {
         key: JobKey,
         /// For this step.
         step: Step,
+        /// Run in which the job was accepted.
+        accepted_in: String,
     },
     /// Look at the device.
     Inspect {

@@ -27,6 +27,9 @@ pub struct JobRun {
     pub payload: JobPayload,
     /// When it was accepted.
     pub accepted_at: Timestamp,
+    /// Run of the agent that accepted it.
+    #[serde(default)]
+    pub accepted_in: String,
     /// Where it stands.
     pub phase: Phase,
     /// What the device was like before.
@@ -270,13 +273,18 @@ pub struct InstallRecord {
 
 impl JobRun {
     /// A job that was just accepted.
-    pub(super) fn accepted(payload: JobPayload, at: Timestamp, phase: Phase) -> JobRun {
+    pub(super) fn accepted(
+        payload: JobPayload,
+        (at, run): (Timestamp, &str),
+        phase: Phase,
+    ) -> JobRun {
         let waiting =
             |update: &UpdateTarget| UpdateRun { kb: update.kb.clone(), state: UpdateState::Unseen };
         JobRun {
             updates: payload.updates.iter().map(waiting).collect(),
             payload,
             accepted_at: at,
+            accepted_in: run.to_owned(),
             phase,
             baseline: None,
             touched: false,

@@ -87,6 +87,9 @@ pub struct State {
     pub build: String,
     /// Last boots, oldest first.
     pub boots: Vec<BootRecord>,
+    /// This run of the agent.
+    #[serde(default)]
+    pub run: String,
     /// When this run of the agent began, on its own clock: the boot has held at least since then.
     pub run_began_mono_ms: u64,
     /// The journal was lost and no job has been answered since.
@@ -110,6 +113,7 @@ impl Default for State {
             boot: String::new(),
             build: String::new(),
             boots: Vec::new(),
+            run: String::new(),
             run_began_mono_ms: 0,
             lost: false,
             job: None,

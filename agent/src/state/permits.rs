@@ -79,9 +79,9 @@ pub(super) fn ask(mv: &mut Move, mut job: JobRun, step: Step) -> Option<JobRun> 
     if let Some(end) = barred(mv, &job) {
         return mv.finish(job, end);
     }
-    let key = job.payload.key.clone();
+    let (key, accepted_in) = (job.payload.key.clone(), job.accepted_in.clone());
     // An answer that takes longer is worth nothing.
-    mv.ask(&mut job, Ask::Permit { key, step }, PERMIT_LIFE_MS);
+    mv.ask(&mut job, Ask::Permit { key, step, accepted_in }, PERMIT_LIFE_MS);
     Some(job)
 }
 

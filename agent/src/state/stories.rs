@@ -413,6 +413,28 @@ fn a_lost_journal_is_answered_and_never_guessed_at() {
 }
 
 #[test]
+fn a_restarted_agent_asks_in_the_name_of_the_run_that_accepted_the_job() {
+    let asked_as = |bench: &Bench| {
+        bench.asked.iter().rev().find_map(|(_, _, ask)| match ask {
+            Ask::Permit { accepted_in, .. } => Some(accepted_in.clone()),
+            _ => None,
+        })
+    };
+    let mut bench = Bench::new();
+    bench.start(false);
+    let accepted_in = bench.state.run.clone();
+    bench.take(Event::Offered(Box::new(bench.job(1, Action::Install))));
+    bench.go_until(|bench| asked_as(bench).is_some());
+    assert_eq!(asked_as(&bench), Some(accepted_in.clone()));
+
+    bench.asked.clear();
+    bench.start(false);
+    assert_ne!(bench.state.run, accepted_in);
+    bench.go_until(|bench| asked_as(bench).is_some());
+    assert_eq!(asked_as(&bench), Some(accepted_in));
+}
+
+#[test]
 fn an_agent_that_is_killed_during_an_installation_finds_its_result() {
     let mut bench = Bench::new();
     bench.take(Event::Offered(Box::new(bench.job(1, Action::Install))));

@@ -171,6 +171,11 @@ pub struct Permit {
     /// Run of the agent's process that asked.
     #[schemars(length(max = 64))]
     pub agent_run: String,
+    /// Run of the agent's process that accepted the job. Another one with the same key gets no
+    /// permit of this attempt.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    pub accepted_in: String,
 }
 
 /// An irreversible step.

@@ -45,6 +45,8 @@ pub struct PermitRequest<'a> {
     pub step: PermitStep,
     /// Run of the agent's process.
     pub agent_run: &'a str,
+    /// Run in which the agent accepted the job, from its journal.
+    pub accepted_in: &'a str,
     /// Boot in which it asks.
     pub boot_id: &'a str,
 }
@@ -121,7 +123,8 @@ pub fn permit(facts: &PermitFacts<'_>) -> PermitVerdict {
         .or_else(|| line(facts))
         .or_else(|| rollout(facts))
         .or_else(|| bounds(facts))
-        .or_else(|| group(facts));
+        .or_else(|| group(facts))
+        .or_else(|| another_agent(facts));
     refusal.unwrap_or_else(|| grant(facts))
 }
 
@@ -280,6 +283,23 @@ fn group(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
     refused_because(
         Reason::RebootsHeld,
         format!("Too many devices of group {group} are unavailable; its reboots are held."),
+        ASK_LATER,
+    )
+}
+
+/// A restarted agent remembers which run accepted the job; two that accepted it are two agents with
+/// one key, and the one that was permitted first goes on alone.
+fn another_agent(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
+    let request = &facts.request;
+    let other = facts.job?.permitted.iter().find(|permit| {
+        permit.attempt == request.attempt && permit.accepted_in != request.accepted_in
+    })?;
+    refused_because(
+        Reason::TwoAgents,
+        format!(
+            "Another agent with the same key accepted this job and was permitted to begin at {:.0}.",
+            other.at
+        ),
         ASK_LATER,
     )
 }

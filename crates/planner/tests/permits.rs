@@ -129,6 +129,7 @@ impl Desk {
                 action: self.action,
                 step: self.step,
                 agent_run: "run-1",
+                accepted_in: "run-0",
                 boot_id: "boot-1",
             },
             job: self.job.as_ref(),
@@ -171,6 +172,7 @@ fn given(step: PermitStep, run: &str, boot: &str) -> Permit {
         attempt: 2,
         boot_id: boot.to_owned(),
         agent_run: run.to_owned(),
+        accepted_in: "run-0".to_owned(),
     }
 }
 
@@ -318,6 +320,20 @@ fn the_same_run_may_ask_again_and_another_gets_its_own_permit() {
     assert_eq!(desk.verdict(), "granted again");
     let desk = Desk::install().with(|desk| desk.job().permitted = vec![other]);
     assert_eq!(desk.verdict(), "granted");
+}
+
+#[test]
+fn one_that_accepted_the_job_beside_the_one_that_was_permitted_gets_nothing() {
+    for make in [Desk::install, Desk::reboot, Desk::uninstall] {
+        let first = given(make().step, "run-0", "boot-1");
+        let theirs = Permit { accepted_in: "run-of-the-copy".to_owned(), ..first };
+        let desk = make().with(|desk| desk.job().permitted = vec![theirs.clone()]);
+        assert_eq!((desk.verdict(), desk.reason()), ("refused", Some(Reason::TwoAgents)));
+        // An earlier attempt says nothing about this one.
+        let earlier = Permit { attempt: 1, ..theirs };
+        let desk = make().with(|desk| desk.job().permitted = vec![earlier]);
+        assert_eq!(desk.verdict(), "granted");
+    }
 }
 
 #[test]

@@ -142,6 +142,10 @@ pub struct PermitRequest {
     pub boot_id: String,
     /// Run of the agent's process.
     pub agent_run: String,
+    /// Run in which the agent accepted the job, from its journal: a restarted agent repeats it, an
+    /// agent on a copy of its disk cannot.
+    #[serde(default)]
+    pub accepted_in: String,
     /// Highest sealed sequence the agent has seen.
     pub highest_sequence: i64,
     /// The device's clock.

@@ -94,6 +94,7 @@ pub fn check_batch(batch: &ReportBatch) -> Result<(), Malformed> {
 pub fn check_permit(request: &PermitRequest) -> Result<(), Malformed> {
     key(&request.key)?;
     run_and_boot(&request.agent_run, &request.boot_id)?;
+    text("acceptedIn", &request.accepted_in, 64)?;
     sequence(request.highest_sequence)?;
     time("now", request.now)
 }

@@ -250,6 +250,7 @@ impl Device {
             last_facts: None,
         });
         let start = Start {
+            run: format!("{}-run-{}", self.name, self.runs),
             me: Me {
                 namespace: seal::NAMESPACE.to_owned(),
                 device: self.name.clone(),
@@ -331,7 +332,9 @@ impl Device {
                 }
                 self.inner(hub, after_ms, Inner::Wake(turn));
             }
-            Ask::Permit { key, step } => self.ask_permit(hub, turn, key, step),
+            Ask::Permit { key, step, accepted_in } => {
+                self.ask_permit(hub, turn, key, step, accepted_in);
+            }
             Ask::Inspect { .. } | Ask::RestartService { .. } | Ask::RunHook { .. } => {
                 let pause = hub.random.within(200..4 * SECOND);
                 self.inner(hub, pause, Inner::Act(turn, Box::new(ask)));
@@ -516,7 +519,14 @@ impl Device {
         slot.take_if(|waits| *waits == request).is_some()
     }
 
-    fn ask_permit(&mut self, hub: &mut Hub, turn: u64, key: JobKey, step: Step) {
+    fn ask_permit(
+        &mut self,
+        hub: &mut Hub,
+        turn: u64,
+        key: JobKey,
+        step: Step,
+        accepted_in: String,
+    ) {
         let Some(run) = &mut self.run else { return };
         run.asked = (turn, hub.now);
         let request = PermitRequest {
@@ -524,6 +534,7 @@ impl Device {
             step,
             boot_id: self.world.boot_id(),
             agent_run: run.id.clone(),
+            accepted_in,
             highest_sequence: self.state.highest_sequence,
             now: skewed(hub.now, self.skew_ms),
         };

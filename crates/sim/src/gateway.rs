@@ -394,6 +394,7 @@ impl Gateway {
                         attempt,
                         boot_id: request.boot_id.clone(),
                         agent_run: request.agent_run.clone(),
+                        accepted_in: request.accepted_in.clone(),
                     },
                 );
                 job.status = Some(status);
@@ -483,6 +484,7 @@ impl Gateway {
                 action: seal::job_action(key.action),
                 step: step_of(request.step),
                 agent_run: &request.agent_run,
+                accepted_in: &request.accepted_in,
                 boot_id: &request.boot_id,
             },
             job: view.as_ref(),

@@ -258,6 +258,7 @@ fn progress_of_an_earlier_attempt_leaves_with_it_and_permits_stay() {
             attempt: 1,
             boot_id: "boot-1".to_owned(),
             agent_run: "run-1".to_owned(),
+            accepted_in: "run-1".to_owned(),
         },
     );
     apply_progress(&mut status, 1, &progress(9, "Installing"));
@@ -283,6 +284,7 @@ fn progress_that_is_written_late_says_when_it_was_heard() {
             attempt: 1,
             boot_id: "boot-1".to_owned(),
             agent_run: "run-1".to_owned(),
+            accepted_in: "run-1".to_owned(),
         },
     );
     apply_progress(&mut status, 1, &ProgressReport { seq: 3, ..report });
@@ -295,8 +297,9 @@ fn the_first_permit_is_never_forgotten() {
     for number in 0..12 {
         let step = if number == 0 { PermitStep::Install } else { PermitStep::Reboot };
         let agent_run = format!("run-{number}");
-        let boot_id = "boot-1".to_owned();
-        apply_permit(&mut status, Permit { step, at: now(), attempt: 1, boot_id, agent_run });
+        let (boot_id, accepted_in) = ("boot-1".to_owned(), "run-0".to_owned());
+        let permit = Permit { step, at: now(), attempt: 1, boot_id, agent_run, accepted_in };
+        apply_permit(&mut status, permit);
     }
     assert_eq!(status.permitted.len(), 8);
     assert_eq!(status.permitted[0].step, PermitStep::Install);

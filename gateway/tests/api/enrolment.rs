@@ -89,6 +89,7 @@ async fn a_new_device_enrols_and_checks_in_with_its_certificate() {
         name: "ws-9".to_owned(),
         enrolment_id: "e9".to_owned(),
         run: "run-1".to_owned(),
+        accepted_in: "run-1".to_owned(),
         boot: "boot-1".to_owned(),
         key,
         certificate: issued.clone(),

@@ -23,7 +23,7 @@ async fn a_device_is_patched_through_the_gateway() {
         (answer, began.elapsed())
     };
     let granting = async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        gateway.is_polled().await;
         site.grant(&agent, &rollout).await
     };
     let ((answer, waited), key) = tokio::join!(waiting, granting);
@@ -125,7 +125,7 @@ async fn a_stopping_gateway_ends_long_polls_and_writes_what_waits() {
     let (client, url) =
         (gateway.client(&agent), gateway.url(&format!("/v1/job?run={}&boot=b&{known}", agent.run)));
     let poll = tokio::spawn(async move { client.get(url).send().await });
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    gateway.is_polled().await;
     gateway.running.stop().await;
 
     let answer = poll.await.unwrap().unwrap();

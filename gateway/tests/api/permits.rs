@@ -170,6 +170,30 @@ async fn two_live_agents_with_one_key_are_both_held() {
 }
 
 #[tokio::test]
+async fn a_copy_of_an_agent_is_not_permitted_what_the_other_one_was() {
+    let site = Site::new().await;
+    let mut agent = site.device("ws-1").await;
+    let key = site.grant(&agent, &site.rollout().await).await;
+    let (one, two) = (site.gateway(&[]).await, site.gateway(&[]).await);
+    one.sees_leader().await;
+    two.sees_leader().await;
+    assert_eq!(one.permit(&agent, &key, Step::Install).await, PermitAnswer::Granted);
+    let first = std::mem::replace(&mut agent.run, "run-of-the-copy".to_owned());
+
+    // Restarted, it still knows in which run it accepted the job.
+    assert_eq!(two.permit(&agent, &key, Step::Install).await, PermitAnswer::Granted);
+    agent.run = "run-of-the-other-copy".to_owned();
+    let accepted_in = std::mem::replace(&mut agent.accepted_in, agent.run.clone());
+    assert_eq!(reason(two.permit(&agent, &key, Step::Install).await), "TwoAgents");
+    assert_eq!(reason(two.permit(&agent, &key, Step::Reboot).await), "TwoAgents");
+
+    let permitted = site.job_status(&agent).await.permitted;
+    assert_eq!(permitted.len(), 2);
+    assert_eq!(permitted[0].agent_run, first);
+    assert!(permitted.iter().all(|permit| permit.accepted_in == accepted_in));
+}
+
+#[tokio::test]
 async fn a_restarted_agent_is_not_taken_for_two() {
     let site = Site::new().await;
     let mut agent = site.device("ws-1").await;

@@ -136,7 +136,7 @@ async fn unknown_revoked_and_replaced_devices_are_forbidden() {
     let client = gateway.client(replaced);
     let known = format!("{url}&x=1").replace("known=none", &known_of(&keys[1]));
     let open = tokio::spawn(async move { client.get(known).send().await.unwrap() });
-    time::sleep(Duration::from_millis(200)).await;
+    gateway.is_polled().await;
     let successor = site.stranger("replaced", "e-new".replace('-', "").as_str());
     site.bind(&successor).await;
     let ended = time::timeout(Duration::from_secs(20), open).await.unwrap().unwrap();

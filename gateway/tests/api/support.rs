@@ -277,6 +277,7 @@ impl Site {
             name: name.to_owned(),
             enrolment_id: enrolment_id.to_owned(),
             run: format!("run-{name}-1"),
+            accepted_in: format!("run-{name}-1"),
             boot: "boot-1".to_owned(),
             key,
             certificate,
@@ -468,6 +469,15 @@ impl Gateway {
         .unwrap();
     }
 
+    /// Waits until the gateway holds a long poll.
+    pub async fn is_polled(&self) {
+        wait_until(PATIENCE, "a long poll", async || {
+            (self.running.gateway.cache.sizes().polled_for > 0).then_some(())
+        })
+        .await
+        .unwrap();
+    }
+
     /// Waits until the gateway delivers a job.
     pub async fn sees_job(&self, agent: &Agent) {
         wait_until(PATIENCE, "the job", async || self.job(agent, "wait=0").await.job)
@@ -482,6 +492,7 @@ pub struct Agent {
     pub name: String,
     pub enrolment_id: String,
     pub run: String,
+    pub accepted_in: String,
     pub boot: String,
     pub key: DeviceKey,
     pub certificate: Vec<u8>,
@@ -505,6 +516,7 @@ impl Agent {
             step,
             boot_id: self.boot.clone(),
             agent_run: self.run.clone(),
+            accepted_in: self.accepted_in.clone(),
             highest_sequence: 7,
             now: Timestamp::now(),
         }

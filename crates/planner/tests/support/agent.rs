@@ -338,6 +338,7 @@ impl Agent {
                 action: *action,
                 step,
                 agent_run: "run-1",
+                accepted_in: "run-1",
                 boot_id: &boot_id,
             },
             job,
@@ -363,6 +364,7 @@ impl Agent {
                 attempt: *attempt,
                 boot_id,
                 agent_run: "run-1".to_owned(),
+                accepted_in: "run-1".to_owned(),
             });
         }
         verdict

@@ -285,6 +285,7 @@ pub fn permit(asked: &super::state::Asked, now: u32, boot: &str) -> Permit {
         attempt: asked.attempt,
         boot_id: boot.to_owned(),
         agent_run: "run".to_owned(),
+        accepted_in: "run".to_owned(),
     }
 }
 

@@ -48,6 +48,7 @@ impl Tenant {
                 action: JobAction::Install,
                 step: asked.step,
                 agent_run: "run",
+                accepted_in: "run",
                 boot_id: BOOT,
             },
             job,
