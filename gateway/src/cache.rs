@@ -243,7 +243,8 @@ impl Cache {
         Sizes {
             devices: tables.devices.len(),
             jobs: tables.jobs.len(),
-            polled_for: tables.waiting.len(),
+            // A poll whose connection broke leaves its notifier behind until the device's next one.
+            polled_for: tables.waiting.values().filter(|all| Arc::strong_count(all) > 1).count(),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use wardring_api::{JobState, PermitStep};
+use wardring_harness::wait_until;
 use wardring_protocol::{Mode, PermitAnswer, ReportBody, Step, key_id};
 use wardring_seal::{JobPayload, OutcomePayload, OutcomeResult};
 
@@ -109,6 +110,24 @@ async fn progress_that_nothing_else_carries_is_written_after_its_delay_and_then_
     assert_eq!(status.state, Some(JobState::Downloading));
     let ack = gateway.report(&agent, vec![(3, progress(&key, "Downloading"))]).await;
     assert_eq!((ack.acked_through, ack.retry_ms), (3, 0));
+}
+
+#[tokio::test]
+async fn a_poll_whose_connection_breaks_is_not_counted_any_more() {
+    let site = Site::new().await;
+    let agent = site.device("ws-1").await;
+    let gateway = site.gateway(&[]).await;
+    let (client, url) =
+        (gateway.client(&agent), gateway.url(&format!("/v1/job?run={}&boot=b&wait=50", agent.run)));
+    let poll = tokio::spawn(async move { client.get(url).send().await });
+    gateway.is_polled().await;
+
+    poll.abort();
+    wait_until(PATIENCE, "the end of the poll", async || {
+        (gateway.running.gateway.cache.sizes().polled_for == 0).then_some(())
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test]
