@@ -1,4 +1,4 @@
-//! The project's chores: `cargo xtask check`, `test`, `demo`, `bench`, `gen`.
+//! The project's chores: `cargo xtask check`, `test`, `demo`, `bench`, `package`, `gen`.
 //!
 //! Chores are Rust, so that they run the same everywhere and are checked like everything else. They
 //! must not decide anything about patching: they build, start and look.
@@ -8,6 +8,7 @@ mod check;
 mod crds;
 mod demo;
 mod r#gen;
+mod package;
 mod shell;
 mod test;
 mod tools;
@@ -31,6 +32,8 @@ enum Command {
     Demo(demo::Args),
     /// Measures against the project's limits
     Bench(bench::Args),
+    /// Packs the Windows agent for devices, signed on request, under target/package
+    Package(package::Args),
     /// Writes the generated files (crds/ and its copy in the chart)
     Gen {
         /// Only say whether they are up to date
@@ -45,6 +48,7 @@ fn main() -> std::process::ExitCode {
         Command::Test(args) => test::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Package(args) => package::run(&args),
         Command::Gen { check } => crds::generate(check),
     };
     match result {

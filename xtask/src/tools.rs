@@ -1,4 +1,5 @@
-//! What the tests need beside Rust and Go: Wine, a compiler for Windows, and Rust's target for it.
+//! What tests and packages need beside Rust and Go: Wine, a compiler for Windows, Rust's target for
+//! it, and what signs Windows' packages.
 //! Missing ones are installed where that is possible; elsewhere the error says what to install.
 
 use std::process::Command;
@@ -9,21 +10,37 @@ use wardring_harness::tools::{SystemTool, devcluster, ensure_apt, helm};
 use crate::shell::{output, part, step};
 
 /// The agent's target.
-const WINDOWS: &str = "x86_64-pc-windows-gnu";
+pub const WINDOWS: &str = "x86_64-pc-windows-gnu";
 
-const SYSTEM: &[SystemTool] = &[
-    SystemTool { program: "x86_64-w64-mingw32-gcc", package: "gcc-mingw-w64-x86-64" },
-    SystemTool { program: "wine", package: "wine wine64" },
-];
+const COMPILER: SystemTool =
+    SystemTool { program: "x86_64-w64-mingw32-gcc", package: "gcc-mingw-w64-x86-64" };
+const WINE: SystemTool = SystemTool { program: "wine", package: "wine wine64" };
+const SIGNER: SystemTool = SystemTool { program: "osslsigncode", package: "osslsigncode" };
 
-/// Sees to it that every tool is there.
+/// Sees to it that every tool of the tests is there.
 pub fn prepare() -> Result<()> {
-    part("system packages", || ensure_apt(SYSTEM))?;
-    if !has_windows_target()? {
-        step("rust for Windows", Command::new("rustup").args(["target", "add", WINDOWS]))?;
-    }
+    part("system packages", || ensure_apt(&[COMPILER, WINE, SIGNER]))?;
+    rust_for_windows()?;
     part("dev cluster", || devcluster().map(drop))?;
     part("helm", || helm().map(drop))
+}
+
+/// Sees to it that programs for Windows can be built.
+pub fn prepare_windows() -> Result<()> {
+    part("system packages", || ensure_apt(&[COMPILER]))?;
+    rust_for_windows()
+}
+
+/// Sees to it that programs for Windows can be signed.
+pub fn prepare_signing() -> Result<()> {
+    part("signing tool", || ensure_apt(&[SIGNER]))
+}
+
+fn rust_for_windows() -> Result<()> {
+    if has_windows_target()? {
+        return Ok(());
+    }
+    step("rust for Windows", Command::new("rustup").args(["target", "add", WINDOWS]))
 }
 
 fn has_windows_target() -> Result<bool> {

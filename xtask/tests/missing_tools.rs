@@ -36,15 +36,19 @@ fn said(path: &Path) -> String {
 }
 
 /// Programs that stand for what the system's packages bring, and for Rust.
-const SYSTEM: [(&str, &str); 3] =
-    [("x86_64-w64-mingw32-gcc", "exit 0"), ("wine", "exit 0"), ("rustc", "echo /")];
+const SYSTEM: [(&str, &str); 4] = [
+    ("x86_64-w64-mingw32-gcc", "exit 0"),
+    ("wine", "exit 0"),
+    ("osslsigncode", "exit 0"),
+    ("rustc", "echo /"),
+];
 
 #[test]
 fn without_apt_the_packages_to_install_are_named() {
     let error = said(path_with(&[]).path());
 
-    let sentence = "x86_64-w64-mingw32-gcc, wine are needed: \
-                    `apt-get install gcc-mingw-w64-x86-64 wine wine64` (as root)";
+    let sentence = "x86_64-w64-mingw32-gcc, wine, osslsigncode are needed: \
+                    `apt-get install gcc-mingw-w64-x86-64 wine wine64 osslsigncode` (as root)";
     assert!(error.contains(sentence), "{error}");
 }
 
@@ -58,7 +62,10 @@ fn an_apt_that_fails_leaves_its_own_words_and_the_next_step() {
 
     let error = said(path.path());
 
-    assert!(error.contains("install gcc-mingw-w64-x86-64 wine wine64 yourself"), "{error}");
+    assert!(
+        error.contains("install gcc-mingw-w64-x86-64 wine wine64 osslsigncode yourself"),
+        "{error}"
+    );
     assert!(error.contains("E: Unable to fetch some archives"), "{error}");
 }
 
