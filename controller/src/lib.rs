@@ -19,3 +19,4 @@ pub mod presence;
 pub mod progress;
 pub mod settings;
 pub mod start;
+pub mod stops;

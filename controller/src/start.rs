@@ -25,6 +25,7 @@ use crate::{
     presence::{self, Presence},
     progress::Progress,
     settings::{Settings, std_duration},
+    stops::{self, Board},
 };
 
 /// How often the API server's clock is asked for.
@@ -104,6 +105,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         identity,
         clock,
         metrics,
+        board: Board::default(),
         office: office.clone(),
         term: 0,
         holder,
@@ -166,6 +168,7 @@ fn side_tasks(desk: &Desk, settings: &Settings) -> JoinSet<()> {
             events: desk.events.clone(),
         },
     ));
+    side.spawn(stops::publish(desk.client.clone(), desk.cache.clone(), desk.board.clone()));
     side.spawn(identity::announce_quarantines(
         desk.client.clone(),
         desk.cache.clone(),

@@ -14,12 +14,12 @@ use kube::{
 };
 use tokio::time;
 use wardring_api::{
-    Device, DeviceGroup, JobAction, PatchJob, PatchRollout, PatchRolloutSlice, Permit, PermitStep,
-    Reboots, SliceLine, conditions, names::GATEWAY_MANAGER, reasons::Reason,
+    Device, DeviceGroup, EmergencyStop, JobAction, PatchJob, PatchRollout, PatchRolloutSlice,
+    Permit, PermitStep, Reboots, SliceLine, conditions, names::GATEWAY_MANAGER, reasons::Reason,
 };
 use wardring_planner::{
     Circumstances, DeviceRow, DeviceTable, GroupView, JobOutcome, JobView, PermitFacts,
-    PermitRequest as Asked, PermitVerdict, permit as rule,
+    PermitRequest as Asked, PermitVerdict, StopView, permit as rule,
 };
 use wardring_protocol::{PermitAnswer, PermitRequest, Step, check_permit};
 use wardring_seal::Action;
@@ -41,6 +41,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Conflicts borne; each one means that somebody else changed the job meanwhile.
 const TRIES: usize = 5;
+/// EmergencyStops are of no namespace: one read serves all who ask at the same time.
+const EVERYWHERE: &str = "";
 const RETRY_UNREADABLE: SignedDuration = SignedDuration::from_secs(5);
 
 /// Decides on one step of one job.
@@ -97,6 +99,7 @@ struct Read {
     device: Option<Device>,
     groups: Arc<Vec<DeviceGroup>>,
     namespace: Arc<fresh::Fresh<Namespace>>,
+    stops: Arc<Vec<Arc<StopView>>>,
     clock_trusted: bool,
 }
 
@@ -138,7 +141,7 @@ impl Desk<'_> {
     /// Every read begins after the permit was asked for. What a whole stage asks about is read once for
     /// all who ask at the same time.
     async fn read(&self) -> Result<Read, DeskError> {
-        let Gateway { client, slices, rollouts, groups, namespaces, .. } = self.gateway;
+        let Gateway { client, slices, rollouts, groups, namespaces, stops, .. } = self.gateway;
         let (namespace, name) = (&*self.speaker.device.namespace, &*self.speaker.device.name);
         let (job, device, home) = tokio::join!(
             fresh::read::<PatchJob>(client, namespace, name),
@@ -155,6 +158,7 @@ impl Desk<'_> {
                 device,
                 groups: Arc::default(),
                 namespace: home,
+                stops: Arc::default(),
                 clock_trusted,
             });
         };
@@ -162,12 +166,19 @@ impl Desk<'_> {
         let (of_slice, of_rollout) = (path(namespace, slice), path(namespace, rollout));
         let everything = ListParams::default();
         let api: Api<DeviceGroup> = Api::namespaced(client.clone(), namespace);
-        let (slice, rollout, groups) = tokio::join!(
+        let (slice, rollout, groups, stops) = tokio::join!(
             slices.read(&of_slice, async || { fresh::read(client, namespace, slice).await }),
             rollouts.read(&of_rollout, async || { fresh::read(client, namespace, rollout).await }),
             groups.read(namespace, async || {
                 // Without a resource version this is a consistent read too.
                 api.list(&everything).await.map(|list| list.items)
+            }),
+            stops.read(EVERYWHERE, async || {
+                let all: Api<EmergencyStop> = Api::all(client.clone());
+                let found = all.list(&everything).await?;
+                Ok::<_, kube::Error>(
+                    found.iter().map(|stop| Arc::new(StopView::new(stop))).collect(),
+                )
             }),
         );
         Ok(Read {
@@ -176,6 +187,7 @@ impl Desk<'_> {
             device,
             groups: groups.map_err(DeskError::List)?,
             namespace: home,
+            stops: stops.map_err(DeskError::List)?,
             clock_trusted,
             job: Some(job),
         })
@@ -204,6 +216,7 @@ impl Desk<'_> {
             rollout: read.rollout(),
             device: device.as_ref(),
             reboots_held_by: held.as_deref(),
+            stops: &read.stops,
             circumstances: Circumstances {
                 leader_fresh: self.gateway.leader.is_fresh(),
                 api_read: true,

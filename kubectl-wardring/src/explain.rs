@@ -7,7 +7,9 @@ use anyhow::Result;
 use jiff::Timestamp;
 use kube::api::ListParams;
 use serde_json::json;
-use wardring_api::{Device, DeviceGroup, PatchJob, PatchRollout, PatchRolloutSlice, UpdateHold};
+use wardring_api::{
+    Device, DeviceGroup, EmergencyStop, PatchJob, PatchRollout, PatchRolloutSlice, UpdateHold,
+};
 
 use crate::{
     args::{Explain, Explained, Format},
@@ -33,6 +35,12 @@ pub async fn run(cluster: &Cluster, args: &Explain) -> Result<()> {
                 rollouts: cluster.here::<PatchRollout>().list(&all).await?.items,
                 groups: cluster.here::<DeviceGroup>().list(&all).await?.items,
                 holds: cluster.here::<UpdateHold>().list(&all).await?.items,
+                // They are of no namespace, and not everybody may read those. The rollout tells of them too.
+                stops: match cluster.everywhere::<EmergencyStop>().list(&all).await {
+                    Ok(list) => list.items,
+                    Err(kube::Error::Api(status)) if status.is_forbidden() => Vec::new(),
+                    Err(error) => return Err(error.into()),
+                },
             };
             (resource_name(&case.device), device::sentences(&case, Timestamp::now()))
         }

@@ -21,12 +21,14 @@ use std::{
 use kube::ResourceExt;
 use tokio::sync::Notify;
 
+use crate::stops::Known;
+
 pub use device::SlimDevice;
 pub use fence::{FenceError, fence};
 pub use intern::Interner;
 pub use kinds::{Cached, Kind};
 pub use namespace::{CachedJob, Namespace, Stored};
-pub use watch::watch_all;
+pub use watch::{Pause, watch_all};
 
 /// Handle on the cache; clones share it.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +43,7 @@ struct State {
     kinds: BTreeMap<Kind, KindState>,
     namespaces: BTreeMap<String, Namespace>,
     dirty: BTreeSet<String>,
+    stops: Known,
     pool: Interner,
 }
 
@@ -72,7 +75,32 @@ impl Cache {
     /// Whether every kind's first list is in.
     pub fn is_synced(&self) -> bool {
         let state = self.state();
-        Kind::ALL.iter().all(|kind| state.kinds.get(kind).is_some_and(|kind| kind.synced))
+        let is_synced = |kind| state.kinds.get(kind).is_some_and(|kind| kind.synced);
+        Kind::ALL.iter().all(is_synced) && state.stops.is_synced()
+    }
+
+    /// Reads the EmergencyStops.
+    pub fn stops<T>(&self, read: impl FnOnce(&Known) -> T) -> T {
+        read(&self.state().stops)
+    }
+
+    /// Changes what is known of the EmergencyStops. What `change` calls news concerns every namespace.
+    pub fn change_stops(&self, change: impl FnOnce(&mut Known) -> bool) {
+        let mut state = self.state();
+        if change(&mut state.stops) {
+            let State { namespaces, dirty, .. } = &mut *state;
+            dirty.extend(
+                namespaces.iter().filter(|(_, all)| all.is_active()).map(|(n, _)| n.clone()),
+            );
+            drop(state);
+            self.dirty.notify_one();
+        }
+    }
+
+    /// Counter of what people want in the namespace, EmergencyStops included.
+    pub fn intent(&self, namespace: &str) -> u64 {
+        let state = self.state();
+        state.namespaces.get(namespace).map_or(0, |space| space.intent) + state.stops.changes()
     }
 
     /// Reads one namespace.
@@ -125,7 +153,7 @@ impl Cache {
         let (namespace, name) = place(&object);
         let version = version_of(&object);
         let mut state = self.state();
-        let State { kinds, namespaces, pool, dirty } = &mut *state;
+        let State { kinds, namespaces, pool, dirty, .. } = &mut *state;
         let kind = kinds.entry(K::KIND).or_default();
         kind.seen = kind.seen.max(version);
         let space = namespaces.entry(namespace.clone()).or_default();
@@ -177,7 +205,7 @@ impl Cache {
     /// A full list ended: what it did not name is gone.
     fn list_ended<K: Cached>(&self) {
         let mut state = self.state();
-        let State { kinds, namespaces, dirty, pool } = &mut *state;
+        let State { kinds, namespaces, dirty, pool, .. } = &mut *state;
         let kind = kinds.entry(K::KIND).or_default();
         let listed = kind.listing.take().unwrap_or_default();
         kind.synced = true;

@@ -13,6 +13,7 @@ use wardring_api::{
 };
 
 use super::{Cache, Cached, SlimDevice};
+use crate::stops::watch_stops;
 
 /// Starts every watch. They end when the set is dropped.
 pub fn watch_all(client: &Client, cache: &Cache) -> JoinSet<()> {
@@ -25,6 +26,7 @@ pub fn watch_all(client: &Client, cache: &Cache) -> JoinSet<()> {
     tasks.spawn(watch::<DeviceGroup>(client.clone(), cache.clone()));
     tasks.spawn(watch::<Update>(client.clone(), cache.clone()));
     tasks.spawn(watch::<UpdateHold>(client.clone(), cache.clone()));
+    tasks.spawn(watch_stops(client.clone(), cache.clone()));
     tasks
 }
 
@@ -52,7 +54,7 @@ async fn watch<K: Cached>(client: Client, cache: Cache) {
 /// so that watches of many processes do not come back at one instant. Short enough that a restarted
 /// API server is in use again within ten seconds.
 #[derive(Debug, Default)]
-struct Pause {
+pub struct Pause {
     failures: u32,
 }
 

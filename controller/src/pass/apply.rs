@@ -388,6 +388,7 @@ mod tests {
             identity: Identity::new(authority, jobs),
             clock: ClockWatch::default(),
             metrics: Metrics::new(),
+            board: Default::default(),
             office: watch::channel(Some(Term { number: 1, until })).1,
             term: 1,
             holder: "controller-1".to_owned(),

@@ -33,6 +33,7 @@ use crate::{
     lease::{Office, holds},
     metrics::{Metrics, NamespaceLabels, PassLabels, PhaseLabels, RuleLabels},
     presence::Presence,
+    stops::Board,
 };
 
 /// While a new leader listens to the agents it looks this often: that a gateway has told whom it sees
@@ -58,6 +59,8 @@ pub struct Desk {
     pub clock: ClockWatch,
     /// Numbers.
     pub metrics: Metrics,
+    /// What EmergencyStops keep back.
+    pub board: Board,
     /// Kubernetes Events.
     pub events: Events,
     /// Whether we lead.
@@ -76,7 +79,7 @@ impl Desk {
 
     /// Counter of what people want in the namespace.
     pub fn intent(&self, namespace: &str) -> u64 {
-        self.cache.read(namespace, |space| space.map_or(0, |space| space.intent))
+        self.cache.intent(namespace)
     }
 }
 
@@ -172,6 +175,7 @@ async fn attempt(desk: &Desk, namespace: &str, memory: &mut Memory) -> Pass {
     let listens = snapshot.guards.unheard.as_ref().filter(|_| !snapshot.rollouts.is_empty());
     let listens = listens.and_then(|_| now.checked_add(LISTEN).ok());
     publish_numbers(desk, namespace, memory, &snapshot, &plan);
+    desk.board.note(namespace, &plan.stops);
     forget_settled(memory, &snapshot);
     memory.pace.begin(Instant::now());
     match apply::apply(desk, namespace, memory, basis, plan, intent).await {

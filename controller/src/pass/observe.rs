@@ -27,6 +27,7 @@ pub fn observe(
     terminating: bool,
     now: Timestamp,
 ) -> Option<Snapshot> {
+    let stops = desk.cache.stops(|known| known.views());
     desk.cache.read(namespace, |space| {
         let space = space?;
         let ledger = ledger_view(space);
@@ -58,6 +59,7 @@ pub fn observe(
             jobs,
             devices: space.devices.clone(),
             updates: space.updates.values().map(|stored| stored.value.clone()).collect(),
+            stops,
             holds: space.holds.values().map(|stored| (*stored.value).clone()).collect(),
             uncreated: memory.uncreated.clone(),
             cannot_create: memory.cannot_create.clone(),

@@ -19,6 +19,8 @@ pub const COMPLETED: &str = "Completed";
 pub const HALTED: &str = "Halted";
 /// A person stopped the rollout.
 pub const SUSPENDED: &str = "Suspended";
+/// An EmergencyStop keeps devices of the rollout back.
+pub const EMERGENCY_STOPPED: &str = "EmergencyStopped";
 /// The rollback procedure has ended.
 pub const ROLLED_BACK: &str = "RolledBack";
 /// Device: an agent is in contact (the controller's word).

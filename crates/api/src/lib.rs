@@ -7,6 +7,7 @@
 pub mod conditions;
 pub mod crd;
 mod device;
+mod emergency;
 mod enrollment;
 mod group;
 mod health;
@@ -24,6 +25,7 @@ mod slice;
 mod update;
 
 pub use device::*;
+pub use emergency::*;
 pub use enrollment::*;
 pub use group::*;
 pub use health::*;

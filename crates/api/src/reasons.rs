@@ -92,6 +92,9 @@ reasons! {
     Quarantined,
     /// An UpdateHold bars one of the updates on this device.
     UpdateHeld,
+    /// An EmergencyStop is in force for the device or its updates; nothing begins until a person lifts
+    /// it.
+    EmergencyStop,
     /// The device reports a role that its group does not declare.
     UndeclaredRole,
     /// Windows waits for a restart that has nothing to do with this rollout.

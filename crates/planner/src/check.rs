@@ -200,6 +200,7 @@ impl<'a> Replay<'a> {
                 && let Some((rollout, _)) = self.rollouts.get(view.rollout_uid.as_str())
             {
                 self.limits(rollout, view, &line.device);
+                self.emergency(&view.rollout_uid, &line.device, line.action);
             }
         }
         // A rollback that did not begin leaves a proven device as it was.

@@ -2,6 +2,8 @@
 //! controller's status and the plugin use the same ones, and everything here can be told from the
 //! rollout, the slice line, the job, the device and its groups.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use wardring_api::{
     AwaitingRebootAction, JobAction, LineState, PatchRollout, Reboots, SliceLine, StageState,
@@ -9,9 +11,10 @@ use wardring_api::{
 };
 
 use crate::{
-    DeviceRow, DeviceTable, GroupView, HoldView, JobOutcome, JobView, Selector, Unheard,
+    DeviceRow, DeviceTable, GroupView, HoldView, JobOutcome, JobView, Selector, StopView, Unheard,
     caps::{Rules, later},
     eligibility::device_hold,
+    emergency,
     line::{Doing, Frozen, Line, NONE, doing, failed_before, notes_itself},
     outcomes::is_released,
     resolve::Coverage,
@@ -37,6 +40,8 @@ pub struct DeviceStory<'a> {
     pub groups: &'a [GroupView],
     /// Holds of the namespace.
     pub holds: &'a [HoldView],
+    /// EmergencyStops of the cluster.
+    pub stops: &'a [Arc<StopView>],
 }
 
 /// Where a device stands.
@@ -141,7 +146,18 @@ fn at_work(story: &DeviceStory<'_>, rules: &Rules) -> Explanation {
         );
     }
     let verb = job.state.map_or("waits for contact".to_owned(), |state| format!("is {state:?}"));
+    let stop = story.device.and_then(|row| emergency::stopping(story.stops, job, &row.labels));
     match doing(job) {
+        Doing::NotBegun if stop.is_some() => say(
+            Reason::EmergencyStop,
+            format!("{device} has its job and does not begin: {}", told(stop)),
+            None,
+        ),
+        Doing::AwaitingReboot if stop.is_some() => say(
+            Reason::EmergencyStop,
+            format!("{device} waits with its restart: {}", told(stop)),
+            None,
+        ),
         Doing::NotBegun => say(
             Reason::InProgress,
             format!("{device} has its job and has not begun; it may begin until {}.", job.start_by),
@@ -169,6 +185,15 @@ fn at_work(story: &DeviceStory<'_>, rules: &Rules) -> Explanation {
                 format!("{device} {word} since {since}; it counts as unreachable from {until} on.");
             say(Reason::InProgress, message, Some(until))
         }
+        Doing::Working if stop.is_some() => say(
+            Reason::InProgress,
+            format!(
+                "{device} {verb} and may end that, but not restart: {} It must be done by {}.",
+                told(stop),
+                job.finish_by
+            ),
+            Some(job.finish_by),
+        ),
         Doing::Working | Doing::AwaitingReboot => say(
             Reason::InProgress,
             format!("{device} {verb}; it must be done by {}.", job.finish_by),
@@ -177,11 +202,28 @@ fn at_work(story: &DeviceStory<'_>, rules: &Rules) -> Explanation {
     }
 }
 
+fn told(stop: Option<&StopView>) -> String {
+    stop.map(StopView::sentence).unwrap_or_default()
+}
+
+/// The stop that keeps a device without a job from starting.
+fn starting_stop<'a>(story: &DeviceStory<'a>) -> Option<&'a StopView> {
+    let row = story.device?;
+    let updates = story.rollout.status.iter().flat_map(|status| &status.resolved_updates);
+    let here = updates.filter(|update| row.product.as_deref() == Some(&*update.product));
+    let kbs = || here.clone().map(|update| update.kb.as_str());
+    let mut stops = story.stops.iter().map(Arc::as_ref);
+    stops.find(|stop| stop.stops(JobAction::Install, kbs(), &row.labels))
+}
+
 fn waiting(story: &DeviceStory<'_>, line: &Line, rules: &Rules) -> Explanation {
     let (device, rollout) = (&story.line.device, story.rollout);
     let (reason, until) = hold(story, line, rules);
     let message = match reason {
         Reason::InProgress => format!("{device} can start and is next."),
+        Reason::EmergencyStop => {
+            format!("{device} does not start: {}", told(starting_stop(story)))
+        }
         Reason::DeviceHeld => {
             let held = story.device.and_then(|row| row.hold.as_ref());
             let why = held.map_or(String::new(), |hold| one_line(&hold.reason));
@@ -215,6 +257,9 @@ fn hold(story: &DeviceStory<'_>, line: &Line, rules: &Rules) -> (Reason, Option<
         return (Reason::RolloutStopped, None);
     }
     let Some(row) = story.device else { return (Reason::Replaced, None) };
+    if starting_stop(story).is_some() && rollout.metadata.deletion_timestamp.is_none() {
+        return (Reason::EmergencyStop, None);
+    }
     let status = rollout.status.clone().unwrap_or_default();
     let table = DeviceTable::new(vec![row.clone()], story.groups.to_vec());
     let coverage = Coverage::new(&status.resolved_updates, &[], story.holds, &table);

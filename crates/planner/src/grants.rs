@@ -135,7 +135,8 @@ impl Desk<'_, '_> {
 
     /// Whether a device that was given up is in contact again and still has time to finish.
     fn is_back(&self, line: &Line) -> bool {
-        if line.state != LineState::Unreachable || line.moved || !self.has_limits {
+        let is_given_up = line.state == LineState::Unreachable && !line.moved;
+        if !is_given_up || !self.has_limits || self.is_stopped(line, line.action) {
             return false;
         }
         let stop = self.run.stop;
@@ -189,6 +190,7 @@ impl Desk<'_, '_> {
             Some(_) if !allowed => Some(Reason::RolloutStopped),
             Some(_) if !self.has_limits => Some(Reason::GroupNotFound),
             Some(_) if rollback.is_braked => Some(Reason::RollbackFailed),
+            Some(_) if self.is_stopped(line, JobAction::Rollback) => Some(Reason::EmergencyStop),
             // Later stages go first.
             Some(_) if !rollback.is_turn_of(self.position) => Some(Reason::RollingBack),
             Some(row) => crate::eligibility::rollback_hold(row, self.wake)
@@ -207,6 +209,12 @@ impl Desk<'_, '_> {
         *slots -= 1;
         self.start(index, line, line.attempt + 1, JobAction::Rollback);
         Decision::Start
+    }
+
+    /// Whether an EmergencyStop keeps the action from beginning.
+    fn is_stopped(&self, line: &Line, action: JobAction) -> bool {
+        let is_over = matches!(self.run.stop, Some(Stop::Aborted | Stop::Deleting));
+        !is_over && self.run.brakes.hold(line, action, self.scene)
     }
 
     /// Whether all that keeps grants back is that this leader has not heard the agents yet.
@@ -228,6 +236,9 @@ impl Desk<'_, '_> {
         }
         if line.moved {
             return Decision::Hold(line.reason.unwrap_or(Reason::WriteInFlight));
+        }
+        if self.is_stopped(line, JobAction::Install) {
+            return Decision::Hold(Reason::EmergencyStop);
         }
         let hold = line_hold(line, self.run, &stage.rules, self.claims, self.scene, self.wake);
         if let Some(reason) = hold {

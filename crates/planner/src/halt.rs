@@ -12,7 +12,7 @@ use wardring_api::{
 use crate::{
     EventKind,
     caps::later,
-    explain, freeze,
+    emergency, explain, freeze,
     line::{Line, Tally},
     validate::{Complaint, Run, Scene, Stop},
     wake::Wake,
@@ -28,7 +28,7 @@ pub(crate) struct Latched {
 }
 
 /// Takes over what people ordered.
-pub(crate) fn latch(run: &mut Run<'_>, scene: &Scene<'_>) -> Latched {
+pub(crate) fn latch<'a>(run: &mut Run<'a>, scene: &Scene<'a>) -> Latched {
     let spec = &run.rollout.spec;
     let mut latched = Latched::default();
     if let Some(abort) = &spec.abort
@@ -50,8 +50,9 @@ pub(crate) fn latch(run: &mut Run<'_>, scene: &Scene<'_>) -> Latched {
             latched.stopped = true;
         }
         (Some(false), Some(latch)) => {
-            let since = latch.at;
-            stand_aside(run, since, scene);
+            // What a stop in force keeps back stands aside when that one goes.
+            let until = stopped_since(run).map_or(scene.now, |stopped| stopped.max(latch.at));
+            stand_aside(run, latch.at, until);
             run.status.suspended = None;
             run.gating = true;
             run.emit(EventKind::Normal, Reason::InProgress, "A person resumed the rollout.".into());
@@ -63,24 +64,40 @@ pub(crate) fn latch(run: &mut Run<'_>, scene: &Scene<'_>) -> Latched {
         && run.status.suspended.is_none()
         && let Some(since) = guarded_since(run)
     {
-        stand_aside(run, since, scene);
+        stand_aside(run, since, scene.now);
         run.gating = true;
     }
     if !latched.stopped {
         latched.retried = retry(run, scene);
     }
     run.stop = stop_of(run);
+    run.kept_back_by = emergency::concerned(run, scene);
+    if !run.is_kept_back()
+        && let Some(since) = stopped_since(run)
+    {
+        let suspended = run.status.suspended.as_ref().map(|latch| latch.at.max(since));
+        stand_aside(run, since, suspended.unwrap_or(scene.now));
+        run.gating = true;
+    }
+    emergency::announce(run);
     latched
 }
 
-/// Time since `since` in which the rollout stood still is not the devices' lack of progress: the
-/// deadline of the stage that was open counts from so much later.
-fn stand_aside(run: &mut Run<'_>, since: Timestamp, scene: &Scene<'_>) {
+/// Since when an EmergencyStop keeps something of the run back, as the last written status says it.
+fn stopped_since(run: &Run<'_>) -> Option<Timestamp> {
+    let mut all = run.before.conditions.iter();
+    let stopped = all.find(|condition| condition.type_ == conditions::EMERGENCY_STOPPED)?;
+    (stopped.status == "True").then_some(stopped.last_transition_time.0)
+}
+
+/// Time from `since` to `until` in which the rollout stood still is not the devices' lack of progress:
+/// the deadline of the stage that was open counts from so much later.
+fn stand_aside(run: &mut Run<'_>, since: Timestamp, until: Timestamp) {
     let Some(position) = current_stage(run) else { return };
     let opened = run.status.stages[position].started_at;
     let Some(started) = opened.or_else(|| could_open_since(run, position)) else { return };
     let status = &mut run.status.stages[position];
-    let still = scene.now.duration_since(since.max(started)).max(SignedDuration::ZERO);
+    let still = until.duration_since(since.max(started)).max(SignedDuration::ZERO);
     let progress = status.progress_since.unwrap_or(started).max(started);
     status.progress_since = Some(whole_seconds(later(progress, still)));
 }
@@ -268,8 +285,8 @@ fn verdict(
             ),
         ));
     }
-    // A person who suspended the run has stopped its clock, too.
-    if status.state != StageState::Open || run.stop.is_some() {
+    // A person who suspended the run, or stopped devices of it, has stopped its clock, too.
+    if status.state != StageState::Open || run.stop.is_some() || run.is_kept_back() {
         return None;
     }
     let shortfall = shortfall(run, position);

@@ -69,7 +69,8 @@ pub(crate) fn close_open_batch(runs: &mut [Run<'_>], scene: &Scene<'_>, lanes: &
                     JobAction::Rollback => may_roll_back,
                     JobAction::Install | JobAction::Download => may_grant,
                 };
-                if row.is_some() && allowed && has_limits {
+                let is_stopped = run.brakes.hold(&line, action, scene);
+                if row.is_some() && allowed && has_limits && !is_stopped {
                     grant(&mut line, action, attempt, batch.sequence, now);
                 } else {
                     (line.sequence, line.attempt, line.moved) = (batch.sequence, attempt, true);

@@ -10,6 +10,7 @@ use wardring_api::{JobAction, LineState, OfflineAction, PermitStep, SliceLine, r
 use crate::{
     DeviceRow, GrantId, JobOutcome, JobView, NO_PRODUCT, Outcome, OutcomeResult,
     caps::{Rules, later},
+    emergency::Brakes,
     line::{Doing, Line, NONE, doing},
     validate::{Run, Scene, Stop},
     wake::Wake,
@@ -33,6 +34,7 @@ struct Facts<'s, 'a> {
     scene: &'s Scene<'a>,
     uid: &'s str,
     stop: Option<Stop>,
+    brakes: &'s Brakes<'a>,
     rules: Rules,
     /// When the stage opened, while offline devices' clocks run.
     opened: Option<Timestamp>,
@@ -41,13 +43,14 @@ struct Facts<'s, 'a> {
 
 /// Folds what happened into every frozen line of a run.
 pub(crate) fn fold(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) {
-    let Run { id, stop, stages, status, coverage, .. } = run;
+    let Run { id, stop, stages, status, coverage, brakes, .. } = run;
     for (stage, stage_status) in stages.iter_mut().zip(&status.stages) {
         let Some(frozen) = &mut stage.frozen else { continue };
         let facts = Facts {
             scene,
             uid: &id.uid,
             stop: *stop,
+            brakes,
             rules: stage.rules,
             opened: stage_status
                 .started_at
@@ -219,7 +222,8 @@ impl Facts<'_, '_> {
         // Held by us, in contact and waiting for a person: the clock is not the device's.
         let held = doing == Doing::AwaitingReboot
             && row.is_online()
-            && matches!(self.stop, Some(Stop::Aborted | Stop::Suspended | Stop::Halted));
+            && (matches!(self.stop, Some(Stop::Aborted | Stop::Suspended | Stop::Halted))
+                || self.brakes.hold(line, line.action, self.scene));
         if wake.is_due(job.finish_by) && !held {
             return match job.outcome {
                 JobOutcome::BadSignature => {
@@ -260,6 +264,10 @@ impl Facts<'_, '_> {
         else {
             return Turn::Keep;
         };
+        // It could not have begun in contact either.
+        if self.brakes.hold(line, JobAction::Install, self.scene) {
+            return Turn::Keep;
+        }
         let since = row.online_since.map_or(opened, |since| since.max(opened));
         let until = later(since, self.rules.offline_after);
         match self.rules.offline {
@@ -299,6 +307,10 @@ impl Facts<'_, '_> {
 
     /// Whether a grant that has not begun is taken back because the rollout stands still.
     fn is_recalled(&self, line: &Line) -> bool {
+        // A grant that cannot begin would only keep a slot from a device that no stop concerns.
+        if self.brakes.hold(line, line.action, self.scene) {
+            return true;
+        }
         match self.stop {
             None => false,
             // A halt is what rollbacks are for.

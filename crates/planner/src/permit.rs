@@ -7,7 +7,9 @@ use wardring_api::{
     reasons::Reason,
 };
 
-use crate::{DeviceRow, JobView, explain::one_line};
+use std::sync::Arc;
+
+use crate::{DeviceRow, JobView, StopView, emergency, explain::one_line};
 
 /// Everything the rule looks at. Objects are as just read from the API server.
 #[derive(Clone, Debug)]
@@ -26,6 +28,8 @@ pub struct PermitFacts<'a> {
     pub device: Option<&'a DeviceRow>,
     /// Name of a group of the device whose reboots are held, if there is one.
     pub reboots_held_by: Option<&'a str>,
+    /// Every EmergencyStop of the cluster.
+    pub stops: &'a [Arc<StopView>],
     /// The circumstances.
     pub circumstances: Circumstances,
 }
@@ -122,6 +126,7 @@ pub fn permit(facts: &PermitFacts<'_>) -> PermitVerdict {
         .or_else(|| device(facts))
         .or_else(|| line(facts))
         .or_else(|| rollout(facts))
+        .or_else(|| emergency_stop(facts))
         .or_else(|| bounds(facts))
         .or_else(|| group(facts))
         .or_else(|| another_agent(facts));
@@ -264,6 +269,14 @@ fn rollout(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
         Some(latch) => refused_because(Reason::RolloutStopped, latch.message.clone(), ASK_LATER),
         None => None,
     }
+}
+
+/// A person's brake over every rollout, `onHalt: Finish` included: what an update does at the next start
+/// of Windows may be the very thing that is to be stopped. Asked before the job's bounds, so that
+/// nothing ends for good while it cannot go on.
+fn emergency_stop(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
+    let stop = emergency::stopping(facts.stops, facts.job?, &facts.device?.labels)?;
+    refused_because(Reason::EmergencyStop, stop.sentence(), ASK_LATER)
 }
 
 fn bounds(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     Action, Decision, DeviceTable, Plan, RolloutDecisions, Snapshot, StageDecisions,
     eligibility::Claims,
-    freeze, grants,
+    emergency, freeze, grants,
     halt::{self, Latched},
     jobs,
     ledger::{self, Pen},
@@ -94,8 +94,9 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
         write_groups(&claims, scene.table, &mut lanes);
         collect_garbage(&runs, &scene, &mut lanes, &mut wake);
     }
+    let stops = emergency::tallies(&runs, &decisions, &scene);
     let rollouts = publish(&mut runs, decisions, &waits, &latched, &scene, &mut lanes, &wake);
-    Plan { actions: lanes.into_actions(), rollouts, next_evaluation: wake.next() }
+    Plan { actions: lanes.into_actions(), rollouts, stops, next_evaluation: wake.next() }
 }
 
 /// Everything up to the grants: what happened, what it means, and how far the stages move.

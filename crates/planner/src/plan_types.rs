@@ -25,8 +25,27 @@ pub struct Plan {
     pub actions: Vec<Action>,
     /// What was decided about every rollout, by name.
     pub rollouts: Vec<RolloutDecisions>,
+    /// What each EmergencyStop keeps back here, by name.
+    pub stops: Vec<StopTally>,
     /// Next instant at which the answer can change without an event. The shell plans again no later.
     pub next_evaluation: Option<Timestamp>,
+}
+
+/// What one EmergencyStop keeps back in one namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StopTally {
+    /// Name of the stop.
+    pub name: Arc<str>,
+    /// Rollouts with a device that is held or at work.
+    pub rollouts: u32,
+    /// Devices that do not start because of it.
+    pub held: u32,
+    /// Devices that had begun and have no outcome yet.
+    pub mid_flight: u32,
+    /// Of them, devices whose restart is kept back.
+    pub awaiting_reboot: u32,
+    /// The first few that are mid-flight, with what they do.
+    pub sample: Vec<String>,
 }
 
 /// A rollout by name and uid.

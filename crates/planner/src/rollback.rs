@@ -15,7 +15,7 @@ use crate::{
     Action, EventKind,
     caps::later,
     eligibility::{Claims, forbids_rollback},
-    explain,
+    emergency, explain,
     halt::stood_still,
     line::{Doing, Line, doing},
     plan::Lanes,
@@ -82,6 +82,9 @@ fn is_over_time(run: &Run<'_>, scene: &Scene<'_>, wake: &mut Wake) -> bool {
     stage.is_some_and(|position| {
         let span = run.stages[position].rules.progress_deadline;
         let deadline = later(later(rollback.started_at, stood_still(run, position)), span);
+        if emergency::stops_rollback(run) {
+            return false;
+        }
         if rollback.completed_at.is_none() {
             wake.at(deadline);
         }

@@ -12,7 +12,7 @@ use wardring_api::{
     UpdateSpec, reasons::Reason,
 };
 
-use crate::{DeviceTable, NamesDigest, names_digest};
+use crate::{DeviceTable, NamesDigest, StopView, names_digest};
 
 /// Everything one pass may look at. The order of the lists does not matter.
 #[derive(Clone, Debug)]
@@ -37,6 +37,8 @@ pub struct Snapshot {
     pub updates: Vec<Arc<UpdateSpec>>,
     /// Updates that are barred.
     pub holds: Vec<HoldView>,
+    /// Every EmergencyStop of the cluster.
+    pub stops: Vec<Arc<StopView>>,
     /// Grants of this leader's own term for which it knows that no create request for the job was
     /// ever sent. Every other Granted line without a job is repaired: somebody may have deleted it.
     pub uncreated: BTreeSet<GrantId>,
@@ -178,6 +180,8 @@ pub struct JobView {
     pub sequence: i64,
     /// What is asked.
     pub action: JobAction,
+    /// KBs concerned.
+    pub kbs: Vec<String>,
     /// No install or uninstall permit after this.
     pub start_by: Timestamp,
     /// No permit at all after this.
@@ -216,6 +220,7 @@ impl JobView {
             attempt: new.attempt,
             sequence: new.sequence,
             action: new.action,
+            kbs: new.updates.iter().map(|update| update.kb.as_str().to_owned()).collect(),
             start_by: new.start_by,
             finish_by: new.finish_by,
             created_at: Some(created),
@@ -247,6 +252,7 @@ impl JobView {
             attempt: spec.attempt,
             sequence: spec.sequence,
             action: spec.action,
+            kbs: spec.kbs.clone(),
             start_by: spec.start_by,
             finish_by: spec.finish_by,
             created_at: job.metadata.creation_timestamp.as_ref().map(|time| time.0),

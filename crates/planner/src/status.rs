@@ -13,7 +13,7 @@ use wardring_api::{
 use crate::{
     Decision, EventKind,
     caps::later,
-    explain, freeze,
+    emergency, explain, freeze,
     halt::current_stage,
     line::SAMPLE,
     validate::{Complaint, Run, Scene, Stop},
@@ -35,7 +35,7 @@ pub(crate) fn publish(
     run.status.waiting_for = waiting_for(run, decisions, waits, scene);
     run.status.phase = Some(phase(run));
     run.status.message = Some(message(run));
-    set_conditions(run, scene);
+    set_conditions(run, decisions, scene);
     run.status.next_evaluation = next.map(whole_seconds);
     is_news(&run.status, &run.before, scene.now)
 }
@@ -102,6 +102,9 @@ fn waiting_for(
     {
         let reason = Reason::parse(&latch.reason).unwrap_or(Reason::RolloutStopped);
         list.push(waiting(reason, &latch.message));
+    }
+    for (message, devices) in emergency::told(run, decisions, scene) {
+        list.push(Waiting { devices: Some(devices), ..waiting(Reason::EmergencyStop, &message) });
     }
     if rollback_failed(run) && run.stop != Some(Stop::Aborted) {
         list.push(waiting(
@@ -184,8 +187,9 @@ fn device_waits(
     }
     // What one pass has to finish for the next to go on is not worth telling.
     reasons.remove(&Reason::WriteInFlight);
-    // Told once for the whole stage.
+    // Told once for the whole stage, or for all of them.
     reasons.remove(&Reason::GroupNotFound);
+    reasons.remove(&Reason::EmergencyStop);
     if matches!(run.stop, Some(Stop::Aborted | Stop::Deleting)) {
         // What is over waits for nothing but for what is still at work.
         reasons.clear();
@@ -289,7 +293,7 @@ fn proven(run: &Run<'_>) -> String {
     format!("Every stage is proven: {} succeeded{borne}.", explain::devices(succeeded as usize))
 }
 
-fn set_conditions(run: &mut Run<'_>, scene: &Scene<'_>) {
+fn set_conditions(run: &mut Run<'_>, decisions: &[Vec<Decision>], scene: &Scene<'_>) {
     let generation = run.rollout.metadata.generation;
     let message = run.status.message.clone().unwrap_or_default();
     let complaint = scene.guard.clone().or_else(|| run.complaint.clone());
@@ -305,6 +309,11 @@ fn set_conditions(run: &mut Run<'_>, scene: &Scene<'_>) {
     let (is_rolled_back, is_rollback_failed) = (rolled_back(run), rollback_failed(run));
     let rolling = run.status.rollback.as_ref().is_some_and(|all| all.completed_at.is_none());
     let soaking = run.status.stages.iter().any(|stage| stage.state == StageState::Soaking);
+    let stands = current_stage(run).is_some_and(|position| {
+        let here = decisions.get(position).map(Vec::as_slice).unwrap_or_default();
+        emergency::stands(run, position, here)
+    });
+    let (is_braked, stops) = (run.is_kept_back(), emergency::sentences(run));
     let list = &mut run.status.conditions;
     let mut set = |kind: &str, truth: Truth, reason: Reason, message: &str| {
         conditions::set(list, kind, truth, reason, message, generation, scene.now);
@@ -319,6 +328,8 @@ fn set_conditions(run: &mut Run<'_>, scene: &Scene<'_>) {
         (false, Reason::Completed)
     } else if stop.is_some() || complaint.is_some() || no_way_on {
         (false, if rolling { Reason::RollingBack } else { Reason::RolloutStopped })
+    } else if stands {
+        (false, Reason::EmergencyStop)
     } else if soaking {
         (true, Reason::Soaking)
     } else {
@@ -359,6 +370,9 @@ fn set_conditions(run: &mut Run<'_>, scene: &Scene<'_>) {
     if let Some(latch) = &suspended {
         set(conditions::SUSPENDED, Truth::True, Reason::SuspendedByPerson, &latch.message);
     }
+    if is_braked {
+        set(conditions::EMERGENCY_STOPPED, Truth::True, Reason::EmergencyStop, &stops);
+    }
     if is_rolled_back {
         let (truth, reason) = if is_rollback_failed {
             (Truth::False, Reason::RollbackFailed)
@@ -372,6 +386,7 @@ fn set_conditions(run: &mut Run<'_>, scene: &Scene<'_>) {
         (conditions::COMPLETED, completed),
         (conditions::HALTED, halted.is_some()),
         (conditions::SUSPENDED, suspended.is_some()),
+        (conditions::EMERGENCY_STOPPED, is_braked),
         (conditions::ROLLED_BACK, is_rolled_back),
         (conditions::RECONCILING, false),
     ] {

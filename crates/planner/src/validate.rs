@@ -13,6 +13,7 @@ use crate::{
     DeviceRow, DeviceTable, Event, EventKind, JobView, RolloutRef, SliceView, Snapshot,
     caps::{Rules, later},
     checks::asks_something,
+    emergency::{Brakes, StopView},
     freeze,
     line::{Doing, Frozen, Line, NONE, Tally, doing},
     names::NameKey,
@@ -24,6 +25,8 @@ pub(crate) struct Scene<'a> {
     pub snapshot: &'a Snapshot,
     pub now: Timestamp,
     pub table: &'a DeviceTable,
+    /// EmergencyStops by name.
+    pub stops: Vec<&'a StopView>,
     /// Jobs by device.
     pub jobs: Vec<&'a JobView>,
     /// By row: position of the device's job in `jobs`, or [`NONE`].
@@ -52,6 +55,8 @@ impl<'a> Scene<'a> {
     fn new(snapshot: &'a Snapshot) -> Scene<'a> {
         let mut jobs: Vec<&JobView> = snapshot.jobs.iter().map(Arc::as_ref).collect();
         jobs.sort_by(|a, b| a.device.cmp(&b.device));
+        let mut stops: Vec<&StopView> = snapshot.stops.iter().map(Arc::as_ref).collect();
+        stops.sort_by(|a, b| a.name.cmp(&b.name));
         let guards = &snapshot.guards;
         let guard = if !guards.clock_trusted {
             Some(Complaint::new(
@@ -76,7 +81,7 @@ impl<'a> Scene<'a> {
         };
         let table: &DeviceTable = &snapshot.devices;
         let row_jobs = row_jobs(table, &jobs);
-        Scene { snapshot, now: snapshot.now, table, jobs, row_jobs, guard }
+        Scene { snapshot, now: snapshot.now, table, stops, jobs, row_jobs, guard }
     }
 
     /// The device of a line, unless it is gone.
@@ -140,6 +145,10 @@ pub(crate) struct Run<'a> {
     pub gating: bool,
     /// What the resolved updates mean for each product.
     pub coverage: Coverage,
+    /// What the EmergencyStops in force mean for it.
+    pub brakes: Brakes<'a>,
+    /// Those of them that keep something back which is still to be done.
+    pub kept_back_by: Vec<&'a StopView>,
     pub events: Vec<Event>,
 }
 
@@ -167,6 +176,11 @@ impl Run<'_> {
 
     pub fn is_deleting(&self) -> bool {
         self.rollout.metadata.deletion_timestamp.is_some()
+    }
+
+    /// Whether an EmergencyStop keeps something back that is still to be done.
+    pub fn is_kept_back(&self) -> bool {
+        !self.kept_back_by.is_empty()
     }
 
     pub fn has_finalizer(&self) -> bool {
@@ -233,6 +247,8 @@ fn run<'a>(rollout: &'a PatchRollout, slices: &[&'a Arc<SliceView>], scene: &Sce
         rollout,
         id,
         coverage: Coverage::default(),
+        brakes: Brakes::new(&status.resolved_updates, scene),
+        kept_back_by: Vec::new(),
         before,
         status,
         stages,

@@ -3,11 +3,13 @@
 
 mod support;
 
+use std::sync::Arc;
+
 use support::{SERVER, World};
-use wardring_api::{Abort, Latch, LineState, StageState};
+use wardring_api::{Abort, EmergencyStop, Latch, LineState, StageState};
 use wardring_planner::{
-    Action, DeviceTable, LineChange, Plan, RecallLine, RecordCause, RolloutRef, Snapshot, Unheard,
-    check, plan,
+    Action, DeviceTable, LineChange, Plan, RecallLine, RecordCause, RolloutRef, Snapshot, StopView,
+    Unheard, check, plan,
 };
 
 /// A stage of three whose first grants are about to be written.
@@ -218,4 +220,13 @@ fn a_grant_in_a_stage_whose_group_was_deleted() {
     let rows = snapshot.devices.rows().to_vec();
     snapshot.devices = std::sync::Arc::new(DeviceTable::new(rows, Vec::new()));
     caught(&snapshot, &plan, "S13");
+}
+
+#[test]
+fn a_grant_under_an_emergency_stop_is_caught() {
+    let (mut snapshot, plan) = about_to_grant();
+    let spec = "{reason: ward closed, selector: {matchLabels: {stage: test}}}";
+    let stop = EmergencyStop::new("ward", serde_yaml::from_str(spec).unwrap());
+    snapshot.stops = vec![Arc::new(StopView::new(&stop))];
+    caught(&snapshot, &plan, "S5");
 }

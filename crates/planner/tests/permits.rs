@@ -1,14 +1,16 @@
 //! The permit rule: one good request, and every way in which it is refused.
 #![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
-    Abort, AwaitingRebootAction, DeviceMode, Hold, JobAction, Latch, LineState, PatchRollout,
-    Permit, PermitStep, SliceLine, reasons::Reason,
+    Abort, AwaitingRebootAction, DeviceMode, EmergencyStop, Hold, JobAction, Latch, LineState,
+    PatchRollout, Permit, PermitStep, SliceLine, reasons::Reason,
 };
 use wardring_planner::{
     Circumstances, DeviceRow, JobOutcome, JobView, MAX_PERMITS, PermitFacts, PermitRequest,
-    PermitVerdict, permit,
+    PermitVerdict, StopView, permit,
 };
 
 /// A request that is granted, to be spoiled in one way at a time.
@@ -21,6 +23,7 @@ struct Desk {
     rollout: Option<PatchRollout>,
     device: Option<DeviceRow>,
     group: Option<&'static str>,
+    stops: Vec<Arc<StopView>>,
     circumstances: Circumstances,
 }
 
@@ -53,6 +56,7 @@ impl Desk {
             attempt: 2,
             sequence: 7,
             action,
+            kbs: vec!["KB5068787".to_owned()],
             start_by: at("2026-11-21T02:00:00Z"),
             finish_by: at("2026-11-21T22:00:00Z"),
             created_at: None,
@@ -82,6 +86,7 @@ impl Desk {
             rollout: Some(rollout),
             device: Some(DeviceRow::ready("ws-1", "Windows 11 24H2")),
             group: None,
+            stops: Vec::new(),
             circumstances: Circumstances::GOOD,
         }
     }
@@ -137,6 +142,7 @@ impl Desk {
             rollout: self.rollout.as_ref(),
             device: self.device.as_ref(),
             reboots_held_by: self.group,
+            stops: &self.stops,
             circumstances: self.circumstances,
         })
     }
@@ -349,4 +355,77 @@ fn permits_run_out() {
         desk.job().permitted[0] = given(PermitStep::Reboot, "run-1", "boot-1");
     });
     assert_eq!(desk.verdict(), "granted again");
+}
+
+fn stop(spec: &str) -> Arc<StopView> {
+    let spec = serde_yaml::from_str(spec).unwrap();
+    Arc::new(StopView::new(&EmergencyStop::new("erp-down", spec)))
+}
+
+#[test]
+fn an_emergency_stop_refuses_every_step_of_an_installation_and_says_why() {
+    for make in [Desk::install, Desk::reboot] {
+        let desk = make().with(|desk| {
+            desk.stops = vec![stop("reason: \"the ERP\\ndoes not answer\"")];
+            // What a halt lets finish, and what was permitted before, is stopped all the same.
+            desk.rollout().spec.on_halt.installed_awaiting_reboot = AwaitingRebootAction::Finish;
+            desk.job().permitted = vec![given(desk.step, "run-1", "boot-1")];
+        });
+        let PermitVerdict::Refused { reason, message, retry_after } = desk.ask() else {
+            panic!("{:?}", desk.ask());
+        };
+        assert_eq!(reason, Reason::EmergencyStop);
+        assert_eq!(message, "EmergencyStop erp-down is in force: the ERP does not answer.");
+        assert!(retry_after <= SignedDuration::from_secs(30), "a lift is noticed soon");
+    }
+}
+
+#[test]
+fn an_emergency_stop_concerns_its_kbs_and_its_devices_only() {
+    let verdict = |spec: &str| {
+        let desk = Desk::install().with(|desk| {
+            desk.stops = vec![stop(spec)];
+            let labels = BTreeMap::from([("ward".to_owned(), "3".to_owned())]);
+            desk.device().labels = Arc::new(labels);
+        });
+        desk.verdict()
+    };
+    assert_eq!(verdict("{reason: r, kbs: [KB5068787]}"), "refused");
+    assert_eq!(verdict("{reason: r, kbs: [KB1111111]}"), "granted");
+    assert_eq!(verdict("{reason: r, selector: {matchLabels: {ward: '3'}}}"), "refused");
+    assert_eq!(verdict("{reason: r, selector: {matchLabels: {ward: '4'}}}"), "granted");
+    let both = "{reason: r, kbs: [KB1111111], selector: {matchLabels: {ward: '3'}}}";
+    assert_eq!(verdict(both), "granted");
+}
+
+#[test]
+fn a_rollback_goes_on_under_an_emergency_stop_unless_it_names_rollbacks() {
+    for step in [PermitStep::Uninstall, PermitStep::Reboot] {
+        let under = |spec: &str| {
+            let desk = Desk::new(step, JobAction::Rollback);
+            let desk = desk.with(|desk| desk.stops = vec![stop(spec)]);
+            desk.verdict()
+        };
+        assert_eq!(under("reason: r"), "granted");
+        assert_eq!(under("{reason: r, kbs: [KB5068787]}"), "granted");
+        assert_eq!(under("{reason: r, rollbacks: Stop}"), "refused");
+    }
+}
+
+#[test]
+fn nothing_ends_for_good_while_an_emergency_stop_keeps_it_waiting() {
+    let late = |make: fn() -> Desk| {
+        make().with(|desk| {
+            desk.now = at("2026-11-22T00:00:00Z");
+            desk.stops = vec![stop("reason: r")];
+        })
+    };
+    for make in [Desk::install, Desk::reboot] {
+        assert_eq!(late(make).verdict(), "refused");
+    }
+    // A person's abort is no deadline.
+    let desk = late(Desk::install).with(|desk| {
+        desk.rollout().spec.abort = Some(Abort { reason: "wrong month".to_owned() });
+    });
+    assert_eq!(desk.reason(), Some(Reason::AbortedByPerson));
 }

@@ -11,7 +11,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use support::{SERVER, World, agent::Script};
 use wardring_api::{
     AwaitingRebootAction, FailureAction, JobAction, LineState, OfflineAction, PermitStep,
-    RollbackScope, RolloutPhase, StageState,
+    RollbackScope, RolloutPhase, StageState, conditions,
 };
 use wardring_planner::{Action, Decision, plan};
 
@@ -35,9 +35,20 @@ enum Fault {
     /// The catalogue changes in mid-run.
     NewUpdate,
     RepairedByHand(usize),
+    /// An EmergencyStop: for everything, for everything and rollbacks, for the first stage, for a KB.
+    Stop(usize),
+    LiftStop(usize),
     DeleteGroup(usize),
     RestoreGroup(usize),
 }
+
+/// Emergency stops, with the devices of which stage they concern, and whether rollbacks too.
+const STOPS: [(&str, Option<&str>, bool); 4] = [
+    ("{reason: ward closed}", None, false),
+    ("{reason: ward closed, rollbacks: Stop}", None, true),
+    ("{reason: ward closed, selector: {matchLabels: {stage: g0}}}", Some("g0"), false),
+    ("{reason: ward closed, kbs: [KB5068787], rollbacks: Stop}", None, true),
+];
 
 /// A random run.
 #[derive(Clone, Debug)]
@@ -80,6 +91,8 @@ fn fault() -> impl Strategy<Value = Fault> {
         4 => (0..12usize).prop_map(Fault::Crash),
         1 => Just(Fault::NewUpdate),
         1 => device.clone().prop_map(Fault::RepairedByHand),
+        2 => (0..STOPS.len()).prop_map(Fault::Stop),
+        1 => (0..STOPS.len()).prop_map(Fault::LiftStop),
         2 => device.clone().prop_map(Fault::DeleteGroup),
         2 => device.prop_map(Fault::RestoreGroup),
     ]
@@ -235,6 +248,8 @@ impl Case {
                 world.group(&name).spec.max_unavailable =
                     self.group_limit.map(wardring_api::Cap::Count);
             }
+            Fault::Stop(number) => world.stop(&number.to_string(), STOPS[*number].0),
+            Fault::LiftStop(number) => drop(world.stops.remove(&number.to_string())),
             Fault::RepairedByHand(device) => {
                 if let Some(mut agent) = world.agents.remove(&name(device)) {
                     agent.repair(world);
@@ -252,10 +267,25 @@ impl Case {
             for (_, fault) in self.faults.iter().filter(|(at, _)| *at == minute) {
                 self.befall(&mut world, fault, &mut watch);
             }
+            let given = world.permits.len();
             let plan = world.minute(|world| watch.look(world));
+            under_no_stop(&world, given);
             watch.rest(&world, &plan);
         }
         (world, watch)
+    }
+}
+
+/// S5: no permit since `given` that an EmergencyStop of this minute concerns.
+fn under_no_stop(world: &World, given: usize) {
+    for given in &world.permits[given..] {
+        let concerns = |number: &String| {
+            let (_, stage, rollbacks) = STOPS[number.parse::<usize>().unwrap()];
+            stage.is_none_or(|stage| given.device.starts_with(&stage.replace('g', "d")))
+                && (rollbacks || given.action != JobAction::Rollback)
+        };
+        let stop = world.stops.keys().find(|number| concerns(number));
+        assert!(stop.is_none(), "S5: {given:?} under stop {stop:?}");
     }
 }
 
@@ -467,7 +497,9 @@ impl Watch {
                 rollout.status.stages.iter().all(|stage| {
                     stage.counts.in_progress == stage.counts.installed_awaiting_reboot
                 });
-            let only_a_person_moves_it = is_over || (stands && (held || !working));
+            let kept =
+                conditions::is_true(&rollout.status.conditions, conditions::EMERGENCY_STOPPED);
+            let only_a_person_moves_it = is_over || kept || (stands && (held || !working));
             if !only_a_person_moves_it {
                 assert!(
                     last.next_evaluation.is_some_and(|next| next > world.now),
@@ -535,6 +567,7 @@ proptest! {
     #[test]
     fn no_dead_device_blocks_a_run_past_its_deadlines(case in case(Script::ALL, 4)) {
         let (mut world, _) = case.run();
+        world.stops.clear();
         // Every deadline of every stage, one after the other, and that of a rollback, which has as long as
         // a stage and may begin with the last of them.
         for _ in 0..(13 * 60 * (case.stages.len() + 1) / 15) {
@@ -577,7 +610,7 @@ stages: [{name: g, group: g, progressDeadline: 100d}]");
 
     /// S5: once a stop is written, no install begins and nothing but a finish restarts.
     #[test]
-    fn no_permit_leaves_after_a_stop(case in case(GOOD, 0), minute in 1..40u32, stop in 0..3usize) {
+    fn no_permit_leaves_after_a_stop(case in case(GOOD, 0), minute in 1..40u32, stop in 0..4usize) {
         let mut world = case.world();
         for _ in 0..minute {
             world.minute(|_| {});
@@ -588,7 +621,8 @@ stages: [{name: g, group: g, progressDeadline: 100d}]");
             1 => world.edit("november", |spec| {
                 spec.abort = Some(wardring_api::Abort { reason: "enough".to_owned() });
             }),
-            _ => world.delete_rollout("november"),
+            2 => world.delete_rollout("november"),
+            _ => world.stop("all", "{reason: ward closed}"),
         }
         for _ in 0..30 {
             world.minute(|_| {});

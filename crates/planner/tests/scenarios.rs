@@ -59,6 +59,8 @@ struct Happening {
     device: Option<String>,
     #[serde(default)]
     rollout: Option<String>,
+    #[serde(default)]
+    stop: Option<serde_yaml::Value>,
     what: What,
 }
 
@@ -83,6 +85,9 @@ enum What {
     RestoreConfirmed,
     LeaderListens,
     AgentsHeard,
+    /// A person puts the EmergencyStop in force that the story names.
+    Stop,
+    LiftStop,
 }
 
 impl Story {
@@ -169,6 +174,11 @@ fn happen(world: &mut World, happening: &Happening) {
                 Some(Unheard { devices: 2, names: Vec::new(), until: Some(until) });
         }
         What::AgentsHeard => world.guards.unheard = None,
+        What::Stop => {
+            let spec = serde_yaml::to_string(happening.stop.as_ref().unwrap()).unwrap();
+            world.stop("ward-3", &spec);
+        }
+        What::LiftStop => world.stops.clear(),
     }
 }
 
@@ -272,6 +282,7 @@ fn explained(
         device: world.devices.get(&line.device),
         groups: &groups,
         holds: &holds,
+        stops: &world.stops(),
     };
     let told = explain_device(&story);
     format!("[{}] {}", told.reason.as_str(), told.message)

@@ -6,7 +6,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use wardring_api::{
-    Device, DeviceGroup, PatchJob, PatchLedger, PatchRollout, PatchRolloutSlice, UpdateHold,
+    Device, DeviceGroup, EmergencyStop, PatchJob, PatchLedger, PatchRollout, PatchRolloutSlice,
+    UpdateHold,
 };
 
 use crate::clock::{Ms, wall};
@@ -22,6 +23,7 @@ pub enum Kind {
     Device,
     Group,
     Hold,
+    Stop,
     Lease,
 }
 
@@ -45,6 +47,7 @@ pub enum Object {
     Device(Arc<Device>),
     Group(Arc<DeviceGroup>),
     Hold(Arc<UpdateHold>),
+    Stop(Arc<EmergencyStop>),
     Lease(Lease),
 }
 
@@ -95,6 +98,7 @@ objects! {
     Device Device, device;
     Group DeviceGroup, group;
     Hold UpdateHold, hold;
+    Stop EmergencyStop, stop;
 }
 
 /// Kind and name.

@@ -9,7 +9,7 @@ use wardring_api::{
 };
 use wardring_planner::{
     Action, DeviceRow, DeviceTable, GrantId, GroupView, Guards, HoldView, JobView, LedgerView,
-    Plan, RecordCause, SliceView, Snapshot, check, plan, take_over,
+    Plan, RecordCause, SliceView, Snapshot, StopView, check, plan, take_over,
 };
 
 use crate::{
@@ -399,6 +399,10 @@ impl Controller {
                     name: hold.metadata.name.clone().unwrap_or_default(),
                     spec: hold.spec.clone(),
                 })
+                .collect(),
+            stops: all(Kind::Stop)
+                .filter_map(Object::stop)
+                .map(|stop| Arc::new(StopView::new(stop)))
                 .collect(),
             uncreated: self.uncreated.clone(),
             cannot_create: BTreeMap::new(),

@@ -17,7 +17,7 @@ use wardring_gateway::{
 };
 use wardring_planner::{
     Circumstances, DeviceRow, DeviceTable, GroupView, JobOutcome, JobView, PermitFacts,
-    PermitRequest as Asked, PermitVerdict, permit,
+    PermitRequest as Asked, PermitVerdict, StopView, permit,
 };
 use wardring_protocol::{
     JobAnswer, JobQuery, Mode, PermitAnswer, PermitRequest, ReportAck, ReportBatch, Step, key_id,
@@ -492,6 +492,7 @@ impl Gateway {
             rollout: rollout.map(Arc::as_ref),
             device: row.as_ref(),
             reboots_held_by: held.as_deref(),
+            stops: &stops(api),
             circumstances: Circumstances {
                 leader_fresh: self.is_led(hub.now),
                 api_read: true,
@@ -659,6 +660,11 @@ fn reboots_held_by(row: &DeviceRow, api: &crate::api::Api) -> Option<String> {
     let table = DeviceTable::new(vec![row.clone()], groups);
     let mut held = table.groups_of(0).iter().map(|&group| &table.groups()[usize::from(group)]);
     held.find(|group| group.status.reboots == Reboots::Held).map(|group| group.name.clone())
+}
+
+fn stops(api: &crate::api::Api) -> Vec<Arc<StopView>> {
+    let all = api.list(Kind::Stop).filter_map(|stored| stored.object.stop());
+    all.map(|stop| Arc::new(StopView::new(stop))).collect()
 }
 
 /// Whether a device's conditions say that it is quarantined.

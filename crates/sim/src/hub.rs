@@ -239,11 +239,19 @@ fn shown(object: &Object) -> String {
             format!("online {:?}", online.map(|online| online.status.clone()))
         }
         Object::Lease(lease) => format!("{lease:?}"),
-        Object::Group(_) | Object::Hold(_) => String::new(),
+        Object::Group(_) | Object::Hold(_) | Object::Stop(_) => String::new(),
     };
     format!("{kind:?} {name} {detail}")
 }
 
 /// Kinds that a controller watches.
-pub const WATCHED: [Kind; 7] =
-    [Kind::Ledger, Kind::Rollout, Kind::Slice, Kind::Job, Kind::Device, Kind::Group, Kind::Hold];
+pub const WATCHED: [Kind; 8] = [
+    Kind::Ledger,
+    Kind::Rollout,
+    Kind::Slice,
+    Kind::Job,
+    Kind::Device,
+    Kind::Group,
+    Kind::Hold,
+    Kind::Stop,
+];

@@ -8,7 +8,7 @@ use wardring_api::{
     AwaitingRebootAction, Batch, Cap, FailureAction, JobAction, LineState, PatchJob, PatchRollout,
     PatchRolloutStatus, PermitStep, SliceLine, Stage, StageState,
 };
-use wardring_planner::{Action, Decision, Plan, Snapshot, plan};
+use wardring_planner::{Action, Decision, Plan, Snapshot, StopView, plan};
 use wardring_protocol::PERMIT_LIFE_MS;
 use wardring_seal::{Action as Sealed, JobKey, OutcomeResult};
 
@@ -66,6 +66,10 @@ pub struct Monitor {
     sequence: i64,
     batch: Option<Batch>,
     stops: BTreeMap<String, Stops>,
+    /// EmergencyStops in force, since when.
+    brakes: BTreeMap<String, (Ms, StopView)>,
+    /// KBs of every job that was ever created.
+    kbs: BTreeMap<JobKey, Vec<String>>,
     /// Devices that may not be touched, since when.
     barred: BTreeMap<String, Ms>,
     plan_hashes: BTreeMap<String, String>,
@@ -125,6 +129,11 @@ impl Monitor {
                     || crate::gateway::is_quarantined(device);
                 self.bar(&change.key.1, bars, now);
             }
+            Some(Object::Stop(stop)) => {
+                let brake = (now, StopView::new(stop));
+                self.brakes.entry(change.key.1.clone()).or_insert(brake);
+            }
+            None if change.key.0 == Kind::Stop => drop(self.brakes.remove(&change.key.1)),
             None if change.key.0 == Kind::Device => self.bar(&change.key.1, true, now),
             None if change.key.0 == Kind::Rollout => {
                 let gone: Vec<String> = self.stops.keys().cloned().collect();
@@ -147,6 +156,7 @@ impl Monitor {
 
     fn job(&mut self, api: &Api, now: Ms, job: &PatchJob) {
         let Some(key) = key_of(job) else { return };
+        self.kbs.insert(key.clone(), job.spec.kbs.clone());
         self.jobs.insert(key);
         let id = job.spec.enrolment_id.clone();
         for permit in job.status.iter().flat_map(|status| &status.permitted) {
@@ -400,6 +410,15 @@ impl Monitor {
         }
         if late(self.barred.get(device).copied()) {
             self.breaks(now, "S5", format!("{what}: the device is held or gone"));
+        }
+        let labels = api.get(Kind::Device, device).and_then(|stored| stored.object.device());
+        let labels = labels.and_then(|device| device.metadata.labels.clone()).unwrap_or_default();
+        let kbs = || self.kbs.get(key).into_iter().flatten().map(String::as_str);
+        let mut brakes = self.brakes.values().filter(|(since, _)| late(Some(*since)));
+        let action = crate::seal::job_action(key.action);
+        if let Some((_, stop)) = brakes.find(|(_, stop)| stop.stops(action, kbs(), &labels)) {
+            let how = format!("{what}: under EmergencyStop {}", stop.name);
+            self.breaks(now, "S5", how);
         }
         let of = (key.rollout_uid.clone(), key.device_id.clone());
         if act == Act::Install {

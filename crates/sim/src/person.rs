@@ -23,6 +23,7 @@ pub enum Order {
     LetGoDevice(String),
     Release(String),
     DeleteDevice(String),
+    LiftStop(String),
 }
 
 /// Carries an order out on what is there now.
@@ -45,6 +46,7 @@ pub fn obey(hub: &mut Hub, order: Order) {
         Order::Delete(name) => delete(hub, Kind::Rollout, &name),
         Order::DeleteJob(name) => delete(hub, Kind::Job, &name),
         Order::DeleteDevice(name) => delete(hub, Kind::Device, &name),
+        Order::LiftStop(name) => delete(hub, Kind::Stop, &name),
         Order::HoldDevice(name) => device(hub, &name, |device| {
             device.spec.hold = Some(Hold { reason: "month end".to_owned(), until: None });
         }),

@@ -1,13 +1,16 @@
 //! What a seed stands for: a fleet, its groups and rollouts, and everything that befalls them.
 
 use wardring_agent::state::BootKind;
-use wardring_api::{Device, DeviceGroup, DeviceMode, PatchRollout, conditions, reasons::Reason};
+use wardring_api::{
+    Device, DeviceGroup, DeviceMode, EmergencyStop, PatchRollout, conditions, reasons::Reason,
+};
 
 use crate::{
     clock::{HOUR, MINUTE, Ms, SECOND, wall},
     device,
     hub::{Event, Hub, Process, Weather},
     person::Order,
+    random::Random,
     world::{PRODUCTS, SERVICE, Script, World},
 };
 
@@ -212,5 +215,34 @@ pub(crate) fn people(hub: &mut Hub, rollouts: &[String], devices: &[device::Devi
     }
     for rollout in rollouts {
         hub.after(CALM, Event::Person(Order::Resume(rollout.clone())));
+    }
+}
+
+/// Schedules emergency stops; all of them are lifted in the end. They are drawn from a source of their
+/// own, so that a seed without one tells the story that it always told.
+pub(crate) fn brakes(hub: &mut Hub, seed: u64) {
+    let mut random = Random::new(!seed);
+    if !random.chance(400) {
+        return;
+    }
+    for number in 0..random.within(1..4) {
+        let mut spec = serde_json::json!({
+            "reason": "the ward's software does not start",
+            "rollbacks": random.pick(&["Continue", "Stop"]),
+        });
+        if random.chance(300) {
+            spec["kbs"] = serde_json::json!([random.pick(&["KB5068787", "KB5068001"])]);
+        }
+        if random.chance(400) {
+            let stage = stage_name(random.within(0..3) as usize);
+            spec["selector"] = serde_json::json!({"matchLabels": {"stage": stage}});
+        }
+        let name = format!("stop-{number}");
+        let spec = serde_json::from_value(spec).expect("the stop reads");
+        let stop = EmergencyStop::new(&name, spec);
+        let at = random.within(MINUTE..CALM);
+        let until = at + random.within(MINUTE..2 * HOUR);
+        hub.after(at, Event::Person(Order::Apply(Box::new(stop.into()))));
+        hub.after(until, Event::Person(Order::LiftStop(name)));
     }
 }

@@ -72,6 +72,9 @@ impl Simulation {
         if setup.people {
             scenario::people(&mut hub, &rollouts, &devices);
         }
+        if setup.people {
+            scenario::brakes(&mut hub, setup.seed);
+        }
         hub.after(CALM, Event::Calm);
         let frozen = BTreeMap::new();
         let mut simulation = Simulation {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
 
+mod emergency;
 mod enrolment;
 mod facts;
 mod jobs;

@@ -1,14 +1,16 @@
 //! Why a device stands where it stands: itself, its job, and its line in the record of every run. What
 //! keeps it from moving is said in the planner's own sentences.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use kube::ResourceExt;
 use wardring_api::{
-    Device, DeviceGroup, DeviceMode, PatchJob, PatchRollout, PatchRolloutSlice, SliceLine,
-    UpdateHold, conditions,
+    Device, DeviceGroup, DeviceMode, EmergencyStop, PatchJob, PatchRollout, PatchRolloutSlice,
+    SliceLine, UpdateHold, conditions,
 };
 use wardring_planner::{
-    DeviceRow, DeviceStory, GroupView, HoldView, JobOutcome, JobView, explain_device,
+    DeviceRow, DeviceStory, GroupView, HoldView, JobOutcome, JobView, StopView, explain_device,
 };
 
 /// Everything that the cluster knows about the case of one device.
@@ -25,6 +27,8 @@ pub struct Case {
     pub groups: Vec<DeviceGroup>,
     /// Holds of the namespace.
     pub holds: Vec<UpdateHold>,
+    /// EmergencyStops of the cluster.
+    pub stops: Vec<EmergencyStop>,
 }
 
 /// The sentences, most important first.
@@ -49,6 +53,7 @@ fn in_rollouts(case: &Case, name: &str, now: Timestamp) -> Vec<String> {
     let row = DeviceRow::new(&case.device);
     let groups: Vec<_> = case.groups.iter().map(GroupView::new).collect();
     let holds: Vec<_> = case.holds.iter().map(hold_view).collect();
+    let stops: Vec<_> = case.stops.iter().map(|stop| Arc::new(StopView::new(stop))).collect();
     let mut sentences = Vec::new();
     for slice in &case.slices {
         let lines = slice.spec.lines.iter().filter_map(|line| line.parse::<SliceLine>().ok());
@@ -69,6 +74,7 @@ fn in_rollouts(case: &Case, name: &str, now: Timestamp) -> Vec<String> {
                 device: Some(&row),
                 groups: &groups,
                 holds: &holds,
+                stops: &stops,
             };
             let explanation = explain_device(&story);
             sentences.push(format!("{place}: {}", explanation.message));
@@ -214,6 +220,7 @@ mod tests {
             rollouts: vec![rollout],
             groups: Vec::new(),
             holds: Vec::new(),
+            stops: Vec::new(),
         };
 
         assert_eq!(

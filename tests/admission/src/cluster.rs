@@ -9,7 +9,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
     core::{ApiResource, GroupVersionKind},
 };
 use serde_json::json;
@@ -45,12 +45,23 @@ pub async fn install(client: &Client, crds: &[CustomResourceDefinition]) -> Resu
 
 /// How the API server calls the objects of one of our kinds.
 pub fn resource_of(kind: &str) -> Result<ApiResource> {
-    let crd = all_crds()
-        .into_iter()
-        .find(|crd| crd.spec.names.kind == kind)
-        .with_context(|| format!("there is no kind {kind:?}"))?;
     let gvk = GroupVersionKind::gvk(GROUP, VERSION, kind);
-    Ok(ApiResource::from_gvk_with_plural(&gvk, &crd.spec.names.plural))
+    Ok(ApiResource::from_gvk_with_plural(&gvk, &crd_of(kind)?.spec.names.plural))
+}
+
+/// The objects of one of our kinds in `namespace`, or everywhere if they are of no namespace.
+pub fn objects_of(client: &Client, namespace: &str, kind: &str) -> Result<Api<DynamicObject>> {
+    let resource = resource_of(kind)?;
+    Ok(match crd_of(kind)?.spec.scope.as_str() {
+        "Cluster" => Api::all_with(client.clone(), &resource),
+        _ => Api::namespaced_with(client.clone(), namespace, &resource),
+    })
+}
+
+fn crd_of(kind: &str) -> Result<CustomResourceDefinition> {
+    let mut crds = all_crds().into_iter();
+    crds.find(|crd| crd.spec.names.kind == kind)
+        .with_context(|| format!("there is no kind {kind:?}"))
 }
 
 /// Runs `test` with a fresh namespace, which is deleted afterwards.

@@ -7,17 +7,17 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use kube::{
-    Api, Client,
+    Client,
     api::{DynamicObject, Patch, PatchParams, PostParams},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
 use wardring_api::{
-    Device, DeviceGroup, EnrollmentRequest, EnrollmentToken, PatchJob, PatchLedger, PatchRollout,
-    PatchRolloutSlice, Update, UpdateHold,
+    Device, DeviceGroup, EmergencyStop, EnrollmentRequest, EnrollmentToken, PatchJob, PatchLedger,
+    PatchRollout, PatchRolloutSlice, Update, UpdateHold,
 };
 
-use crate::cluster::resource_of;
+use crate::cluster::objects_of;
 
 /// What the API server answers to the last step of a fixture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -41,7 +41,7 @@ pub struct Fixture {
     /// Part of the refusal; for an accepted successor, part of the message of the rule that it passes.
     #[serde(default)]
     pub message: Option<String>,
-    /// The object as it is created; its status, if it has one, is written right after.
+    /// The object as it is created (one of no namespace with a name that no other fixture has); its status, if it has one, is written right after.
     pub first: Value,
     /// What changes afterwards (JSON merge patch): the status through its subresource, or the rest.
     #[serde(default)]
@@ -106,8 +106,7 @@ impl Fixture {
 
     /// Reads the object back as our processes would: one that they cannot read blinds their watches.
     async fn decode(&self, client: &Client, namespace: &str) -> Result<()> {
-        let api: Api<DynamicObject> =
-            Api::namespaced_with(client.clone(), namespace, &resource_of(self.kind())?);
+        let api = objects_of(client, namespace, self.kind())?;
         let name = self.first["metadata"]["name"].as_str().unwrap_or_default();
         let stored = serde_json::to_value(api.get(name).await?)?;
         read(self.kind(), stored).with_context(|| format!("{}: stored, but unreadable", self.name))
@@ -115,8 +114,7 @@ impl Fixture {
 
     /// Plays every step and returns the refusal of the last one; an earlier refusal is an error.
     pub async fn play(&self, client: &Client, namespace: &str) -> Result<Option<String>> {
-        let api: Api<DynamicObject> =
-            Api::namespaced_with(client.clone(), namespace, &resource_of(self.kind())?);
+        let api = objects_of(client, namespace, self.kind())?;
         let mut first = self.first.clone();
         let status = first.as_object_mut().and_then(|object| object.remove("status"));
         let name = first["metadata"]["name"].as_str().unwrap_or_default().to_owned();
@@ -154,6 +152,7 @@ fn read(kind: &str, stored: Value) -> Result<()> {
         "DeviceGroup" => as_type::<DeviceGroup>(stored),
         "Update" => as_type::<Update>(stored),
         "UpdateHold" => as_type::<UpdateHold>(stored),
+        "EmergencyStop" => as_type::<EmergencyStop>(stored),
         "EnrollmentToken" => as_type::<EnrollmentToken>(stored),
         "EnrollmentRequest" => as_type::<EnrollmentRequest>(stored),
         _ => bail!("there is no kind {kind:?}"),

@@ -184,6 +184,31 @@ fn the_gateway_may_write_status_and_file_requests_and_nothing_else() {
     assert!(grants(&objects, "wardring-gateway").iter().all(|(_, verb)| verb != "*"));
 }
 
+/// A permit under a stop that the gateway cannot see would be a stop that stops nothing.
+#[test]
+fn gateway_and_controller_read_emergency_stops_and_neither_makes_or_lifts_one() {
+    let objects = template(&[]).unwrap();
+    for name in ["wardring-controller", "wardring-gateway"] {
+        let grants = grants(&objects, name);
+        let verbs: Vec<&str> = grants
+            .iter()
+            .filter(|(resource, _)| resource == "emergencystops")
+            .map(|(_, verb)| verb.as_str())
+            .collect();
+        assert!(verbs.contains(&"list"), "{name}: {verbs:?}");
+        assert!(
+            verbs.iter().all(|verb| ["get", "list", "watch"].contains(verb)),
+            "{name}: {verbs:?}"
+        );
+    }
+    let people = &named(&objects, "ClusterRole", "wardring-emergency-stop")["rules"];
+    assert!(people.to_string().contains("create") && people.to_string().contains("delete"));
+    let bound = objects.iter().filter(|object| object["kind"] == "ClusterRoleBinding");
+    for binding in bound {
+        assert!(!binding["roleRef"]["name"].as_str().unwrap().contains("emergency"), "{binding}");
+    }
+}
+
 #[test]
 fn the_controller_deletes_only_records_and_answered_requests() {
     let objects = template(&[]).unwrap();

@@ -70,6 +70,13 @@ fn table(kind: &str) -> Vec<Column> {
             ("Rollout", "string", ".spec.rollout", Always),
             ("Reason", "string", ".spec.reason", Always),
         ],
+        "EmergencyStop" => vec![
+            ("KBs", "string", ".spec.kbs", Always),
+            ("Held", "integer", ".status.held", Always),
+            ("Mid-Flight", "integer", ".status.midFlight", Always),
+            ("Reason", "string", ".spec.reason", Always),
+            ("Rollbacks", "string", ".spec.rollbacks", Wide),
+        ],
         // Not of type date: kubectl shows an instant that lies ahead as `<invalid>`.
         "EnrollmentToken" => vec![
             ("Uses", "integer", ".status.uses", Always),

@@ -28,6 +28,7 @@ pub fn rules(kind: &str) -> &'static [Rule] {
         "Device" => DEVICE,
         "DeviceGroup" => DEVICE_GROUP,
         "Update" => UPDATE,
+        "EmergencyStop" => EMERGENCY_STOP,
         "EnrollmentToken" => ENROLLMENT_TOKEN,
         "EnrollmentRequest" => ENROLLMENT_REQUEST,
         _ => &[],
@@ -327,6 +328,45 @@ const DEVICE_GROUP: &[Rule] = &[
 
 const UPDATE: &[Rule] =
     &[rule("spec.release", RELEASE, "spec.release: must be a month written like `2026-11`")];
+
+const EMERGENCY_STOP: &[Rule] = &[
+    rule(
+        "",
+        SHORT_NAME,
+        "metadata.name: must have at most 63 characters, because every sentence about the stop names it",
+    ),
+    rule(
+        "spec.reason",
+        "self.matches('[^ \\t\\r\\n]')",
+        "spec.reason: must say why; everybody who waits reads it",
+    ),
+    rule(
+        "spec",
+        "!has(self.kbs) || size(self.kbs) > 0",
+        "spec.kbs: name at least one KB, or leave `kbs` out to stop every update",
+    ),
+    rule(
+        "spec.selector",
+        SELECTS,
+        "spec.selector: write `matchLabels` or `matchExpressions`, or leave `selector` out to stop every device",
+    ),
+    // Whoever narrowed a stop would lift a part of it, and nobody would see it go.
+    rule(
+        "spec",
+        "has(self.kbs) == has(oldSelf.kbs) && (!has(self.kbs) || self.kbs == oldSelf.kbs)",
+        "spec.kbs: cannot change; make another EmergencyStop, then delete this one",
+    ),
+    rule(
+        "spec",
+        "has(self.selector) == has(oldSelf.selector) && (!has(self.selector) || self.selector == oldSelf.selector)",
+        "spec.selector: cannot change; make another EmergencyStop, then delete this one",
+    ),
+    rule(
+        "spec.rollbacks",
+        FIXED,
+        "spec.rollbacks: cannot change; make another EmergencyStop, then delete this one",
+    ),
+];
 
 const ENROLLMENT_TOKEN: &[Rule] = &[
     rule(

@@ -125,6 +125,7 @@ impl Replay<'_> {
         self.stage_order(rollout, &status, slice, &device, action);
         self.limits(rollout, slice, &device);
         self.eligible(&device);
+        self.emergency(&slice.rollout_uid, &device, action.unwrap_or(JobAction::Install));
         if action == Some(JobAction::Install) && !returns {
             let stage = rollout.spec.stages.iter().find(|stage| stage.name == slice.stage);
             let most = stage.and_then(|stage| stage.retry.max_attempts).unwrap_or(1);
@@ -214,6 +215,20 @@ impl Replay<'_> {
             || row.online != Some(true)
         {
             self.breaks("S14", format!("{device} may not be touched now"));
+        }
+    }
+
+    /// Nothing begins under a person's brake.
+    pub(super) fn emergency(&mut self, uid: &str, device: &str, action: JobAction) {
+        let Some(row) = self.snapshot.devices.get(device) else { return };
+        let status = self.rollouts.get(uid).map(|(_, status)| status);
+        let updates = status.into_iter().flat_map(|status| &status.resolved_updates);
+        let here = updates.filter(|update| row.product.as_deref() == Some(&*update.product));
+        let kbs = || here.clone().map(|update| update.kb.as_str());
+        let mut stops = self.snapshot.stops.iter();
+        if let Some(stop) = stops.find(|stop| stop.stops(action, kbs(), &row.labels)) {
+            let message = format!("{device} would be granted under EmergencyStop {}", stop.name);
+            self.breaks("S5", message);
         }
     }
 

@@ -346,6 +346,7 @@ impl Agent {
             rollout: job.and_then(|job| world.rollouts.get(&job.rollout)),
             device: Some(row),
             reboots_held_by: held.map(|group| group.name.as_str()),
+            stops: &world.stops(),
             circumstances: Circumstances {
                 restored_from_backup: world.guards.restored_from_backup.is_some(),
                 clock_trusted: world.guards.clock_trusted,
@@ -357,7 +358,8 @@ impl Agent {
             let at = world.now;
             let job = world.jobs.get_mut(&self.name).expect("a permit names its job");
             let (rollout, device) = (job.rollout.clone(), self.name.clone());
-            world.permits.push(super::Given { rollout, device, step, at });
+            let action = *action;
+            world.permits.push(super::Given { rollout, device, step, action, at });
             job.permitted.push(Permit {
                 step,
                 at,

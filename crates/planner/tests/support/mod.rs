@@ -14,14 +14,14 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use wardring_api::{
-    DeviceGroupSpec, DeviceGroupStatus, LabelSelector, LineState, PatchRollout, PatchRolloutSlice,
-    PatchRolloutSliceSpec, PatchRolloutSpec, PatchRolloutStatus, SliceLine, UpdateHoldSpec,
-    UpdateSpec, names,
+    DeviceGroupSpec, DeviceGroupStatus, EmergencyStop, EmergencyStopSpec, LabelSelector, LineState,
+    PatchRollout, PatchRolloutSlice, PatchRolloutSliceSpec, PatchRolloutSpec, PatchRolloutStatus,
+    SliceLine, UpdateHoldSpec, UpdateSpec, names,
 };
 use wardring_planner::{
     Action, DeviceRow, DeviceStory, DeviceTable, GrantId, GroupView, Guards, HoldView, JobView,
-    LedgerView, Outcome, OutcomeResult, Plan, SliceView, Snapshot, check, explain_device, plan,
-    take_over,
+    LedgerView, Outcome, OutcomeResult, Plan, SliceView, Snapshot, StopView, check, explain_device,
+    plan, take_over,
 };
 
 use agent::Agent;
@@ -41,6 +41,7 @@ pub struct World {
     pub groups: BTreeMap<String, GroupView>,
     pub updates: Vec<UpdateSpec>,
     pub holds: BTreeMap<String, UpdateHoldSpec>,
+    pub stops: BTreeMap<String, EmergencyStopSpec>,
     pub agents: BTreeMap<String, Agent>,
     /// Grants whose job this controller knows it never asked for.
     pub uncreated: BTreeSet<GrantId>,
@@ -58,6 +59,7 @@ pub struct Given {
     pub rollout: String,
     pub device: String,
     pub step: wardring_api::PermitStep,
+    pub action: wardring_api::JobAction,
     pub at: Timestamp,
 }
 
@@ -78,6 +80,7 @@ impl World {
             groups: BTreeMap::new(),
             updates: vec![update("KB5068787", SERVER), update("KB5068791", "Windows 11 24H2")],
             holds: BTreeMap::new(),
+            stops: BTreeMap::new(),
             agents: BTreeMap::new(),
             uncreated: BTreeSet::new(),
             events: Vec::new(),
@@ -204,9 +207,23 @@ impl World {
                 .iter()
                 .map(|(name, spec)| HoldView { name: name.clone(), spec: spec.clone() })
                 .collect(),
+            stops: self.stops(),
             uncreated: self.uncreated.clone(),
             cannot_create: BTreeMap::new(),
         }
+    }
+
+    /// Every EmergencyStop, as the gateways read it too.
+    pub fn stops(&self) -> Vec<Arc<StopView>> {
+        let view = |(name, spec): (&String, &EmergencyStopSpec)| {
+            Arc::new(StopView::new(&EmergencyStop::new(name, spec.clone())))
+        };
+        self.stops.iter().map(view).collect()
+    }
+
+    /// Puts an EmergencyStop in force.
+    pub fn stop(&mut self, name: &str, spec: &str) {
+        self.stops.insert(name.to_owned(), serde_yaml::from_str(spec).expect("the stop reads"));
     }
 
     /// Plans and checks once.
@@ -415,6 +432,7 @@ pub fn explained(world: &World) -> String {
         device: world.devices.get("test-1"),
         groups: &groups,
         holds: &world.snapshot().holds,
+        stops: &world.stops(),
     });
     told.message
 }

@@ -56,6 +56,7 @@ impl Tenant {
             rollout: Some(rollout),
             device: self.devices.get(&self.names[device]),
             reboots_held_by: None,
+            stops: &[],
             circumstances: Circumstances {
                 leader_fresh: state.holder.is_some() || self.flaw == Some(Flaw::PermitUnled),
                 restored_from_backup: asked.highest > known,

@@ -122,6 +122,7 @@ impl Tenant {
             devices: self.devices.clone(),
             updates: self.updates.clone(),
             holds: Vec::new(),
+            stops: Vec::new(),
             uncreated,
             cannot_create: Default::default(),
         }
