@@ -1,7 +1,7 @@
 //! The command line, with kubectl's words for what kubectl has words for.
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use wardring_api::Span;
+use wardring_api::{KbId, Span};
 
 /// Patch rollouts of Windows devices.
 #[derive(Parser)]
@@ -72,6 +72,10 @@ pub enum Command {
     Retry(Rollout),
     /// Lets go of something that is held
     Release(Release),
+    /// Stops installs and restarts at once, in every namespace (EmergencyStop)
+    Stop(Stop),
+    /// Lifts an emergency stop; what it kept back goes on
+    Lift(Lift),
 }
 
 /// How to print.
@@ -223,6 +227,69 @@ pub enum Released {
     Device,
 }
 
+/// `stop`.
+#[derive(ClapArgs)]
+pub struct Stop {
+    /// Only these updates; without any, every update
+    #[arg(value_name = "KB", value_parser = kb)]
+    pub kbs: Vec<KbId>,
+    /// Why; everybody who waits reads it
+    #[arg(long, value_parser = reason)]
+    pub reason: String,
+    /// Only devices with these labels, in every namespace
+    #[arg(short = 'l', long, value_name = "KEY=VALUE[,…]", value_parser = labels)]
+    pub selector: Option<Labels>,
+    /// Stops rollbacks too; they go on otherwise, because they mend devices
+    #[arg(long)]
+    pub rollbacks: bool,
+    /// Every namespace, which is what a stop always means; only needed beside --namespace
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+    /// Name of the stop; default: made of what it stops
+    #[arg(long, value_parser = object)]
+    pub name: Option<String>,
+    /// Only asks the API server, and tells who is mid-flight
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT")]
+    pub output: Option<Format>,
+}
+
+/// Labels with their values.
+pub type Labels = Vec<(String, String)>;
+
+/// `lift`.
+#[derive(ClapArgs)]
+pub struct Lift {
+    /// The emergency stop
+    #[arg(value_parser = object)]
+    pub name: String,
+    /// Does not ask
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT")]
+    pub output: Option<Format>,
+}
+
+/// A KB number, also as people say it: `5068787`, `kb5068787`.
+fn kb(text: &str) -> Result<KbId, String> {
+    let digits = text.trim_start_matches(['K', 'k', 'B', 'b']);
+    format!("KB{digits}").parse().map_err(|error: wardring_api::KbIdError| error.to_string())
+}
+
+fn reason(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("a reason says why; everybody who waits reads it".to_owned()),
+        text => Ok(text.to_owned()),
+    }
+}
+
+fn labels(text: &str) -> Result<Labels, String> {
+    text.split(',').map(label).collect()
+}
+
 /// A name becomes a part of an address: another character would lead elsewhere.
 fn object(text: &str) -> Result<String, String> {
     let is_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
@@ -333,6 +400,28 @@ mod tests {
         let words = ["kubectl-wardring", "suspend", "november/status"];
         let error = Args::try_parse_from(words).err().unwrap();
         assert!(error.to_string().contains("a name has lower-case letters"), "{error}");
+    }
+
+    #[test]
+    fn a_stop_takes_numbers_as_people_say_them_and_wants_a_reason() {
+        let line =
+            "kubectl-wardring stop 5068787 kb5068791 KB5068001 --reason ERP -l ward=3,site=x";
+        let Command::Stop(stop) = Args::try_parse_from(line.split(' ')).unwrap().command else {
+            panic!("{line}")
+        };
+        let kbs: Vec<&str> = stop.kbs.iter().map(KbId::as_str).collect();
+        assert_eq!(kbs, ["KB5068787", "KB5068791", "KB5068001"]);
+        assert_eq!(stop.selector.map_or(0, |labels| labels.len()), 2);
+        for line in [
+            "kubectl-wardring stop",
+            "kubectl-wardring stop --reason",
+            "kubectl-wardring stop november --reason r",
+            "kubectl-wardring stop -l ward --reason r",
+        ] {
+            assert!(Args::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+        let empty = Args::try_parse_from(["kubectl-wardring", "stop", "--reason", " "]);
+        assert!(empty.is_err());
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub struct Cluster {
     client: Client,
     /// The namespace of the flags, or the context's.
     pub namespace: String,
+    /// Whether a flag named it.
+    pub is_named: bool,
 }
 
 impl Cluster {
@@ -62,7 +64,7 @@ impl Cluster {
         let url = config.cluster_url.to_string();
         let client = Client::try_from(config)
             .with_context(|| format!("cannot set up a connection to {url}"))?;
-        Ok(Cluster { client, namespace })
+        Ok(Cluster { client, namespace, is_named: flags.namespace.is_some() })
     }
 
     /// Objects of the namespace in question.

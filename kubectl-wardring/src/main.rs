@@ -12,6 +12,7 @@ mod output;
 mod paint;
 mod standing;
 mod status;
+mod stop;
 mod table;
 mod verbs;
 
@@ -61,6 +62,8 @@ async fn obey(cluster: &Cluster, command: &Command) -> Result<ExitCode> {
         Command::Abort(verb) => verbs::abort(cluster, verb).await?,
         Command::Retry(verb) => verbs::retry(cluster, verb).await?,
         Command::Release(verb) => verbs::release(cluster, verb).await?,
+        Command::Stop(verb) => stop::stop(cluster, verb).await?,
+        Command::Lift(verb) => stop::lift(cluster, verb).await?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -339,3 +339,85 @@ async fn set_status(cluster: &DevCluster, mut status: Value) -> Result<()> {
     cluster.kubectl(&[&object[..], &change].concat()).await?.ok()?;
     Ok(())
 }
+
+#[tokio::test]
+async fn a_stop_is_made_once_tells_who_is_mid_flight_and_is_lifted_on_confirmation() -> Result<()> {
+    let cluster = with_crds().await?;
+    let config = cluster.kubeconfig_path().to_owned();
+    let run = |args: &[&str]| stdout(&plugin(&config, args));
+    cluster.kubectl_apply(ROLLOUT).await?.ok()?;
+    for (device, ward) in [("srv-01", "3"), ("srv-02", "4")] {
+        let manifest = json!({
+            "apiVersion": "wardring.dev/v1alpha1", "kind": "Device",
+            "metadata": { "name": device, "namespace": "patching", "labels": { "ward": ward } },
+            "spec": { "mode": "Manage" },
+        });
+        cluster.kubectl_apply(&manifest.to_string()).await?.ok()?;
+        cluster.kubectl_apply(&job(device)).await?.ok()?;
+        let permit = json!({
+            "step": "Install", "at": "2026-11-21T02:00:00Z", "attempt": 1, "bootId": "b",
+            "agentRun": "r",
+        });
+        let status = json!({ "status": { "state": "Installing", "permitted": [permit] } });
+        let status = status.to_string();
+        let patch =
+            ["patch", "pjob", device, "-n", "patching", "--subresource=status", "--type=merge"];
+        cluster.kubectl(&[&patch[..], &["-p", &status]].concat()).await?.ok()?;
+    }
+
+    let one = ["stop", "--reason", "the ERP does not answer", "-n", "patching"];
+    let misread = complaint(&plugin(&config, &one));
+    assert!(misread.contains("in every namespace, not in patching alone"), "{misread}");
+    let dry = run(&["stop", "--reason", "the ERP does not answer", "--dry-run"]);
+    assert!(dry.contains("all would be in force (dry run)"), "{dry}");
+    assert!(dry.contains("2 devices are mid-flight"), "{dry}");
+    let none = complaint(&plugin(&config, &["lift", "all", "--yes"]));
+    assert!(none.contains("`kubectl get estop` shows every emergency stop"), "{none}");
+
+    let said = run(&["stop", "5068787", "-l", "ward=3", "--reason", "ward 3 is in surgery"]);
+    assert!(said.starts_with("emergencystop.wardring.dev/kb5068787-"), "{said}");
+    assert!(said.contains("1 device is mid-flight"), "{said}");
+    assert!(said.contains("patching/srv-01: Installing (rollout november, stage test)"), "{said}");
+    assert!(!said.contains("srv-02"), "{said}");
+    let again = run(&[
+        "stop",
+        "KB5068787",
+        "-A",
+        "-n",
+        "patching",
+        "-l",
+        "ward=3",
+        "--reason",
+        "said again",
+    ]);
+    assert!(again.contains("is in force already"), "{again}");
+    let name = run(&["stop", "KB5068787", "-l", "ward=3", "--reason", "r", "-o", "name"]);
+    let name = name.trim().trim_start_matches("emergencystop.wardring.dev/").to_owned();
+    let reason = cluster.kubectl(&["get", "estop", &name, "-o", "jsonpath={.spec.reason}"]).await?;
+    assert_eq!(reason.ok()?, "ward 3 is in surgery", "saying it again changes nothing");
+    let other = complaint(&plugin(&config, &["stop", "--name", &name, "--reason", "everything"]));
+    assert!(other.contains("stops something else; give this one another --name"), "{other}");
+
+    let told = run(&["explain", "device", "srv-02", "-n", "patching"]);
+    assert!(!told.contains("EmergencyStop"), "{told}");
+    // Who may not read the stops still gets an explanation.
+    let role = "apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\n\
+                metadata: {name: look, namespace: patching}\n\
+                roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: look}\n\
+                subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: helpdesk}]\n---\n\
+                apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\n\
+                metadata: {name: look}\n\
+                rules: [{apiGroups: [wardring.dev], resources: ['*'], verbs: [get, list]}]\n";
+    cluster.kubectl_apply(role).await?.ok()?;
+    let helpdesk = ["explain", "device", "srv-01", "-n", "patching", "--as", "helpdesk"];
+    assert!(run(&helpdesk).contains("srv-01"));
+
+    // Nobody can answer here.
+    let asked = complaint(&plugin(&config, &["lift", &name]));
+    assert!(asked.contains("ward 3 is in surgery") && asked.contains("--yes"), "{asked}");
+    cluster.kubectl(&["get", "estop", &name]).await?.ok()?;
+    let lifted = run(&["lift", &name, "--yes"]);
+    assert!(lifted.contains("is lifted; what it kept back goes on"), "{lifted}");
+    assert!(!cluster.kubectl(&["get", "estop", &name]).await?.succeeded());
+    cluster.stop().await
+}
