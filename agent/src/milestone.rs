@@ -1,7 +1,7 @@
 //! The few events of an agent's life that an administrator looks for. They stand in the agent's log
 //! like everything else; on Windows they stand in the event log as well, under fixed numbers.
 
-use wardring_seal::{Action, JobKey};
+use wardring_seal::JobKey;
 
 use crate::state::{JobRun, Phase, State, UpdateState};
 
@@ -25,6 +25,8 @@ pub enum Milestone {
     Rebooting,
     /// A job ended.
     Outcome,
+    /// The device began to take an update back without a permit.
+    RollsBackByItself,
     /// Something was refused that somebody should know of.
     Refused,
 }
@@ -40,6 +42,7 @@ impl Milestone {
             Milestone::Installed => 11,
             Milestone::Rebooting => 12,
             Milestone::Outcome => 13,
+            Milestone::RollsBackByItself => 14,
             Milestone::Refused => 20,
         }
     }
@@ -48,7 +51,9 @@ impl Milestone {
     pub fn tell(self, text: &str) {
         let event = self.id();
         match self {
-            Milestone::Refused => tracing::error!(target: TARGET, event, "{text}"),
+            Milestone::Refused | Milestone::RollsBackByItself => {
+                tracing::error!(target: TARGET, event, "{text}")
+            }
             _ => tracing::info!(target: TARGET, event, "{text}"),
         }
     }
@@ -83,17 +88,26 @@ pub fn passed(before: &State, after: &State) -> Vec<(Milestone, String)> {
         );
         passed.push((Milestone::JobAccepted, text));
     }
+    if let Some(own) = &job.own_rollback
+        && earlier.is_none_or(|earlier| earlier.own_rollback.is_none())
+    {
+        let text = format!(
+            "The device takes back by itself what the job of rollout {rollout} installed: {}.",
+            own.why
+        );
+        passed.push((Milestone::RollsBackByItself, text));
+    }
     for (index, update) in job.updates.iter().enumerate() {
         let UpdateState::Ended(result) = &update.state else { continue };
         let then = earlier.and_then(|earlier| earlier.updates.get(index)).map(|then| &then.state);
         if then != Some(&UpdateState::Running) {
             continue;
         }
-        let done = match (key.action, result.is_success()) {
-            (Action::Rollback, true) => "was removed".to_owned(),
-            (Action::Rollback, false) => format!("was not removed: {}", result.explanation()),
-            (_, true) => "was installed".to_owned(),
-            (_, false) => format!("was not installed: {}", result.explanation()),
+        let done = match (job.is_rollback(), result.is_success()) {
+            (true, true) => "was removed".to_owned(),
+            (true, false) => format!("was not removed: {}", result.explanation()),
+            (false, true) => "was installed".to_owned(),
+            (false, false) => format!("was not installed: {}", result.explanation()),
         };
         passed.push((Milestone::Installed, format!("{} {done} (rollout {rollout}).", update.kb)));
     }

@@ -170,6 +170,7 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
             build: self.agent.platform.build(),
             lost,
             refuses: self.agent.platform.refuses().map(str::to_owned),
+            roles: self.agent.platform.roles(),
         })))
         .await;
         if !self.saved.outbox.is_empty() {

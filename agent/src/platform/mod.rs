@@ -39,6 +39,9 @@ pub trait Machine: Send + Sync + 'static {
     /// `build.UBR`.
     fn build(&self) -> String;
 
+    /// Roles, in the API's words. Asked before any contact, so it must not take long.
+    fn roles(&self) -> Vec<String>;
+
     /// Everything there is to report.
     fn facts(&self) -> Facts;
 

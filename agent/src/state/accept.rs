@@ -4,7 +4,9 @@ use wardring_protocol::Mode;
 use wardring_seal::{Action, JobPayload, OutcomePayload, OutcomeResult};
 
 use super::job::{End, JobRun};
-use super::{Effect, Move, Phase, Unexpected, UpdateState, permits, preflight, rollback};
+use super::{
+    Effect, Move, Phase, Unexpected, UpdateState, autonomous, permits, preflight, rollback,
+};
 
 /// People changed what this device may do. A job that has not begun is given back; one that has is
 /// left to the permits, because a half-patched device is worse than a patched one.
@@ -85,7 +87,8 @@ fn accept(mv: &mut Move, payload: JobPayload) {
     let is_rollback = payload.key.action == Action::Rollback;
     let first =
         if is_rollback { Phase::Surveying { checks: 0 } } else { Phase::Preflight { checks: 0 } };
-    let job = JobRun::accepted(payload, (mv.now.wall, &mv.state.run), first);
+    let mut job = JobRun::accepted(payload, (mv.now.wall, &mv.state.run), first);
+    job.forbidding_role = autonomous::forbidding_role(&mv.state.roles).map(str::to_owned);
     mv.state.job = if mv.state.lost {
         // Whether this job had begun is exactly what was lost: guessing could install twice, and
         // what the device may do now says nothing about what was done on it before.

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use jiff::{SignedDuration, Timestamp};
 use wardring_protocol::{PERMIT_LIFE_MS, PermitAnswer, Step, key_id};
 use wardring_seal::{
-    Action, Check, HealthChecks, Hook, HookMoment, JobKey, JobPayload, OnUnhealthy, OutcomePayload,
-    OutcomeResult, PAYLOAD_VERSION, Preflight, Probe, RebootRules, UpdateKind, UpdateSource,
-    UpdateTarget,
+    Action, AutonomousRollback, Check, HealthChecks, Hook, HookMoment, JobKey, JobPayload,
+    OnUnhealthy, OutcomePayload, OutcomeResult, PAYLOAD_VERSION, Preflight, Probe, RebootRules,
+    UpdateKind, UpdateSource, UpdateTarget,
 };
 
 use super::*;
@@ -80,6 +80,14 @@ pub(super) struct Bench {
     pub hook_ends: VecDeque<Result<(), String>>,
     /// Hooks of the next jobs.
     pub hooks: Vec<Hook>,
+    /// What the next jobs let the device take back by itself.
+    pub autonomous: Option<AutonomousRollback>,
+    /// Roles of the device.
+    pub roles: Vec<String>,
+    /// Crashes and losses of power since the first installation of the job in hand.
+    pub crashes_since_install: u32,
+    /// Rollbacks that the device began by itself, by key.
+    pub own_rollbacks: BTreeMap<String, u32>,
     /// Hooks that were started, in order.
     pub hooks_run: Vec<String>,
     /// Hooks that ended well, with the boot.
@@ -114,6 +122,8 @@ pub(super) struct Bench {
     /// Answers for the next permits; granted when it is empty.
     pub permits: VecDeque<Option<PermitAnswer>>,
     pub permits_held: Vec<(Step, u64)>,
+    /// Questions for a permit.
+    pub permits_asked: u32,
     /// Times that an installation really began, by key and KB.
     pub installs: BTreeMap<(String, String), u32>,
     pub removals: u32,
@@ -161,6 +171,10 @@ impl Bench {
             ports: BTreeSet::new(),
             hook_ends: VecDeque::new(),
             hooks: Vec::new(),
+            autonomous: None,
+            roles: Vec::new(),
+            crashes_since_install: 0,
+            own_rollbacks: BTreeMap::new(),
             hooks_run: Vec::new(),
             hooks_good: BTreeSet::new(),
             restart_helps: false,
@@ -181,6 +195,7 @@ impl Bench {
             asked: VecDeque::new(),
             permits: VecDeque::new(),
             permits_held: Vec::new(),
+            permits_asked: 0,
             installs: BTreeMap::new(),
             removals: 0,
             reboots: BTreeMap::new(),
@@ -231,6 +246,7 @@ impl Bench {
             reboot: RebootRules { countdown_ms: 60_000, message: None, stuck_after_ms: 1_800_000 },
             on_unhealthy: OnUnhealthy::Report,
             hooks: self.hooks.clone(),
+            autonomous_rollback: self.autonomous.clone(),
         }
     }
 
@@ -266,7 +282,9 @@ impl Bench {
             kind: self.boot_kind,
         };
         let (run, build) = (format!("run-{}", self.state.turn), self.build());
-        self.take(Event::Started(Box::new(Start { run, me, boot, build, lost, refuses: None })));
+        let (roles, refuses) = (self.roles.clone(), None);
+        let start = Start { run, me, boot, build, lost, refuses, roles };
+        self.take(Event::Started(Box::new(start)));
     }
 
     /// Takes a step and carries out its effects, as the driver does.
@@ -282,6 +300,7 @@ impl Bench {
     pub fn take_without_effects(&mut self, event: Event) -> Vec<Effect> {
         match step(&self.state, self.now(), event) {
             Ok((state, effects)) => {
+                self.watch_own_rollback(&state);
                 self.state = state;
                 for effect in &effects {
                     match effect {
@@ -298,6 +317,23 @@ impl Bench {
                 Vec::new()
             }
         }
+    }
+
+    /// A rollback that nobody permitted begins once per job, on what that job installed, where the job
+    /// asks for it, for crashes, and never on a device with a delicate role.
+    fn watch_own_rollback(&mut self, next: &State) {
+        let began =
+            |state: &State| state.job.as_ref().is_some_and(|job| job.own_rollback.is_some());
+        let (false, true, Some(job)) = (began(&self.state), began(next), &next.job) else { return };
+        let key = key_id(&job.payload.key);
+        assert!(job.payload.autonomous_rollback.as_ref().is_some_and(|asked| asked.boot_loop));
+        assert!(self.crashes_since_install >= 2, "{} crashes", self.crashes_since_install);
+        let delicate = ["DomainController", "ClusterNode"];
+        assert!(!self.roles.iter().any(|role| delicate.contains(&role.as_str())));
+        assert!(self.installs.keys().any(|(begun, _)| *begun == key), "nothing was installed");
+        let times = self.own_rollbacks.entry(key).or_default();
+        *times += 1;
+        assert_eq!(*times, 1, "it rolled back by itself twice");
     }
 
     /// A good end is one of a boot that held, seen good often enough in one run of the agent.
@@ -319,10 +355,17 @@ impl Bench {
 
     fn carry_out(&mut self, effect: Effect) {
         self.announced += u32::from(matches!(effect, Effect::Announce { .. }));
+        self.permits_asked +=
+            u32::from(matches!(effect, Effect::Ask { ask: Ask::Permit { .. }, .. }));
         let Effect::Ask { turn, ask } = effect else { return };
         if matches!(ask, Ask::Install { .. } | Ask::Uninstall { .. }) {
             assert!(!self.is_acting(), "two acts at once: {ask:?}");
             self.boots_since_act.clear();
+        }
+        if let Ask::Install { key, .. } = &ask
+            && !self.installs.keys().any(|(begun, _)| *begun == key_id(key))
+        {
+            self.crashes_since_install = 0;
         }
         if matches!(ask, Ask::Wake { .. }) {
             // The driver has one timer.
@@ -383,7 +426,7 @@ impl Bench {
                 let script = self.updates.get_mut(&update.kb).unwrap();
                 if !script.removal_failures.is_empty() {
                     let failed = result(4, script.removal_failures.remove(0), false);
-                    self.results.insert(act(key, &update.kb, *tries), failed);
+                    self.results.insert(removal(key, &update.kb, *tries), failed);
                     self.asked.push_back((due, turn, ask));
                     return;
                 }
@@ -423,6 +466,10 @@ impl Bench {
     }
 
     fn may_begin(&mut self, step: Step) {
+        let is_own = self.state.job.as_ref().is_some_and(|job| job.own_rollback.is_some());
+        if is_own && step != Step::Install {
+            return;
+        }
         let is_held = self
             .permits_held
             .iter()
@@ -433,6 +480,9 @@ impl Bench {
     /// Every hook that comes before this has ended well in this boot.
     fn is_prepared(&self, moment: HookMoment) {
         let job = self.state.job.as_ref().unwrap();
+        if job.own_rollback.is_some() {
+            return;
+        }
         for hook in job.payload.hooks.iter().filter(|hook| hook.moment == moment) {
             let name = (moment, hook.program.clone(), self.boot);
             assert!(self.hooks_good.contains(&name), "without {name:?}");
@@ -441,6 +491,7 @@ impl Bench {
 
     /// Windows goes down and comes up; the agent starts with [`Bench::start`].
     pub fn boot_now(&mut self, kind: BootKind) {
+        self.crashes_since_install += u32::from(matches!(kind, BootKind::Crash | BootKind::Dirty));
         self.boot += 1;
         self.boot_kind = kind;
         self.booted_mono_ms = self.mono_ms;
@@ -549,9 +600,9 @@ impl Bench {
                 Answer::HookEnded(ended)
             }
             Ask::Uninstall { key, update, tries, .. }
-                if self.results.contains_key(&act(key, &update.kb, *tries)) =>
+                if self.results.contains_key(&removal(key, &update.kb, *tries)) =>
             {
-                let failed = self.results[&act(key, &update.kb, *tries)].clone();
+                let failed = self.results[&removal(key, &update.kb, *tries)].clone();
                 Answer::Uninstalled(InstallFound::Ended(failed))
             }
             Ask::Uninstall { update, .. } => {
@@ -658,6 +709,12 @@ pub(super) fn probe(name: &str) -> Probe {
 fn act(key: &JobKey, kb: &str, tries: u32) -> (String, String) {
     let again = if tries == 0 { String::new() } else { format!(" again {tries}") };
     (key_id(key), format!("{kb}{again}"))
+}
+
+/// Name of one try of a removal.
+fn removal(key: &JobKey, kb: &str, tries: u32) -> (String, String) {
+    let (key, kb) = act(key, kb, tries);
+    (key, format!("removal of {kb}"))
 }
 
 fn result(code: i32, hresult: u32, reboot_required: bool) -> ServicingResult {

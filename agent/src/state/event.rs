@@ -43,6 +43,8 @@ pub struct Start {
     pub lost: bool,
     /// Why this build carries out no job, if so.
     pub refuses: Option<String>,
+    /// Roles, in the API's words.
+    pub roles: Vec<String>,
 }
 
 /// Something to do after the state is durable.

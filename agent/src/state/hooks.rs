@@ -61,6 +61,10 @@ pub(super) fn run(
     until_mono_ms: Option<u64>,
 ) -> bool {
     let Some(index) = due(mv, job, moment) else { return false };
+    // Nobody permitted this rollback, and a device that is broken has nothing left to hand over.
+    if job.own_rollback.is_some() && moment != HookMoment::AfterHealthy {
+        return false;
+    }
     let hook = job.payload.hooks[index].clone();
     mv.enter(job, Phase::RunningHook { index, next });
     job.message = format!("running the {} hook {}", moment.as_str(), hook.program);

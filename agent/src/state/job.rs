@@ -12,8 +12,8 @@ use wardring_seal::{
 use crate::hresult::Hresult;
 
 use super::{
-    AfterHook, Baseline, BootRecord, Effect, HookRun, MAX_FINISHED, MAX_REBOOTS, Move,
-    ServicingResult, Tries, hooks,
+    AfterHook, Baseline, BootRecord, Effect, HookRun, MAX_FINISHED, MAX_REBOOTS, Move, OwnRollback,
+    ServicingResult, Tries, autonomous, hooks,
 };
 
 /// Longest sentence in an outcome or a progress report, bytes.
@@ -44,6 +44,16 @@ pub struct JobRun {
     pub boots: Vec<BootRecord>,
     /// Boots that speak against what this job did: crashes, power losses, and unexplained ones.
     pub strikes: u32,
+    /// Of them, crashes and losses of power.
+    #[serde(default)]
+    pub crashes: u32,
+    /// The role, in words, for which this device must not roll back by itself; also one that only an
+    /// earlier run of the agent saw.
+    #[serde(default)]
+    pub forbidding_role: Option<String>,
+    /// The rollback that the device began by itself.
+    #[serde(default)]
+    pub own_rollback: Option<OwnRollback>,
     /// Own restarts.
     pub reboots: u32,
     /// Boot in which the last installation or removal was ordered.
@@ -291,6 +301,9 @@ impl JobRun {
             already: false,
             boots: Vec::new(),
             strikes: 0,
+            crashes: 0,
+            forbidding_role: None,
+            own_rollback: None,
             reboots: 0,
             installed_in_boot: None,
             reboot_required: false,
@@ -312,13 +325,14 @@ impl JobRun {
 
     /// Whether this job takes updates back.
     pub fn is_rollback(&self) -> bool {
-        self.payload.key.action == Action::Rollback
+        self.payload.key.action == Action::Rollback || self.own_rollback.is_some()
     }
 
     /// Whether an installation or removal really began.
     pub fn begun(&self) -> bool {
         // One that waits for its next try has begun, too.
         !self.tries.is_empty()
+            || self.own_rollback.is_some()
             || self
                 .updates
                 .iter()
@@ -339,14 +353,18 @@ impl JobRun {
 
     /// Whether another own restart is within the job's bound.
     pub(super) fn may_reboot(&self) -> bool {
-        self.reboots < MAX_REBOOTS
+        let before = self.own_rollback.as_ref().map_or(0, |own| own.reboots_before);
+        self.reboots.saturating_sub(before) < MAX_REBOOTS
     }
 
     /// Where the job stands, for people.
     pub fn progress(&self) -> Progress {
         Progress {
             key: self.payload.key.clone(),
-            state: self.phase.word().to_owned(),
+            state: match self.phase {
+                Phase::Surveying { .. } if self.own_rollback.is_some() => "Uninstalling".to_owned(),
+                _ => self.phase.word().to_owned(),
+            },
             message: sentence(&self.message),
             updates: self.updates.iter().filter_map(UpdateRun::progress).collect(),
             boots: self.boots.iter().rev().take(8).rev().map(BootRecord::report).collect(),
@@ -431,7 +449,7 @@ impl Move {
     /// Ends a job at once: its outcome is kept for repetition and goes to the outbox, and what it did
     /// is remembered for a later attempt or a rollback.
     pub(super) fn close(&mut self, job: JobRun, end: End) -> Option<JobRun> {
-        let outcome = OutcomePayload {
+        let mut outcome = OutcomePayload {
             version: PAYLOAD_VERSION,
             key: job.payload.key.clone(),
             sequence: job.payload.sequence,
@@ -439,7 +457,7 @@ impl Move {
             device: job.payload.device.clone(),
             result: end.result,
             reason: end.reason,
-            message: sentence(&end.message),
+            message: end.message,
             boot_id: self.state.boot.clone(),
             installed_in_boot: job.installed_in_boot.clone().filter(|_| job.is_answerable()),
             reboot_required: job.reboot_required,
@@ -448,6 +466,8 @@ impl Move {
             reboots: job.reboots,
             at: self.now.wall,
         };
+        autonomous::explain(&job, &mut outcome);
+        outcome.message = sentence(&outcome.message);
         self.remember(&job, end.result);
         // Answers to what this job asked must not reach the next one.
         self.state.turn += 1;
@@ -464,7 +484,8 @@ impl Move {
         self.effects.push(Effect::Outcome(Box::new(outcome)));
     }
 
-    fn remember(&mut self, job: &JobRun, result: OutcomeResult) {
+    /// Remembers what a job did, for a later attempt or a rollback.
+    pub(super) fn remember(&mut self, job: &JobRun, result: OutcomeResult) {
         let rollout_uid = &job.payload.key.rollout_uid;
         if result == OutcomeResult::RolledBack {
             self.state.records.retain(|record| record.rollout_uid != *rollout_uid);

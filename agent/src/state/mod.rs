@@ -6,6 +6,7 @@
 //! an answer to an earlier turn is ignored: a late, doubled or reordered answer changes nothing.
 
 mod accept;
+mod autonomous;
 mod boots;
 mod changes;
 mod event;
@@ -23,6 +24,7 @@ mod start;
 mod verify;
 mod wake;
 
+pub use autonomous::OwnRollback;
 pub use boots::{BootKind, BootRecord};
 pub use event::{
     Answer, Ask, DownloadFailure, Effect, Event, Inspection, InstallFound, Reversible,
@@ -77,6 +79,9 @@ pub struct State {
     pub mode: Mode,
     /// Why this build carries out no job at all, if so.
     pub refuses: Option<String>,
+    /// Roles of this device, by its own facts as this run of the agent began.
+    #[serde(default)]
+    pub roles: Vec<String>,
     /// Number of the current question; only its answers count.
     pub turn: u64,
     /// Highest sealed sequence ever accepted.
@@ -108,6 +113,7 @@ impl Default for State {
             me: None,
             mode: Mode::Observe,
             refuses: None,
+            roles: Vec::new(),
             turn: 0,
             highest_sequence: 0,
             boot: String::new(),
@@ -286,6 +292,9 @@ impl Move {
     /// Whether the device is in a boot loop, as far as this job is concerned. What came before a
     /// rollback was accepted is what the rollback is for.
     fn loops(&self, job: &JobRun) -> bool {
+        if let Some(own) = &job.own_rollback {
+            return boots::is_loop(&own.boots, own.boots.len(), job.strikes);
+        }
         let boots = if job.is_rollback() { &job.boots } else { &self.state.boots };
         boots::is_loop(boots, job.boots.len(), job.strikes)
     }
@@ -307,6 +316,8 @@ impl Move {
     }
 }
 
+#[cfg(test)]
+mod autonomous_stories;
 #[cfg(test)]
 mod bench;
 #[cfg(test)]

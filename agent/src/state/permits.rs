@@ -5,7 +5,7 @@ use wardring_protocol::{Mode, PERMIT_LIFE_MS, PermitAnswer, Step};
 use wardring_seal::OutcomeResult;
 
 use super::job::End;
-use super::{Ask, JobRun, Move, accept};
+use super::{Ask, JobRun, Move, accept, autonomous};
 
 /// First and longest pause after no gateway could be reached; the driver tried all of them before it
 /// said so. It doubles: an outage of hours must not fill the log and wear the disk.
@@ -79,6 +79,9 @@ pub(super) fn ask(mv: &mut Move, mut job: JobRun, step: Step) -> Option<JobRun> 
     if let Some(end) = barred(mv, &job) {
         return mv.finish(job, end);
     }
+    if autonomous::grants(&job) {
+        return autonomous::go_on(mv, job);
+    }
     let (key, accepted_in) = (job.payload.key.clone(), job.accepted_in.clone());
     // An answer that takes longer is worth nothing.
     mv.ask(&mut job, Ask::Permit { key, step, accepted_in }, PERMIT_LIFE_MS);
@@ -99,7 +102,9 @@ pub(super) fn barred(mv: &Move, job: &JobRun) -> Option<End> {
             rough(late)
         )));
     }
-    (mv.now.wall > payload.finish_by)
+    // A rollback that nobody permitted begins within the time of its job, and is then brought to its
+    // end: half of it is worse than either.
+    (mv.now.wall > payload.finish_by && job.own_rollback.is_none())
         .then(|| End::failed(job, "FinishByPassed", "the job was not done by the end of its time"))
 }
 

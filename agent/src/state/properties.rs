@@ -3,7 +3,9 @@
 
 use jiff::SignedDuration;
 use proptest::prelude::*;
-use wardring_seal::{Action, Hook, HookMoment, JobKey, JobPayload, OutcomePayload, OutcomeResult};
+use wardring_seal::{
+    Action, AutonomousRollback, Hook, HookMoment, JobKey, JobPayload, OutcomePayload, OutcomeResult,
+};
 
 use super::bench::{Bench, Script, Stand, ended, key, refused};
 use super::*;
@@ -136,6 +138,33 @@ fn benches() -> impl Strategy<Value = Bench> {
     })
 }
 
+/// The same, where jobs let the device take updates back by itself, or do not; some have a role that
+/// forbids it.
+fn autonomous_benches() -> impl Strategy<Value = Bench> {
+    let asked = prop::option::weighted(0.8, prop::bool::weighted(0.8));
+    let roles = prop_oneof![
+        6 => Just(Vec::new()),
+        1 => Just(vec!["DomainController".to_owned()]),
+        1 => Just(vec!["RdsHost".to_owned(), "ClusterNode".to_owned()]),
+    ];
+    (benches(), asked, roles).prop_map(|(mut bench, asked, roles)| {
+        bench.autonomous = asked.map(|boot_loop| AutonomousRollback { boot_loop });
+        bench.roles = roles;
+        bench.start(false);
+        bench
+    })
+}
+
+/// The same events with many more restarts that nobody ordered.
+fn restless() -> impl Strategy<Value = Happens> {
+    let kinds = [BootKind::Crash, BootKind::Dirty, BootKind::Foreign, BootKind::Unknown];
+    prop_oneof![
+        8 => happens(),
+        10 => Just(Happens::Next),
+        2 => prop::sample::select(kinds.to_vec()).prop_map(Happens::Boot),
+    ]
+}
+
 /// A run of one bench and what was seen of it.
 struct Watched {
     bench: Bench,
@@ -227,7 +256,9 @@ impl Watched {
             assert!(tried.failed <= 5, "{tried:?}");
         }
         for (key, reboots) in &bench.reboots {
-            assert!(*reboots <= MAX_REBOOTS, "{reboots} restarts for {key}");
+            // A rollback that the device began by itself has a bound of its own.
+            let bound = MAX_REBOOTS * (1 + bench.own_rollbacks.get(key).unwrap_or(&0));
+            assert!(*reboots <= bound, "{reboots} restarts for {key}");
         }
         for (index, outcome) in bench.outcomes.iter().enumerate() {
             let same = |other: &&OutcomePayload| other.key == outcome.key;
@@ -276,7 +307,12 @@ impl Watched {
         if outcome.key.action == Action::Install && is_begun {
             assert!(outcome.started, "an installation is denied: {outcome:?}");
         }
-        assert!(outcome.reboots <= MAX_REBOOTS && outcome.message.len() <= 256);
+        let key = wardring_protocol::key_id(&outcome.key);
+        let own = *self.bench.own_rollbacks.get(&key).unwrap_or(&0);
+        if outcome.key.action == Action::Install && outcome.result == OutcomeResult::RolledBack {
+            assert_eq!(own, 1, "taken back, and nobody asked for it: {outcome:?}");
+        }
+        assert!(outcome.reboots <= MAX_REBOOTS * (1 + own) && outcome.message.len() <= 256);
     }
 
     /// From here on nothing goes wrong any more: it must come to an end, and the end must be known.
@@ -328,6 +364,19 @@ proptest! {
         events in prop::collection::vec(happens(), 0..120),
     ) {
         let mut watched = Watched::new(bench, reboot_first);
+        for event in events {
+            watched.happens(event);
+        }
+        watched.converge();
+    }
+
+    #[test]
+    fn a_device_rolls_back_by_itself_once_for_crashes_where_it_is_asked_to_and_never_by_role(
+        bench in autonomous_benches(),
+        events in prop::collection::vec(restless(), 0..120),
+    ) {
+        // What must hold is asserted where the rollback begins.
+        let mut watched = Watched::new(bench, true);
         for event in events {
             watched.happens(event);
         }

@@ -10,7 +10,7 @@ use super::permits::{self, Permitted};
 use super::retry::{self, Next};
 use super::{
     AfterHook, Ask, Inspection, InstallFound, JobRun, Move, Phase, RebootWhy, Reversible,
-    UpdateState, UpdateStatus, hooks, proof, reboot, verify,
+    UpdateState, UpdateStatus, autonomous, hooks, proof, reboot, verify,
 };
 
 /// Removal of a package may take as long as its installation.
@@ -59,8 +59,15 @@ pub(super) fn surveyed(
         return Some(job);
     }
     job.message.clear();
+    if let Some(end) = autonomous::nothing_left(&job, &seen) {
+        return mv.finish(job, end);
+    }
     let mut restart_finishes = false;
+    let own = job.own_rollback.as_ref().map(|own| &own.kbs);
     for (run, target) in job.updates.iter_mut().zip(&job.payload.updates) {
+        if own.is_some_and(|own| !own.contains(&run.kb)) {
+            continue;
+        }
         let status = proof::status(target, &seen);
         restart_finishes |= status == UpdateStatus::Removing;
         match status {

@@ -3,8 +3,8 @@
 use super::boots::is_strike;
 use super::job::End;
 use super::{
-    AfterHook, JobRun, MAX_BOOTS, Move, Phase, RebootWhy, Start, UpdateState, hooks, install,
-    preflight, reboot, retry, rollback, verify,
+    AfterHook, JobRun, MAX_BOOTS, Move, Phase, RebootWhy, Start, UpdateState, autonomous, hooks,
+    install, preflight, reboot, retry, rollback, verify,
 };
 
 /// Boots that a job remembers: enough to tell a loop, bounded because a loop has no end.
@@ -17,6 +17,7 @@ pub(super) fn started(mv: &mut Move, start: Start) {
     let ended = std::mem::replace(&mut mv.state.boot, start.boot.boot_id.clone());
     mv.state.build = start.build;
     mv.state.refuses = start.refuses;
+    mv.state.roles = start.roles;
     mv.state.lost |= start.lost;
     mv.state.turn += 1;
     mv.state.run = start.run;
@@ -37,9 +38,18 @@ pub(super) fn started(mv: &mut Move, start: Start) {
     // Its clock was another run's.
     job.permit_until_mono_ms = None;
     job.warned_mono_ms = None;
+    if let Some(role) = autonomous::forbidding_role(&mv.state.roles) {
+        job.forbidding_role = Some(role.to_owned());
+    }
     if is_new_boot {
-        let is_struck = is_blamed(&job, &ended) && is_strike(start.boot.kind, job.phase.is_proof());
+        let is_blamed = is_blamed(&job, &ended);
+        let is_struck = is_blamed && is_strike(start.boot.kind, job.phase.is_proof());
         job.strikes += u32::from(is_struck);
+        job.crashes += u32::from(is_blamed && autonomous::counts(start.boot.kind));
+        let is_about_to = job.is_about_to_roll_back();
+        if let Some(own) = job.own_rollback.as_mut().filter(|_| !is_about_to) {
+            own.boots.push(start.boot.clone());
+        }
         job.boots.push(start.boot);
         let surplus = job.boots.len().saturating_sub(MAX_JOB_BOOTS);
         job.boots.drain(..surplus);
@@ -52,8 +62,7 @@ pub(super) fn started(mv: &mut Move, start: Start) {
                     job.boots.len()
                 ),
             };
-            let end = End::stopped(&job, "BootLoop", sentence);
-            mv.close(job, end);
+            mv.state.job = autonomous::looped(mv, job, sentence);
             return;
         }
     }
@@ -76,7 +85,8 @@ fn is_blamed(job: &JobRun, ended: &str) -> bool {
     } else {
         rests && job.reboot_required
     };
-    job.is_answerable() && (is_since || !waits)
+    // What crashes before the first removal is what the rollback is for.
+    job.is_answerable() && !job.is_about_to_roll_back() && (is_since || !waits)
 }
 
 /// The agent was killed or restarted; Windows was not.

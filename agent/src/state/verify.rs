@@ -144,7 +144,8 @@ fn fill_interrupted(job: &mut JobRun, seen: &Inspection) {
 fn unproven(job: &JobRun, seen: &Inspection) -> Option<End> {
     let targets = job.updates.iter().zip(&job.payload.updates);
     if job.is_rollback() {
-        let mut left = targets.filter(|(_, target)| !proof::is_absent(target, seen));
+        let mut left = targets
+            .filter(|(run, target)| job.takes_back(&run.kb) && !proof::is_absent(target, seen));
         let (run, _) = left.next()?;
         let sentence = format!("{} is still installed; the build is {}", run.kb, seen.build);
         return Some(End::because(OutcomeResult::RollbackFailed, "InstallFailed", sentence));

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use jiff::SignedDuration;
 use kube::api::ObjectMeta;
 use wardring_api::{
-    JobAction, PatchJob, PatchJobSpec, ResolvedUpdate, SealedBytes, UpdateKind, UpdateSource, names,
+    AutonomousTrigger, JobAction, PatchJob, PatchJobSpec, ResolvedUpdate, SealedBytes, UpdateKind,
+    UpdateSource, names,
 };
-use wardring_planner::NewJob;
+use wardring_planner::{JobAutonomy, NewJob};
 use wardring_seal::{
     self as seal, Action, HealthChecks, JobKey, JobPayload, KeyError, OnUnhealthy, PAYLOAD_VERSION,
     Preflight, RebootRules, UpdateTarget,
@@ -49,6 +50,7 @@ pub fn sealed_job(
             kbs: job.updates.iter().map(|update| update.kb.to_string()).collect(),
             start_by: job.start_by,
             finish_by: job.finish_by,
+            autonomous_rollback: job.autonomy.sentence(),
         },
     );
     object.metadata = ObjectMeta {
@@ -115,7 +117,16 @@ fn payload(namespace: &str, job: &NewJob) -> JobPayload {
         },
         on_unhealthy: OnUnhealthy::Report,
         hooks: job.hooks.iter().map(hook).collect(),
+        autonomous_rollback: autonomous(&job.autonomy),
     }
+}
+
+/// What lets the device roll back by itself, if anything does.
+fn autonomous(autonomy: &JobAutonomy) -> Option<seal::AutonomousRollback> {
+    let JobAutonomy::Allowed(allowed) = autonomy else { return None };
+    Some(seal::AutonomousRollback {
+        boot_loop: allowed.triggers.contains(&AutonomousTrigger::BootLoop),
+    })
 }
 
 /// The sealed word for an action.

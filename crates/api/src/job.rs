@@ -52,6 +52,11 @@ pub struct PatchJobSpec {
     pub start_by: Timestamp,
     /// No permit at all after this instant.
     pub finish_by: Timestamp,
+    /// Whether the device may roll back by itself: by what, or why it must not. Absent where the
+    /// rollout does not ask for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub autonomous_rollback: Option<String>,
 }
 
 /// Exact bytes with a signature over them.

@@ -4,6 +4,7 @@
 //! This crate holds shapes only. It must not decide anything, and it knows neither a client nor an
 //! async runtime, so that every process can depend on it.
 
+mod autonomous;
 pub mod conditions;
 pub mod crd;
 mod device;
@@ -24,6 +25,7 @@ mod scalars;
 mod slice;
 mod update;
 
+pub use autonomous::*;
 pub use device::*;
 pub use emergency::*;
 pub use enrollment::*;

@@ -4,7 +4,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Cap, Health, LabelSelector, PatchRolloutStatus, Span};
+use crate::{AutonomousRollback, Cap, Health, LabelSelector, PatchRolloutStatus, Span};
 
 /// One run: which updates, which devices in which order, and what must hold on the way.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -41,6 +41,9 @@ pub struct PatchRolloutSpec {
     /// What happens at a halt to devices that installed and have not restarted.
     #[serde(default)]
     pub on_halt: OnHalt,
+    /// What devices may take back by themselves. Default nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autonomous_rollback: Option<AutonomousRollback>,
     /// A person's pause. Latches: only an explicit `false` resumes, absence changes nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,

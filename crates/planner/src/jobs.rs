@@ -6,9 +6,10 @@ use wardring_api::{JobAction, LineState, PendingRebootPolicy, Span, reasons::Rea
 
 use crate::{
     Action, GrantId, JobEnd, JobOutcome, JobPreflight, JobReboot, JobView, LineChange, NewJob,
-    RecallLine, RecordCause,
+    RecallLine, RecordCause, autonomy,
     caps::{Rules, later},
     checks,
+    eligibility::forbids_rollback,
     line::{Frozen, Line},
     plan::Lanes,
     validate::{Run, Scene, Stop},
@@ -137,6 +138,12 @@ fn job(
         } else {
             checks::hooks(groups())
         },
+        autonomy: autonomy::of(
+            spec.autonomous_rollback.as_ref(),
+            line.action,
+            &row.roles,
+            forbids_rollback(line.row as usize, table),
+        ),
         repaired,
     })
 }

@@ -5,6 +5,7 @@
 //! no map whose order is random: time and every measurement are fields of the snapshot, so one
 //! input always has one answer. `clippy.toml` beside this crate enforces it.
 
+mod autonomy;
 mod caps;
 mod check;
 mod checks;
@@ -33,6 +34,7 @@ mod status;
 mod validate;
 mod wake;
 
+pub use autonomy::{JobAutonomy, NoAutonomy};
 pub use caps::DEFAULT_CONCURRENCY;
 pub use check::{Violation, check};
 pub use checks::resolve_preset;

@@ -119,6 +119,8 @@ impl Line {
         };
         match self.state {
             LineState::RollbackFailed | LineState::NotReversible => true,
+            // The device took the update back by itself, because it broke it.
+            LineState::RolledBack if self.action == JobAction::Install => true,
             // What follows a rollback counts by what the rollback followed.
             LineState::Granted | LineState::Unreachable | LineState::RolledBack => {
                 self.action == JobAction::Rollback && self.was.is_some_and(failed)

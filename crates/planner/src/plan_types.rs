@@ -8,7 +8,7 @@ use wardring_api::{
     SliceLine, UpdateHoldSpec, UpdateSource, reasons::Reason,
 };
 
-use crate::SliceView;
+use crate::{JobAutonomy, SliceView};
 
 /// The answer to one snapshot.
 ///
@@ -238,6 +238,8 @@ pub struct NewJob {
     pub reboot: JobReboot,
     /// Programs that run around installation and restarts, in order.
     pub hooks: Vec<JobHook>,
+    /// Whether the device may take the updates back by itself.
+    pub autonomy: JobAutonomy,
     /// Somebody may have deleted this grant's job before: mark it as repaired.
     pub repaired: bool,
 }

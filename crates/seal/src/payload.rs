@@ -75,6 +75,18 @@ pub struct JobPayload {
     /// so that an agent that knows no hooks refuses only the jobs that need them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hooks: Vec<Hook>,
+    /// What makes the device take the updates back without a permit. Left out where nothing does, so
+    /// that an agent that does not know it refuses only the jobs that ask for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autonomous_rollback: Option<AutonomousRollback>,
+}
+
+/// What makes a device take back, once and without a permit, what this very job installed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AutonomousRollback {
+    /// Two crashes or losses of power since the update.
+    pub boot_loop: bool,
 }
 
 /// One update.

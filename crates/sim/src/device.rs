@@ -264,6 +264,7 @@ impl Device {
             build: self.world.build(),
             lost: std::mem::take(&mut self.lost),
             refuses: None,
+            roles: Vec::new(),
         };
         self.happens(hub, AgentEvent::Started(Box::new(start)));
         let soon = hub.random.within(100..3 * SECOND);

@@ -1,12 +1,14 @@
 //! Sealing and signing without cryptography: who signed stands in the clear. The real seal has its own
 //! tests; here a run of a seed must be the same every time, and signatures are not.
 
-use wardring_api::{JobAction, PatchJob, UpdateSource as ApiSource, reasons::Reason};
-use wardring_planner::{JobOutcome, NewJob, Outcome, OutcomeResult};
+use wardring_api::{
+    AutonomousTrigger, JobAction, PatchJob, UpdateSource as ApiSource, reasons::Reason,
+};
+use wardring_planner::{JobAutonomy, JobOutcome, NewJob, Outcome, OutcomeResult};
 use wardring_protocol::{Sealed, Signed};
 use wardring_seal::{
-    Action, HealthChecks, JobKey, JobPayload, OnUnhealthy, OutcomePayload, PAYLOAD_VERSION,
-    Preflight, RebootRules, UpdateKind, UpdateSource, UpdateTarget,
+    Action, AutonomousRollback, HealthChecks, JobKey, JobPayload, OnUnhealthy, OutcomePayload,
+    PAYLOAD_VERSION, Preflight, RebootRules, UpdateKind, UpdateSource, UpdateTarget,
 };
 
 /// The one namespace of a simulation.
@@ -69,6 +71,12 @@ pub fn payload(new: &NewJob) -> String {
         },
         on_unhealthy: OnUnhealthy::Report,
         hooks: Vec::new(),
+        autonomous_rollback: match &new.autonomy {
+            JobAutonomy::Allowed(allowed) => Some(AutonomousRollback {
+                boot_loop: allowed.triggers.contains(&AutonomousTrigger::BootLoop),
+            }),
+            JobAutonomy::NotAsked | JobAutonomy::Refused(_) => None,
+        },
     };
     serde_json::to_string(&payload).expect("a payload is plain data")
 }

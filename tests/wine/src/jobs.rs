@@ -54,5 +54,6 @@ pub fn job(sequence: i64, action: Action) -> JobPayload {
         reboot: RebootRules { countdown_ms: 30, message: None, stuck_after_ms: 5_000 },
         on_unhealthy: OnUnhealthy::Report,
         hooks: Vec::new(),
+        autonomous_rollback: None,
     }
 }

@@ -228,6 +228,10 @@ impl Machine for Scripted {
         self.advanced().build(&self.world)
     }
 
+    fn roles(&self) -> Vec<String> {
+        self.world.roles.clone()
+    }
+
     fn facts(&self) -> Facts {
         let mut life = self.advanced();
         if wall_clock().duration_since(life.scanned_at) > SCAN_EVERY {
@@ -248,7 +252,7 @@ impl Machine for Scripted {
             addresses: self.world.addresses.clone(),
             serial: None,
             model: self.world.model.clone(),
-            roles: self.world.roles.clone(),
+            roles: self.roles(),
             product: self.world.product.clone(),
             build: life.build(&self.world),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),

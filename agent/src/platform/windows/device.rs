@@ -148,6 +148,10 @@ impl Machine for Windows {
         build_and_ubr()
     }
 
+    fn roles(&self) -> Vec<String> {
+        neighbours::roles(&LocalMachine)
+    }
+
     fn facts(&self) -> Facts {
         let hostname = text(&LocalMachine, TCPIP, "Hostname")
             .or_else(|| std::env::var("COMPUTERNAME").ok())
@@ -160,7 +164,7 @@ impl Machine for Windows {
             hostname,
             serial: smbios::serial(&ffi::firmware_tables()),
             model: text(&LocalMachine, BIOS, "SystemProductName"),
-            roles: neighbours::roles(&LocalMachine),
+            roles: self.roles(),
             product: product_name(),
             build: build_and_ubr(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),

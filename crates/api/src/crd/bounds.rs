@@ -31,6 +31,7 @@ const SETS: &[&str] = &[
     "spec.health.services",
     "spec.health.presets",
     "spec.healthPresets",
+    "spec.autonomousRollback.triggers",
     "spec.roles",
     "spec.kbs",
 ];

@@ -235,6 +235,12 @@ const PATCH_ROLLOUT: &[Rule] = &[
         FIXED,
         "spec.onHalt: cannot change after creation; make a new PatchRollout",
     ),
+    rule(
+        "spec",
+        "has(self.autonomousRollback) == has(oldSelf.autonomousRollback) && \
+         (!has(self.autonomousRollback) || self.autonomousRollback == oldSelf.autonomousRollback)",
+        "spec.autonomousRollback: cannot change after creation; make a new PatchRollout",
+    ),
     // Removing `abort` is accepted and changes nothing: GitOps tools strip fields that they do not own.
     rule(
         "spec.abort",

@@ -96,6 +96,7 @@ pub fn job() -> JobPayload {
         reboot: RebootRules { countdown_ms: 0, message: None, stuck_after_ms: 60_000 },
         on_unhealthy: OnUnhealthy::Report,
         hooks: Vec::new(),
+        autonomous_rollback: None,
     }
 }
 

@@ -290,6 +290,7 @@ fn job(new: &NewJob) -> PatchJob {
         kbs: new.updates.iter().map(|update| update.kb.to_string()).collect(),
         start_by: new.start_by,
         finish_by: new.finish_by,
+        autonomous_rollback: new.autonomy.sentence(),
     };
     let mut job = PatchJob::new(&new.device, spec);
     if new.repaired {

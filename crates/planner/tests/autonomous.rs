@@ -1,0 +1,121 @@
+//! Devices that take an update back by themselves: whose job lets them, and what their answer is.
+#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
+
+mod support;
+
+use support::{ONE_STAGE, SERVER, World, explained, good_answer};
+use wardring_api::{
+    AutonomousRollback, AutonomousTrigger, DeviceRole, FailureAction, LineState, RollbackPolicy,
+    RolloutPhase, reasons::Reason,
+};
+use wardring_planner::{
+    Action, JobAutonomy, JobOutcome, NewJob, NoAutonomy, Outcome, OutcomeResult,
+};
+
+/// A rollout that lets devices help themselves, before its first pass.
+fn asked() -> World {
+    let mut world = World::new();
+    world.group("test");
+    world.device("test-1", "test", SERVER);
+    world.device("test-2", "test", SERVER);
+    world.rollout("november", ONE_STAGE);
+    world.edit("november", |spec| {
+        let triggers = vec![AutonomousTrigger::BootLoop];
+        spec.autonomous_rollback = Some(AutonomousRollback { triggers });
+    });
+    world
+}
+
+/// The jobs that the passes of a settling world make.
+fn jobs(mut world: World) -> Vec<NewJob> {
+    let mut made = Vec::new();
+    for _ in 0..10 {
+        let plan = world.plan();
+        for action in &plan.actions {
+            if let Action::CreateJob(job) = action {
+                made.push((**job).clone());
+            }
+            world.apply(action);
+        }
+    }
+    made
+}
+
+#[test]
+fn a_job_lets_its_device_roll_back_only_where_neither_role_nor_group_forbids_it() {
+    let made = jobs(asked());
+    assert!(matches!(made[0].autonomy, JobAutonomy::Allowed(_)), "{:?}", made[0].autonomy);
+
+    let mut unasked = asked();
+    unasked.edit("november", |spec| spec.autonomous_rollback = None);
+    assert_eq!(jobs(unasked)[0].autonomy, JobAutonomy::NotAsked);
+
+    let mut controller = asked();
+    let role = DeviceRole::DomainController;
+    // The group declares the role, or the device would not be granted at all.
+    controller.group("test").spec.roles = vec![role];
+    controller.device("test-1", "test", SERVER).roles = vec![role].into();
+    let made = jobs(controller);
+    let of = |device: &str| &made.iter().find(|job| job.device == device).unwrap().autonomy;
+    assert_eq!(of("test-1"), &JobAutonomy::Refused(NoAutonomy::Role(role)));
+
+    let mut forbidden = asked();
+    forbidden.group("test").spec.rollback = RollbackPolicy::Forbid;
+    assert_eq!(jobs(forbidden)[0].autonomy, JobAutonomy::Refused(NoAutonomy::Group));
+}
+
+/// The first device answers that it rolled back by itself, or failed to.
+fn answered(mut world: World, result: OutcomeResult) -> World {
+    world.settle();
+    let outcome = Outcome {
+        result,
+        reason: Some(Reason::BootLoop),
+        message: "it rolled back by itself (2 crashes): removed and verified".to_owned(),
+        ..good_answer(&world)
+    };
+    world.jobs.get_mut("test-1").unwrap().outcome = JobOutcome::Verified(outcome);
+    world.settle();
+    world
+}
+
+#[test]
+fn a_device_that_took_the_update_back_by_itself_halts_the_rollout_as_a_failure_does() {
+    let world = answered(asked(), OutcomeResult::RolledBack);
+    let line = world.line("november", "test-1").unwrap();
+    assert_eq!((line.state, line.was), (LineState::RolledBack, Some(LineState::Failed)));
+    assert_eq!(line.was_reason, Some(Reason::BootLoop));
+    let status = world.status("november");
+    assert_eq!(status.phase, Some(RolloutPhase::Halted));
+    assert_eq!(status.stages[0].counts.rolled_back, 1);
+    let halt = status.halted.unwrap().message;
+    assert!(halt.contains("rolled back by itself (2 crashes)"), "{halt}");
+    assert!(explained(&world).contains("rolled back by itself"), "{}", explained(&world));
+    assert_ne!(world.state("november", "test-2"), Some(LineState::Granted), "the next one waits");
+}
+
+#[test]
+fn a_device_whose_own_rollback_failed_halts_the_rollout_and_is_left_alone() {
+    let world = answered(asked(), OutcomeResult::RollbackFailed);
+    assert_eq!(world.state("november", "test-1"), Some(LineState::RollbackFailed));
+    assert!(world.status("november").halted.is_some());
+}
+
+#[test]
+fn a_rollback_of_the_rollout_does_not_remove_twice_what_a_device_took_back_by_itself() {
+    let mut world = asked();
+    world.edit("november", |spec| spec.on_failure.action = FailureAction::Rollback);
+    let world = answered(world, OutcomeResult::RolledBack);
+    assert_eq!(world.state("november", "test-1"), Some(LineState::RolledBack));
+    let hold = world.holds.values().next().expect("the update is barred");
+    assert!(hold.evidence[0].contains("rolled back by itself"), "{:?}", hold.evidence);
+}
+
+#[test]
+fn a_retry_gives_a_device_that_helped_itself_a_new_attempt() {
+    let mut world = answered(asked(), OutcomeResult::RolledBack);
+    world.retry("november");
+    world.settle();
+    let line = world.line("november", "test-1").unwrap();
+    assert_eq!((line.state, line.was), (LineState::Granted, Some(LineState::Failed)));
+    assert!(world.status("november").halted.is_none());
+}
