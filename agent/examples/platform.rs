@@ -21,7 +21,9 @@ mod act {
     use serde_json::{Value, json};
     use wardring_agent::platform::windows::Windows;
     use wardring_agent::platform::{Checks, Machine, Performed, Permit, Services, Terms, Updates};
-    use wardring_seal::{Action, Hook, JobKey, Probe, UpdateKind, UpdateSource, UpdateTarget};
+    use wardring_seal::{
+        Action, ActiveHours, Hook, JobKey, Probe, UpdateKind, UpdateSource, UpdateTarget,
+    };
 
     const TERMS: Terms = Terms { source: UpdateSource::Default, accept_eula: false };
 
@@ -78,7 +80,27 @@ mod act {
                 Ok(()) => json!({ "restarted": true }),
                 Err(error) => json!({ "restarted": false, "error": error }),
             },
-            "reboot" => match device.reboot(&key(), &device.boot().id) {
+            "around" => {
+                let hours = match rest {
+                    [] => None,
+                    [start, end, ..] => {
+                        Some(ActiveHours::Fixed { start: start.parse()?, end: end.parse()? })
+                    }
+                    [_] => Some(ActiveHours::Device),
+                };
+                let seen = device.surroundings(hours).await;
+                json!({
+                    "people": format!("{:?}", seen.people),
+                    "activeUntil": seen.active_until,
+                    "power": format!("{:?}", seen.power),
+                    "startup": format!("{:?}", seen.startup),
+                })
+            }
+            "ask-to-leave" => {
+                device.ask_to_leave(rest.first().map(String::as_str), 3_600_000);
+                json!({ "asked": true })
+            }
+            "reboot" => match device.reboot(&key(), &device.boot().id, false) {
                 Ok(()) => json!({ "ordered": true }),
                 Err(error) => json!({ "ordered": false, "error": error }),
             },

@@ -2,6 +2,7 @@
 //! may use it.
 #![allow(unsafe_code, reason = "the one place for calls into Windows")]
 
+mod bitlocker;
 mod configmgr;
 mod events;
 mod folders;
@@ -14,19 +15,23 @@ mod processes;
 mod secret;
 mod security;
 mod services;
+mod sessions;
+mod wmi;
 pub mod wua;
 
+pub use bitlocker::system_drive_protection;
 pub use configmgr::configmgr_waits_for_restart;
 pub use events::newest_events;
 pub use folders::{common_folders, delete_at_restart};
 pub use host::serve;
 pub use milestones::{EventSource, Weight};
 pub use ports::listening_ports;
-pub use power::{Restart, abort_restart, active_sessions, restart, tell};
+pub use power::{Restart, abort_restart, power_status, restart};
 pub use processes::{ProcessGroup, process_images};
 pub use secret::{unwrap, wrap};
 pub use security::{create_folder, is_link, own_account, security_of};
 pub use services::{Service, ServiceStatus};
+pub use sessions::{sessions, tell};
 
 use std::ffi::OsString;
 use std::io;
@@ -46,7 +51,7 @@ use windows::Win32::System::Services::{
     SERVICE_STATE_ALL, SERVICE_WIN32,
 };
 use windows::Win32::System::SystemInformation::{
-    GetSystemDirectoryW, GetSystemFirmwareTable, GetTickCount64, RSMB,
+    GetLocalTime, GetSystemDirectoryW, GetSystemFirmwareTable, GetTickCount64, RSMB,
 };
 use windows::Win32::System::Threading::{
     GetExitCodeProcess, OpenProcess, PROCESS_QUERY_LIMITED_INFORMATION,
@@ -155,6 +160,13 @@ pub fn process_lives(pid: u32) -> bool {
 pub fn uptime_ms() -> u64 {
     // SAFETY: there is nothing that could go wrong.
     unsafe { GetTickCount64() }
+}
+
+/// The hour of the day by the clock that people see.
+pub fn local_hour() -> u8 {
+    // SAFETY: there is nothing that could go wrong.
+    let now = unsafe { GetLocalTime() };
+    u8::try_from(now.wHour).unwrap_or_default()
 }
 
 /// The folder of Windows' own programs. From Windows itself: an environment variable could name

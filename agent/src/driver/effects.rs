@@ -29,10 +29,14 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
                         // A search may take long, and what is asked last is what holds.
                         seen.probes = platform.probe(&probes).await;
                         seen.ports = platform.ports();
+                        seen.surroundings = platform.surroundings(None).await;
                         Answer::Inspected(Box::new(seen))
                     }
                     Err(why) => Answer::Blind(why),
                 }
+            }),
+            Ask::LookAround { hours } => self.answer_with(turn, async move {
+                Answer::LookedAround(platform.surroundings(hours).await)
             }),
             Ask::Download { key, updates } => self.answer_with(turn, async move {
                 Answer::Downloaded(platform.download(&key, &updates, terms).await)
@@ -72,11 +76,11 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
                     Answer::HookEnded(platform.run_hook(&hook).await)
                 });
             }
-            Ask::Reboot { key, boot_before, not_after_mono_ms } => {
+            Ask::Reboot { key, boot_before, force, not_after_mono_ms } => {
                 // The journal write may have taken long; the permit may be over by now.
                 let answer = if !self.permit(not_after_mono_ms).is_alive() {
                     Answer::PermitExpired
-                } else if let Err(why) = platform.reboot(&key, &boot_before) {
+                } else if let Err(why) = platform.reboot(&key, &boot_before, force) {
                     Answer::RebootRefused(why)
                 } else {
                     return;

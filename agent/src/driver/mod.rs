@@ -209,6 +209,8 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
                 self.carry_out(turn, ask);
             } else if let Effect::Announce { message, countdown_ms } = effect {
                 self.agent.platform.announce(message.as_deref(), countdown_ms);
+            } else if let Effect::AskToLeave { message, within_ms } = effect {
+                self.agent.platform.ask_to_leave(message.as_deref(), within_ms);
             } else if let Effect::TakeBackRestart = effect {
                 self.agent.platform.take_back_restart();
             }
@@ -236,7 +238,10 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
                     Err(error) => tracing::error!(%error, "failed to sign an outcome"),
                 }
             }
-            Effect::Ask { .. } | Effect::Announce { .. } | Effect::TakeBackRestart => return,
+            Effect::Ask { .. }
+            | Effect::Announce { .. }
+            | Effect::AskToLeave { .. }
+            | Effect::TakeBackRestart => return,
         }
         self.send_soon();
     }

@@ -6,10 +6,6 @@ use windows::Win32::Security::{
     TOKEN_PRIVILEGES, TOKEN_QUERY, TokenPrivileges,
 };
 use windows::Win32::System::Com::{CLSCTX_INPROC_SERVER, CoCreateInstance};
-use windows::Win32::System::Power::{GetSystemPowerStatus, SYSTEM_POWER_STATUS};
-use windows::Win32::System::RemoteDesktop::{
-    WTS_SESSION_INFOW, WTSEnumerateSessionsW, WTSFreeMemory,
-};
 use windows::Win32::System::Threading::{GetCurrentProcess, OpenProcessToken};
 use windows::Win32::System::UpdateAgent::{
     ISystemInformation, IUpdateCollection, IUpdateInstaller2, IUpdateInstaller4,
@@ -164,36 +160,4 @@ fn privileges(token: HANDLE) -> Result<Vec<(i32, u32)>> {
         std::slice::from_raw_parts(first, count.min(most))
     };
     Ok(records.iter().map(|record| (record.Luid.HighPart, record.Luid.LowPart)).collect())
-}
-
-/// Number of sessions; every Windows has at least the one of its services.
-///
-/// # Errors
-/// Windows does not tell.
-pub fn session_count() -> Result<u32> {
-    let (mut first, mut count) = (std::ptr::null_mut::<WTS_SESSION_INFOW>(), 0);
-    // SAFETY: both places live through the call; what Windows allocates is freed below.
-    unsafe { WTSEnumerateSessionsW(None, 0, 1, &mut first, &mut count)? };
-    if !first.is_null() {
-        // SAFETY: Windows allocated it for us, and nothing refers to it.
-        unsafe { WTSFreeMemory(first.cast()) };
-    }
-    Ok(count)
-}
-
-/// Whether the computer is plugged in, and its battery in percent, as far as Windows knows.
-///
-/// # Errors
-/// Windows does not tell.
-pub fn power() -> Result<(Option<bool>, Option<u8>)> {
-    let mut status = SYSTEM_POWER_STATUS::default();
-    // SAFETY: the structure lives through the call.
-    unsafe { GetSystemPowerStatus(&mut status)? };
-    let is_plugged_in = match status.ACLineStatus {
-        0 => Some(false),
-        1 => Some(true),
-        _ => None,
-    };
-    let percent = Some(status.BatteryLifePercent).filter(|percent| *percent <= 100);
-    Ok((is_plugged_in, percent))
 }

@@ -1,18 +1,15 @@
-//! Restarts of this computer, and the people who are logged on to it.
+//! Restarts of this computer, and what it runs on.
 
 use windows::Win32::Foundation::{CloseHandle, ERROR_NOT_ALL_ASSIGNED, GetLastError, HANDLE, LUID};
 use windows::Win32::Security::{
     AdjustTokenPrivileges, LUID_AND_ATTRIBUTES, LookupPrivilegeValueW, SE_PRIVILEGE_ENABLED,
     SE_SHUTDOWN_NAME, TOKEN_ADJUST_PRIVILEGES, TOKEN_PRIVILEGES, TOKEN_QUERY,
 };
-use windows::Win32::System::RemoteDesktop::{
-    WTS_SESSION_INFOW, WTSActive, WTSEnumerateSessionsW, WTSFreeMemory, WTSSendMessageW,
-};
+use windows::Win32::System::Power::{GetSystemPowerStatus, SYSTEM_POWER_STATUS};
 use windows::Win32::System::Shutdown::{
     AbortSystemShutdownW, InitiateSystemShutdownExW, SHUTDOWN_REASON,
 };
 use windows::Win32::System::Threading::{GetCurrentProcess, OpenProcessToken};
-use windows::Win32::UI::WindowsAndMessaging::{MB_ICONWARNING, MB_OK, MESSAGEBOX_RESULT};
 use windows::core::{HSTRING, PCWSTR};
 
 /// A restart to order.
@@ -91,48 +88,13 @@ impl Drop for Token {
     }
 }
 
-/// Sessions in which somebody works at this moment, on the spot or remotely.
+/// What the computer runs on, by Microsoft's numbers: ACLineStatus, BatteryFlag and BatteryLifePercent.
 ///
 /// # Errors
 /// Windows does not tell.
-pub fn active_sessions() -> windows::core::Result<Vec<u32>> {
-    let (mut first, mut count) = (std::ptr::null_mut::<WTS_SESSION_INFOW>(), 0);
-    // SAFETY: both places live through the call; what Windows allocates is freed below.
-    unsafe { WTSEnumerateSessionsW(None, 0, 1, &mut first, &mut count)? };
-    if first.is_null() {
-        return Ok(Vec::new());
-    }
-    // SAFETY: Windows says that so many records begin there; they are copied before they are freed.
-    let sessions = unsafe { std::slice::from_raw_parts(first, count as usize) };
-    let active = sessions.iter().filter(|session| session.State == WTSActive);
-    let ids = active.map(|session| session.SessionId).collect();
-    // SAFETY: Windows allocated it for us, and nothing refers to it any more.
-    unsafe { WTSFreeMemory(first.cast()) };
-    Ok(ids)
-}
-
-/// Shows a message in a session for a while; does not wait for anybody to read it.
-///
-/// # Errors
-/// The session is gone.
-pub fn tell(session: u32, title: &str, message: &str, seconds: u32) -> windows::core::Result<()> {
-    let (title, message) = (HSTRING::from(title), HSTRING::from(message));
-    let bytes = |text: &HSTRING| u32::try_from(text.len() * 2).unwrap_or(u32::MAX);
-    let mut response = MESSAGEBOX_RESULT::default();
-    // SAFETY: the texts are as long as we say and live through the call, as does the response, which
-    // nobody writes later because the call does not wait.
-    unsafe {
-        WTSSendMessageW(
-            None,
-            session,
-            &title,
-            bytes(&title),
-            &message,
-            bytes(&message),
-            MB_OK | MB_ICONWARNING,
-            seconds,
-            &mut response,
-            false,
-        )
-    }
+pub fn power_status() -> windows::core::Result<(u8, u8, u8)> {
+    let mut status = SYSTEM_POWER_STATUS::default();
+    // SAFETY: the structure lives through the call.
+    unsafe { GetSystemPowerStatus(&mut status)? };
+    Ok((status.ACLineStatus, status.BatteryFlag, status.BatteryLifePercent))
 }

@@ -1,6 +1,7 @@
 //! What the agent needs of the device, as traits with two implementors each: Windows itself, and a
 //! scripted Windows made of a file. Nothing above this folder knows which one it talks to.
 
+mod active_hours;
 #[cfg(all(feature = "scripted", not(windows)))]
 pub mod scripted;
 #[cfg(any(windows, test))]
@@ -10,11 +11,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 
 use jiff::Timestamp;
-use wardring_protocol::Facts;
-use wardring_seal::{Hook, JobKey, Probe, UpdateSource, UpdateTarget};
+use wardring_protocol::{Facts, StartupFact};
+use wardring_seal::{ActiveHours, Hook, JobKey, Probe, UpdateSource, UpdateTarget};
 
 use crate::state::{
-    BootKind, DownloadFailure, Inspection, InstallFound, ProbeSample, ServiceSample,
+    BootKind, DownloadFailure, Inspection, InstallFound, ProbeSample, ServiceSample, Startup,
+    Surroundings,
 };
 
 /// The running boot, as the platform knows it.
@@ -48,11 +50,19 @@ pub trait Machine: Send + Sync + 'static {
     /// Tells people who are logged on about a restart.
     fn announce(&self, message: Option<&str>, countdown_ms: u64);
 
-    /// Orders a restart, unless the device runs another boot than `boot_before` already.
+    /// Tells people who are logged on that a restart waits for them, and how long.
+    fn ask_to_leave(&self, message: Option<&str>, within_ms: u64);
+
+    /// What a restart would be in the way of.
+    fn surroundings(&self, hours: Option<ActiveHours>)
+    -> impl Future<Output = Surroundings> + Send;
+
+    /// Orders a restart, unless the device runs another boot than `boot_before` already. Programs that
+    /// refuse to end are ended if it is forced, and else keep the device from restarting.
     ///
     /// # Errors
     /// A sentence, when the operating system refuses.
-    fn reboot(&self, key: &JobKey, boot_before: &str) -> Result<(), String>;
+    fn reboot(&self, key: &JobKey, boot_before: &str, force: bool) -> Result<(), String>;
 
     /// Takes back the restart that was ordered, if it still can be; nobody else's is touched.
     fn take_back_restart(&self);
@@ -184,6 +194,19 @@ pub enum Performed {
     Ended(crate::state::ServicingResult),
     /// The permit was over; nothing was begun.
     PermitExpired,
+}
+
+/// What happens at the next start, as it is reported.
+pub fn startup_fact(startup: &Startup) -> StartupFact {
+    let fact = |attendance: &str, protectors: &[String]| StartupFact {
+        attendance: attendance.to_owned(),
+        protectors: protectors.to_vec(),
+    };
+    match startup {
+        Startup::Unattended => fact("NotNeeded", &[]),
+        Startup::Attended(kinds) => fact("Needed", kinds),
+        Startup::Unknown(_) | Startup::Unseen => fact("Unknown", &[]),
+    }
 }
 
 /// The device's clock.

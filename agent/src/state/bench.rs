@@ -110,6 +110,22 @@ pub(super) struct Bench {
     pub announced: u32,
     /// Restarts that were taken back.
     pub taken_back: u32,
+    /// What is around the device.
+    pub around: Surroundings,
+    /// Requests to let the device restart.
+    pub asked_to_leave: u32,
+    /// What Windows waits between the order of a restart and the end of the boot.
+    pub grace_ms: u64,
+    /// A restart that was ordered and can be taken back.
+    pub is_ending: bool,
+    /// When the restart of this boot first looked who is there.
+    pub due_since: Option<u64>,
+    /// When it was last seen who is there, and who was.
+    pub last_look: Option<(u64, Surroundings)>,
+    /// The jobs say that power and a PIN do not matter.
+    pub is_careless: bool,
+    /// Whether each restart was to end programs.
+    pub forced: Vec<bool>,
     pub pending_reboot: bool,
     /// No restart clears the sign of a pending one.
     pub pends_forever: bool,
@@ -187,6 +203,14 @@ impl Bench {
             looks: 0,
             announced: 0,
             taken_back: 0,
+            around: Surroundings::CLEAR,
+            asked_to_leave: 0,
+            grace_ms: 0,
+            is_ending: false,
+            due_since: None,
+            last_look: None,
+            is_careless: false,
+            forced: Vec::new(),
             pending_reboot: false,
             pends_forever: false,
             hides_pending: false,
@@ -235,6 +259,8 @@ impl Bench {
                 reboot_first: false,
                 min_free_disk_gb: 10,
                 require_reversible: false,
+                ignore_attended_boot: false,
+                ignore_battery: false,
             },
             health: HealthChecks {
                 services: vec![SERVICE.to_owned()],
@@ -243,7 +269,14 @@ impl Bench {
                 restart_attempts: 2,
                 sample_interval_ms: 20_000,
             },
-            reboot: RebootRules { countdown_ms: 60_000, message: None, stuck_after_ms: 1_800_000 },
+            reboot: RebootRules {
+                countdown_ms: 60_000,
+                message: None,
+                stuck_after_ms: 1_800_000,
+                wait_ms: 7_200_000,
+                force: false,
+                active_hours: None,
+            },
             on_unhealthy: OnUnhealthy::Report,
             hooks: self.hooks.clone(),
             autonomous_rollback: self.autonomous.clone(),
@@ -306,8 +339,13 @@ impl Bench {
                     match effect {
                         Effect::Outcome(outcome) => self.ended(outcome),
                         Effect::Progress(progress) => self.states.push(progress.state.clone()),
-                        Effect::TakeBackRestart => self.taken_back += 1,
-                        Effect::Ask { .. } | Effect::Announce { .. } => {}
+                        Effect::TakeBackRestart => {
+                            self.taken_back += 1;
+                            self.is_ending = false;
+                        }
+                        Effect::Ask { .. }
+                        | Effect::Announce { .. }
+                        | Effect::AskToLeave { .. } => {}
                     }
                 }
                 effects
@@ -355,6 +393,7 @@ impl Bench {
 
     fn carry_out(&mut self, effect: Effect) {
         self.announced += u32::from(matches!(effect, Effect::Announce { .. }));
+        self.asked_to_leave += u32::from(matches!(effect, Effect::AskToLeave { .. }));
         self.permits_asked +=
             u32::from(matches!(effect, Effect::Ask { ask: Ask::Permit { .. }, .. }));
         let Effect::Ask { turn, ask } = effect else { return };
@@ -366,6 +405,9 @@ impl Bench {
             && !self.installs.keys().any(|(begun, _)| *begun == key_id(key))
         {
             self.crashes_since_install = 0;
+        }
+        if matches!(ask, Ask::LookAround { .. }) {
+            self.due_since.get_or_insert(self.mono_ms);
         }
         if matches!(ask, Ask::Wake { .. }) {
             // The driver has one timer.
@@ -433,7 +475,7 @@ impl Bench {
                 script.stand =
                     if script.reboot_required { Stand::Removing } else { Stand::Offered };
             }
-            Ask::Reboot { key, boot_before, .. } => {
+            Ask::Reboot { key, boot_before, force, .. } => {
                 self.may_begin(Step::Reboot);
                 self.is_prepared(HookMoment::BeforeReboot);
                 let is_ordered = matches!(
@@ -441,9 +483,16 @@ impl Bench {
                     Phase::Rebooting { boot_before: journalled, .. } if journalled == boot_before
                 );
                 assert!(is_ordered, "the intent stands in the journal before the order");
+                self.is_considerate();
                 if *boot_before == format!("boot-{}", self.boot) && !self.ignores_reboots {
-                    *self.reboots.entry(key_id(key)).or_default() += 1;
-                    self.boot_now(BootKind::Expected);
+                    self.forced.push(*force);
+                    if self.grace_ms == 0 {
+                        *self.reboots.entry(key_id(key)).or_default() += 1;
+                        self.boot_now(BootKind::Expected);
+                    } else {
+                        self.is_ending = true;
+                        self.asked.push_back((self.mono_ms + self.grace_ms, turn, ask));
+                    }
                 }
                 return;
             }
@@ -477,6 +526,24 @@ impl Bench {
         assert!(is_held, "{step:?} began without a permit of this run");
     }
 
+    /// Nobody was there a moment ago, or the time that a restart waits for them is over.
+    fn is_considerate(&self) {
+        let waited = self.due_since.map_or(0, |since| self.mono_ms - since);
+        let wait_ms = self.state.job.as_ref().unwrap().payload.reboot.wait_ms;
+        let fresh = self.last_look.as_ref().filter(|(at, _)| self.mono_ms - at <= PERMIT_LIFE_MS);
+        let has_own_rollback =
+            self.state.job.as_ref().is_some_and(|job| job.own_rollback.is_some());
+        let Some((_, seen)) = fresh else {
+            assert!(has_own_rollback && waited >= wait_ms, "nobody looked who is there");
+            return;
+        };
+        let is_nobody = seen.people.is_some_and(|people| people.active == 0);
+        let is_free = is_nobody && seen.active_until.is_none();
+        assert!(is_free || waited >= wait_ms, "{seen:?} after {waited} ms");
+        let is_safe = seen.power == Power::PluggedIn && seen.startup == Startup::Unattended;
+        assert!(is_safe || has_own_rollback || self.is_careless, "a restart with {seen:?}");
+    }
+
     /// Every hook that comes before this has ended well in this boot.
     fn is_prepared(&self, moment: HookMoment) {
         let job = self.state.job.as_ref().unwrap();
@@ -494,6 +561,9 @@ impl Bench {
         self.crashes_since_install += u32::from(matches!(kind, BootKind::Crash | BootKind::Dirty));
         self.boot += 1;
         self.boot_kind = kind;
+        self.due_since = None;
+        self.last_look = None;
+        self.is_ending = false;
         self.booted_mono_ms = self.mono_ms;
         let waits = |script: &Script| matches!(script.stand, Stand::Pending | Stand::Removing);
         if !self.updates.values().any(waits) {
@@ -553,6 +623,7 @@ impl Bench {
             hard_pending: Vec::from_iter(is_pending.then(|| "ComponentBasedServicing".to_owned())),
             busy: self.is_busy || self.is_acting(),
             free_disk_gb: 100,
+            surroundings: self.around.clone(),
         }
     }
 
@@ -586,6 +657,10 @@ impl Bench {
             Ask::Inspect { .. } => {
                 self.looks += 1;
                 Answer::Inspected(Box::new(self.inspection()))
+            }
+            Ask::LookAround { .. } => {
+                self.last_look = Some((self.mono_ms, self.around.clone()));
+                Answer::LookedAround(self.around.clone())
             }
             Ask::Download { .. } => Answer::Downloaded(Ok(())),
             Ask::Install { key, update, tries, .. } | Ask::FindInstall { key, update, tries } => {
@@ -624,7 +699,9 @@ impl Bench {
             return true;
         }
         let Some((turn, answer)) = self.next_answer() else { return false };
-        self.take(Event::Answered { turn, answer });
+        if !self.is_down {
+            self.take(Event::Answered { turn, answer });
+        }
         true
     }
 
@@ -637,6 +714,10 @@ impl Bench {
         let index = first.map(|(index, _)| index)?;
         let (due, turn, ask) = self.asked.remove(index).expect("the index was just found");
         self.advance(due.saturating_sub(self.mono_ms));
+        if let (Ask::Reboot { key, .. }, true) = (&ask, self.is_ending) {
+            *self.reboots.entry(key_id(key)).or_default() += 1;
+            self.boot_now(BootKind::Expected);
+        }
         Some((turn, self.answer(due, &ask)))
     }
 

@@ -45,7 +45,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
-    use crate::state::{ServiceState, StartType};
+    use crate::state::{ServiceState, StartType, Surroundings};
 
     #[test]
     fn differences_are_told_and_what_stayed_is_not() {
@@ -71,6 +71,7 @@ mod tests {
             hard_pending: Vec::new(),
             busy: false,
             free_disk_gb: 10,
+            surroundings: Surroundings::CLEAR,
         };
         let expected = [
             "build: 20348.1, now 20348.2",

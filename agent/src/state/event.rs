@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use wardring_protocol::{Mode, PermitAnswer, Progress, Step};
-use wardring_seal::{Hook, JobKey, JobPayload, OutcomePayload, Probe, UpdateTarget};
+use wardring_seal::{ActiveHours, Hook, JobKey, JobPayload, OutcomePayload, Probe, UpdateTarget};
 
 use crate::hresult::{Class, Hresult};
 
-use super::{BootRecord, Me, ProbeSample, ServiceSample};
+use super::{BootRecord, Me, ProbeSample, ServiceSample, Surroundings};
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,6 +64,13 @@ pub enum Effect {
         /// Milliseconds until the restart.
         countdown_ms: u64,
     },
+    /// Tell people on the device that it waits for them with its restart.
+    AskToLeave {
+        /// Text, if the rollout has one.
+        message: Option<String>,
+        /// Milliseconds until it waits no longer.
+        within_ms: u64,
+    },
     /// Take the ordered restart back, if Windows still can: it did not happen, and nobody waits for
     /// it any more.
     TakeBackRestart,
@@ -99,6 +106,11 @@ pub enum Ask {
         services: Vec<String>,
         /// Questions to it.
         probes: Vec<Probe>,
+    },
+    /// Look at what a restart would be in the way of.
+    LookAround {
+        /// Hours in which it waits, if any.
+        hours: Option<ActiveHours>,
     },
     /// Download updates; those that are there already cost nothing.
     Download {
@@ -159,6 +171,8 @@ pub enum Ask {
         key: JobKey,
         /// Boot that is to end.
         boot_before: String,
+        /// Whether programs that refuse to end are ended.
+        force: bool,
         /// End of the permit.
         not_after_mono_ms: u64,
     },
@@ -182,6 +196,8 @@ pub enum Answer {
     Inspected(Box<Inspection>),
     /// The device could not be looked at; the text is a sentence.
     Blind(String),
+    /// What a restart would be in the way of.
+    LookedAround(Surroundings),
     /// How the download ended.
     Downloaded(Result<(), DownloadFailure>),
     /// How the installation ended.
@@ -205,6 +221,7 @@ impl Answer {
             Answer::PermitExpired => "PermitExpired",
             Answer::Inspected(_) => "Inspected",
             Answer::Blind(_) => "Blind",
+            Answer::LookedAround(_) => "LookedAround",
             Answer::Downloaded(_) => "Downloaded",
             Answer::Installed(_) => "Installed",
             Answer::Uninstalled(_) => "Uninstalled",
@@ -301,6 +318,8 @@ pub struct Inspection {
     pub busy: bool,
     /// Free space on the system drive.
     pub free_disk_gb: u32,
+    /// What is around the device.
+    pub surroundings: Surroundings,
 }
 
 /// Where an update stands on a device.

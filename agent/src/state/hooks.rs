@@ -127,7 +127,7 @@ pub(super) fn go_on(mv: &mut Move, job: JobRun, next: AfterHook) -> Option<JobRu
         AfterHook::Reboot { why, counted, tries } => {
             let mut job = job;
             mv.enter(&mut job, Phase::AwaitingReboot { why, counted, tries });
-            reboot::ask(mv, job)
+            reboot::look(mv, job)
         }
         AfterHook::End => end(mv, job),
     }

@@ -13,7 +13,7 @@ use crate::hresult::Hresult;
 
 use super::{
     AfterHook, Baseline, BootRecord, Effect, HookRun, MAX_FINISHED, MAX_REBOOTS, Move, OwnRollback,
-    ServicingResult, Tries, autonomous, hooks,
+    ServicingResult, Tries, Waiting, autonomous, hooks,
 };
 
 /// Longest sentence in an outcome or a progress report, bytes.
@@ -84,8 +84,14 @@ pub struct JobRun {
     pub permit_until_mono_ms: Option<u64>,
     /// Questions for a permit in a row that no gateway answered.
     pub unanswered: u32,
-    /// When the last countdown to a restart was over, on this run's monotonic clock.
+    /// When the last countdown to a restart is over, on this run's monotonic clock.
     pub warned_mono_ms: Option<u64>,
+    /// When the restart under way was ordered, on this run's monotonic clock.
+    #[serde(default)]
+    pub ordered_mono_ms: Option<u64>,
+    /// How the restart that is due in this boot waits for people.
+    #[serde(default)]
+    pub waiting: Waiting,
     /// What the next waking means.
     pub awaits: Awaits,
     /// A sentence for people.
@@ -99,6 +105,8 @@ pub enum Awaits {
     Time,
     /// An answer; when time is over first, there is none.
     Answer,
+    /// The answer who is there; when time is over first, somebody may be.
+    Surroundings,
 }
 
 /// Why a job will end as Failed.
@@ -318,6 +326,8 @@ impl JobRun {
             permit_until_mono_ms: None,
             unanswered: 0,
             warned_mono_ms: None,
+            ordered_mono_ms: None,
+            waiting: Waiting::default(),
             awaits: Awaits::Time,
             message: String::new(),
         }

@@ -21,6 +21,7 @@ mod reboot;
 mod retry;
 mod rollback;
 mod start;
+mod surroundings;
 mod verify;
 mod wake;
 
@@ -34,6 +35,7 @@ pub use health::{Baseline, ProbeSample, ServiceSample, ServiceState, StartType, 
 pub use hooks::{AfterHook, HookRun};
 pub use job::{Awaits, InstallRecord, JobRun, Phase, RebootWhy, UpdateRun, UpdateState};
 pub use retry::Tries;
+pub use surroundings::{People, Power, Startup, Surroundings, Waiting};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -219,6 +221,12 @@ fn answered(mv: &mut Move, answer: Answer) -> Result<(), Unexpected> {
             Phase::AwaitingReboot { why, counted, tries },
             Answer::Permit { asked_mono_ms, answer },
         ) => reboot::permit_answered(mv, job, (why, counted, tries), asked_mono_ms, answer),
+        (Phase::AwaitingReboot { .. }, Answer::LookedAround(seen)) => {
+            reboot::looked(mv, job, &seen)
+        }
+        (Phase::Rebooting { why, tries, .. }, Answer::Permit { asked_mono_ms, answer }) => {
+            reboot::confirmed(mv, job, (why, tries), asked_mono_ms, answer)
+        }
         (Phase::Rebooting { why, tries, .. }, Answer::RebootRefused(refusal)) => {
             reboot::refused(mv, job, why, tries, &refusal)
         }
@@ -322,6 +330,8 @@ mod autonomous_stories;
 mod bench;
 #[cfg(test)]
 mod check_stories;
+#[cfg(test)]
+mod considerate;
 #[cfg(test)]
 mod milestones;
 #[cfg(test)]

@@ -5,7 +5,7 @@ use wardring_seal::{Action, OutcomeResult, UpdateTarget};
 use super::job::End;
 use super::{
     Baseline, Inspection, JobRun, Move, Phase, RebootWhy, Reversible, ServicingResult, UpdateState,
-    UpdateStatus, install, permits, proof, reboot, retry, rollback, verify,
+    UpdateStatus, install, permits, proof, reboot, retry, rollback, surroundings, verify,
 };
 
 /// Looks at a device whose Windows is busy before the job is given back.
@@ -63,6 +63,18 @@ pub(super) fn inspected(
     }
     if let Some(end) = obstacle(&job, &seen) {
         return mv.finish(job, end);
+    }
+    if let Some((reason, what)) = surroundings::bar(&job.payload.preflight, &seen.surroundings)
+        && job.payload.key.action == Action::Install
+    {
+        if !job.begun() {
+            return mv.finish(job, End::because(OutcomeResult::NotStarted, reason, what));
+        }
+        // Another try of what began: it keeps its place and waits, as long as it has time.
+        job.message = format!("waiting: {what}");
+        mv.enter(&mut job, Phase::Preflight { checks: 0 });
+        mv.pause(&mut job, surroundings::LOOK_EVERY_MS);
+        return Some(job);
     }
     if job.payload.key.action == Action::Install && needs_restart_first(&job, &seen) {
         return restart_first(mv, job, &seen);

@@ -51,6 +51,8 @@ enum Happens {
         minutes: i64,
     },
     Observe(bool),
+    /// People come and go, or Windows does not tell; the same for power and active hours.
+    Around(Option<u32>, Power, bool),
 }
 
 fn happens() -> impl Strategy<Value = Happens> {
@@ -74,6 +76,16 @@ fn happens() -> impl Strategy<Value = Happens> {
         1 => (0..90_u64).prop_map(|minutes| Happens::Wait { minutes }),
         1 => (-600..600_i64).prop_map(|minutes| Happens::Jump { minutes }),
         1 => any::<bool>().prop_map(Happens::Observe),
+        2 => (prop::option::of(0..3_u32), power(), any::<bool>())
+            .prop_map(|(active, power, hours)| Happens::Around(active, power, hours)),
+    ]
+}
+
+fn power() -> impl Strategy<Value = Power> {
+    prop_oneof![
+        4 => Just(Power::PluggedIn),
+        1 => Just(Power::Battery(Some(50))),
+        1 => Just(Power::Unknown),
     ]
 }
 
@@ -237,6 +249,11 @@ impl Watched {
             Happens::Observe(observes) => {
                 let mode = if observes { Mode::Observe } else { Mode::Manage };
                 bench.take(Event::ModeSet(mode));
+            }
+            Happens::Around(active, power, is_active) => {
+                bench.around.people = active.map(|active| People { active, disconnected: 0 });
+                bench.around.power = power;
+                bench.around.active_until = is_active.then_some(17);
             }
         }
         self.check();

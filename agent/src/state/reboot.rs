@@ -1,11 +1,16 @@
-//! Restarts: countdown first, the permit at its end, and never more of them than the bound.
+//! Restarts: people first, then the countdown, the permit at its end, and never more of them than
+//! the bound.
+//!
+//! Windows waits a moment between the order and the end of the boot. In it the permit is asked for
+//! again, and a restart that is no longer wanted is taken back.
 
 use wardring_protocol::{PermitAnswer, Step};
 use wardring_seal::HookMoment;
 
 use super::job::End;
 use super::permits::{self, Permitted};
-use super::{AfterHook, Ask, Effect, JobRun, MAX_REBOOTS, Move, Phase, RebootWhy, hooks};
+use super::surroundings::{self, Surroundings};
+use super::{AfterHook, Ask, Awaits, Effect, JobRun, MAX_REBOOTS, Move, Phase, RebootWhy, hooks};
 
 /// Calls for one restart before it is called stuck.
 const MAX_TRIES: u32 = 2;
@@ -14,9 +19,14 @@ const REFUSED_RETRY_MS: u64 = 60_000;
 /// A warning older than this is forgotten by the people who saw it: they get another one, and the
 /// whole countdown, before the device restarts under them.
 const WARNING_LIFE_MS: u64 = 10 * 60_000;
+/// Longest that a look at who is there may take; without an answer somebody is.
+const LOOK_LIMIT_MS: u64 = 60_000;
+/// What Windows waits between the order and the end of the boot, as the platform asks it to.
+const GRACE_MS: u64 = 30_000;
+/// Pause between two questions for the permit in that time.
+const GRACE_LOOK_MS: u64 = 10_000;
 
-/// Tells people, counts down, and asks for the permit at the end. `counted` and `tries` belong to
-/// a restart that was ordered before and did not happen.
+/// Begins a restart. `counted` and `tries` belong to one that was ordered before and did not happen.
 pub(super) fn count_down(
     mv: &mut Move,
     mut job: JobRun,
@@ -36,17 +46,49 @@ pub(super) fn count_down(
     }
     mv.enter(&mut job, Phase::AwaitingReboot { why, counted, tries });
     job.warned_mono_ms = None;
-    let countdown_ms = job.payload.reboot.countdown_ms;
-    let message = job.payload.reboot.message.clone();
-    mv.effects.push(Effect::Announce { message, countdown_ms });
-    mv.pause(&mut job, countdown_ms);
+    look(mv, job)
+}
+
+/// Looks who is there: before the countdown, at its end, and whenever it waited for something.
+pub(super) fn look(mv: &mut Move, mut job: JobRun) -> Option<JobRun> {
+    if let Some(end) = permits::barred(mv, &job) {
+        return mv.finish(job, end);
+    }
+    let hours = job.payload.reboot.active_hours;
+    mv.ask(&mut job, Ask::LookAround { hours }, LOOK_LIMIT_MS);
+    job.awaits = Awaits::Surroundings;
     Some(job)
 }
 
-/// Asks for the permit: the countdown is over, or it is time to ask again.
-pub(super) fn ask(mv: &mut Move, mut job: JobRun) -> Option<JobRun> {
-    job.warned_mono_ms.get_or_insert(mv.now.mono_ms);
-    permits::ask(mv, job, Step::Reboot)
+/// Waits for those who are there, tells them and counts down, or asks for the permit: the countdown
+/// is over.
+pub(super) fn looked(mv: &mut Move, mut job: JobRun, seen: &Surroundings) -> Option<JobRun> {
+    if let Some(sentence) = surroundings::obstacle(mv, &mut job, seen) {
+        job.message = sentence;
+        // Whoever is there when it goes on is warned, with the whole countdown.
+        job.warned_mono_ms = None;
+        mv.pause(&mut job, surroundings::LOOK_EVERY_MS);
+        return Some(job);
+    }
+    match job.warned_mono_ms {
+        Some(over) if over <= mv.now.mono_ms => permits::ask(mv, job, Step::Reboot),
+        _ => {
+            job.message.clear();
+            let countdown_ms = job.payload.reboot.countdown_ms;
+            let message = job.payload.reboot.message.clone();
+            mv.effects.push(Effect::Announce { message, countdown_ms });
+            job.warned_mono_ms = Some(mv.now.mono_ms.saturating_add(countdown_ms));
+            job.waiting.is_called_off = false;
+            mv.pause(&mut job, countdown_ms);
+            Some(job)
+        }
+    }
+}
+
+/// Whether the countdown was over so long ago that nobody expects the restart any more.
+fn is_forgotten(mv: &Move, job: &JobRun) -> bool {
+    let over = job.warned_mono_ms.unwrap_or(mv.now.mono_ms);
+    job.waiting.is_called_off || mv.now.mono_ms.saturating_sub(over) > WARNING_LIFE_MS
 }
 
 /// A gateway answered.
@@ -69,12 +111,14 @@ pub(super) fn permit_answered(
             job.reboots += u32::from(!counted);
             let boot_before = mv.state.boot.clone();
             mv.enter(&mut job, Phase::Rebooting { why, boot_before: boot_before.clone(), tries });
-            let (key, limit_ms) = (job.payload.key.clone(), job.payload.reboot.stuck_after_ms);
-            let ask = Ask::Reboot { key, boot_before, not_after_mono_ms: until_mono_ms };
+            let (key, force) = (job.payload.key.clone(), job.payload.reboot.force);
+            let ask = Ask::Reboot { key, boot_before, force, not_after_mono_ms: until_mono_ms };
+            job.ordered_mono_ms = Some(mv.now.mono_ms);
+            let limit_ms = GRACE_LOOK_MS.min(job.payload.reboot.stuck_after_ms);
             mv.ask(&mut job, ask, limit_ms);
             Some(job)
         }
-        Permitted::AskAgain => ask(mv, job),
+        Permitted::AskAgain => look(mv, job),
         Permitted::Wait { after_ms } => {
             mv.pause(&mut job, after_ms);
             Some(job)
@@ -87,16 +131,54 @@ pub(super) fn permit_answered(
     }
 }
 
-/// Whether the countdown was over so long ago that nobody expects the restart any more.
-fn is_forgotten(mv: &Move, job: &JobRun) -> bool {
-    let warned = job.warned_mono_ms.unwrap_or(mv.now.mono_ms);
-    mv.now.mono_ms.saturating_sub(warned) > WARNING_LIFE_MS
-}
-
 /// The order was lost with the run that gave it, or came too late: the same restart, a new permit.
 pub(super) fn again(mv: &mut Move, mut job: JobRun, why: RebootWhy, tries: u32) -> Option<JobRun> {
     mv.enter(&mut job, Phase::AwaitingReboot { why, counted: true, tries });
-    ask(mv, job)
+    look(mv, job)
+}
+
+/// The restart was ordered a while ago and this boot still runs: as long as it can be taken back, the
+/// permit is asked for again; after that the device is given its time.
+pub(super) fn still_here(
+    mv: &mut Move,
+    mut job: JobRun,
+    why: RebootWhy,
+    tries: u32,
+) -> Option<JobRun> {
+    let since = mv.now.mono_ms.saturating_sub(*job.ordered_mono_ms.get_or_insert(mv.now.mono_ms));
+    let stuck_after_ms = job.payload.reboot.stuck_after_ms;
+    if since >= stuck_after_ms {
+        return stuck(mv, job, why, tries);
+    }
+    // Nobody permitted a rollback of its own, and nobody can take that back.
+    if since >= GRACE_MS || job.own_rollback.is_some() {
+        mv.pause(&mut job, stuck_after_ms - since);
+        return Some(job);
+    }
+    let (key, accepted_in) = (job.payload.key.clone(), job.accepted_in.clone());
+    mv.ask(&mut job, Ask::Permit { key, step: Step::Reboot, accepted_in }, GRACE_LOOK_MS);
+    Some(job)
+}
+
+/// A gateway was asked once more for the restart under way. Only a gateway that says no takes it
+/// back: silence may be the network that goes down first.
+pub(super) fn confirmed(
+    mv: &mut Move,
+    mut job: JobRun,
+    (why, tries): (RebootWhy, u32),
+    asked_mono_ms: u64,
+    answer: Option<PermitAnswer>,
+) -> Option<JobRun> {
+    if !matches!(answer, Some(PermitAnswer::Refused { .. } | PermitAnswer::Ended { .. })) {
+        mv.pause(&mut job, GRACE_LOOK_MS);
+        return Some(job);
+    }
+    mv.effects.push(Effect::TakeBackRestart);
+    // Windows may be past the point: then the next boot finds the job where it waits for one.
+    mv.enter(&mut job, Phase::AwaitingReboot { why, counted: true, tries });
+    // Nobody is told of the next one before it is permitted.
+    job.waiting.is_called_off = true;
+    permit_answered(mv, job, (why, true, tries), asked_mono_ms, answer)
 }
 
 /// Windows refused the order: it is given once more, a while later.

@@ -10,7 +10,7 @@ use super::permits::{self, Permitted};
 use super::retry::{self, Next};
 use super::{
     AfterHook, Ask, Inspection, InstallFound, JobRun, Move, Phase, RebootWhy, Reversible,
-    UpdateState, UpdateStatus, autonomous, hooks, proof, reboot, verify,
+    UpdateState, UpdateStatus, autonomous, hooks, proof, reboot, surroundings, verify,
 };
 
 /// Removal of a package may take as long as its installation.
@@ -56,6 +56,17 @@ pub(super) fn surveyed(
         "waiting: Windows is at work on something else".clone_into(&mut job.message);
         let wait = verify::busy_pause(&job, checks);
         mv.pause(&mut job, wait);
+        return Some(job);
+    }
+    if let Some((_, what)) = surroundings::bar(&job.payload.preflight, &seen.surroundings)
+        && job.own_rollback.is_none()
+    {
+        if let Some(end) = permits::barred(mv, &job) {
+            return mv.finish(job, end);
+        }
+        job.message = format!("waiting: {what}");
+        mv.enter(&mut job, Phase::Surveying { checks });
+        mv.pause(&mut job, surroundings::LOOK_EVERY_MS);
         return Some(job);
     }
     job.message.clear();

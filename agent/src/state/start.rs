@@ -3,8 +3,8 @@
 use super::boots::is_strike;
 use super::job::End;
 use super::{
-    AfterHook, JobRun, MAX_BOOTS, Move, Phase, RebootWhy, Start, UpdateState, autonomous, hooks,
-    install, preflight, reboot, retry, rollback, verify,
+    AfterHook, JobRun, MAX_BOOTS, Move, Phase, RebootWhy, Start, UpdateState, Waiting, autonomous,
+    hooks, install, preflight, reboot, retry, rollback, verify,
 };
 
 /// Boots that a job remembers: enough to tell a loop, bounded because a loop has no end.
@@ -38,10 +38,13 @@ pub(super) fn started(mv: &mut Move, start: Start) {
     // Its clock was another run's.
     job.permit_until_mono_ms = None;
     job.warned_mono_ms = None;
+    job.ordered_mono_ms = None;
+    job.waiting.take_up();
     if let Some(role) = autonomous::forbidding_role(&mv.state.roles) {
         job.forbidding_role = Some(role.to_owned());
     }
     if is_new_boot {
+        job.waiting = Waiting::default();
         let is_blamed = is_blamed(&job, &ended);
         let is_struck = is_blamed && is_strike(start.boot.kind, job.phase.is_proof());
         job.strikes += u32::from(is_struck);

@@ -431,8 +431,10 @@ fn says_why_it_waits(bench: &Bench) -> bool {
     let is_paused = job.awaits == Awaits::Time;
     let waits = match job.phase {
         Phase::AwaitingInstall | Phase::AwaitingUninstall => is_paused,
-        // The countdown is announced; the wait after it is not.
-        Phase::AwaitingReboot { .. } => is_paused && job.warned_mono_ms.is_some(),
+        // The countdown is announced; every other wait is not.
+        Phase::AwaitingReboot { .. } => {
+            is_paused && job.warned_mono_ms.is_none_or(|over| over <= bench.mono_ms)
+        }
         Phase::Preflight { .. } | Phase::Downloading { .. } | Phase::Surveying { .. } => is_paused,
         Phase::Settling { checks } => is_paused && checks > 0,
         _ => false,

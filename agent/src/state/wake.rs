@@ -3,7 +3,9 @@
 //! Every question has a limit. Windows Update has none of its own, and a search or a service that
 //! never answers would otherwise keep a job, and everybody who waits for it, forever.
 
-use super::{Awaits, JobRun, Move, Phase, hooks, install, preflight, reboot, rollback, verify};
+use super::{
+    Awaits, JobRun, Move, Phase, Surroundings, hooks, install, preflight, reboot, rollback, verify,
+};
 
 /// Longest that a search for updates, and with it a look at the device, may take.
 pub(super) const LOOK_LIMIT_MS: u64 = 30 * 60_000;
@@ -16,7 +18,10 @@ pub(super) const SERVICE_LIMIT_MS: u64 = 10 * 60_000;
 pub(super) fn woke(mv: &mut Move, job: JobRun) -> Option<JobRun> {
     match job.awaits {
         Awaits::Time => pause_is_over(mv, job),
-        Awaits::Answer => answer_is_overdue(mv, job),
+        Awaits::Surroundings if matches!(job.phase, Phase::AwaitingReboot { .. }) => {
+            reboot::looked(mv, job, &Surroundings::default())
+        }
+        Awaits::Answer | Awaits::Surroundings => answer_is_overdue(mv, job),
     }
 }
 
@@ -25,7 +30,7 @@ fn pause_is_over(mv: &mut Move, job: JobRun) -> Option<JobRun> {
         Phase::Preflight { .. } => preflight::look(mv, job),
         Phase::Downloading { tries } => install::download(mv, job, tries),
         Phase::AwaitingInstall => install::ask_again(mv, job),
-        Phase::AwaitingReboot { .. } => reboot::ask(mv, job),
+        Phase::AwaitingReboot { .. } => reboot::look(mv, job),
         Phase::Settling { .. } | Phase::Verifying { .. } => verify::look(mv, job),
         Phase::Surveying { .. } => rollback::look(mv, job),
         Phase::AwaitingUninstall => rollback::ask_again(mv, job),
@@ -59,7 +64,7 @@ fn answer_is_overdue(mv: &mut Move, job: JobRun) -> Option<JobRun> {
         Phase::AwaitingUninstall => rollback::permit_answered(mv, job, 0, None),
         Phase::Installing { .. } => install::hangs(mv, job),
         Phase::Uninstalling { .. } => rollback::hangs(mv, job),
-        Phase::Rebooting { why, tries, .. } => reboot::stuck(mv, job, why, tries),
+        Phase::Rebooting { why, tries, .. } => reboot::still_here(mv, job, why, tries),
         Phase::RunningHook { index, next } => {
             let error = "it was not over in time".to_owned();
             hooks::ended(mv, job, index, next, Err(error))

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Resource;
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
-use wardring_api::{Device, DeviceMode, DeviceRole, Hold, conditions, names};
+use wardring_api::{Attendance, Device, DeviceMode, DeviceRole, Hold, conditions, names};
 use wardring_planner::DeviceRow;
 
 use super::intern::Interner;
@@ -41,6 +41,7 @@ struct SlimStatus {
     os: Option<SlimOs>,
     #[serde(default)]
     pending_reboot: Vec<SlimPendingReboot>,
+    startup: Option<SlimStartup>,
     #[serde(default)]
     other_patch_sources: Vec<IgnoredAny>,
 }
@@ -52,6 +53,11 @@ struct SlimCondition {
     kind: String,
     status: String,
     last_transition_time: Option<Timestamp>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct SlimStartup {
+    attendance: Attendance,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -160,6 +166,9 @@ impl SlimDevice {
             build: status.os.as_ref().map(|os| pool.text(&os.build)),
             roles: pool.roles(status.identity.as_ref().map_or(&[], |identity| &identity.roles)),
             hard_pending_reboot: status.pending_reboot.iter().any(|source| source.hard),
+            attended_boot: status
+                .startup
+                .is_some_and(|startup| startup.attendance == Attendance::Needed),
             other_patch_sources: !status.other_patch_sources.is_empty(),
             release_requested_at: metadata
                 .annotations
@@ -201,6 +210,7 @@ mod tests {
                 "os": { "product": "Windows Server 2022", "build": "20348.2762" },
                 "missing": ["KB5068787"],
                 "pendingReboot": [{ "source": "ComponentBasedServicing", "hard": true }],
+                "startup": { "attendance": "Needed", "protectors": ["TpmAndPin"] },
                 "services": [{ "name": "MSSQLSERVER", "state": "Running" }],
                 "otherPatchSources": ["ConfigMgr"],
             },

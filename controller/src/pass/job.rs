@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use jiff::SignedDuration;
 use kube::api::ObjectMeta;
 use wardring_api::{
-    AutonomousTrigger, JobAction, PatchJob, PatchJobSpec, ResolvedUpdate, SealedBytes, UpdateKind,
-    UpdateSource, names,
+    ActiveHours, ActiveHoursType, AutonomousTrigger, HoursOfDay, JobAction, PatchJob, PatchJobSpec,
+    ResolvedUpdate, SealedBytes, UpdateKind, UpdateSource, names,
 };
 use wardring_planner::{JobAutonomy, NewJob};
 use wardring_seal::{
@@ -102,6 +102,8 @@ fn payload(namespace: &str, job: &NewJob) -> JobPayload {
             reboot_first: job.preflight.reboot_first,
             min_free_disk_gb: job.preflight.min_free_disk_gb,
             require_reversible: job.preflight.require_reversible,
+            ignore_attended_boot: job.preflight.ignore_attended_boot,
+            ignore_battery: job.preflight.ignore_battery,
         },
         health: HealthChecks {
             services: job.health.services.clone(),
@@ -114,6 +116,9 @@ fn payload(namespace: &str, job: &NewJob) -> JobPayload {
             countdown_ms: millis(job.reboot.countdown),
             message: job.reboot.message.clone(),
             stuck_after_ms: millis(job.reboot.stuck_after),
+            wait_ms: millis(job.reboot.wait),
+            force: job.reboot.force,
+            active_hours: job.reboot.active_hours.as_ref().and_then(active_hours),
         },
         on_unhealthy: OnUnhealthy::Report,
         hooks: job.hooks.iter().map(hook).collect(),
@@ -127,6 +132,17 @@ fn autonomous(autonomy: &JobAutonomy) -> Option<seal::AutonomousRollback> {
     Some(seal::AutonomousRollback {
         boot_loop: allowed.triggers.contains(&AutonomousTrigger::BootLoop),
     })
+}
+
+/// Type Fixed without its hours is refused at the door; what came past it waits for no hours.
+fn active_hours(hours: &ActiveHours) -> Option<seal::ActiveHours> {
+    match hours.kind {
+        ActiveHoursType::Device => Some(seal::ActiveHours::Device),
+        ActiveHoursType::Fixed => {
+            let HoursOfDay { start, end } = hours.fixed?;
+            Some(seal::ActiveHours::Fixed { start, end })
+        }
+    }
 }
 
 /// The sealed word for an action.

@@ -117,6 +117,9 @@ pub struct DeviceStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 12))]
     pub pending_reboot: Vec<PendingRebootSource>,
+    /// Whether the device starts without a person, as far as it knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub startup: Option<Startup>,
     /// Watched services.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
@@ -222,6 +225,30 @@ pub struct PendingRebootSource {
     pub source: String,
     /// Whether it blocks an installation.
     pub hard: bool,
+}
+
+/// What happens when a device starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Startup {
+    /// Whether anybody must be there.
+    pub attendance: Attendance,
+    /// What says so: kinds of key protectors of the system drive by Microsoft's names, such as
+    /// `TpmAndPin`; never a key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(max = 64)))]
+    pub protectors: Vec<String>,
+}
+
+/// Whether a person must be there when a device starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Attendance {
+    /// Nobody.
+    NotNeeded,
+    /// BitLocker asks for a PIN, a password or a key.
+    Needed,
+    /// The device cannot tell.
+    Unknown,
 }
 
 /// One watched service.

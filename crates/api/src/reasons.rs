@@ -176,6 +176,11 @@ reasons! {
     DownloadFailed,
     /// A check before the installation failed.
     PreflightFailed,
+    /// The device runs on battery; plug it in, or set `preflight.onBattery: Ignore`.
+    OnBattery,
+    /// The device would wait for a person at its next start (BitLocker with a PIN, a password or a
+    /// key), or cannot tell; set `preflight.unattendedBoot: Ignore` if somebody will be there.
+    AttendedBoot,
     /// The agent lost its journal in the middle of a job.
     StateLost,
     /// The device was enrolled anew or deleted in the middle of a job.

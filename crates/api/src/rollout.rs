@@ -4,7 +4,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{AutonomousRollback, Cap, Health, LabelSelector, PatchRolloutStatus, Span};
+use crate::{AutonomousRollback, Cap, Health, LabelSelector, PatchRolloutStatus, Reboot, Span};
 
 /// One run: which updates, which devices in which order, and what must hold on the way.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -347,6 +347,33 @@ pub struct Preflight {
     /// Only devices that can take the update back.
     #[serde(default)]
     pub require_reversible: bool,
+    /// What it means that the device would wait for a person at every start.
+    #[serde(default)]
+    pub unattended_boot: UnattendedBootPolicy,
+    /// What it means that the device runs on battery.
+    #[serde(default)]
+    pub on_battery: OnBattery,
+}
+
+/// What it means that BitLocker asks for a PIN, a password or a key at every start of a device, or
+/// that the device cannot tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum UnattendedBootPolicy {
+    /// Nothing is begun there, and nothing restarts into the question.
+    #[default]
+    Require,
+    /// Somebody will be there to answer it.
+    Ignore,
+}
+
+/// What it means that a device runs on battery.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnBattery {
+    /// Nothing is begun there, and a restart waits until it is plugged in.
+    #[default]
+    Hold,
+    /// It goes on all the same.
+    Ignore,
 }
 
 /// What a restart that Windows already waits for means.
@@ -357,19 +384,6 @@ pub enum PendingRebootPolicy {
     Block,
     /// The agent restarts first, within the same job and caps.
     RebootFirst,
-}
-
-/// How a device restarts.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Reboot {
-    /// The agent's own countdown before a restart, during which people are told. Default 1m.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub countdown: Option<Span>,
-    /// Text shown to people who are logged on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 500))]
-    pub message: Option<String>,
 }
 
 /// What happens when devices fail.

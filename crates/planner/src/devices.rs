@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use wardring_api::{
-    Device, DeviceGroup, DeviceGroupSpec, DeviceGroupStatus, DeviceMode, DeviceRole, Hold,
-    conditions, names,
+    Attendance, Device, DeviceGroup, DeviceGroupSpec, DeviceGroupStatus, DeviceMode, DeviceRole,
+    Hold, conditions, names,
 };
 
 use crate::{names::NameKey, selector::Selector};
@@ -38,6 +38,8 @@ pub struct DeviceRow {
     pub roles: Arc<[DeviceRole]>,
     /// Windows waits for a restart in a way that blocks an installation.
     pub hard_pending_reboot: bool,
+    /// The device says that it would wait for a person at its next start.
+    pub attended_boot: bool,
     /// Something else patches the device.
     pub other_patch_sources: bool,
     /// Value of the release annotation, if it is a time.
@@ -62,6 +64,7 @@ impl DeviceRow {
             build: None,
             roles: Arc::from([]),
             hard_pending_reboot: false,
+            attended_boot: false,
             other_patch_sources: false,
             release_requested_at: None,
             deleting: false,
@@ -98,6 +101,9 @@ impl DeviceRow {
                 .unwrap_or_else(|| Arc::from([])),
             hard_pending_reboot: status
                 .is_some_and(|status| status.pending_reboot.iter().any(|source| source.hard)),
+            attended_boot: status
+                .and_then(|status| status.startup.as_ref())
+                .is_some_and(|startup| startup.attendance == Attendance::Needed),
             other_patch_sources: status
                 .is_some_and(|status| !status.other_patch_sources.is_empty()),
             release_requested_at: annotations
@@ -173,6 +179,7 @@ impl Brief {
             && row.product.is_some()
             && row.roles.is_empty()
             && !row.hard_pending_reboot
+            && !row.attended_boot
             && !row.other_patch_sources
             && !row.deleting;
         Brief { membership, product, online: row.is_online(), clear }

@@ -3,7 +3,7 @@
 
 use wardring_api::{
     DeviceGroupStatus, DeviceMode, LineState, PatchAuthority, PatchRolloutSpec,
-    PendingRebootPolicy, Reboots, RollbackPolicy, reasons::Reason,
+    PendingRebootPolicy, Reboots, RollbackPolicy, UnattendedBootPolicy, reasons::Reason,
 };
 
 use crate::{
@@ -44,6 +44,10 @@ pub(crate) fn device_hold(
     }
     if !table.is_online(position) {
         return Some(Reason::Offline);
+    }
+    let attends = spec.preflight.unattended_boot == UnattendedBootPolicy::Require;
+    if attends && !is_clear && row.attended_boot {
+        return Some(Reason::AttendedBoot);
     }
     let blocks = spec.preflight.pending_reboot == PendingRebootPolicy::Block;
     (blocks && !is_clear && row.hard_pending_reboot).then_some(Reason::PendingReboot)

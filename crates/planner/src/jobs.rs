@@ -2,7 +2,10 @@
 //! more goes. What may have begun is never deleted to be rid of it.
 
 use jiff::SignedDuration;
-use wardring_api::{JobAction, LineState, PendingRebootPolicy, Span, reasons::Reason};
+use wardring_api::{
+    JobAction, LineState, OnBattery, PendingRebootPolicy, Span, UnattendedBootPolicy,
+    reasons::Reason,
+};
 
 use crate::{
     Action, GrantId, JobEnd, JobOutcome, JobPreflight, JobReboot, JobView, LineChange, NewJob,
@@ -126,12 +129,17 @@ fn job(
             reboot_first: spec.preflight.pending_reboot == PendingRebootPolicy::RebootFirst,
             min_free_disk_gb: spec.preflight.min_free_disk_gb.unwrap_or(0),
             require_reversible: spec.preflight.require_reversible,
+            ignore_attended_boot: spec.preflight.unattended_boot == UnattendedBootPolicy::Ignore,
+            ignore_battery: spec.preflight.on_battery == OnBattery::Ignore,
         },
         health: checks::health(&spec.health, groups()),
         reboot: JobReboot {
             countdown: span(spec.reboot.countdown, Span::from_mins(1)),
             message: spec.reboot.message.clone(),
             stuck_after: rules.reboot_deadline,
+            wait: span(spec.reboot.deadline, Span::from_hours(2)),
+            force: spec.reboot.force,
+            active_hours: spec.reboot.active_hours.clone(),
         },
         hooks: if line.action == JobAction::Download {
             Vec::new()

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
-    Batch, DeviceGroupStatus, JobAction, LineState, PatchRolloutStatus, Probe, ResolvedUpdate,
-    SliceLine, UpdateHoldSpec, UpdateSource, reasons::Reason,
+    ActiveHours, Batch, DeviceGroupStatus, JobAction, LineState, PatchRolloutStatus, Probe,
+    ResolvedUpdate, SliceLine, UpdateHoldSpec, UpdateSource, reasons::Reason,
 };
 
 use crate::{JobAutonomy, SliceView};
@@ -253,6 +253,10 @@ pub struct JobPreflight {
     pub min_free_disk_gb: u32,
     /// Refuse what cannot be taken back.
     pub require_reversible: bool,
+    /// Go on although the device would wait for a person at its next start.
+    pub ignore_attended_boot: bool,
+    /// Go on although the device runs on battery.
+    pub ignore_battery: bool,
 }
 
 /// What must be healthy, with defaults resolved.
@@ -279,6 +283,12 @@ pub struct JobReboot {
     pub message: Option<String>,
     /// After this long without a restart the device is stuck.
     pub stuck_after: SignedDuration,
+    /// Longest that a restart waits for people and for active hours.
+    pub wait: SignedDuration,
+    /// End programs that refuse to end.
+    pub force: bool,
+    /// Hours in which a restart waits.
+    pub active_hours: Option<ActiveHours>,
 }
 
 /// A program of the agent's hooks folder, with defaults resolved.

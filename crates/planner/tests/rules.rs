@@ -58,6 +58,24 @@ fn success_without_an_installation_is_not_proof() {
 }
 
 #[test]
+fn a_device_that_needs_a_person_at_its_start_is_granted_only_where_somebody_will_be_there() {
+    for (policy, attended, plain) in [
+        ("Require", LineState::Pending, LineState::Granted),
+        ("Ignore", LineState::Granted, LineState::Pending),
+    ] {
+        let mut world = World::new();
+        world.group("test");
+        world.device("test-1", "test", SERVER).attended_boot = true;
+        world.device("test-2", "test", SERVER);
+        let spec = format!("{ONE_STAGE}\npreflight: {{unattendedBoot: {policy}}}");
+        world.rollout("november", &spec);
+        world.settle();
+        let states = ["test-1", "test-2"].map(|name| world.state("november", name));
+        assert_eq!(states, [Some(attended), Some(plain)], "{policy}");
+    }
+}
+
+#[test]
 fn a_lost_or_damaged_record_stalls_the_run() {
     for damage in [0, 1, 2] {
         let mut world = granted();

@@ -288,12 +288,26 @@ pub struct Facts {
     /// Watched services.
     #[serde(default)]
     pub services: Vec<ServiceFact>,
+    /// What happens when the device starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub startup: Option<StartupFact>,
     /// Others that patch this device.
     #[serde(default)]
     pub other_patch_sources: Vec<String>,
     /// A person switched the agent to pause on the device.
     #[serde(default)]
     pub paused: bool,
+}
+
+/// What happens when a device starts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StartupFact {
+    /// Whether a person must be there, in the API's words (`NotNeeded`, `Needed`, `Unknown`).
+    pub attendance: String,
+    /// Kinds of key protectors that say so; never a key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub protectors: Vec<String>,
 }
 
 /// What the device's source says about an update that it offers.

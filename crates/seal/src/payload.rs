@@ -149,6 +149,16 @@ pub struct Preflight {
     pub min_free_disk_gb: u32,
     /// Refuse updates that cannot be taken back.
     pub require_reversible: bool,
+    /// Go on although the device would wait for a person at its next start, or cannot tell.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub ignore_attended_boot: bool,
+    /// Go on although the device runs on battery.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub ignore_battery: bool,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// How to restart.
@@ -162,6 +172,35 @@ pub struct RebootRules {
     pub message: Option<String>,
     /// A device that has not restarted after this long is stuck, milliseconds.
     pub stuck_after_ms: u64,
+    /// Longest that a restart waits for people and for active hours, milliseconds. Left out where it
+    /// waits for neither: an agent that cannot wait refuses the jobs that ask it to.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub wait_ms: u64,
+    /// End programs that refuse to end.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub force: bool,
+    /// Hours in which a restart waits, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active_hours: Option<ActiveHours>,
+}
+
+fn is_zero(ms: &u64) -> bool {
+    *ms == 0
+}
+
+/// Hours of the day in which a restart waits, by the device's local time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "type", deny_unknown_fields)]
+pub enum ActiveHours {
+    /// Those that Windows Update has on the device.
+    Device,
+    /// These.
+    Fixed {
+        /// First hour, 0 to 23.
+        start: u8,
+        /// First hour after them, 0 to 23; below `start`, it is one of the next day.
+        end: u8,
+    },
 }
 
 /// What the agent does when health fails for good after an install.

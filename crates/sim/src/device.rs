@@ -7,7 +7,7 @@ use wardring_agent::{
     outbox::Outbox,
     state::{
         Answer, Ask, BootKind, BootRecord, Effect, Event as AgentEvent, InstallFound, Me, Now,
-        Start, State, step,
+        Start, State, Surroundings, step,
     },
 };
 use wardring_protocol::{
@@ -308,7 +308,10 @@ impl Device {
                     let signed = seal::sign(outcome, &self.id);
                     self.outbox.push(ReportBody::Outcome(signed), Some(&outcome.key));
                 }
-                Effect::Ask { .. } | Effect::Announce { .. } | Effect::TakeBackRestart => {}
+                Effect::Ask { .. }
+                | Effect::Announce { .. }
+                | Effect::AskToLeave { .. }
+                | Effect::TakeBackRestart => {}
             }
         }
         if hub.weather.lost > 0 && hub.random.chance(2) {
@@ -336,7 +339,10 @@ impl Device {
             Ask::Permit { key, step, accepted_in } => {
                 self.ask_permit(hub, turn, key, step, accepted_in);
             }
-            Ask::Inspect { .. } | Ask::RestartService { .. } | Ask::RunHook { .. } => {
+            Ask::Inspect { .. }
+            | Ask::LookAround { .. }
+            | Ask::RestartService { .. }
+            | Ask::RunHook { .. } => {
                 let pause = hub.random.within(200..4 * SECOND);
                 self.inner(hub, pause, Inner::Act(turn, Box::new(ask)));
             }
@@ -416,6 +422,9 @@ impl Device {
                 self.world.restart_service();
                 self.answer(hub, turn, Answer::Restarted(Ok(())));
             }
+            Ask::LookAround { .. } => {
+                self.answer(hub, turn, Answer::LookedAround(Surroundings::CLEAR));
+            }
             Ask::RunHook { .. } => self.answer(hub, turn, Answer::HookEnded(Ok(()))),
             // No scripted installation fails with a code that is tried again, so there is one try.
             Ask::Install { key, update, not_after_mono_ms, .. } => {
@@ -425,7 +434,7 @@ impl Device {
                 self.service(hub, turn, key, &update.kb, Some((not_after_mono_ms, mono_ms)));
             }
             Ask::FindInstall { key, update, .. } => self.service(hub, turn, key, &update.kb, None),
-            Ask::Reboot { key, boot_before, not_after_mono_ms } => {
+            Ask::Reboot { key, boot_before, not_after_mono_ms, .. } => {
                 if mono_ms >= not_after_mono_ms {
                     self.answer(hub, turn, Answer::PermitExpired);
                 } else if boot_before == self.world.boot_id() {

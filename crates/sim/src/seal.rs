@@ -55,6 +55,8 @@ pub fn payload(new: &NewJob) -> String {
             reboot_first: new.preflight.reboot_first,
             min_free_disk_gb: new.preflight.min_free_disk_gb,
             require_reversible: new.preflight.require_reversible,
+            ignore_attended_boot: new.preflight.ignore_attended_boot,
+            ignore_battery: new.preflight.ignore_battery,
         },
         health: HealthChecks {
             services: new.health.services.clone(),
@@ -68,6 +70,10 @@ pub fn payload(new: &NewJob) -> String {
             countdown_ms: ms(new.reboot.countdown),
             message: new.reboot.message.clone(),
             stuck_after_ms: ms(new.reboot.stuck_after),
+            wait_ms: ms(new.reboot.wait),
+            force: new.reboot.force,
+            // The simulated devices have no local time.
+            active_hours: None,
         },
         on_unhealthy: OnUnhealthy::Report,
         hooks: Vec::new(),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use wardring_agent::state::{
     Inspection, ProbeSample, Reversible, ServiceSample, ServiceState, ServicingResult, StartType,
-    UpdateStatus,
+    Surroundings, UpdateStatus,
 };
 use wardring_api::UpdateSpec;
 use wardring_protocol::{Facts, RebootSource, Scan, ServiceFact};
@@ -230,6 +230,7 @@ impl World {
             hard_pending: self.hard_pending(),
             busy: self.running.is_some(),
             free_disk_gb: 100,
+            surroundings: Surroundings::CLEAR,
         }
     }
 

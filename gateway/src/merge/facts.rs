@@ -6,8 +6,8 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde::de::DeserializeOwned;
 use wardring_api::{
-    DeviceRole, DeviceStatus, Identity, LastScan, OperatingSystem, PendingRebootSource,
-    ServiceState, ServiceStatus, UpdateCounts,
+    Attendance, DeviceRole, DeviceStatus, Identity, LastScan, OperatingSystem, PendingRebootSource,
+    ServiceState, ServiceStatus, Startup, UpdateCounts,
     conditions::{self, Truth, clip},
     reasons::Reason,
 };
@@ -70,6 +70,11 @@ pub fn apply_facts(old: Vec<Condition>, report: &FactsReport, now: Timestamp) ->
             .take(12)
             .map(|source| PendingRebootSource { source: source.source.clone(), hard: source.hard })
             .collect(),
+        startup: facts.startup.as_ref().map(|startup| Startup {
+            // A word we do not know is not "nobody".
+            attendance: parse(&startup.attendance).unwrap_or(Attendance::Unknown),
+            protectors: startup.protectors.iter().take(8).map(|text| clip(text, 64)).collect(),
+        }),
         services: services(facts),
         other_patch_sources: facts
             .other_patch_sources

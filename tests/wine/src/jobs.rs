@@ -43,6 +43,8 @@ pub fn job(sequence: i64, action: Action) -> JobPayload {
             reboot_first: false,
             min_free_disk_gb: 0,
             require_reversible: false,
+            ignore_attended_boot: false,
+            ignore_battery: false,
         },
         health: HealthChecks {
             services: ["MSSQLSERVER", "Spooler", "wuauserv"].map(str::to_owned).to_vec(),
@@ -51,7 +53,15 @@ pub fn job(sequence: i64, action: Action) -> JobPayload {
             restart_attempts: 2,
             sample_interval_ms: 20,
         },
-        reboot: RebootRules { countdown_ms: 30, message: None, stuck_after_ms: 5_000 },
+        reboot: RebootRules {
+            countdown_ms: 30,
+            message: None,
+            stuck_after_ms: 5_000,
+            // Wine lists no sessions, and nobody knows who works there.
+            wait_ms: 0,
+            force: false,
+            active_hours: None,
+        },
         on_unhealthy: OnUnhealthy::Report,
         hooks: Vec::new(),
         autonomous_rollback: None,

@@ -23,12 +23,16 @@ use jiff::SignedDuration;
 use serde_json::json;
 use tokio::sync::watch;
 use wardring_protocol::{Facts, Scan, ServiceFact, key_id};
-use wardring_seal::{JobKey, UpdateTarget};
+use wardring_seal::{ActiveHours, JobKey, UpdateTarget};
 
 use self::life::{Life, Order, act, later};
-use super::{Machine, Performed, Permit, RunningBoot, Services, Terms, Updates, wall_clock};
+use super::{
+    Machine, Performed, Permit, RunningBoot, Services, Terms, Updates, startup_fact, wall_clock,
+};
 use crate::chance;
-use crate::state::{BootKind, DownloadFailure, Inspection, InstallFound, ServiceSample};
+use crate::state::{
+    BootKind, DownloadFailure, Inspection, InstallFound, ServiceSample, Surroundings,
+};
 
 /// A crash comes so soon after a boot: late enough for the agent to see the boot.
 const CRASH_AFTER: Duration = Duration::from_millis(300);
@@ -274,6 +278,7 @@ impl Machine for Scripted {
                     state: service.state.as_str().to_owned(),
                 })
                 .collect(),
+            startup: Some(startup_fact(&self.world.startup())),
             other_patch_sources: self.world.other_patch_sources.clone(),
             offered: Vec::new(),
             paused: false,
@@ -284,12 +289,23 @@ impl Machine for Scripted {
         tracing::debug!(device = self.name, message, countdown_ms, "restart announced");
     }
 
-    fn reboot(&self, key: &JobKey, boot_before: &str) -> Result<(), String> {
+    fn ask_to_leave(&self, message: Option<&str>, within_ms: u64) {
+        let life = self.lock();
+        self.record("askToLeave", &life, json!({ "message": message, "withinMs": within_ms }));
+    }
+
+    async fn surroundings(&self, hours: Option<ActiveHours>) -> Surroundings {
+        let now = wall_clock().to_zoned(jiff::tz::TimeZone::UTC);
+        let hour = u8::try_from(now.hour()).unwrap_or_default();
+        self.world.surroundings(self.boot().uptime_ms, hours, hour)
+    }
+
+    fn reboot(&self, key: &JobKey, boot_before: &str, force: bool) -> Result<(), String> {
         let mut life = self.advanced();
         if life.boot_id != boot_before || life.down_until.is_some() {
             return Ok(());
         }
-        self.record("reboot", &life, json!({ "key": key_id(key) }));
+        self.record("reboot", &life, json!({ "key": key_id(key), "force": force }));
         self.go_down(&mut life, BootKind::Expected);
         Ok(())
     }
@@ -350,6 +366,7 @@ impl Updates for Scripted {
                 .collect(),
             busy: life.is_busy(),
             free_disk_gb: self.world.free_disk_gb,
+            surroundings: Surroundings::default(),
         })
     }
 

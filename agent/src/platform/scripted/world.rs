@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use wardring_protocol::RebootSource;
+use wardring_seal::ActiveHours;
 
-use crate::state::ServiceState;
+use crate::platform::active_hours::until;
+use crate::state::{People, Power, ServiceState, Startup, Surroundings};
 
 /// A scripted Windows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -49,6 +51,33 @@ pub struct World {
     /// Others that patch this device.
     #[serde(default)]
     pub other_patch_sources: Vec<String>,
+    /// Who is logged on.
+    #[serde(default)]
+    pub people: ScriptedPeople,
+    /// Percent that its battery has left; without it, the device is plugged in.
+    #[serde(default)]
+    pub battery: Option<u8>,
+    /// Kinds of key protectors that ask for a person at every start, such as `TpmAndPin`.
+    #[serde(default)]
+    pub protectors: Vec<String>,
+    /// Its own active hours, by UTC: the first one, and the first one after them.
+    #[serde(default)]
+    pub active_hours: Option<[u8; 2]>,
+}
+
+/// People who are logged on to a scripted Windows.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ScriptedPeople {
+    /// Sessions in which somebody works.
+    #[serde(default)]
+    pub active: u32,
+    /// Sessions that are left open.
+    #[serde(default)]
+    pub disconnected: u32,
+    /// They leave so many milliseconds after a boot; without it they stay.
+    #[serde(default)]
+    pub leave_after_ms: Option<u64>,
 }
 
 /// A program in the hooks folder of a scripted Windows.
@@ -230,6 +259,38 @@ impl World {
         codes.flatten().try_for_each(|text| {
             hresult(text).map(|_| ()).ok_or_else(|| WorldError::Hresult { text: text.clone() })
         })
+    }
+
+    /// What a restart would be in the way of.
+    pub(super) fn surroundings(
+        &self,
+        up_ms: u64,
+        hours: Option<ActiveHours>,
+        hour: u8,
+    ) -> Surroundings {
+        let have_left = self.people.leave_after_ms.is_some_and(|after| up_ms >= after);
+        let (active, disconnected) = (self.people.active, self.people.disconnected);
+        let people = if have_left { People::NOBODY } else { People { active, disconnected } };
+        let hours = match hours {
+            Some(ActiveHours::Fixed { start, end }) => Some([start, end]),
+            Some(ActiveHours::Device) => self.active_hours,
+            None => None,
+        };
+        Surroundings {
+            people: Some(people),
+            active_until: hours.and_then(|[start, end]| until(start, end, hour)),
+            power: self.battery.map_or(Power::PluggedIn, |percent| Power::Battery(Some(percent))),
+            startup: self.startup(),
+        }
+    }
+
+    /// What happens at its next start.
+    pub(super) fn startup(&self) -> Startup {
+        if self.protectors.is_empty() {
+            Startup::Unattended
+        } else {
+            Startup::Attended(self.protectors.clone())
+        }
     }
 
     pub(super) fn update(&self, kb: &str) -> Option<&ScriptedUpdate> {

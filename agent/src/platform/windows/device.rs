@@ -5,18 +5,21 @@ use std::net::ToSocketAddrs;
 use std::path::{Path, PathBuf};
 
 use wardring_protocol::Facts;
-use wardring_seal::{JobKey, UpdateSource, UpdateTarget};
+use wardring_seal::{ActiveHours, JobKey, UpdateSource, UpdateTarget};
 
 use super::boots::OwnBoot;
 use super::pending::{self, Known, Servicing};
 use super::product::product;
 use super::registry::{LocalMachine, number, text};
 use super::updates::{self, Seen, WindowsUpdate};
-use super::{configmgr, dism, neighbours, power, services, smbios};
+use super::{bitlocker, configmgr, dism, neighbours, power, services, smbios};
 use crate::ffi;
-use crate::platform::{Machine, Performed, Permit, RunningBoot, Services, Terms, Updates};
+use crate::platform::{
+    Machine, Performed, Permit, RunningBoot, Services, Terms, Updates, startup_fact,
+};
 use crate::state::{
-    DownloadFailure, Inspection, InstallFound, ServiceSample, ServicingResult, UpdateStatus,
+    DownloadFailure, Inspection, InstallFound, ServiceSample, ServicingResult, Surroundings,
+    UpdateStatus,
 };
 
 const CURRENT_VERSION: &str = r"SOFTWARE\Microsoft\Windows NT\CurrentVersion";
@@ -170,6 +173,7 @@ impl Machine for Windows {
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             pending_reboot: pending::sources(&LocalMachine, &known(&self.boot)),
             services: services::facts(),
+            startup: Some(startup_fact(&bitlocker::startup())),
             other_patch_sources: neighbours::others(&LocalMachine),
             ..Facts::default()
         };
@@ -181,14 +185,22 @@ impl Machine for Windows {
         power::announce(message, countdown_ms);
     }
 
-    fn reboot(&self, key: &JobKey, boot_before: &str) -> Result<(), String> {
+    fn ask_to_leave(&self, message: Option<&str>, within_ms: u64) {
+        power::ask_to_leave(message, within_ms);
+    }
+
+    async fn surroundings(&self, hours: Option<ActiveHours>) -> Surroundings {
+        blocking(move || power::surroundings(hours)).await
+    }
+
+    fn reboot(&self, key: &JobKey, boot_before: &str, force: bool) -> Result<(), String> {
         if boot_before == self.boot.id
             && let Err(error) = self.updates.commit()
         {
             // Only feature updates need it, and the proof after the restart would miss one.
             tracing::warn!(error, "what was installed is not committed");
         }
-        power::reboot(&self.boot, key, boot_before)
+        power::reboot(&self.boot, key, boot_before, force)
     }
 
     fn take_back_restart(&self) {
@@ -310,6 +322,7 @@ fn inspection(
         hard_pending: hard.chain(seen.hard_pending.clone()).collect(),
         busy: servicing == Servicing::AtWork || seen.is_busy,
         free_disk_gb: free_disk_gb(),
+        surroundings: Surroundings::default(),
     })
 }
 

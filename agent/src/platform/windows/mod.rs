@@ -1,5 +1,9 @@
 //! Windows itself: its updates, packages, boots, services and signs of a pending restart.
 
+#[cfg_attr(not(windows), allow(dead_code, reason = "asked on Windows only"))]
+mod around;
+#[cfg(windows)]
+mod bitlocker;
 mod boots;
 #[cfg(windows)]
 mod checks;
@@ -21,6 +25,8 @@ mod renames;
 #[cfg(windows)]
 pub mod selftest;
 mod services;
+#[cfg_attr(not(windows), allow(dead_code, reason = "there are sessions on Windows alone"))]
+mod sessions;
 mod smbios;
 #[cfg(windows)]
 mod support;

@@ -1,12 +1,17 @@
-//! Restarts of the device, and telling the people on it.
+//! Restarts of the device, and the people on it.
 
 use std::time::Duration;
 
-use wardring_seal::{Action, JobKey};
+use wardring_seal::{Action, ActiveHours, JobKey};
 use windows::Win32::Foundation::{ERROR_SHUTDOWN_IN_PROGRESS, ERROR_SHUTDOWN_IS_SCHEDULED};
 
 use super::boots::OwnBoot;
+use super::registry::LocalMachine;
+use super::sessions::{active, people};
+use super::{around, bitlocker};
 use crate::ffi::{self, Restart};
+use crate::platform::active_hours::until;
+use crate::state::{People, Power, Surroundings};
 
 /// What Windows itself waits before it goes down: long enough to take the order back, short enough
 /// that nothing changes between the permit and the end. Without it nothing could be taken back.
@@ -19,10 +24,16 @@ const REMOVED: u32 = 0x8002_0018;
 const SHORTEST_MESSAGE: Duration = Duration::from_secs(60);
 
 /// Orders a restart, unless another boot runs already. An order for this boot that was given before
-/// and did not happen is repeated; it is forced only then, and only when nobody works here.
+/// and did not happen is repeated. It is forced where the rollout says so, and the second time where
+/// nobody is logged on who could lose anything.
 ///
 /// Errors and what they ask for: ansible.windows `plugins/plugin_utils/_reboot.py`.
-pub(super) fn reboot(boot: &OwnBoot, key: &JobKey, boot_before: &str) -> Result<(), String> {
+pub(super) fn reboot(
+    boot: &OwnBoot,
+    key: &JobKey,
+    boot_before: &str,
+    force: bool,
+) -> Result<(), String> {
     if boot.id != boot_before {
         return Ok(());
     }
@@ -30,7 +41,7 @@ pub(super) fn reboot(boot: &OwnBoot, key: &JobKey, boot_before: &str) -> Result<
     let order = Restart {
         message: "Wardring restarts this computer to finish its updates.",
         grace_s: GRACE_S,
-        is_forced: is_repeated && ffi::active_sessions().is_ok_and(|active| active.is_empty()),
+        is_forced: force || (is_repeated && here() == Some(People::NOBODY)),
         reason: if key.action == Action::Rollback { REMOVED } else { INSTALLED },
     };
     // Before the call: the boot that follows must be known as ours even if nothing else is written.
@@ -73,30 +84,79 @@ fn has_code(result: &windows::core::Result<()>, code: windows::core::HRESULT) ->
     result.as_ref().is_err_and(|error| error.code() == code)
 }
 
-/// Tells everybody who works on the device about a restart.
-pub(super) fn announce(message: Option<&str>, countdown_ms: u64) {
-    let sessions = ffi::active_sessions().unwrap_or_else(|error| {
+/// Who is logged on, as far as Windows tells.
+fn here() -> Option<People> {
+    let sessions = ffi::sessions().unwrap_or_else(|error| {
         tracing::warn!(%error, "Windows does not tell who is logged on");
         Vec::new()
     });
+    people(&sessions)
+}
+
+/// What a restart would be in the way of. May wait for BitLocker.
+pub(super) fn surroundings(hours: Option<ActiveHours>) -> Surroundings {
+    let hours = hours.map(|hours| match hours {
+        ActiveHours::Device => around::active_hours(&LocalMachine),
+        ActiveHours::Fixed { start, end } => (start, end),
+    });
+    Surroundings {
+        people: here(),
+        active_until: hours.and_then(|(start, end)| until(start, end, ffi::local_hour())),
+        power: power(),
+        startup: bitlocker::startup(),
+    }
+}
+
+fn power() -> Power {
+    ffi::power_status().map(around::power).unwrap_or_else(|error| {
+        tracing::warn!(%error, "Windows does not tell whether it is plugged in");
+        Power::Unknown
+    })
+}
+
+/// Tells everybody who works on the device about a restart.
+pub(super) fn announce(message: Option<&str>, countdown_ms: u64) {
     let countdown = Duration::from_millis(countdown_ms);
-    let text = text(message, countdown);
+    let when = span(countdown);
+    let restart =
+        format!("This computer restarts in {when} to finish its updates. Save your work.");
+    tell(message, &restart, countdown);
+}
+
+/// Tells them that the restart waits for them.
+pub(super) fn ask_to_leave(message: Option<&str>, within_ms: u64) {
+    let within = Duration::from_millis(within_ms);
+    let when = span(within);
+    let request = format!(
+        "This computer must restart to finish its updates. It waits until nobody works here any more, \
+         but no longer than {when}. Save your work and sign out when you can."
+    );
+    tell(message, &request, within);
+}
+
+fn tell(message: Option<&str>, what: &str, shown: Duration) {
+    let sessions = ffi::sessions().unwrap_or_else(|error| {
+        tracing::warn!(%error, "Windows does not tell who is logged on");
+        Vec::new()
+    });
+    let sessions = active(&sessions);
+    let text = message.map_or(what.to_owned(), |message| format!("{message}\n\n{what}"));
     // Numbers only: who it is, is nobody's business here.
-    tracing::info!(sessions = sessions.len(), ?countdown, "a restart is announced");
-    let seconds = countdown.max(SHORTEST_MESSAGE).as_secs();
+    tracing::info!(sessions = sessions.len(), what, "people are told");
+    let seconds = shown.max(SHORTEST_MESSAGE).as_secs();
     for session in sessions {
         let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
         if let Err(error) = ffi::tell(session, "Wardring", &text, seconds) {
-            tracing::warn!(session, %error, "a session was not told of the restart");
+            tracing::warn!(session, %error, "a session was not told");
         }
     }
 }
 
-fn text(message: Option<&str>, countdown: Duration) -> String {
-    let when = match countdown.as_secs().div_ceil(60) {
-        0 | 1 => "in a minute".to_owned(),
-        minutes => format!("in {minutes} minutes"),
-    };
-    let restart = format!("This computer restarts {when} to finish its updates. Save your work.");
-    message.map_or(restart.clone(), |message| format!("{message}\n\n{restart}"))
+/// `a minute`, `25 minutes`, `2 hours`, rounded up.
+fn span(span: Duration) -> String {
+    match span.as_secs().div_ceil(60) {
+        0 | 1 => "a minute".to_owned(),
+        minutes @ 2..=119 => format!("{minutes} minutes"),
+        minutes => format!("{} hours", minutes.div_ceil(60)),
+    }
 }

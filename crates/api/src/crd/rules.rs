@@ -78,6 +78,7 @@ const UP_TO_TWO_HOURS: &str =
     "!self.contains('d') && duration(self) > duration('0s') && duration(self) <= duration('2h')";
 const UP_TO_A_DAY: &str =
     "!self.contains('d') && duration(self) > duration('0s') && duration(self) <= duration('24h')";
+const AT_MOST_A_DAY: &str = "!self.contains('d') && duration(self) <= duration('24h')";
 
 const PATCH_ROLLOUT: &[Rule] = &[
     rule(
@@ -219,6 +220,21 @@ const PATCH_ROLLOUT: &[Rule] = &[
         "spec.reboot",
         FIXED,
         "spec.reboot: cannot change after creation; make a new PatchRollout",
+    ),
+    rule(
+        "spec.reboot.deadline",
+        AT_MOST_A_DAY,
+        "spec.reboot.deadline: must be at most `24h`; `0s` waits for nobody",
+    ),
+    rule(
+        "spec.reboot.activeHours",
+        "has(self.fixed) == (self.type == 'Fixed')",
+        "spec.reboot.activeHours: give `fixed` for type Fixed, and for no other",
+    ),
+    rule(
+        "spec.reboot.activeHours.fixed",
+        "self.start != self.end",
+        "spec.reboot.activeHours.fixed: `start` and `end` must differ",
     ),
     rule(
         "spec.onFailure",

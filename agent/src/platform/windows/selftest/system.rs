@@ -1,11 +1,13 @@
 //! Windows itself: version, rights, boots, events, services, power.
 
 use super::super::registry::{LocalMachine, Registry, number, text};
-use super::super::smbios;
+use super::super::sessions::people;
+use super::super::{around, bitlocker, smbios};
 use super::{LATER, Listed, SOON, must, refused, told};
 use crate::ffi;
 use crate::selftest::Finding;
 use crate::selftest::Weight::{Assumed, Needed};
+use crate::state::{People, Power, Startup};
 
 const CURRENT_VERSION: &str = r"SOFTWARE\Microsoft\Windows NT\CurrentVersion";
 const SESSION_MANAGER: &str = r"SYSTEM\CurrentControlSet\Control\Session Manager";
@@ -61,11 +63,18 @@ pub(super) const CHECKS: &[Listed] = &[
     Listed(
         Needed,
         "sessions",
-        "Windows lists its sessions, so that people can be told of a restart",
+        "Windows lists its sessions, so that a restart waits for people and tells them",
         SOON,
         sessions,
     ),
     Listed(Needed, "power", "Windows tells whether the device is plugged in", SOON, power),
+    Listed(
+        Needed,
+        "startup",
+        "BitLocker tells whether a person must be there when the device starts",
+        LATER,
+        startup,
+    ),
     Listed(Needed, "disk", "Windows tells how much space is left on its disk", SOON, disk),
     Listed(
         Needed,
@@ -102,6 +111,13 @@ pub(super) const CHECKS: &[Listed] = &[
         "switching off and on is a boot (fast startup is off)",
         SOON,
         fast_startup,
+    ),
+    Listed(
+        Assumed,
+        "active-hours",
+        "the active hours that people set stand in the registry, below WindowsUpdate",
+        SOON,
+        active_hours,
     ),
     Listed(
         Assumed,
@@ -200,25 +216,48 @@ fn shutdown_event() -> Finding {
 }
 
 fn sessions() -> Finding {
-    match ffi::look::session_count() {
-        Ok(0) => {
-            Finding::differs("the list is empty; every Windows has the session of its services")
-        }
-        Ok(count) => Finding::ok(format!("{count} sessions")),
+    match ffi::sessions().map(|sessions| people(&sessions)) {
+        Ok(None) => Finding::differs(
+            "the list is empty; every Windows has the session of its services. Restarts wait for \
+             people until their deadline",
+        ),
+        Ok(Some(People { active, disconnected })) => Finding::ok(format!(
+            "{active} people are active, {disconnected} sessions are left open"
+        )),
         Err(error) => refused(&error),
     }
 }
 
 fn power() -> Finding {
-    must(ffi::look::power(), |(is_plugged_in, percent)| {
-        let plugged_in = match is_plugged_in {
-            Some(true) => "plugged in",
-            Some(false) => "on battery",
-            None => "it does not know",
-        };
-        percent
-            .map_or_else(|| plugged_in.to_owned(), |percent| format!("{plugged_in}, {percent} %"))
-    })
+    match ffi::power_status().map(around::power) {
+        Ok(Power::PluggedIn) => Finding::ok("plugged in, or without a battery"),
+        Ok(Power::Battery(Some(percent))) => Finding::ok(format!("on battery, {percent} %")),
+        Ok(Power::Battery(None)) => Finding::ok("on battery"),
+        Ok(Power::Unknown) => Finding::unknown("it does not know; nothing is begun on it"),
+        Err(error) => refused(&error),
+    }
+}
+
+fn startup() -> Finding {
+    match bitlocker::ask() {
+        Startup::Unattended => Finding::ok("it starts without a person"),
+        Startup::Attended(kinds) => {
+            Finding::ok(format!("it waits for a person at every start: {}", kinds.join(", ")))
+        }
+        Startup::Unknown(why) => Finding::unknown(why),
+        Startup::Unseen => Finding::unknown("nobody looked"),
+    }
+}
+
+fn active_hours() -> Finding {
+    let path = r"SOFTWARE\Microsoft\WindowsUpdate\UX\Settings";
+    let (start, end) = around::active_hours(&LocalMachine);
+    let evidence =
+        format!("from {start:02}:00 to {end:02}:00; it is {:02} o'clock", ffi::local_hour());
+    match number(&LocalMachine, path, "ActiveHoursStart") {
+        Some(_) => Finding::ok(evidence),
+        None => Finding::unknown(format!("HKLM\\{path} holds none; taken are those {evidence}")),
+    }
 }
 
 fn disk() -> Finding {

@@ -1,0 +1,52 @@
+//! Sessions of people, and telling them something.
+
+use windows::Win32::System::RemoteDesktop::{
+    WTS_SESSION_INFOW, WTSEnumerateSessionsW, WTSFreeMemory, WTSSendMessageW,
+};
+use windows::Win32::UI::WindowsAndMessaging::{MB_ICONWARNING, MB_OK, MESSAGEBOX_RESULT};
+use windows::core::HSTRING;
+
+/// Every session with its number and Windows' number for its state; no names.
+///
+/// # Errors
+/// Windows does not tell.
+pub fn sessions() -> windows::core::Result<Vec<(u32, i32)>> {
+    let (mut first, mut count) = (std::ptr::null_mut::<WTS_SESSION_INFOW>(), 0);
+    // SAFETY: both places live through the call; what Windows allocates is freed below.
+    unsafe { WTSEnumerateSessionsW(None, 0, 1, &mut first, &mut count)? };
+    if first.is_null() {
+        return Ok(Vec::new());
+    }
+    // SAFETY: Windows says that so many records begin there; they are copied before they are freed.
+    let records = unsafe { std::slice::from_raw_parts(first, count as usize) };
+    let sessions = records.iter().map(|session| (session.SessionId, session.State.0)).collect();
+    // SAFETY: Windows allocated it for us, and nothing refers to it any more.
+    unsafe { WTSFreeMemory(first.cast()) };
+    Ok(sessions)
+}
+
+/// Shows a message in a session for a while; does not wait for anybody to read it.
+///
+/// # Errors
+/// The session is gone.
+pub fn tell(session: u32, title: &str, message: &str, seconds: u32) -> windows::core::Result<()> {
+    let (title, message) = (HSTRING::from(title), HSTRING::from(message));
+    let bytes = |text: &HSTRING| u32::try_from(text.len() * 2).unwrap_or(u32::MAX);
+    let mut response = MESSAGEBOX_RESULT::default();
+    // SAFETY: the texts are as long as we say and live through the call, as does the response, which
+    // nobody writes later because the call does not wait.
+    unsafe {
+        WTSSendMessageW(
+            None,
+            session,
+            &title,
+            bytes(&title),
+            &message,
+            bytes(&message),
+            MB_OK | MB_ICONWARNING,
+            seconds,
+            &mut response,
+            false,
+        )
+    }
+}

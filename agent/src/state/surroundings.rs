@@ -1,0 +1,202 @@
+//! What a restart would be in the way of, and how long it waits for that.
+//!
+//! A restart waits for people, but not for ever: the rollout says how long. Time that it waited is
+//! counted on a clock that nobody sets, and is kept when the agent is started anew, so that neither a
+//! moved clock nor a restarted agent brings the deadline forward, or puts it off without end.
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use wardring_seal::Preflight;
+
+use super::{Effect, JobRun, Move};
+
+/// Pause between two looks at who is there.
+pub(super) const LOOK_EVERY_MS: u64 = 60_000;
+/// People are told again that the device waits for them.
+const REMIND_EVERY_MS: u64 = 60 * 60_000;
+/// A moment told to people moves when it is off by more than this; looks come a little late each time.
+const KEPT: SignedDuration = SignedDuration::from_mins(5);
+
+/// What is around the device at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// People who are logged on; `None` where Windows does not tell, which counts as somebody.
+    pub people: Option<People>,
+    /// The hour of the device's day at which its active hours end, while they last.
+    pub active_until: Option<u8>,
+    /// What it runs on.
+    pub power: Power,
+    /// What happens at its next start.
+    pub startup: Startup,
+}
+
+impl Surroundings {
+    /// Nothing is in the way of anything.
+    pub const CLEAR: Surroundings = Surroundings {
+        people: Some(People::NOBODY),
+        active_until: None,
+        power: Power::PluggedIn,
+        startup: Startup::Unattended,
+    };
+}
+
+/// What a device runs on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Power {
+    /// Power from outside.
+    PluggedIn,
+    /// Its battery, with so many percent left where that is known.
+    Battery(Option<u8>),
+    /// Cannot be told.
+    #[default]
+    Unknown,
+}
+
+/// What happens when a device starts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Startup {
+    /// It starts by itself.
+    Unattended,
+    /// It waits for a person, because of key protectors of these kinds.
+    Attended(Vec<String>),
+    /// Cannot be told, for this reason.
+    Unknown(String),
+    /// Nobody looked.
+    #[default]
+    Unseen,
+}
+
+/// People who are logged on, by numbers alone: who they are is nobody's business.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct People {
+    /// Sessions in which somebody works, on the spot or remotely.
+    pub active: u32,
+    /// Sessions that somebody left open and is not connected to.
+    pub disconnected: u32,
+}
+
+impl People {
+    /// Nobody is logged on.
+    pub const NOBODY: People = People { active: 0, disconnected: 0 };
+}
+
+/// A restart that is due: how it waits.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Waiting {
+    /// How long it has waited so far.
+    pub waited_ms: u64,
+    /// When it began to wait without a break, or was last seen to wait; on this run's clock.
+    pub seen_mono_ms: Option<u64>,
+    /// When people were last told that the device waits for them; on this run's clock.
+    pub told_mono_ms: Option<u64>,
+    /// People saw it being called off: the countdown that they were told of is void.
+    pub is_called_off: bool,
+    /// When it ends at the latest, as people were told.
+    pub until: Option<Timestamp>,
+}
+
+impl Waiting {
+    /// Another run of the agent: its clock begins anew.
+    pub(super) fn take_up(&mut self) {
+        self.seen_mono_ms = None;
+        self.told_mono_ms = None;
+    }
+}
+
+/// Why nothing may begin, neither an installation nor a restart: the reason word of the API, and the
+/// sentence. No deadline ends it, since a device without power or without its person is lost.
+pub(super) fn bar(rules: &Preflight, seen: &Surroundings) -> Option<(&'static str, String)> {
+    let power = match seen.power {
+        Power::PluggedIn => None,
+        Power::Battery(Some(percent)) => {
+            Some(format!("the device runs on its battery ({percent} % left)"))
+        }
+        Power::Battery(None) => Some("the device runs on its battery".to_owned()),
+        Power::Unknown => Some("the device does not tell whether it is plugged in".to_owned()),
+    };
+    let startup = match &seen.startup {
+        Startup::Unattended => None,
+        Startup::Attended(kinds) => {
+            let kinds = kinds.join(", ");
+            Some(format!("BitLocker would wait for a person at the next start ({kinds})"))
+        }
+        Startup::Unknown(why) => {
+            Some(format!("it is not known whether the device starts without a person: {why}"))
+        }
+        Startup::Unseen => {
+            Some("it is not known whether the device starts without a person".to_owned())
+        }
+    };
+    let power = power.filter(|_| !rules.ignore_battery).map(|what| ("OnBattery", what));
+    let startup = startup.filter(|_| !rules.ignore_attended_boot);
+    power.or_else(|| startup.map(|what| ("AttendedBoot", what)))
+}
+
+/// What the restart of this job waits for at this moment, as a sentence; `None` when it may begin.
+pub(super) fn obstacle(mv: &mut Move, job: &mut JobRun, seen: &Surroundings) -> Option<String> {
+    let now = mv.now.mono_ms;
+    let before = job.waiting.seen_mono_ms.take();
+    // A rollback of its own has no end by time, and the device starts again and again anyway.
+    let bar = bar(&job.payload.preflight, seen).filter(|_| job.own_rollback.is_none());
+    if let Some((_, what)) = bar {
+        return Some(format!("waiting: {what}"));
+    }
+    let what = in_the_way(seen)?;
+    job.waiting.waited_ms += before.map_or(0, |before| now.saturating_sub(before));
+    let left_ms = job.payload.reboot.wait_ms.saturating_sub(job.waiting.waited_ms);
+    if left_ms == 0 {
+        return None;
+    }
+    job.waiting.seen_mono_ms = Some(now);
+    tell(mv, job, left_ms);
+    let until = until(mv, job, left_ms);
+    let finish_by = job.payload.finish_by;
+    Some(if until < finish_by {
+        format!("waiting: {what}; restarts by {} at the latest", clock(until, mv.now.wall))
+    } else {
+        let end = clock(finish_by, mv.now.wall);
+        format!("waiting: {what}; the job ends at {end} without a restart")
+    })
+}
+
+/// What is in the way, in words.
+fn in_the_way(seen: &Surroundings) -> Option<String> {
+    let hours = |hour| format!("its active hours last until {hour:02}:00 by its own clock");
+    match seen.people {
+        None => Some("Windows does not tell who is logged on".to_owned()),
+        Some(People { active: 0, .. }) => seen.active_until.map(hours),
+        Some(People { active: 1, .. }) => Some("1 person is logged on".to_owned()),
+        Some(People { active, .. }) => Some(format!("{active} people are logged on")),
+    }
+}
+
+/// Asks those who are there to let the device restart, now and then.
+fn tell(mv: &mut Move, job: &mut JobRun, left_ms: u64) {
+    let is_due = job
+        .waiting
+        .told_mono_ms
+        .is_none_or(|told| mv.now.mono_ms.saturating_sub(told) >= REMIND_EVERY_MS);
+    if is_due {
+        job.waiting.told_mono_ms = Some(mv.now.mono_ms);
+        let message = job.payload.reboot.message.clone();
+        mv.effects.push(Effect::AskToLeave { message, within_ms: left_ms });
+    }
+}
+
+/// The moment told to people: the same one as long as it is about right.
+fn until(mv: &Move, job: &mut JobRun, left_ms: u64) -> Timestamp {
+    let left = SignedDuration::from_millis(i64::try_from(left_ms).unwrap_or(i64::MAX));
+    let until = mv.now.wall.checked_add(left).unwrap_or(Timestamp::MAX);
+    let is_about = |told: Timestamp| told.duration_since(until).abs() <= KEPT;
+    let told = job.waiting.until.filter(|told| is_about(*told)).unwrap_or(until);
+    job.waiting.until = Some(told);
+    told
+}
+
+/// `22:00 UTC`, with the day where it is another one.
+fn clock(at: Timestamp, now: Timestamp) -> String {
+    let (at, now) = (at.to_zoned(jiff::tz::TimeZone::UTC), now.to_zoned(jiff::tz::TimeZone::UTC));
+    let format = if at.date() == now.date() { "%H:%M UTC" } else { "%Y-%m-%d %H:%M UTC" };
+    at.strftime(format).to_string()
+}
