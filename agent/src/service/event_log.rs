@@ -10,7 +10,7 @@ use windows_registry::LOCAL_MACHINE;
 
 use super::EVENT_SOURCE;
 use crate::ffi::{EventSource, Weight};
-use crate::milestone::TARGET;
+use crate::milestone::{Milestone, TARGET};
 
 const KEY: &str = r"SYSTEM\CurrentControlSet\Services\EventLog\Application\Wardring";
 /// A file of Windows with a text for every event number from 1 to 1000 that shows nothing but what
@@ -34,6 +34,15 @@ pub(super) fn unregister() -> windows_registry::Result<()> {
         return Ok(());
     }
     LOCAL_MACHINE.remove_tree(KEY)
+}
+
+/// Tells in the event log of an installation or removal that did not come about: nobody sees what a
+/// program says that Windows Installer or a startup script runs.
+pub fn refused(text: &str) {
+    // Standard error and the exit code say it, too.
+    if let Ok(source) = EventSource::open(EVENT_SOURCE) {
+        let _ = source.report(Weight::Error, Milestone::Refused.id(), text);
+    }
 }
 
 /// Writes the milestones among the log lines to the event log.

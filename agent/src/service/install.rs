@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use wardring_seal::Token;
 
 use super::command::Command;
+use super::fit::{self, Unfit};
 use super::manager::{Installed as Service, Manager, ManagerError};
+use super::token_file::{self, TokenFileError};
 use super::{Undo, event_log, program};
 use crate::folder::{self, FolderError};
 use crate::identity::{IdentityError, IdentityFile, Known};
@@ -19,12 +21,14 @@ use crate::settings::{self, Settings, SettingsError};
 /// What is to be installed.
 #[derive(Clone, Debug)]
 pub struct Order {
-    /// Addresses of the gateways.
+    /// Addresses of the gateways; those of the installation before, and its proxy, without any.
     pub gateways: Vec<String>,
     /// Proxy for all of them.
     pub proxy: Option<String>,
     /// Enrolment token; needed while the device is not enrolled.
     pub token: Option<String>,
+    /// File with the token. It is read only when it is needed: an update outlives its share.
+    pub token_file: Option<PathBuf>,
     /// Name of the device; the computer's without one.
     pub name: Option<String>,
     /// Data folder; the usual one without.
@@ -52,11 +56,30 @@ pub enum InstallError {
     /// What was asked for cannot be.
     #[error(transparent)]
     Settings(#[from] SettingsError),
+    /// The wrong Windows.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
     /// The token is missing.
     #[error(
-        "this device is not enrolled yet; give a token with --token (kubectl wardring enroll makes one)"
+        "this device is not enrolled yet; give a token with --token (kubectl wardring enroll makes one) or \
+         its file with --token-file"
     )]
     NoToken,
+    /// The token's file.
+    #[error(transparent)]
+    TokenFile(#[from] TokenFileError),
+    /// The gateways are missing.
+    #[error("no agent was installed here before; give the address of a gateway with --gateway")]
+    NoGateway,
+    /// The agent is at work.
+    #[error(
+        "the agent carries out a job of rollout {rollout} just now; install when it has ended (`wardring-agent \
+         status` says what it is doing)"
+    )]
+    AtWork {
+        /// Name of the rollout.
+        rollout: String,
+    },
     /// The name of the computer is none for a device.
     #[error(
         "nothing of the computer's name {computer:?} can be a device's name; give one with --name"
@@ -132,6 +155,7 @@ pub enum InstallError {
 /// # Errors
 /// Nothing was changed, or everything is as it was before.
 pub fn install(order: &Order) -> Result<Installed, InstallError> {
+    fit::check()?;
     check(order)?;
     let manager = Manager::open()?;
     let program = program::installed().map_err(InstallError::Places)?;
@@ -158,6 +182,10 @@ fn check(order: &Order) -> Result<(), InstallError> {
     if let Some(token) = &order.token {
         Token::parse(token).map_err(SettingsError::Token)?;
     }
+    if order.gateways.is_empty() {
+        // What was installed before is looked at later.
+        return Ok(());
+    }
     // Any name will do where none is given: the computer's is looked at later.
     let name = order.name.clone().unwrap_or_else(|| "unnamed".to_owned());
     Ok(settings(order, name).check()?)
@@ -165,6 +193,38 @@ fn check(order: &Order) -> Result<(), InstallError> {
 
 fn settings(order: &Order, name: String) -> Settings {
     Settings { gateways: order.gateways.clone(), proxy: order.proxy.clone(), name }
+}
+
+/// The settings that are to be: those of the order, or else those that are there.
+fn choose_settings(order: &Order, folder: &Path, name: String) -> Result<Settings, InstallError> {
+    if !order.gateways.is_empty() {
+        return Ok(settings(order, name));
+    }
+    match Settings::load(folder) {
+        Ok(before) => {
+            let proxy = order.proxy.clone().or(before.proxy);
+            Ok(Settings { gateways: before.gateways, proxy, name })
+        }
+        Err(SettingsError::Missing { .. }) => Err(InstallError::NoGateway),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Refuses while the agent carries out a job: what it does in Windows goes on without it, and an end
+/// that nobody saw counts as a failure.
+fn at_rest(folder: &Path) -> Result<(), InstallError> {
+    match working_for(folder) {
+        Some(rollout) => Err(InstallError::AtWork { rollout }),
+        None => Ok(()),
+    }
+}
+
+/// The rollout whose job the agent of this folder has in hand.
+pub(super) fn working_for(folder: &Path) -> Option<String> {
+    match Journal::new(folder, Durability::Disk).load() {
+        Loaded::Found(saved) => saved.state.job.map(|job| job.payload.rollout),
+        _ => None,
+    }
 }
 
 fn choose_folder(order: &Order, found: Option<&Service>) -> Result<PathBuf, InstallError> {
@@ -204,18 +264,21 @@ fn carry_out(
     }
     let name = choose_name(order, folder, &identity)?;
     let is_enrolled = matches!(identity, Known::Enrolled(_));
-    let token = order.token.as_ref().filter(|_| !is_enrolled);
+    let token = if is_enrolled { None } else { choose_token(order)? };
     if !is_enrolled && token.is_none() && settings::waiting_token(folder)?.is_none() {
         return Err(InstallError::NoToken);
     }
-    let settings = settings(order, name);
+    let settings = choose_settings(order, folder, name)?;
     settings.check()?;
 
     let is_update = found.is_some();
     if let Some(service) = found.as_ref().filter(|service| service.is_active().unwrap_or(true)) {
+        at_rest(folder)?;
         service.stop()?;
         let program = program.to_owned();
         undo.push("the service is stopped", move || with_service(&program, Service::start));
+        // It may have taken a job in between, and now it takes none.
+        at_rest(folder)?;
     }
     let placed = program::place(program, undo);
     placed.map_err(|source| InstallError::Program { program: program.to_owned(), source })?;
@@ -223,7 +286,7 @@ fn carry_out(
         restore_later(&folder.join(file), undo)?;
     }
     settings.keep(folder)?;
-    match token {
+    match &token {
         Some(token) => settings::keep_token(folder, token)?,
         None if is_enrolled => settings::forget_token(folder)?,
         None => {}
@@ -253,6 +316,15 @@ fn carry_out(
         is_enrolled,
         is_update,
     })
+}
+
+/// The token that was given, by itself or by its file.
+fn choose_token(order: &Order) -> Result<Option<String>, InstallError> {
+    match (&order.token, &order.token_file) {
+        (Some(token), _) => Ok(Some(token.clone())),
+        (None, Some(file)) => Ok(Some(token_file::read(file)?)),
+        (None, None) => Ok(None),
+    }
 }
 
 /// The device's name: for life once it is enrolled, else as told, as before, or the computer's.

@@ -1,6 +1,8 @@
 //! The agent as a Windows service: installing it, being it, removing it.
 
 mod command;
+pub mod fit;
+pub mod token_file;
 mod undo;
 
 #[cfg(windows)]
@@ -18,6 +20,8 @@ mod uninstall;
 
 pub use command::Command;
 #[cfg(windows)]
+pub use event_log::refused;
+#[cfg(windows)]
 pub use host::{HostError, host};
 #[cfg(windows)]
 pub use install::{InstallError, Installed, Order, install};
@@ -27,7 +31,7 @@ pub use manager::ManagerError;
 pub use program::used_folder;
 pub use undo::Undo;
 #[cfg(windows)]
-pub use uninstall::{Removed, uninstall};
+pub use uninstall::{Data, Removal, Removed, uninstall};
 
 /// Name of the service.
 pub const NAME: &str = "WardringAgent";

@@ -107,7 +107,11 @@ pub(super) fn remove(installed: &Path) -> io::Result<bool> {
         found(fs::remove_file(installed))?;
     }
     if let Some(folder) = installed.parent() {
-        found(fs::remove_dir(folder))?;
+        match fs::remove_dir(folder) {
+            // What else is in there is somebody else's, such as the licence that an MSI put there.
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+            removed => found(removed)?,
+        }
     }
     Ok(!is_running)
 }

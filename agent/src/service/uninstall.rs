@@ -5,12 +5,31 @@ use std::path::{Path, PathBuf};
 
 use windows_registry::LOCAL_MACHINE;
 
+use super::install::working_for;
 use super::manager::{Manager, ManagerError};
 use super::{event_log, program};
 use crate::data;
 
 /// What the agent keeps in the registry: which boot this is, and what it did in it.
 const OWN_KEY: &str = r"SOFTWARE\Wardring";
+
+/// What is to become of the data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Data {
+    /// It stays: a later installation goes on where this one ended.
+    Keep,
+    /// It goes, and with it the device's identity.
+    Purge,
+}
+
+/// How the agent is to be removed.
+#[derive(Clone, Copy, Debug)]
+pub struct Removal {
+    /// Its data.
+    pub data: Data,
+    /// Also while it carries out a job, of which nobody learns how it ends then.
+    pub abandon_job: bool,
+}
 
 /// What was removed.
 #[derive(Clone, Debug)]
@@ -29,6 +48,15 @@ pub enum UninstallError {
     /// The service control manager.
     #[error(transparent)]
     Manager(#[from] ManagerError),
+    /// The agent is at work.
+    #[error(
+        "the agent carries out a job of rollout {rollout} just now; remove it when that has ended, or with \
+         --abandon-job, and nobody learns how the job ends"
+    )]
+    AtWork {
+        /// Name of the rollout.
+        rollout: String,
+    },
     /// Windows.
     #[error("Windows does not tell where programs and data belong")]
     Places(#[source] io::Error),
@@ -53,12 +81,11 @@ pub enum UninstallError {
     Registry(#[source] windows::core::Error),
 }
 
-/// Stops and removes the service and the program; with `purge` also the data, and with it the
-/// device's identity. Without, a later installation goes on where this one ended.
+/// Stops and removes the service and the program, and the data if that is wanted.
 ///
 /// # Errors
 /// Something is left, and the error says what.
-pub fn uninstall(purge: bool) -> Result<Removed, UninstallError> {
+pub fn uninstall(removal: Removal) -> Result<Removed, UninstallError> {
     let manager = Manager::open()?;
     let program = program::installed().map_err(UninstallError::Places)?;
     let found = manager.find(&program)?;
@@ -66,6 +93,10 @@ pub fn uninstall(purge: bool) -> Result<Removed, UninstallError> {
     let folder = named.map_or_else(program::default_folder, Ok).map_err(UninstallError::Places)?;
     if let Some(service) = &found {
         if service.is_active()? {
+            let at_work = if removal.abandon_job { None } else { working_for(&folder) };
+            if let Some(rollout) = at_work {
+                return Err(UninstallError::AtWork { rollout });
+            }
             service.stop()?;
         }
         service.delete()?;
@@ -76,7 +107,7 @@ pub fn uninstall(purge: bool) -> Result<Removed, UninstallError> {
     event_log::unregister().map_err(UninstallError::Registry)?;
     let is_program_gone = program::remove(&program)
         .map_err(|source| UninstallError::Program { program: program.clone(), source })?;
-    if purge {
+    if removal.data == Data::Purge {
         let purged = data::purge(&folder);
         purged.map_err(|source| UninstallError::Data { folder: folder.clone(), source })?;
         forget_boots().map_err(UninstallError::Registry)?;

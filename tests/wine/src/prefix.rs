@@ -75,6 +75,9 @@ impl Prefix {
         ensure!(built.success(), "the shim does not build");
         std::fs::create_dir(prefix.drive().join("wardring"))?;
         std::fs::copy(agent, prefix.drive().join(r"wardring/wardring-agent.exe"))?;
+        // Wine says that it is Windows 7, on which nothing installs the agent.
+        let version = r"SOFTWARE\Microsoft\Windows NT\CurrentVersion";
+        prefix.set(version, "CurrentBuildNumber", "REG_SZ", "20348")?;
         Ok(prefix)
     }
 

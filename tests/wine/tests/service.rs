@@ -182,6 +182,11 @@ async fn the_agent_installs_itself_enrols_as_a_service_and_leaves_nothing_behind
     assert!(said.contains(r"keeps its data in C:\ProgramData\Wardring"), "{said}");
     assert!(device.state().contains("RUNNING"), "what is refused changes nothing");
 
+    // One that is told no gateway changes nothing but the program.
+    device.does(&["install", "--gateway=", "--token=", "--token-file=", "--name=", "--proxy="]);
+    gateway.wait_for("srv-1", "a fourth run", |seen| seen.runs.len() == 4).await;
+    assert_eq!(fs::read_to_string(device.data().join("settings.json")).unwrap(), settings);
+
     // One that fails in the middle leaves the agent running as it was.
     let in_the_way = device.program().with_extension("new");
     fs::create_dir(&in_the_way).unwrap();
@@ -189,7 +194,7 @@ async fn the_agent_installs_itself_enrols_as_a_service_and_leaves_nothing_behind
     assert!(said.contains("failed to put the program to"), "{said}");
     fs::remove_dir(&in_the_way).unwrap();
     assert_eq!(fs::read_to_string(device.data().join("settings.json")).unwrap(), settings);
-    gateway.wait_for("srv-1", "a fourth run", |seen| seen.runs.len() == 4).await;
+    gateway.wait_for("srv-1", "a fifth run", |seen| seen.runs.len() == 5).await;
 
     device.prefix.wine(["sc", "stop", "WardringAgent"]).unwrap();
     device.wait("the stop", |device| device.state().contains("STOPPED"));
@@ -203,7 +208,7 @@ async fn the_agent_installs_itself_enrols_as_a_service_and_leaves_nothing_behind
 
     // It is still the same device, and goes from the installed program.
     device.does(&["install", "--gateway", &device.url]);
-    gateway.wait_for("srv-1", "a fifth run", |seen| seen.runs.len() == 5).await;
+    gateway.wait_for("srv-1", "a sixth run", |seen| seen.runs.len() == 6).await;
     assert_eq!(gateway.seen("srv-1").certificates, 1);
     let said = device.prefix.wine([INSTALLED, "uninstall", "--purge"]).unwrap();
     assert!(said.contains("Windows deletes it at the next restart"), "{said}");
@@ -241,6 +246,13 @@ async fn what_cannot_be_installed_is_refused_and_leaves_nothing_half_done() {
     assert!(!device.data().exists());
     refused(&["install", "--gateway", url], "give a token with --token");
     assert!(!device.data().exists(), "the folder that was made is gone again");
+    refused(&["install", "--token", token], "give the address of a gateway with --gateway");
+    let no_file = ["install", "--gateway", url, "--token-file", r"C:\wardring\none.txt"];
+    refused(&no_file, "failed to read the token file");
+    fs::write(device.prefix.drive().join("wardring/two.txt"), format!("{token} {token}")).unwrap();
+    let two = ["install", "--gateway", url, "--token-file", r"C:\wardring\two.txt"];
+    refused(&two, "one token and nothing else");
+    assert!(!device.data().exists());
     refused(&["status", "--data-dir", r"C:\wardring\wardring-agent.exe"], "failed to look into");
 
     // Something keeps the program from its place.
@@ -249,6 +261,20 @@ async fn what_cannot_be_installed_is_refused_and_leaves_nothing_half_done() {
     assert!(said.contains("failed to put the program to"), "{said}");
     assert!(!device.has_service() && !device.data().exists(), "{said}");
     fs::remove_dir_all(device.program().parent().unwrap()).unwrap();
+
+    // It is another Windows than the agent is made for.
+    let version = r"SOFTWARE\Microsoft\Windows NT\CurrentVersion";
+    let number = |build| device.prefix.set(version, "CurrentBuildNumber", "REG_SZ", build).unwrap();
+    let environment = r"SYSTEM\CurrentControlSet\Control\Session Manager\Environment";
+    let processor =
+        |is| device.prefix.set(environment, "PROCESSOR_ARCHITECTURE", "REG_SZ", is).unwrap();
+    number("10240");
+    refused(&whole, "build 10240; the agent needs 14393");
+    number("20348");
+    processor("ARM64");
+    refused(&whole, "for ARM64 processors");
+    processor("AMD64");
+    assert!(!device.data().exists());
 
     // Somebody prepared the data folder.
     fs::create_dir_all(device.data()).unwrap();
