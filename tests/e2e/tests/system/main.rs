@@ -7,6 +7,7 @@
 mod certificates;
 mod checks;
 mod crashes;
+mod emergency;
 mod garbage;
 mod hostile;
 mod jobs;
