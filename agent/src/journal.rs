@@ -149,10 +149,17 @@ fn read(path: &Path) -> Result<Saved, Unreadable> {
 
 /// `wardring-journal <schema> <length> <crc32>`, a line end, and the JSON.
 fn encode(saved: &Saved) -> Vec<u8> {
-    let body = serde_json::to_vec(saved).expect("the state has only string keys");
-    let crc = crc32fast::hash(&body);
+    framed(&body(saved))
+}
+
+pub(crate) fn body(saved: &Saved) -> Vec<u8> {
+    serde_json::to_vec(saved).expect("the state has only string keys")
+}
+
+pub(crate) fn framed(body: &[u8]) -> Vec<u8> {
+    let crc = crc32fast::hash(body);
     let mut bytes = format!("wardring-journal {SCHEMA} {} {crc:08x}\n", body.len()).into_bytes();
-    bytes.extend(body);
+    bytes.extend_from_slice(body);
     bytes
 }
 
@@ -178,6 +185,18 @@ fn decode(bytes: &[u8]) -> Result<Saved, Unreadable> {
         Ok(newer) if newer > SCHEMA => Err(Unreadable::Newer(newer)),
         _ => Err(Unreadable::Damaged(format!("it has the unknown layout {schema}"))),
     }
+}
+
+/// What [`decode`] reads, for the fuzzer.
+#[cfg(fuzzing)]
+pub(crate) fn reread(bytes: &[u8]) -> Option<Saved> {
+    decode(bytes).ok()
+}
+
+/// What [`encode`] writes, for the fuzzer.
+#[cfg(fuzzing)]
+pub(crate) fn rewritten(saved: &Saved) -> Vec<u8> {
+    encode(saved)
 }
 
 #[cfg(test)]

@@ -14,6 +14,8 @@ pub mod enrol;
 mod ffi;
 mod files;
 pub mod folder;
+#[cfg(fuzzing)]
+pub mod fuzz;
 pub mod gateway;
 #[cfg_attr(not(windows), allow(dead_code, reason = "hooks run on Windows only"))]
 mod hooks;

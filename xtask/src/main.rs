@@ -1,4 +1,4 @@
-//! The project's chores: `cargo xtask check`, `test`, `demo`, `bench`, `package`, `gen`.
+//! The project's chores: `cargo xtask check`, `test`, `demo`, `bench`, `fuzz`, `package`, `gen`.
 //!
 //! Chores are Rust, so that they run the same everywhere and are checked like everything else. They
 //! must not decide anything about patching: they build, start and look.
@@ -7,6 +7,7 @@ mod bench;
 mod check;
 mod crds;
 mod demo;
+mod fuzz;
 mod r#gen;
 mod package;
 mod shell;
@@ -34,6 +35,8 @@ enum Command {
     Bench(bench::Args),
     /// Packs the Windows agent for devices, signed on request, under target/package
     Package(package::Args),
+    /// Tries arbitrary bytes on what agents read from others
+    Fuzz(fuzz::Args),
     /// Writes the generated files (crds/ and its copy in the chart)
     Gen {
         /// Only say whether they are up to date
@@ -49,6 +52,7 @@ fn main() -> std::process::ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Package(args) => package::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Gen { check } => crds::generate(check),
     };
     match result {

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    check,
+    check, fuzz,
     shell::{self, cargo, shown},
     tools,
 };
@@ -25,6 +25,7 @@ pub fn run(args: &Args) -> Result<()> {
     tools::prepare()?;
     if args.filter.is_none() {
         check::all()?;
+        fuzz::briefly()?;
     }
     shell::build_binaries()?;
     let counts = run_tests(args.filter.as_deref())?;

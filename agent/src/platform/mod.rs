@@ -4,7 +4,8 @@
 mod active_hours;
 #[cfg(all(feature = "scripted", not(windows)))]
 pub mod scripted;
-#[cfg(any(windows, test))]
+#[cfg(any(windows, test, fuzzing))]
+#[cfg_attr(fuzzing, allow(dead_code, reason = "only what reads other programs' words is called"))]
 pub mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -85,6 +85,13 @@ fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     Some((tag, value, rest))
 }
 
+#[cfg(fuzzing)]
+pub(super) fn judge_anything(bytes: &[u8]) {
+    if let Some(operation) = message(bytes) {
+        let _ = (bound(operation), shown(operation));
+    }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use proptest::prelude::*;

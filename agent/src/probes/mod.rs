@@ -122,5 +122,13 @@ async fn receive<T>(
     }
 }
 
+/// Whatever a server answers, as a whole or in parts.
+#[cfg(fuzzing)]
+pub(crate) fn judge_anything(bytes: &[u8]) {
+    ldap::judge_anything(bytes);
+    sql::judge_anything(bytes);
+    dns::judge_anything(bytes);
+}
+
 #[cfg(test)]
 mod tests;

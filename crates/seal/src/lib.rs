@@ -9,6 +9,8 @@ mod bytes;
 mod certificate;
 mod claim;
 mod envelope;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod health;
 mod issued;
 #[cfg(feature = "issuer")]

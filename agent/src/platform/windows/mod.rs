@@ -35,6 +35,12 @@ pub mod updates;
 #[cfg_attr(not(windows), allow(unused_imports, reason = "asked on Windows only"))]
 use query::events_query;
 
+/// Whatever DISM may print, for the fuzzer.
+#[cfg(fuzzing)]
+pub(crate) fn read_dism(output: &str) {
+    dism::read_anything(output);
+}
+
 #[cfg(windows)]
 pub use device::{OpenError, Windows};
 #[cfg(windows)]

@@ -11,6 +11,9 @@ mod reversible;
 mod run;
 mod table;
 
+#[cfg(fuzzing)]
+pub(crate) use table::read_anything;
+
 #[cfg(windows)]
 pub(super) use package::{Identity, State, in_force, installed};
 #[cfg(windows)]

@@ -36,6 +36,16 @@ pub(super) fn complaint(output: &str) -> String {
     error.or_else(|| lines().next_back()).unwrap_or_default().chars().take(200).collect()
 }
 
+#[cfg(fuzzing)]
+pub(crate) fn read_anything(output: &str) {
+    for (identity, state) in packages(output) {
+        let printed = format!("{} | {}", identity.as_str(), "Installed");
+        assert_eq!(packages(&printed).into_keys().next().as_ref(), Some(&identity), "{state:?}");
+        let _ = (identity.is_update(), identity.is_servicing_stack(), identity.rollup_build());
+    }
+    assert!(complaint(output).chars().count() <= 200);
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
