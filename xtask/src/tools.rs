@@ -1,5 +1,5 @@
 //! What tests and packages need beside Rust and Go: Wine, a compiler for Windows, Rust's target for
-//! it, and what signs Windows' packages.
+//! it, and what makes and signs Windows' packages.
 //! Missing ones are installed where that is possible; elsewhere the error says what to install.
 
 use std::process::Command;
@@ -15,11 +15,15 @@ pub const WINDOWS: &str = "x86_64-pc-windows-gnu";
 const COMPILER: SystemTool =
     SystemTool { program: "x86_64-w64-mingw32-gcc", package: "gcc-mingw-w64-x86-64" };
 const WINE: SystemTool = SystemTool { program: "wine", package: "wine wine64" };
+const MSI: [SystemTool; 2] = [
+    SystemTool { program: "wixl", package: "wixl" },
+    SystemTool { program: "msibuild", package: "msitools" },
+];
 const SIGNER: SystemTool = SystemTool { program: "osslsigncode", package: "osslsigncode" };
 
 /// Sees to it that every tool of the tests is there.
 pub fn prepare() -> Result<()> {
-    part("system packages", || ensure_apt(&[COMPILER, WINE, SIGNER]))?;
+    part("system packages", || ensure_apt(&[&[COMPILER, WINE, SIGNER], &MSI[..]].concat()))?;
     rust_for_windows()?;
     part("dev cluster", || devcluster().map(drop))?;
     part("helm", || helm().map(drop))
@@ -29,6 +33,11 @@ pub fn prepare() -> Result<()> {
 pub fn prepare_windows() -> Result<()> {
     part("system packages", || ensure_apt(&[COMPILER]))?;
     rust_for_windows()
+}
+
+/// Sees to it that installers for Windows can be made.
+pub fn prepare_packaging() -> Result<()> {
+    part("packaging tools", || ensure_apt(&MSI))
 }
 
 /// Sees to it that programs for Windows can be signed.

@@ -36,10 +36,12 @@ fn said(path: &Path) -> String {
 }
 
 /// Programs that stand for what the system's packages bring, and for Rust.
-const SYSTEM: [(&str, &str); 4] = [
+const SYSTEM: [(&str, &str); 6] = [
     ("x86_64-w64-mingw32-gcc", "exit 0"),
     ("wine", "exit 0"),
     ("osslsigncode", "exit 0"),
+    ("wixl", "exit 0"),
+    ("msibuild", "exit 0"),
     ("rustc", "echo /"),
 ];
 
@@ -47,8 +49,8 @@ const SYSTEM: [(&str, &str); 4] = [
 fn without_apt_the_packages_to_install_are_named() {
     let error = said(path_with(&[]).path());
 
-    let sentence = "x86_64-w64-mingw32-gcc, wine, osslsigncode are needed: \
-                    `apt-get install gcc-mingw-w64-x86-64 wine wine64 osslsigncode` (as root)";
+    let sentence = "x86_64-w64-mingw32-gcc, wine, osslsigncode, wixl, msibuild are needed: \
+                    `apt-get install gcc-mingw-w64-x86-64 wine wine64 osslsigncode wixl msitools` (as root)";
     assert!(error.contains(sentence), "{error}");
 }
 
@@ -63,7 +65,9 @@ fn an_apt_that_fails_leaves_its_own_words_and_the_next_step() {
     let error = said(path.path());
 
     assert!(
-        error.contains("install gcc-mingw-w64-x86-64 wine wine64 osslsigncode yourself"),
+        error.contains(
+            "install gcc-mingw-w64-x86-64 wine wine64 osslsigncode wixl msitools yourself"
+        ),
         "{error}"
     );
     assert!(error.contains("E: Unable to fetch some archives"), "{error}");

@@ -99,7 +99,8 @@ fn packages_that_nobody_signed_say_so_and_come_out_the_same_each_time() {
 
     assert!(said.contains("NOT SIGNED"), "{said}");
     let zip = "wardring-agent-1.2.3-x64-unsigned.zip";
-    assert_eq!(names(&desk.path("one")), ["SHA256SUMS", zip]);
+    let msi = "wardring-agent-1.2.3-x64-unsigned.msi";
+    assert_eq!(names(&desk.path("one")), ["SHA256SUMS", msi, zip]);
     assert!(sums_hold(&desk.path("one")));
     let archive = desk.path("one").join(zip);
     assert_eq!(fs::read(&archive).unwrap(), fs::read(desk.path("two").join(zip)).unwrap());
@@ -126,13 +127,24 @@ fn packages_are_signed_with_the_users_key_and_replace_those_that_are_not() {
 
     assert!(!said.contains("NOT SIGNED"), "{said}");
     let out = desk.path("out");
-    assert_eq!(names(&out), ["SHA256SUMS", "wardring-agent-1.2.3-x64.zip"]);
+    let installer = "wardring-agent-1.2.3-x64.msi";
+    assert_eq!(names(&out), ["SHA256SUMS", installer, "wardring-agent-1.2.3-x64.zip"]);
     assert!(sums_hold(&out));
+    assert!(desk.is_signed(&out.join(installer)));
     let program = desk.path("unpacked.exe");
     fs::write(&program, unpacked(&out.join("wardring-agent-1.2.3-x64.zip"), "wardring-agent.exe"))
         .unwrap();
     assert!(desk.is_signed(&program));
     assert!(!desk.is_signed(&desk.path("program.exe")), "the program itself is left alone");
+
+    // The installer holds the signed program.
+    let inside = Command::new("msiinfo")
+        .arg("extract")
+        .arg(out.join(installer))
+        .arg("Binary.Agent")
+        .output()
+        .unwrap();
+    assert!(inside.stdout == fs::read(&program).unwrap());
 
     // One other byte in the code is not what was signed.
     let mut other = fs::read(&program).unwrap();

@@ -4,6 +4,7 @@
 //! leaves nothing that looks like a package.
 
 mod archive;
+mod msi;
 mod sign;
 mod sums;
 
@@ -21,6 +22,10 @@ use crate::{
 
 /// The program's name on devices.
 const PROGRAM: &str = "wardring-agent.exe";
+/// The licence's name on devices.
+const LICENSE: &str = "LICENSE.txt";
+/// The packages, by what their names end with.
+const PACKAGES: [&str; 2] = ["msi", "zip"];
 /// The cargo profile of what goes to devices.
 const PROFILE: &str = "agent";
 
@@ -33,6 +38,9 @@ pub struct Args {
     /// Version of the package; it is the program's own
     #[arg(long, value_name = "X.Y.Z", default_value = env!("CARGO_PKG_VERSION"), requires = "program")]
     package_version: Version,
+    /// Default of a property in the MSI: GATEWAY, TOKENFILE or PROXY (repeatable)
+    #[arg(long, value_name = "NAME=VALUE")]
+    set: Vec<msi::Default>,
     /// Folder that gets the packages [default: target/package]
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
@@ -43,6 +51,7 @@ pub struct Args {
 /// Builds the agent and packs it.
 pub fn run(args: &Args) -> Result<()> {
     let signer = args.sign.signer()?;
+    tools::prepare_packaging()?;
     if signer.is_some() {
         tools::prepare_signing()?;
     }
@@ -55,12 +64,15 @@ pub fn run(args: &Args) -> Result<()> {
     let unfinished = tempfile::Builder::new().prefix(".unfinished-").tempdir_in(&out)?;
     let package = Package {
         version: args.package_version.clone(),
+        defaults: args.set.clone(),
         signer,
         folder: unfinished.path().to_owned(),
         program: unfinished.path().join(PROGRAM),
     };
-    fs::copy(&program, &package.program)
-        .with_context(|| format!("failed to copy {}", program.display()))?;
+    for (from, to) in [(&program, PROGRAM), (&root().join("LICENSE"), LICENSE)] {
+        fs::copy(from, package.folder.join(to))
+            .with_context(|| format!("failed to copy {}", from.display()))?;
+    }
     let made = package.make()?;
     for other in package.version.names() {
         remove(&out.join(other))?;
@@ -93,6 +105,7 @@ fn build() -> Result<PathBuf> {
 /// What is being made.
 struct Package {
     version: Version,
+    defaults: Vec<msi::Default>,
     signer: Option<sign::Signer>,
     /// Where it is made.
     folder: PathBuf,
@@ -104,9 +117,11 @@ impl Package {
     /// Makes everything and returns the names of the files.
     fn make(&self) -> Result<Vec<String>> {
         self.sign(&self.program)?;
-        let archive = self.version.name(self.signer.is_some(), "zip");
+        let [installer, archive] =
+            PACKAGES.map(|extension| self.version.name(self.signer.is_some(), extension));
+        self.installer(&self.folder.join(&installer))?;
         part("zip", || self.archive(&self.folder.join(&archive)))?;
-        let mut made = vec![archive];
+        let mut made = vec![installer, archive];
         part("sums", || sums::write(&self.folder, &made))?;
         made.push(sums::FILE.to_owned());
         Ok(made)
@@ -114,6 +129,17 @@ impl Package {
 
     fn sign(&self, file: &Path) -> Result<()> {
         self.signer.as_ref().map_or(Ok(()), |signer| signer.sign(file))
+    }
+
+    fn installer(&self, path: &Path) -> Result<()> {
+        let parts = msi::Parts {
+            version: &self.version,
+            program: &self.program,
+            is_signed: self.signer.is_some(),
+            defaults: &self.defaults,
+        };
+        msi::write(path, &parts)?;
+        self.sign(path)
     }
 
     fn archive(&self, path: &Path) -> Result<()> {
@@ -124,7 +150,7 @@ impl Package {
             path,
             &[
                 (PROGRAM, read(&self.program)?),
-                ("LICENSE.txt", read(&root().join("LICENSE"))?),
+                (LICENSE, read(&self.folder.join(LICENSE))?),
                 ("README.txt", self.readme().into_bytes()),
             ],
         )
@@ -138,7 +164,7 @@ impl Package {
         };
         let text = format!(
             "Wardring agent {} for Windows, x64\n\n{signed}\n\nOn the device, as an administrator:\n\n  {PROGRAM} \
-             install --gateway https://HOST:PORT --token TOKEN\n\n`kubectl wardring enroll` makes the \
+             install --gateway https://HOST:PORT --token-file FILE\n\n`kubectl wardring enroll` makes the \
              token. `{PROGRAM} help` says what else there is.\n",
             self.version.0
         );
@@ -170,7 +196,14 @@ impl Version {
     /// Names of all packages of this version.
     fn names(&self) -> Vec<String> {
         let both = |extension| [true, false].map(|is_signed| self.name(is_signed, extension));
-        ["zip"].into_iter().flat_map(both).collect()
+        PACKAGES.into_iter().flat_map(both).collect()
+    }
+
+    /// The lowest version that is newer.
+    fn next(&self) -> String {
+        let (before, patch) = self.0.rsplit_once('.').expect("a version has three numbers");
+        let patch: u32 = patch.parse().expect("they were read as numbers");
+        format!("{before}.{}", patch + 1)
     }
 }
 
@@ -189,8 +222,8 @@ impl std::str::FromStr for Version {
             bail!("{text} is not of the form X.Y.Z with three numbers")
         };
         ensure!(
-            major < 256 && minor < 256 && patch < 65_536,
-            "Windows Installer compares versions up to 255.255.65535, which {text} is not"
+            major < 256 && minor < 256 && patch < 65_535,
+            "Windows Installer compares versions up to 255.255.65535, and {text} has no next one"
         );
         Ok(Version(text.to_owned()))
     }
@@ -207,7 +240,7 @@ mod tests {
             assert!(refused(text).contains("three numbers"), "{text}");
         }
         assert!(refused("0.256.1").contains("255.255.65535"));
-        assert_eq!("255.255.65535".parse::<Version>().unwrap().0, "255.255.65535");
+        assert_eq!("255.255.65534".parse::<Version>().unwrap().next(), "255.255.65535");
     }
 
     #[test]
