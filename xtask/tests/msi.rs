@@ -345,6 +345,11 @@ async fn an_agent_at_work_is_neither_updated_nor_removed_unless_its_job_is_aband
     device.gateway.give("srv-1", work);
     device.gateway.wait_for("srv-1", "work", |seen| seen.progress.is_some()).await;
 
+    for act in ["install", "uninstall"] {
+        let line = [r"C:\wardring\wardring-agent.exe", act];
+        let (is_done, said) = device.prefix.attempt(&line).unwrap();
+        assert!(!is_done && said.contains("a job of rollout 2026-11 just now"), "{act}: {said}");
+    }
     device.refuses("/x", "0.0.9", &[]);
     device.runs(1).await;
     device.remove("0.0.9", &["ABANDONJOB=1"]);
