@@ -43,6 +43,7 @@ mod tests {
     #[test]
     fn the_session_of_the_services_is_nobody() {
         assert_eq!(people(&SERVICES_ALONE), Some(People::NOBODY));
+        assert_eq!(people(&[(0, ACTIVE)]), Some(People::NOBODY));
         let at_the_logon = [(0, DISCONNECTED), (1, CONNECTED), (65_536, LISTEN)];
         assert_eq!(people(&at_the_logon), Some(People::NOBODY));
     }
