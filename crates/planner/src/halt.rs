@@ -3,7 +3,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
-    FailureAction, JobAction, Latch, LineState, RollbackStatus, StageState,
+    FailureAction, JobAction, Latch, LineState, RollbackStatus, StageState, StageStatus,
     conditions::{self, clip, whole_seconds},
     names,
     reasons::Reason,
@@ -103,8 +103,7 @@ fn stand_aside(run: &mut Run<'_>, since: Timestamp, until: Timestamp) {
 }
 
 /// How long the rollout stood still since the stage opened or was last retried.
-pub(crate) fn stood_still(run: &Run<'_>, position: usize) -> SignedDuration {
-    let status = &run.status.stages[position];
+pub(crate) fn stood_still(status: &StageStatus) -> SignedDuration {
     match (status.started_at, status.progress_since) {
         (Some(started), Some(progress)) => {
             progress.duration_since(started).max(SignedDuration::ZERO)

@@ -4,13 +4,14 @@
 //! Nothing counts as success here but a verified answer to exactly this grant, from after the boot
 //! where one was required. Silence ends as a failure of its own kind, never as nothing.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use wardring_api::{JobAction, LineState, OfflineAction, PermitStep, SliceLine, reasons::Reason};
 
 use crate::{
     DeviceRow, GrantId, JobOutcome, JobView, NO_PRODUCT, Outcome, OutcomeResult,
     caps::{Rules, later},
     emergency::Brakes,
+    halt::stood_still,
     line::{Doing, Line, NONE, doing},
     validate::{Run, Scene, Stop},
     wake::Wake,
@@ -38,6 +39,8 @@ struct Facts<'s, 'a> {
     rules: Rules,
     /// When the stage opened, while offline devices' clocks run.
     opened: Option<Timestamp>,
+    /// How long the rollout stood still since then, when nobody could begin.
+    still: SignedDuration,
     covers: &'s dyn Fn(u16) -> bool,
 }
 
@@ -55,6 +58,7 @@ pub(crate) fn fold(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) {
             opened: stage_status
                 .started_at
                 .filter(|_| stage_status.state == wardring_api::StageState::Open),
+            still: stood_still(stage_status),
             covers: &|product| coverage.covers(product),
         };
         for index in 0..frozen.lines.len() {
@@ -269,7 +273,7 @@ impl Facts<'_, '_> {
             return Turn::Keep;
         }
         let since = row.online_since.map_or(opened, |since| since.max(opened));
-        let until = later(since, self.rules.offline_after);
+        let until = later(later(since, self.still), self.rules.offline_after);
         match self.rules.offline {
             OfflineAction::Wait => Turn::Keep,
             OfflineAction::Defer if wake.is_due(until) => {

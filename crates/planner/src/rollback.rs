@@ -81,7 +81,8 @@ fn is_over_time(run: &Run<'_>, scene: &Scene<'_>, wake: &mut Wake) -> bool {
     let stage = run.stages.iter().position(|stage| stage.spec.name == rollback.stage);
     stage.is_some_and(|position| {
         let span = run.stages[position].rules.progress_deadline;
-        let deadline = later(later(rollback.started_at, stood_still(run, position)), span);
+        let deadline =
+            later(later(rollback.started_at, stood_still(&run.status.stages[position])), span);
         if emergency::stops_rollback(run) {
             return false;
         }

@@ -174,6 +174,11 @@ stages: [{name: test, group: test, maxConcurrency: 1, deviceDeadline: 2h,
     assert_eq!(world.state("november", "test-1"), Some(LineState::Granted));
     assert_eq!(world.state("november", "test-2"), Some(LineState::Pending));
     assert!(world.status("november").halted.is_none());
+
+    // After the lift it has its hour, like everybody.
+    world.stops.clear();
+    world.settle();
+    assert_eq!(world.state("november", "test-2"), Some(LineState::Pending));
 }
 
 #[test]
