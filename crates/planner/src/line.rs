@@ -85,6 +85,7 @@ impl Line {
                         | Reason::OfflineTooLong
                         | Reason::CannotCreate
                         | Reason::NotReversible
+                        | Reason::BootLoop
                 )
             )
     }
@@ -381,12 +382,13 @@ pub(crate) fn doing(job: &crate::JobView) -> Doing {
         .map(|permit| permit.at)
         .max();
     match job.state {
-        Some(JobState::Rebooting | JobState::RebootFirst) => {
+        Some(JobState::Rebooting) => {
             // A report made before the permit was given cannot say that the restart is under way.
             let since = job.updated_at.max(reboot_permit);
             since.map_or(Doing::Working, Doing::Rebooting)
         }
-        Some(JobState::AwaitingReboot) => match reboot_permit {
+        // Before its restart is ordered it may wait for people, for hours.
+        Some(JobState::AwaitingReboot | JobState::RebootFirst) => match reboot_permit {
             Some(at) if job.updated_at.is_none_or(|heard| heard <= at) => Doing::Rebooting(at),
             _ => Doing::AwaitingReboot,
         },

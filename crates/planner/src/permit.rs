@@ -305,7 +305,10 @@ fn group(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
 fn another_agent(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
     let request = &facts.request;
     let other = facts.job?.permitted.iter().find(|permit| {
-        permit.attempt == request.attempt && permit.accepted_in != request.accepted_in
+        // Empty where an older gateway or CRD kept no note of it.
+        permit.attempt == request.attempt
+            && !permit.accepted_in.is_empty()
+            && permit.accepted_in != request.accepted_in
     })?;
     refused_because(
         Reason::TwoAgents,

@@ -335,7 +335,10 @@ fn one_that_accepted_the_job_beside_the_one_that_was_permitted_gets_nothing() {
         let theirs = Permit { accepted_in: "run-of-the-copy".to_owned(), ..first };
         let desk = make().with(|desk| desk.job().permitted = vec![theirs.clone()]);
         assert_eq!((desk.verdict(), desk.reason()), ("refused", Some(Reason::TwoAgents)));
-        // An earlier attempt says nothing about this one.
+        // Neither an earlier attempt nor one that nobody noted says anything about this one.
+        let unnoted = Permit { accepted_in: String::new(), ..theirs.clone() };
+        let desk = make().with(|desk| desk.job().permitted = vec![unnoted]);
+        assert_eq!(desk.verdict(), "granted");
         let earlier = Permit { attempt: 1, ..theirs };
         let desk = make().with(|desk| desk.job().permitted = vec![earlier]);
         assert_eq!(desk.verdict(), "granted");
