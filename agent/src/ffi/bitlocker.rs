@@ -2,9 +2,10 @@
 
 use windows::Win32::System::Variant::VARIANT;
 use windows::Win32::System::Wmi::IWbemClassObject;
-use windows::core::{HSTRING, PCWSTR, Result};
+use windows::core::{Error, HSTRING, PCWSTR, Result};
 
 use super::wmi::{Privacy, Wmi, property, text};
+use super::wua::Com;
 
 /// Where BitLocker answers (Windows documentation, `Win32_EncryptableVolume`).
 const NAMESPACE: &str = r"ROOT\CIMV2\Security\MicrosoftVolumeEncryption";
@@ -21,6 +22,12 @@ const NEVER_ON: i32 = 0x8031_0008_u32.cast_signed();
 /// # Errors
 /// WMI or BitLocker does not answer; also where there is no BitLocker at all.
 pub fn system_drive_protection(kinds: &[u32]) -> Result<(u32, Vec<u32>)> {
+    // An error may hold an object of COM, which must not outlive it on this thread.
+    let _com = Com::begin()?;
+    protection(kinds).map_err(|error| Error::from_hresult(error.code()))
+}
+
+fn protection(kinds: &[u32]) -> Result<(u32, Vec<u32>)> {
     let wmi = Wmi::connect(NAMESPACE, Privacy::Packet)?;
     let drive = super::system_folder()?;
     let letter = drive.to_string_lossy().chars().take(2).collect::<String>();
@@ -52,7 +59,7 @@ impl Wmi {
         let (mut takes, mut gives) = (None, None);
         // SAFETY: name and places live through the call.
         unsafe { class.GetMethod(&HSTRING::from(ASKED), 0, &mut takes, &mut gives)? };
-        let takes = takes.ok_or_else(windows::core::Error::empty)?;
+        let takes = takes.ok_or_else(Error::empty)?;
         // SAFETY: the class of the arguments is alive.
         let arguments = unsafe { takes.SpawnInstance(0)? };
         let value = VARIANT::from(kind.cast_signed());

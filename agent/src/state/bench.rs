@@ -566,7 +566,14 @@ impl Bench {
         self.is_ending = false;
         self.booted_mono_ms = self.mono_ms;
         let waits = |script: &Script| matches!(script.stand, Stand::Pending | Stand::Removing);
-        if !self.updates.values().any(waits) {
+        // The agent cannot know that a removal was done before it has looked: all crashes until then
+        // are one.
+        let removes = |job: &JobRun| job.is_rollback() && job.is_removing();
+        let is_hard = |kind: &BootKind| matches!(kind, BootKind::Crash | BootKind::Dirty);
+        let is_counted = self.state.job.as_ref().is_some_and(removes)
+            && is_hard(&kind)
+            && self.boots_since_act.iter().any(is_hard);
+        if !self.updates.values().any(waits) && !is_counted {
             self.boots_since_act.push(kind);
         }
         self.pending_reboot = self.pends_forever;

@@ -54,6 +54,9 @@ pub struct JobRun {
     /// The rollback that the device began by itself.
     #[serde(default)]
     pub own_rollback: Option<OwnRollback>,
+    /// Crashes and losses of power since the last removal was ordered whose end is not known yet.
+    #[serde(default)]
+    pub shaken: u32,
     /// Own restarts.
     pub reboots: u32,
     /// Boot in which the last installation or removal was ordered.
@@ -309,6 +312,7 @@ impl JobRun {
             already: false,
             boots: Vec::new(),
             strikes: 0,
+            shaken: 0,
             crashes: 0,
             forbidding_role: None,
             own_rollback: None,
@@ -347,6 +351,11 @@ impl JobRun {
                 .updates
                 .iter()
                 .any(|update| matches!(update.state, UpdateState::Running | UpdateState::Ended(_)))
+    }
+
+    /// Whether a removal or installation was ordered whose end is not known.
+    pub(super) fn is_removing(&self) -> bool {
+        self.updates.iter().any(|update| update.state == UpdateState::Running)
     }
 
     /// Whether the device carries something that this job must answer for.

@@ -335,7 +335,7 @@ impl Watched {
     /// From here on nothing goes wrong any more: it must come to an end, and the end must be known.
     fn converge(mut self) {
         self.bench.permits.clear();
-        for _ in 0..3_000 {
+        for _ in 0..9_000 {
             if self.bench.state.job.is_none() && !self.bench.is_down {
                 break;
             }

@@ -73,7 +73,7 @@ pub(super) fn surveyed(
     if let Some(end) = autonomous::nothing_left(&job, &seen) {
         return mv.finish(job, end);
     }
-    let mut restart_finishes = false;
+    let (mut restart_finishes, mut was_done) = (false, false);
     let own = job.own_rollback.as_ref().map(|own| &own.kbs);
     for (run, target) in job.updates.iter_mut().zip(&job.payload.updates) {
         if own.is_some_and(|own| !own.contains(&run.kb)) {
@@ -92,6 +92,7 @@ pub(super) fn surveyed(
             }
             // Ordered by us in an earlier run, and gone or going now.
             _ if run.state == UpdateState::Running => {
+                was_done |= status != UpdateStatus::Removing;
                 run.state = UpdateState::Ended(super::ServicingResult {
                     code: 2,
                     hresult: 0,
@@ -104,6 +105,11 @@ pub(super) fn surveyed(
         }
     }
     job.reboot_required |= restart_finishes;
+    // It may have been in force already when the device crashed, once or more often: that is no reason
+    // to stop taking back, and one to look longer.
+    if std::mem::take(&mut job.shaken) > 0 && was_done {
+        job.strikes = job.strikes.max(1);
+    }
     if job.next_update().is_none() && restart_finishes {
         return reboot::count_down(mv, job, RebootWhy::Finish, false, 0);
     }
@@ -175,6 +181,7 @@ fn uninstall(mv: &mut Move, mut job: JobRun, index: usize, until_mono_ms: u64) -
     job.touched = true;
     job.updates[index].state = UpdateState::Running;
     job.installed_in_boot = Some(mv.state.boot.clone());
+    job.shaken = 0;
     let key = job.payload.key.clone();
     let tries = retry::number(&job, index);
     let ask = Ask::Uninstall { key, update, packages, tries, not_after_mono_ms: until_mono_ms };

@@ -48,6 +48,9 @@ pub(super) fn started(mv: &mut Move, start: Start) {
         let is_blamed = is_blamed(&job, &ended);
         let is_struck = is_blamed && is_strike(start.boot.kind, job.phase.is_proof());
         job.strikes += u32::from(is_struck);
+        // In the middle of a removal: whether it was done then, the survey tells.
+        let is_removing = job.is_rollback() && job.is_removing() && !job.reboot_required;
+        job.shaken += u32::from(!is_struck && is_removing && is_strike(start.boot.kind, false));
         job.crashes += u32::from(is_blamed && autonomous::counts(start.boot.kind));
         let is_about_to = job.is_about_to_roll_back();
         if let Some(own) = job.own_rollback.as_mut().filter(|_| !is_about_to) {

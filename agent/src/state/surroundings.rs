@@ -143,7 +143,9 @@ pub(super) fn obstacle(mv: &mut Move, job: &mut JobRun, seen: &Surroundings) -> 
         return Some(format!("waiting: {what}"));
     }
     let what = in_the_way(seen)?;
-    job.waiting.waited_ms += before.map_or(0, |before| now.saturating_sub(before));
+    // A device that slept meanwhile has not asked anybody: its clock went on, and nobody was there.
+    let since = before.map_or(0, |before| now.saturating_sub(before));
+    job.waiting.waited_ms += since.min(2 * LOOK_EVERY_MS);
     let left_ms = job.payload.reboot.wait_ms.saturating_sub(job.waiting.waited_ms);
     if left_ms == 0 {
         return None;

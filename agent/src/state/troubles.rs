@@ -96,6 +96,19 @@ fn a_crash_after_a_removal_that_needs_no_restart_speaks_against_it() {
 }
 
 #[test]
+fn a_crash_in_the_middle_of_a_removal_is_not_forgotten_when_it_turns_out_to_be_done() {
+    let script = Script { reboot_required: false, ..Script::default() };
+    let mut bench = Bench::new().with("KB1", script);
+    bench.carry_out_job(bench.job(1, Action::Install));
+    bench.take(Event::Offered(Box::new(bench.job(2, Action::Rollback))));
+    bench.go_until(|bench| phase(bench) == "Uninstalling" && bench.removals == 1);
+    bench.boot_now(BootKind::Crash);
+    bench.go_until(|bench| bench.state.job.is_none());
+    assert_eq!(bench.outcomes.last().unwrap().result, OutcomeResult::RolledBack);
+    assert!(bench.mono_ms - bench.booted_mono_ms > 600_000);
+}
+
+#[test]
 fn an_installation_that_was_taken_back_is_not_answered_as_a_success_again() {
     let mut bench = Bench::new();
     let mut install = bench.job(1, Action::Install);

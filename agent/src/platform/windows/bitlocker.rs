@@ -34,6 +34,12 @@ pub(super) fn startup() -> Startup {
         if let Some((_, startup)) = known.answer.as_ref().filter(is_fresh) {
             return startup.clone();
         }
+        // A few minutes old, and the question is open.
+        let is_near = |(at, _): &&(Instant, Startup)| at.elapsed() < 2 * KEPT;
+        if let (true, Some((_, startup))) = (known.is_asked, known.answer.as_ref().filter(is_near))
+        {
+            return startup.clone();
+        }
         if known.is_asked {
             return Startup::Unknown("BitLocker has not answered an earlier question".to_owned());
         }
