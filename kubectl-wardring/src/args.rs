@@ -287,7 +287,12 @@ fn reason(text: &str) -> Result<String, String> {
 }
 
 fn labels(text: &str) -> Result<Labels, String> {
-    text.split(',').map(label).collect()
+    let labels: Labels = text.split(',').map(label).collect::<Result<_, _>>()?;
+    let keys: std::collections::BTreeSet<_> = labels.iter().map(|(key, _)| key).collect();
+    if keys.len() < labels.len() {
+        return Err("a label may be given once".to_owned());
+    }
+    Ok(labels)
 }
 
 /// A name becomes a part of an address: another character would lead elsewhere.
@@ -302,9 +307,20 @@ fn object(text: &str) -> Result<String, String> {
         .to_owned())
 }
 
+/// Whether a label may have it; `!=` and `==` would select nothing, and say that they do.
+fn is_word(text: &str, also: &str) -> bool {
+    let ends = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
+    let fits = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
+    ends(text.bytes().next())
+        && ends(text.bytes().last())
+        && text.chars().all(|letter| fits(letter) || also.contains(letter))
+}
+
 fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        Some((key, value)) if is_word(key, "/") && (value.is_empty() || is_word(value, "")) => {
+            Ok((key.to_owned(), value.to_owned()))
+        }
         _ => Err("a label has the form KEY=VALUE".to_owned()),
     }
 }
