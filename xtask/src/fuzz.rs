@@ -33,15 +33,21 @@ pub struct Args {
 /// Runs the fuzzers one after the other and stops at the first that finds something.
 pub fn run(args: &Args) -> Result<()> {
     let wanted = |name: &&str| args.only.is_empty() || args.only.iter().any(|only| only == name);
-    all(FUZZERS.into_iter().filter(wanted), args.seconds, args.seed)
+    let bound = format!("-max_total_time={}", args.seconds);
+    all(FUZZERS.into_iter().filter(wanted), "corpus", &[&bound, &format!("-seed={}", args.seed)])
 }
 
-/// Each fuzzer briefly and always in the same way, as a test.
+/// Each fuzzer briefly and always in the same way, as a test: as many inputs on every machine, from
+/// the seeds alone.
 pub fn briefly() -> Result<()> {
-    all(FUZZERS.into_iter(), 10, 1)
+    let fresh = target_dir().join("fuzz/brief");
+    if fresh.exists() {
+        std::fs::remove_dir_all(&fresh).context("failed to clear the last brief run")?;
+    }
+    all(FUZZERS.into_iter(), "brief", &["-runs=200000", "-seed=1"])
 }
 
-fn all(fuzzers: impl Iterator<Item = &'static str>, seconds: u32, seed: u32) -> Result<()> {
+fn all(fuzzers: impl Iterator<Item = &'static str>, corpora: &str, bounds: &[&str]) -> Result<()> {
     let host = output(Command::new("rustc").arg("-vV"))?;
     let host = host.lines().find_map(|line| line.strip_prefix("host: "));
     let host = host.context("`rustc -vV` names no host")?.to_owned();
@@ -52,22 +58,23 @@ fn all(fuzzers: impl Iterator<Item = &'static str>, seconds: u32, seed: u32) -> 
     step("fuzzers", &mut build)?;
     let programs = folder.join(&host).join("fuzz");
     for name in fuzzers {
-        let corpus = folder.join("corpus").join(name);
+        let corpus = folder.join(corpora).join(name);
         std::fs::create_dir_all(&corpus)
             .with_context(|| format!("failed to make {}", corpus.display()))?;
         let mut fuzzer = Command::new(programs.join(format!("fuzz-{name}")));
         fuzzer.args([
-            format!("-max_total_time={seconds}"),
-            format!("-seed={seed}"),
             "-rss_limit_mb=1024".to_owned(),
-            "-timeout=10".to_owned(),
+            "-timeout=60".to_owned(),
             "-max_len=16384".to_owned(),
             "-verbosity=0".to_owned(),
             "-print_final_stats=1".to_owned(),
             "-print_funcs=0".to_owned(),
             format!("-artifact_prefix={}/found-{name}-", folder.display()),
         ]);
-        step(&format!("fuzz {name}"), fuzzer.arg(&corpus).env("WARDRING_SEEDS", &corpus))?;
+        step(
+            &format!("fuzz {name}"),
+            fuzzer.args(bounds).arg(&corpus).env("WARDRING_SEEDS", &corpus),
+        )?;
     }
     Ok(())
 }

@@ -14,6 +14,8 @@ pub const WINDOWS: &str = "x86_64-pc-windows-gnu";
 
 const COMPILER: SystemTool =
     SystemTool { program: "x86_64-w64-mingw32-gcc", package: "gcc-mingw-w64-x86-64" };
+/// For the fuzzers' runtime.
+const CXX: SystemTool = SystemTool { program: "g++", package: "g++" };
 const WINE: SystemTool = SystemTool { program: "wine", package: "wine wine64" };
 const MSI: [SystemTool; 2] = [
     SystemTool { program: "wixl", package: "wixl" },
@@ -23,7 +25,7 @@ const SIGNER: SystemTool = SystemTool { program: "osslsigncode", package: "ossls
 
 /// Sees to it that every tool of the tests is there.
 pub fn prepare() -> Result<()> {
-    part("system packages", || ensure_apt(&[&[COMPILER, WINE, SIGNER], &MSI[..]].concat()))?;
+    part("system packages", || ensure_apt(&[&[CXX, COMPILER, WINE, SIGNER], &MSI[..]].concat()))?;
     rust_for_windows()?;
     part("dev cluster", || devcluster().map(drop))?;
     part("helm", || helm().map(drop))

@@ -50,7 +50,7 @@ fn without_apt_the_packages_to_install_are_named() {
     let error = said(path_with(&[]).path());
 
     let sentence = "x86_64-w64-mingw32-gcc, wine, osslsigncode, wixl, msibuild are needed: \
-                    `apt-get install gcc-mingw-w64-x86-64 wine wine64 osslsigncode wixl msitools` (as root)";
+                    `apt-get install g++ gcc-mingw-w64-x86-64 wine wine64 osslsigncode wixl msitools` (as root)";
     assert!(error.contains(sentence), "{error}");
 }
 
@@ -66,7 +66,7 @@ fn an_apt_that_fails_leaves_its_own_words_and_the_next_step() {
 
     assert!(
         error.contains(
-            "install gcc-mingw-w64-x86-64 wine wine64 osslsigncode wixl msitools yourself"
+            "install g++ gcc-mingw-w64-x86-64 wine wine64 osslsigncode wixl msitools yourself"
         ),
         "{error}"
     );

@@ -94,8 +94,10 @@ impl Parts<'_> {
     fn page(&self) -> Result<String> {
         let content = fs::read(self.program).context("failed to read the program")?;
         let defaults: String = self.defaults.iter().map(Default::element).collect();
+        let calls = format!("{CALLS:?}");
+        let version = self.version.0.as_bytes();
         let digest =
-            digest(&[&content, PAGE.as_bytes(), defaults.as_bytes(), self.version.0.as_bytes()]);
+            digest(&[&content, PAGE.as_bytes(), calls.as_bytes(), defaults.as_bytes(), version]);
         let mut page = PAGE.to_owned();
         for (name, value) in [
             ("product", guid("product", &digest).as_str()),
