@@ -55,9 +55,9 @@ pub enum ActiveHoursType {
 #[serde(rename_all = "camelCase")]
 pub struct HoursOfDay {
     /// First hour, such as 8 for 08:00.
-    #[schemars(range(min = 0, max = 23))]
+    #[schemars(with = "i32", range(min = 0, max = 23))]
     pub start: u8,
     /// First hour that is free again, such as 17 for 17:00; below `start`, it is one of the next day.
-    #[schemars(range(min = 0, max = 23))]
+    #[schemars(with = "i32", range(min = 0, max = 23))]
     pub end: u8,
 }
