@@ -18,7 +18,7 @@ use wardring_controller::clock::ClockWatch;
 use wardring_controller::events::Events;
 use wardring_controller::identity::{CaError, Identity, SignerSettings, answer_requests, open};
 use wardring_controller::metrics::Metrics;
-use wardring_harness::{DevCluster, cluster, wait_until};
+use wardring_harness::{DevCluster, cluster, wait_until, wait_until_ok};
 use wardring_seal::{
     DeviceKey, EnrolmentClaim, PAYLOAD_VERSION, Roots, SignedClaim, Token, Trust, accept_issued,
 };
@@ -56,7 +56,30 @@ impl World {
         };
         let controller = account("wardring-controller").await?;
         let gateway = account("wardring-gateway").await?;
-        Ok(World { cluster, admin, controller, gateway, metrics: Metrics::new() })
+        let world = World { cluster, admin, controller, gateway, metrics: Metrics::new() };
+        world.wait_for_policies().await?;
+        Ok(world)
+    }
+
+    /// The API server takes up policies a moment after they are made.
+    async fn wait_for_policies(&self) -> Result<()> {
+        let params = PostParams { dry_run: true, ..PostParams::default() };
+        let spec = EnrollmentRequestSpec {
+            kind: EnrollmentKind::Enroll,
+            claim: "x".to_owned(),
+            proof: "x".to_owned(),
+            certificate: None,
+            token: Some("t-1".to_owned()),
+            device: "ws-1".to_owned(),
+        };
+        let stray = EnrollmentRequest::new("anything", spec);
+        wait_until_ok(SOON, "the chart's policies to be in force", async || {
+            match self.requests().create(&params, &stray).await {
+                Err(error) if error.to_string().contains("hexadecimal digits") => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await
     }
 
     pub async fn identity(&self) -> Result<Identity, CaError> {
