@@ -36,7 +36,8 @@ fn said(path: &Path) -> String {
 }
 
 /// Programs that stand for what the system's packages bring, and for Rust.
-const SYSTEM: [(&str, &str); 6] = [
+const SYSTEM: [(&str, &str); 7] = [
+    ("g++", "exit 0"),
     ("x86_64-w64-mingw32-gcc", "exit 0"),
     ("wine", "exit 0"),
     ("osslsigncode", "exit 0"),

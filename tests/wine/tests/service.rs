@@ -307,6 +307,8 @@ async fn a_service_whose_folder_was_opened_to_others_does_not_run() {
     device.install();
     gateway.wait_for("srv-1", "facts", |seen| seen.facts.is_some()).await;
     device.prefix.wine(["sc", "stop", "WardringAgent"]).unwrap();
+    // Its last words come before that.
+    device.wait("the end of the first run", |device| device.state().contains("STOPPED"));
     let length = device.log().len();
 
     fs::set_permissions(device.data(), Permissions::from_mode(0o777)).unwrap();
