@@ -149,3 +149,4 @@ mod act {
         }
     }
 }
+            package: None,

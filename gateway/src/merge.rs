@@ -5,6 +5,7 @@
 //! An outcome is final: the first that is stored for an attempt stays.
 
 mod facts;
+mod offered;
 mod progress;
 mod reduce;
 

@@ -182,6 +182,7 @@ impl Bench {
             boot: 1,
             boot_kind: BootKind::Foreign,
             updates: BTreeMap::from([("KB1".to_owned(), Script::default())]),
+        package: None,
             service: ServiceState::Running,
             probes: BTreeMap::new(),
             ports: BTreeSet::new(),

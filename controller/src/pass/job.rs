@@ -174,6 +174,40 @@ fn target(update: &ResolvedUpdate) -> UpdateTarget {
 
 /// Whole milliseconds, as the sealed payload counts; a negative span (which no manifest can write)
 /// counts as none.
+        package: update.package.as_ref().map(|package| seal::Package {
+            url: package.url.clone(),
+            sha256: package.sha256.clone(),
+        }),
 pub(super) fn millis(span: SignedDuration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use wardring_api::PackageSource;
+
+    use super::*;
+
+    #[test]
+    fn what_a_rollout_brings_itself_is_sealed_with_its_address_and_its_content() {
+        let source = PackageSource { url: "https://f/1.msu".to_owned(), sha256: "0a".repeat(32) };
+        let update = ResolvedUpdate {
+            product: "Windows Server 2022".to_owned(),
+            kb: "KB5070001".parse().expect("a KB number"),
+            kind: UpdateKind::Quality,
+            title: None,
+            target_build: Some("20348.2800".to_owned()),
+            identities: Vec::new(),
+            package: Some(source.clone()),
+        };
+        let sealed = serde_json::to_value(target(&update)).expect("plain data");
+        assert_eq!(
+            sealed,
+            serde_json::json!({
+                "kb": "KB5070001", "product": "Windows Server 2022", "kind": "Quality",
+                "targetBuild": "20348.2800",
+                "package": { "url": source.url, "sha256": source.sha256 },
+            })
+        );
+    }
 }

@@ -6,6 +6,8 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::MsrcSeverity;
+
 /// What people decide about a device.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
@@ -113,6 +115,11 @@ pub struct DeviceStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 10)))]
     pub failed: Vec<String>,
+    /// What the device's source says about the gravest of `missing`, at most 8; fewer where the
+    /// status would grow beyond 3 KB.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub offered: Vec<OfferedUpdate>,
     /// Sources that say Windows waits for a restart.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 12))]
@@ -220,6 +227,44 @@ pub struct UpdateCounts {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PendingRebootSource {
+/// What a device's source says about an update that it offers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OfferedUpdate {
+    /// KB number.
+    #[schemars(length(max = 10))]
+    pub kb: String,
+    /// Microsoft's classification, such as `Security Updates`, where it is a known one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub classification: Option<String>,
+    /// Microsoft's severity, where it gives one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub msrc_severity: Option<MsrcSeverity>,
+    /// Largest size of its download in megabytes, rounded up.
+    pub size_mb: u32,
+    /// Day on which its publisher last changed it, such as `2026-11-10`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 10))]
+    pub released: Option<String>,
+    /// Whether it can be removed, by its own word. Only its packages prove it, after the
+    /// installation.
+    pub uninstallable: bool,
+    /// Whether it restarts the device, by its own word.
+    pub reboot: RebootBehavior,
+}
+
+/// Whether an update restarts the device: Microsoft's InstallationRebootBehavior.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RebootBehavior {
+    /// It never does.
+    Never,
+    /// It always does.
+    Always,
+    /// It may; also where the update says nothing.
+    CanRequest,
+}
+
     /// Name of the source, such as `ComponentBasedServicing`.
     #[schemars(length(max = 64))]
     pub source: String,

@@ -4,7 +4,9 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{AutonomousRollback, Cap, Health, LabelSelector, PatchRolloutStatus, Reboot, Span};
+use crate::{
+    AutonomousRollback, Cap, Health, LabelSelector, PatchRolloutStatus, Reboot, Span, UpdatePackage,
+};
 
 /// One run: which updates, which devices in which order, and what must hold on the way.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -52,7 +54,7 @@ pub struct PatchRolloutSpec {
     pub abort: Option<Abort>,
 }
 
-/// Which updates a rollout brings: exactly one of `select` and `kbs`.
+/// Which updates a rollout brings: exactly one of `select`, `kbs` and `packages`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UpdateSelection {
@@ -63,6 +65,10 @@ pub struct UpdateSelection {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 50))]
     pub kbs: Vec<KbId>,
+    /// By address, for fixes that no update service offers. Devices install them in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub packages: Vec<UpdatePackage>,
     /// Where devices look for updates.
     #[serde(default)]
     pub source: UpdateSource,

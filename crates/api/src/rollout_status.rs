@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{KbId, RollbackScope, UpdateKind};
+use crate::{KbId, PackageSource, RollbackScope, UpdateKind};
 
 /// Where a rollout stands.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -120,6 +120,9 @@ pub struct ResolvedUpdate {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 64)))]
     pub identities: Vec<String>,
+    /// Its package, where the rollout brings it itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub package: Option<PackageSource>,
 }
 
 /// Something the rollout waits for.

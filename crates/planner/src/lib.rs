@@ -21,6 +21,7 @@ mod ledger;
 mod line;
 mod names;
 mod outcomes;
+mod packages;
 mod permit;
 mod plan;
 mod plan_types;

@@ -8,18 +8,22 @@ use wardring_api::{
 };
 
 use crate::{
-    DeviceRow, DeviceTable, HoldView, NO_PRODUCT, Selector, freeze,
+    DeviceRow, DeviceTable, HoldView, NO_PRODUCT, Selector, freeze, packages,
     validate::{Complaint, Run, Scene},
 };
 
 /// Most updates that a run may resolve to (the status holds no more).
 const MAX_UPDATES: usize = 64;
 
-/// The updates that the selection means now, sorted by product and order of installation.
+/// The updates that the selection means now, sorted by product and order of installation. Packages
+/// that the rollout brings itself need no Update object.
 pub fn resolve(
     spec: &PatchRolloutSpec,
     catalogue: &[&UpdateSpec],
 ) -> Result<Vec<ResolvedUpdate>, (Reason, String)> {
+    if !spec.updates.packages.is_empty() {
+        return Ok(packages::resolved(&spec.updates.packages));
+    }
     let mut chosen: Vec<&UpdateSpec> = match &spec.updates.select {
         Some(select) => {
             catalogue.iter().copied().filter(|update| selects(select, update)).collect()
@@ -69,6 +73,7 @@ fn resolved(update: &UpdateSpec) -> ResolvedUpdate {
         title: Some(update.title.clone()).filter(|title| !title.is_empty()),
         target_build: update.target_build.clone(),
         identities: update.identities.clone(),
+        package: None,
     }
 }
 

@@ -17,6 +17,7 @@ use crate::{
     freeze,
     line::{Doing, Frozen, Line, NONE, Tally, doing},
     names::NameKey,
+    packages,
     resolve::Coverage,
 };
 
@@ -268,8 +269,8 @@ fn stage_status(before: &PatchRolloutStatus, stage: &Stage) -> StageStatus {
 fn spec_complaint(rollout: &PatchRollout) -> Option<Complaint> {
     let spec = &rollout.spec;
     let invalid = |message: String| Some(Complaint::new(Reason::InvalidSpec, message));
-    if spec.updates.select.is_some() != spec.updates.kbs.is_empty() {
-        return invalid("spec.updates needs exactly one of `select` and `kbs`.".to_owned());
+    if let Some(message) = packages::complaint(&spec.updates) {
+        return invalid(message);
     }
     if spec.stages.is_empty() {
         return invalid("spec.stages is empty: name at least one stage.".to_owned());

@@ -642,3 +642,4 @@ fn target(kb: &str) -> wardring_seal::UpdateTarget {
         identities: Vec::new(),
     }
 }
+        package: None,

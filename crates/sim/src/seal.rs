@@ -8,7 +8,7 @@ use wardring_planner::{JobAutonomy, JobOutcome, NewJob, Outcome, OutcomeResult};
 use wardring_protocol::{Sealed, Signed};
 use wardring_seal::{
     Action, AutonomousRollback, HealthChecks, JobKey, JobPayload, OnUnhealthy, OutcomePayload,
-    PAYLOAD_VERSION, Preflight, RebootRules, UpdateKind, UpdateSource, UpdateTarget,
+    PAYLOAD_VERSION, Package, Preflight, RebootRules, UpdateKind, UpdateSource, UpdateTarget,
 };
 
 /// The one namespace of a simulation.
@@ -40,6 +40,10 @@ pub fn payload(new: &NewJob) -> String {
                 kind: kind(update.kind),
                 target_build: update.target_build.clone(),
                 identities: update.identities.clone(),
+                package: update.package.as_ref().map(|package| Package {
+                    url: package.url.clone(),
+                    sha256: package.sha256.clone(),
+                }),
             })
             .collect(),
         source: match new.source {

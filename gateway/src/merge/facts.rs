@@ -13,6 +13,8 @@ use wardring_api::{
 };
 use wardring_protocol::Facts;
 
+use super::offered::offered;
+
 /// Largest status, bytes of JSON; lists are cut until it fits.
 const MAX_STATUS: usize = 3 * 1024;
 /// Older scans say nothing about what is missing now.
@@ -64,6 +66,7 @@ pub fn apply_facts(old: Vec<Condition>, report: &FactsReport, now: Timestamp) ->
         }),
         missing: kbs(&facts.missing),
         failed: kbs(&facts.failed),
+        offered: offered(&facts.offered),
         pending_reboot: facts
             .pending_reboot
             .iter()
@@ -268,8 +271,14 @@ fn fit(status: &mut DeviceStatus) {
     let size =
         |status: &DeviceStatus| serde_json::to_vec(status).expect("a status is plain data").len();
     while size(status) > MAX_STATUS {
-        let dropped = status.services.pop().is_some()
-            || status.other_patch_sources.pop().is_some()
+        let runs = |service: &ServiceStatus| service.state == ServiceState::Running;
+        let dropped = match status.services.last() {
+            // What is broken stays longest, then what is missing.
+            Some(last) if status.offered.is_empty() || runs(last) => {
+                status.services.pop().is_some()
+            }
+            _ => status.offered.pop().is_some(),
+        } || status.other_patch_sources.pop().is_some()
             || status.pending_reboot.pop().is_some();
         if !dropped {
             return;

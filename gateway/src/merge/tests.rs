@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use proptest::prelude::*;
 use wardring_api::{
-    DeviceStatus, JobState, PatchJobStatus, Permit, PermitStep, ServiceState, conditions,
-    conditions::Truth, reasons::Reason,
+    DeviceStatus, JobState, MsrcSeverity, PatchJobStatus, Permit, PermitStep, ServiceState,
+    conditions, conditions::Truth, reasons::Reason,
 };
 use wardring_protocol::{
-    Facts, Progress, RebootSource, Report, ReportBatch, ReportBody, Scan, ServiceFact, Signed,
+    Facts, Offered, Progress, RebootBehavior, RebootSource, Report, ReportBatch, ReportBody, Scan,
+    ServiceFact, Signed,
 };
 use wardring_seal::{Action, JobKey};
 
@@ -232,6 +233,7 @@ proptest! {
         services in prop::collection::vec("[A-Za-z]{1,256}", 0..64),
         sources in prop::collection::vec("[A-Za-z]{1,256}", 0..32),
         missing in prop::collection::vec("KB[0-9]{7}", 0..300),
+        offers in 0_usize..32,
     ) {
         let facts = Facts {
             services: services
@@ -240,6 +242,7 @@ proptest! {
                 .collect(),
             other_patch_sources: sources,
             missing,
+            offered: vec![offer("KB5068787", Some("Critical")); offers],
             ..facts("WS-1")
         };
         let status = apply_facts(Vec::new(), &facts_report(1, facts), now());
@@ -402,6 +405,54 @@ fn what_does_not_run_is_listed_first_and_makes_the_device_unhealthy() {
     let status = apply_facts(Vec::new(), &facts_report(1, facts), now());
     assert_eq!(status.services[0].state, ServiceState::Stopped);
     assert_eq!(says(&status, conditions::HEALTHY), ("False".to_owned(), "ServiceDown".to_owned()));
+}
+
+fn offer(kb: &str, severity: Option<&str>) -> Offered {
+    Offered {
+        kb: kb.to_owned(),
+        classification: Some("Security Updates".to_owned()),
+        msrc_severity: severity.map(str::to_owned),
+        size_bytes: 432_013_313,
+        uninstallable: true,
+        reboot: RebootBehavior::Always,
+        released: Some(at("2026-11-10T18:00:00Z")),
+    }
+}
+
+#[test]
+fn what_is_offered_is_told_gravest_first_and_in_words_that_are_known() {
+    let mut facts = facts("WS-1");
+    facts.offered = vec![offer("KB5000001", None), offer("KB5000002", Some("Terrible"))];
+    facts.offered.extend((3..10).map(|n| offer(&format!("KB500000{n}"), Some("Low"))));
+    facts.offered.push(offer("KB5000010", Some("Critical")));
+    let status = apply_facts(Vec::new(), &facts_report(1, facts), now());
+    assert_eq!(status.offered.len(), 8);
+    assert_eq!(
+        serde_json::to_value(&status.offered[0]).unwrap(),
+        serde_json::json!({
+            "kb": "KB5000010", "classification": "Security Updates", "msrcSeverity": "Critical",
+            "sizeMb": 413, "released": "2026-11-10", "uninstallable": true, "reboot": "Always",
+        })
+    );
+    assert!(
+        status.offered[1..].iter().all(|update| update.msrc_severity == Some(MsrcSeverity::Low))
+    );
+}
+
+#[test]
+fn what_is_offered_makes_room_for_what_is_broken() {
+    let mut facts = facts("WS-1");
+    let service = |index: u32, state: &str| ServiceFact {
+        name: format!("{index:02}-{}", "x".repeat(100)),
+        state: state.to_owned(),
+    };
+    facts.offered = vec![offer("KB5000001", None); 8];
+    facts.services = (0..11).map(|index| service(index, "Stopped")).collect();
+    facts.services.extend((11..32).map(|index| service(index, "Running")));
+    let status = apply_facts(Vec::new(), &facts_report(1, facts), now());
+    assert_eq!(status.services.len(), 11, "those that run made room first");
+    assert!(status.services.iter().all(|service| service.state == ServiceState::Stopped));
+    assert!((1..8).contains(&status.offered.len()), "{} are left", status.offered.len());
 }
 
 #[test]

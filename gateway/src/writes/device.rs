@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Every field that facts decide; absent ones are removed by name.
-const FIELDS: [&str; 13] = [
+const FIELDS: [&str; 14] = [
     "conditions",
     "identity",
     "os",
@@ -25,6 +25,7 @@ const FIELDS: [&str; 13] = [
     "lastScan",
     "updates",
     "missing",
+    "offered",
     "failed",
     "pendingReboot",
     "services",

@@ -34,6 +34,7 @@ pub fn job(sequence: i64, action: Action) -> JobPayload {
             kind: UpdateKind::Quality,
             target_build: Some("20348.2762".to_owned()),
             identities: Vec::new(),
+            package: None,
         }],
         source: UpdateSource::Default,
         accept_eula: false,

@@ -13,11 +13,12 @@ const MAX_EXACT: u64 = (1 << 53) - 1;
 const INSTANT: &str = r"^(19|20|21)[0-9]{2}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,9})?(Z|[+-](0[0-9]|1[0-4]):[0-5][0-9])$";
 
 /// Lists that are matched by a key, so that a rule can tell old items from new ones.
-const KEYED: &[(&str, &str)] = &[
-    ("spec.stages", "name"),
-    ("spec.health.probes", "name"),
-    ("status.stages", "name"),
-    ("status.conditions", "type"),
+const KEYED: &[(&str, &[&str])] = &[
+    ("spec.stages", &["name"]),
+    ("spec.health.probes", &["name"]),
+    ("spec.updates.packages", &["kb", "product"]),
+    ("status.stages", &["name"]),
+    ("status.conditions", &["type"]),
 ];
 
 /// Lists of people in which neither order nor repetition means anything.
@@ -72,9 +73,9 @@ pub(super) fn tighten(schema: &mut Value) {
         } else if path == "status.conditions" {
             node["items"] = condition();
         }
-        for (_, key) in KEYED.iter().filter(|(list, _)| *list == path) {
+        for (_, keys) in KEYED.iter().filter(|(list, _)| *list == path) {
             node["x-kubernetes-list-type"] = json!("map");
-            node["x-kubernetes-list-map-keys"] = json!([key]);
+            node["x-kubernetes-list-map-keys"] = json!(keys);
         }
         if SETS.contains(&path) {
             node["x-kubernetes-list-type"] = json!("set");

@@ -68,6 +68,7 @@ const POSITIVE: &str = "self.matches('[1-9]')";
 // A zero would have to mean either nothing or one device; whoever writes it means nothing.
 const AT_LEAST_ONE: &str = "type(self) == int ? self >= 1 : !self.matches('^0+%$')";
 const RELEASE: &str = "self.matches('^[0-9]{4}-(0[1-9]|1[0-2])$')";
+const PACKAGE_ADDRESS: &str = "self.matches('^https?://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?/[A-Za-z0-9._~%/+-]*[.]msu$')";
 // A selector without requirements is what remains of a mistyped one, and takes every device.
 const SELECTS: &str = "(has(self.matchLabels) && size(self.matchLabels) > 0) || (has(self.matchExpressions) && size(self.matchExpressions) > 0)";
 
@@ -88,8 +89,9 @@ const PATCH_ROLLOUT: &[Rule] = &[
     ),
     rule(
         "spec.updates",
-        "has(self.select) != (has(self.kbs) && size(self.kbs) > 0)",
-        "spec.updates: give exactly one of `select` (updates by release and kind) and `kbs` (a list of KB numbers)",
+        "[has(self.select), has(self.kbs) && size(self.kbs) > 0, \
+         has(self.packages) && size(self.packages) > 0].exists_one(given, given)",
+        "spec.updates: give exactly one of `select` (updates by release and kind), `kbs` (a list of KB numbers) and `packages` (updates by address)",
     ),
     rule(
         "spec.updates",
@@ -103,6 +105,26 @@ const PATCH_ROLLOUT: &[Rule] = &[
     ),
     rule(
         "spec.stages",
+    rule(
+        "spec.updates.packages[].url",
+        PACKAGE_ADDRESS,
+        "spec.updates.packages[].url: must look like `https://HOST/PATH.msu`, without user, query and fragment",
+    ),
+    rule(
+        "spec.updates.packages[]",
+        "self.allowHttp || self.url.startsWith('https://')",
+        "spec.updates.packages[].url: must begin with `https://`, unless `allowHttp` is true",
+    ),
+    rule(
+        "spec.updates.packages[].sha256",
+        "self.matches('^[0-9a-f]{64}$')",
+        "spec.updates.packages[].sha256: must be 64 hexadecimal digits in lower case",
+    ),
+    rule(
+        "spec.updates.packages[].targetBuild",
+        "self.matches('^[0-9]{4,6}[.][0-9]{1,6}$')",
+        "spec.updates.packages[].targetBuild: must be `build.UBR`, such as `20348.2762`",
+    ),
         concat!(
             each_stage!(),
             "i >= size(oldSelf) || (i < size(self) && self[i].name == oldSelf[i].name))"

@@ -76,6 +76,7 @@ pub fn job() -> JobPayload {
             kind: UpdateKind::Quality,
             target_build: Some("20348.4405".into()),
             identities: vec![],
+            package: None,
         }],
         source: UpdateSource::Default,
         accept_eula: true,

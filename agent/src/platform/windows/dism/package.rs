@@ -207,6 +207,7 @@ pub(super) mod tests {
             hive.number(&path, "CurrentState", *state).number(&path, "Visibility", *visibility)
         })
     }
+            package: None,
 
     #[test]
     fn an_identity_is_nothing_but_an_identity() {
@@ -298,4 +299,5 @@ pub(super) mod tests {
         let next = update("KB5044281", UpdateKind::Quality, Some("20348.2849"));
         assert!(of_update(&next, &packages).is_empty());
     }
+            package: None,
 }

@@ -174,6 +174,7 @@ mod tests {
         stand(target, found, "20348.2700").status
     }
 
+            package: None,
     #[test]
     fn an_update_is_found_by_kb_or_by_exactly_its_revision() {
         let found = [offered()];

@@ -212,6 +212,7 @@ fn begun(rig: &Rig) {
     rig.record()
         .begin(super::record::Installation {
             act: act(&key(1), "KB5068787", 0),
+        package: None,
             boot: "b1".to_owned(),
             began: wall_clock(),
             packages_before: BTreeSet::new(),
