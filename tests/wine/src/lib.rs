@@ -6,3 +6,6 @@ pub mod gateway;
 pub mod jobs;
 pub mod prefix;
 pub mod programs;
+pub mod registry;
+pub mod server;
+mod template;

@@ -9,6 +9,9 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, bail, ensure};
 use tempfile::TempDir;
 
+use crate::registry::Changes;
+use crate::template;
+
 pub(crate) const TARGET: &str = "x86_64-pc-windows-gnu";
 /// The C compiler for Windows.
 pub(crate) const COMPILER: &str = "x86_64-w64-mingw32-gcc";
@@ -23,19 +26,35 @@ pub fn build_agent() -> anyhow::Result<PathBuf> {
 
 /// Builds a program of the agent's package for Windows.
 pub(crate) fn build(program: [&str; 2]) -> anyhow::Result<PathBuf> {
+    build_with(&[program[0], program[1], "--target", TARGET])
+}
+
+/// Builds the agent as it goes to devices, for Windows or for this machine.
+///
+/// # Errors
+/// A tool is missing or the build fails.
+pub fn build_optimised(is_for_windows: bool) -> anyhow::Result<PathBuf> {
+    let mut arguments = vec!["--profile", "agent", "--bin", "wardring-agent"];
+    if is_for_windows {
+        arguments.extend(["--target", TARGET]);
+    }
+    build_with(&arguments)
+}
+
+fn build_with(arguments: &[&str]) -> anyhow::Result<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .current_dir(&root)
         .args(["build", "--quiet", "--package", "wardring-agent"])
-        .args(program)
-        .args(["--target", TARGET, "--message-format", "json-render-diagnostics"])
+        .args(arguments)
+        .args(["--message-format", "json-render-diagnostics"])
         .stderr(Stdio::inherit())
         .output()
         .context("failed to start cargo")?;
     ensure!(
         output.status.success(),
-        "the agent does not build for {TARGET}; it needs `rustup target add {TARGET}` and `apt-get \
+        "the agent does not build; for Windows it needs `rustup target add {TARGET}` and `apt-get \
          install gcc-mingw-w64-x86-64`"
     );
     let lines = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -58,10 +77,7 @@ impl Prefix {
     /// A tool is missing, or Wine does not work.
     pub fn create(agent: &Path) -> anyhow::Result<Prefix> {
         let prefix = Prefix { folder: tempfile::tempdir()? };
-        // Let the setup come to its end before the first boot: a service manager of the setup that
-        // is still there would answer instead of the boot's.
-        prefix.wine(["wineboot", "--init"])?;
-        prefix.server(["-w"])?;
+        template::copy(prefix.folder.path())?;
         prefix.boot()?;
         let system = prefix.drive().join("windows/system32");
         let shim = Path::new(env!("CARGO_MANIFEST_DIR")).join("shim/bcryptprimitives.c");
@@ -87,9 +103,11 @@ impl Prefix {
     }
 
     /// Starts this Windows and keeps it up without programs: otherwise it would end with the first
-    /// command, and every command would be a boot. A test that is killed leaves it for a minute.
+    /// command, and every command would be a boot. Services are no programs to Wine: a device on which
+    /// only the agent's service runs ends after this time, which is longer than any test waits. A
+    /// test that is killed leaves it for as long.
     fn boot(&self) -> anyhow::Result<()> {
-        self.server(["-p60"])?;
+        self.server(["-p600"])?;
         self.wine(["wineboot"]).map(|_| ())
     }
 
@@ -98,9 +116,37 @@ impl Prefix {
     /// # Errors
     /// Wine does not answer.
     pub fn restart(&self) -> anyhow::Result<()> {
-        self.server(["-k"])?;
-        self.server(["-w"])?;
+        self.switch_off()?;
         self.boot()
+    }
+
+    /// Ends this Windows, as hard as a power failure.
+    ///
+    /// # Errors
+    /// Wine does not answer.
+    pub fn switch_off(&self) -> anyhow::Result<()> {
+        self.server(["-k"])?;
+        self.server(["-w"])
+    }
+
+    /// Starts this Windows after it was switched off.
+    ///
+    /// # Errors
+    /// Wine does not answer.
+    pub fn switch_on(&self) -> anyhow::Result<()> {
+        self.boot()
+    }
+
+    /// Changes `HKEY_LOCAL_MACHINE` of a Windows that is switched off, as its start would before any
+    /// service runs.
+    ///
+    /// # Errors
+    /// The registry's file cannot be read or written.
+    pub fn while_off(&self, changes: &Changes) -> anyhow::Result<()> {
+        let path = self.folder.path().join("system.reg");
+        let before = std::fs::read(&path).with_context(|| format!("failed to read {path:?}"))?;
+        let after = changes.applied(&String::from_utf8_lossy(&before));
+        std::fs::write(&path, after).with_context(|| format!("failed to write {path:?}"))
     }
 
     fn server<const N: usize>(&self, arguments: [&str; N]) -> anyhow::Result<()> {
@@ -191,22 +237,27 @@ impl Prefix {
     }
 
     fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
-        command
-            .env("WINEPREFIX", self.folder.path())
-            .env("WINEDEBUG", "-all")
-            .env("WINEARCH", "win64")
-            // Neither Mono nor Gecko are needed, and their installers would ask.
-            .env("WINEDLLOVERRIDES", "mscoree=;mshtml=")
-            .env_remove("DISPLAY")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        command
+        command(self.folder.path(), program)
     }
 }
 
-const MISSING: &str = "failed to start Wine; install it with `apt-get install wine64`";
+/// A program of Wine in the prefix of a folder.
+pub(crate) fn command(prefix: &Path, program: &str) -> Command {
+    let mut command = Command::new(program);
+    command
+        .env("WINEPREFIX", prefix)
+        .env("WINEDEBUG", "-all")
+        .env("WINEARCH", "win64")
+        // Neither Mono nor Gecko are needed, and their installers would ask.
+        .env("WINEDLLOVERRIDES", "mscoree=;mshtml=")
+        .env_remove("DISPLAY")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command
+}
+
+pub(crate) const MISSING: &str = "failed to start Wine; install it with `apt-get install wine64`";
 
 impl Drop for Prefix {
     fn drop(&mut self) {
@@ -218,6 +269,13 @@ impl Drop for Prefix {
 
 /// An agent under Wine; killed with the value.
 pub struct Agent(Child);
+
+impl Agent {
+    /// Its process, as the system under Wine knows it.
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
 
 impl Drop for Agent {
     fn drop(&mut self) {

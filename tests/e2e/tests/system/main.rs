@@ -16,4 +16,5 @@ mod outages;
 mod restore;
 mod stories;
 mod support;
+mod windows;
 mod writes;

@@ -14,7 +14,7 @@ use wardring_api::{
     Device, DeviceGroup, PatchRollout, PatchRolloutSlice, PatchRolloutStatus, RolloutPhase,
     SliceLine, StageStatus, Update, conditions, names::ROLLOUT_LABEL,
 };
-use wardring_e2e::{Fleet, FleetFile, Installation, TokenOptions};
+use wardring_e2e::{Fleet, FleetFile, Installation, Tenant, TokenOptions};
 use wardring_harness::{wait_until, wait_until_ok};
 
 use super::{
@@ -47,6 +47,29 @@ impl Place {
         namespace: &str,
         plan: &Plan,
     ) -> Result<(Place, Fleet)> {
+        let (tenant, place) = Place::prepare(installation, namespace).await?;
+        let mut file = FleetFile::default();
+        let mut tokens = BTreeMap::new();
+        for group in plan.groups() {
+            let token = place.group(&tenant, &group, plan.names(&group).len()).await?;
+            tokens.insert(group, token);
+        }
+        for (group, device, world) in &plan.devices {
+            file.world(device, world.clone());
+            file.device(device, device, &tokens[group]);
+        }
+        let fleet = tenant.fleet(&file).await?;
+        for (_, device, _) in &plan.devices {
+            place.until_heard(SHORT, device).await?;
+        }
+        Ok((place, fleet))
+    }
+
+    /// Makes a namespace with a catalogue of the one update.
+    pub async fn prepare<'a>(
+        installation: &'a Installation,
+        namespace: &str,
+    ) -> Result<(Tenant<'a>, Place)> {
         let tenant = installation.tenant(namespace).await?;
         let place = Place { namespace: namespace.to_owned(), client: tenant.client().await? };
         place
@@ -58,35 +81,27 @@ impl Place {
                 },
             }))
             .await?;
-        let mut file = FleetFile::default();
-        let mut tokens = BTreeMap::new();
-        for group in plan.groups() {
-            let spec = json!({ "selector": { "matchLabels": { "group": group } } });
-            place
-                .create::<DeviceGroup>(json!({ "metadata": { "name": group }, "spec": spec }))
-                .await?;
-            let label = format!("group={group}");
-            let max_uses = plan.names(&group).len();
-            let options =
-                TokenOptions { name: &group, labels: &[&label], max_uses, may_replace: false };
-            tokens.insert(group.clone(), tenant.token(&options).await?);
-        }
-        for (group, device, world) in &plan.devices {
-            file.world(device, world.clone());
-            file.device(device, device, &tokens[group]);
-        }
-        let fleet = tenant.fleet(&file).await?;
-        for (_, device, _) in &plan.devices {
-            place
-                .until::<Device>(SHORT, device, "to be in contact and to report", |device| {
-                    device.status.as_ref().is_some_and(|status| {
-                        status.os.is_some()
-                            && conditions::is_true(&status.conditions, conditions::ONLINE)
-                    })
-                })
-                .await?;
-        }
-        Ok((place, fleet))
+        Ok((tenant, place))
+    }
+
+    /// Makes a group and a token that enrols its devices.
+    pub async fn group(&self, tenant: &Tenant<'_>, group: &str, devices: usize) -> Result<String> {
+        let spec = json!({ "selector": { "matchLabels": { "group": group } } });
+        self.create::<DeviceGroup>(json!({ "metadata": { "name": group }, "spec": spec })).await?;
+        let label = format!("group={group}");
+        let options =
+            TokenOptions { name: group, labels: &[&label], max_uses: devices, may_replace: false };
+        tenant.token(&options).await
+    }
+
+    /// Waits until a device is in contact and has reported.
+    pub async fn until_heard(&self, limit: Duration, device: &str) -> Result<Device> {
+        self.until(limit, device, "to be in contact and to report", |device: &Device| {
+            device.status.as_ref().is_some_and(|status| {
+                status.os.is_some() && conditions::is_true(&status.conditions, conditions::ONLINE)
+            })
+        })
+        .await
     }
 
     /// Objects of a kind.

@@ -1,0 +1,186 @@
+//! A whole Windows Server in a prefix: Windows Update, DISM, a database's service that can be told to
+//! fail, and the agent installed as a service, as an administrator does it.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use serde_json::{Value, json};
+
+use crate::fakewua::FakeWua;
+use crate::prefix::{Prefix, build_agent};
+use crate::programs::compile;
+use crate::registry::Changes;
+
+const AGENT: &str = r"C:\wardring\wardring-agent.exe";
+const CURRENT_VERSION: &str = r"SOFTWARE\Microsoft\Windows NT\CurrentVersion";
+const CBS: &str = r"SOFTWARE\Microsoft\Windows\CurrentVersion\Component Based Servicing";
+/// What a service of the tests is told; see `programs/service.c`.
+const ORDERS: &str = r"SOFTWARE\WardringTests";
+/// Words of a package's state in the registry.
+const INSTALL_PENDING: u32 = 0x60;
+const INSTALLED: u32 = 0x70;
+/// How long the agent may take for anything that a test waits for.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// The server.
+pub struct Server {
+    /// Its Windows.
+    pub prefix: Prefix,
+    /// Its Windows Update.
+    pub updates: FakeWua,
+}
+
+impl Server {
+    /// Sets up a Windows Server 2022 of this UBR, whose Windows Update has these updates, and whose
+    /// registry has `changes`. Its services: MSSQLSERVER, which starts with Windows, and Reports, which
+    /// nobody started.
+    ///
+    /// # Errors
+    /// A tool is missing, or Wine does not work.
+    pub fn create(ubr: u32, updates: &[Value], changes: Changes) -> anyhow::Result<Server> {
+        let prefix = Prefix::create(&build_agent()?)?;
+        let updates = FakeWua::install(&prefix, &json!({ "updates": updates }))?;
+        compile("dism.c", &prefix.drive().join("windows/system32/dism.exe"))?;
+        compile("service.c", &prefix.drive().join("wardring/service.exe"))?;
+        let overrides = r"HKCU\Software\Wine\DllOverrides";
+        prefix.wine(["reg", "add", overrides, "/v", "dism.exe", "/d", "native", "/f"])?;
+        for (name, start) in [("MSSQLSERVER", "auto"), ("Reports", "demand")] {
+            let program = format!(r"C:\wardring\service.exe {name}");
+            prefix.wine(["sc", "create", name, "binPath=", &program, "start=", start])?;
+        }
+        let server = Server { prefix, updates };
+        server.prefix.switch_off()?;
+        let windows = changes
+            .text(CURRENT_VERSION, "ProductName", "Windows Server 2022 Datacenter")
+            .text(CURRENT_VERSION, "InstallationType", "Server")
+            .text(CURRENT_VERSION, "CurrentBuild", "20348");
+        server.prefix.while_off(&with_ubr(windows, ubr))?;
+        server.prefix.switch_on()?;
+        Ok(server)
+    }
+
+    /// Installs the agent as a service.
+    ///
+    /// # Errors
+    /// It refuses.
+    pub fn install_agent(
+        &self,
+        gateways: &[String],
+        token: &str,
+        name: &str,
+    ) -> anyhow::Result<()> {
+        let mut line = vec![AGENT, "install", "--token", token, "--name", name];
+        line.extend(gateways.iter().flat_map(|gateway| ["--gateway", gateway.as_str()]));
+        let (is_done, said) = self.prefix.attempt(&line)?;
+        ensure!(is_done, "the agent is not installed: {said}");
+        Ok(())
+    }
+
+    /// The agent's log.
+    pub fn log(&self) -> String {
+        let path = self.prefix.drive().join("ProgramData/Wardring/log/agent.jsonl");
+        fs::read_to_string(path).unwrap_or_default()
+    }
+
+    /// Waits until the agent has ordered so many restarts of this Windows since it was installed.
+    ///
+    /// # Errors
+    /// It does not in time.
+    pub async fn until_restarts_ordered(&self, times: usize) -> anyhow::Result<()> {
+        let ordered = || self.log().matches("ordering a restart").count() >= times;
+        self.until(&format!("{times} restarts to be ordered"), ordered).await
+    }
+
+    /// Waits until Windows Update was called so many times.
+    ///
+    /// # Errors
+    /// It was not in time.
+    pub async fn until_called(&self, call: &str, times: usize) -> anyhow::Result<()> {
+        let called = || self.updates.calls(call).len() >= times;
+        self.until(&format!("{times} calls of {call}"), called).await
+    }
+
+    async fn until(&self, what: &str, is_so: impl Fn() -> bool) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        while !is_so() {
+            if begun.elapsed() > PATIENCE {
+                bail!("waited in vain for {what}; the agent's log: {}", self.log());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
+    }
+
+    /// Ends an installation that hangs, as servicing does: its package waits for a restart.
+    ///
+    /// # Errors
+    /// Wine does not answer.
+    pub fn end_installation(&self, package: &str) -> anyhow::Result<()> {
+        let key = format!(r"{CBS}\Packages\{package}");
+        self.prefix.set(&key, "CurrentState", "REG_DWORD", &INSTALL_PENDING.to_string())?;
+        self.prefix.make_key(&format!(r"{CBS}\RebootPending"))?;
+        let mut world = self.updates.world()?;
+        let acts = world["underWay"].as_array_mut().context("a world has acts")?;
+        acts.iter_mut().for_each(|act| act["ends"] = json!(1));
+        self.updates.set_world(&world)
+    }
+
+    /// Restarts Windows. What waited for that is carried out, and `changes` are made, before any
+    /// service runs.
+    ///
+    /// # Errors
+    /// Wine does not answer.
+    pub fn restart(&self, ubr: u32, ends: Ends, changes: Changes) -> anyhow::Result<()> {
+        self.prefix.switch_off()?;
+        self.updates.finish_at_boot()?;
+        if ends == Ends::Offered {
+            let mut world = self.updates.world()?;
+            let updates = world["updates"].as_array_mut().context("a world has updates")?;
+            updates.iter_mut().for_each(|update| update["isInstalled"] = json!(false));
+            self.updates.set_world(&world)?;
+        }
+        self.prefix.while_off(&with_ubr(changes.gone(&format!(r"{CBS}\RebootPending")), ubr))?;
+        self.prefix.switch_on()
+    }
+
+    /// Lines of DISM's log that tell of removals.
+    pub fn removals(&self) -> Vec<String> {
+        let log = fs::read_to_string(self.prefix.drive().join("dism.log")).unwrap_or_default();
+        let removals = log.lines().filter(|line| line.contains("/Remove-Package"));
+        removals.map(str::to_owned).collect()
+    }
+}
+
+/// What a restart makes of the updates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ends {
+    /// Those that waited for it are installed.
+    Installed,
+    /// None is there: they are offered.
+    Offered,
+}
+
+fn with_ubr(changes: Changes, ubr: u32) -> Changes {
+    changes.number(CURRENT_VERSION, "UBR", ubr)
+}
+
+/// Windows waits for a restart from an earlier installation.
+pub fn waits_for_restart(changes: Changes) -> Changes {
+    changes.number(&format!(r"{CBS}\RebootPending"), "SessionCount", 1)
+}
+
+/// A package is installed.
+pub fn installed(changes: Changes, package: &str) -> Changes {
+    changes.number(&format!(r"{CBS}\Packages\{package}"), "CurrentState", INSTALLED)
+}
+
+/// A package is gone.
+pub fn removed(changes: Changes, package: &str) -> Changes {
+    changes.gone(&format!(r"{CBS}\Packages\{package}"))
+}
+
+/// A service of the tests starts as it should, or stops right after its start with a code of its own.
+pub fn service_refuses(changes: Changes, service: &str, code: u32) -> Changes {
+    changes.number(&format!(r"{ORDERS}\{service}"), "Refuse", code)
+}
