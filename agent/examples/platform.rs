@@ -20,12 +20,16 @@ mod act {
     use anyhow::{Context, bail};
     use serde_json::{Value, json};
     use wardring_agent::platform::windows::Windows;
-    use wardring_agent::platform::{Checks, Machine, Performed, Permit, Services, Terms, Updates};
+    use wardring_agent::platform::{
+        Checks, Machine, Network, Performed, Permit, Services, Terms, Updates,
+    };
+    use wardring_agent::state::Witness;
     use wardring_seal::{
         Action, ActiveHours, Hook, JobKey, Probe, UpdateKind, UpdateSource, UpdateTarget,
     };
 
-    const TERMS: Terms = Terms { source: UpdateSource::Default, accept_eula: false };
+    const TERMS: Terms =
+        Terms { source: UpdateSource::Default, accept_eula: false, is_local: false };
 
     pub fn main() -> ExitCode {
         tracing_subscriber::fmt().json().with_writer(std::io::stderr).init();
@@ -53,6 +57,14 @@ mod act {
             "boot" => {
                 let boot = device.boot();
                 json!({ "id": boot.id, "kind": boot.kind.as_str() })
+            }
+            "witnesses" => {
+                let port = |text: &String| {
+                    let (host, port) = text.rsplit_once(':').context("HOST:PORT")?;
+                    Ok(Witness::Port { host: host.to_owned(), port: port.parse()? })
+                };
+                let named = rest.iter().map(port).collect::<anyhow::Result<_>>()?;
+                serde_json::to_value(device.answering(&named).await)?
             }
             "facts" => serde_json::to_value(device.facts())?,
             "sample" => serde_json::to_value(device.sample(rest).map_err(anyhow::Error::msg)?)?,

@@ -212,6 +212,25 @@ impl Gateway for HttpGateway {
         let limit = Duration::from_millis(MAX_REPORT_WAIT_MS) + GRACE;
         self.post("/v1/reports", limit, batch).await
     }
+
+    async fn is_there(&self) -> bool {
+        let client = self.client.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut asked = tokio::task::JoinSet::new();
+        for url in &self.addresses.gateways {
+            let mut url = url.clone();
+            // Nothing is there, and saying so is an answer.
+            url.set_path("/");
+            asked.spawn(client.get(url).timeout(SHORT).send());
+        }
+        while let Some(answer) = asked.join_next().await {
+            match answer {
+                Ok(Ok(_)) => return true,
+                Ok(Err(error)) if is_answer(&error) => return true,
+                Ok(Err(_)) | Err(_) => {}
+            }
+        }
+        false
+    }
 }
 
 fn identified_config(identity: &Identity) -> Result<ClientConfig, TlsError> {
@@ -306,6 +325,12 @@ fn failed(error: &reqwest::Error, address: &str) -> GatewayError {
     }
 }
 
+/// Whether a call failed because of what somebody answered. Whoever speaks TLS, or HTTP, is there,
+/// however wrong it is.
+fn is_answer(error: &reqwest::Error) -> bool {
+    tls_fault(error).is_some() || !(error.is_connect() || error.is_timeout())
+}
+
 /// What TLS says, if it is at the bottom of an error.
 fn tls_fault<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a TlsFault> {
     let mut next = Some(error);
@@ -376,6 +401,28 @@ mod tests {
         let query = JobQuery::default();
         let error = gateway.poll(&query).await.unwrap_err().to_string();
         assert!(error.contains("(by the proxy http://127.0.0.1:1)"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn whoever_answers_is_there_however_wrong_and_who_refuses_the_connection_is_not() {
+        let gateway = |port: u16| {
+            let list = [format!("https://127.0.0.1:{port}"), "https://127.0.0.1:1".to_owned()];
+            let addresses = Addresses::parse(&list, None).unwrap();
+            HttpGateway::first_contact(&addresses, Fingerprint::of(b"root")).unwrap()
+        };
+        assert!(!gateway(2).is_there().await);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let served = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let said = b"HTTP/1.1 503 Service Unavailable\r\n\r\n";
+            tokio::io::AsyncWriteExt::write_all(&mut stream, said).await.unwrap();
+            // Read to the end, so that nothing is lost on the way.
+            let mut rest = Vec::new();
+            let _ = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut rest).await;
+        });
+        assert!(gateway(port).is_there().await);
+        served.await.unwrap();
     }
 
     #[test]

@@ -32,6 +32,10 @@ pub trait Gateway: Send + Sync + 'static {
         &self,
         batch: &ReportBatch,
     ) -> impl Future<Output = Result<ReportAck, GatewayError>> + Send;
+
+    /// Whether anything at all answers where a gateway should be: one that cannot be trusted, refuses
+    /// or is broken does, too. It shows that the network is there, and nothing else.
+    fn is_there(&self) -> impl Future<Output = bool> + Send;
 }
 
 /// Why a gateway did not do what it was asked.
@@ -129,5 +133,9 @@ impl<G: Gateway> Gateway for std::sync::Arc<G> {
 
     async fn report(&self, batch: &ReportBatch) -> Result<ReportAck, GatewayError> {
         (**self).report(batch).await
+    }
+
+    async fn is_there(&self) -> bool {
+        (**self).is_there().await
     }
 }

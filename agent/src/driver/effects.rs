@@ -1,5 +1,6 @@
 //! Carrying out what the state machine asks for.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use wardring_seal::{JobKey, UpdateSource};
 use super::{Msg, Run};
 use crate::gateway::Gateway;
 use crate::platform::{Performed, Permit, Platform, Terms, wall_clock};
-use crate::state::{Answer, Ask, Event, InstallFound};
+use crate::state::{Answer, Ask, Event, InstallFound, Witness};
 
 impl<P: Platform, G: Gateway> Run<'_, P, G> {
     /// Begins one act; its answer comes back as an event of the same turn.
@@ -22,19 +23,31 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
                 self.timer = Some((at, turn));
             }
             Ask::Permit { key, step, accepted_in } => self.ask_permit(turn, key, step, accepted_in),
-            Ask::Inspect { updates, services, probes } => self.answer_with(turn, async move {
-                let inspected = platform.inspect(&updates, &services, terms).await;
-                match inspected {
-                    Ok(mut seen) => {
-                        // A search may take long, and what is asked last is what holds.
-                        seen.probes = platform.probe(&probes).await;
-                        seen.ports = platform.ports();
-                        seen.surroundings = platform.surroundings(None).await;
-                        Answer::Inspected(Box::new(seen))
+            Ask::Inspect { updates, services, probes, witnesses } => {
+                let gateway = Arc::clone(&self.agent.gateway);
+                self.answer_with(turn, async move {
+                    let inspected = platform.inspect(&updates, &services, terms).await;
+                    match inspected {
+                        Ok(mut seen) => {
+                            // A search may take long, and what is asked last is what holds.
+                            seen.probes = platform.probe(&probes).await;
+                            seen.ports = platform.ports();
+                            seen.surroundings = platform.surroundings(None).await;
+                            if let Some(named) = witnesses {
+                                seen.witnesses = answering(&*platform, &*gateway, &named).await;
+                            }
+                            Answer::Inspected(Box::new(seen))
+                        }
+                        Err(why) => Answer::Blind(why),
                     }
-                    Err(why) => Answer::Blind(why),
-                }
-            }),
+                })
+            }
+            Ask::SeekContact { witnesses } => {
+                let gateway = Arc::clone(&self.agent.gateway);
+                self.answer_with(turn, async move {
+                    Answer::Contact(answering(&*platform, &*gateway, &witnesses).await)
+                });
+            }
             Ask::LookAround { hours } => self.answer_with(turn, async move {
                 Answer::LookedAround(platform.surroundings(hours).await)
             }),
@@ -96,6 +109,7 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
         Terms {
             source: job.map_or(UpdateSource::Default, |job| job.source),
             accept_eula: job.is_some_and(|job| job.accept_eula),
+            is_local: self.saved.state.job.as_ref().is_some_and(|job| job.own_rollback.is_some()),
         }
     }
 
@@ -135,6 +149,18 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
             let _ = tx.send(Msg::Event(Event::Answered { turn, answer }));
         });
     }
+}
+
+/// Who on the network answers.
+async fn answering(
+    platform: &impl Platform,
+    gateway: &impl Gateway,
+    named: &BTreeSet<Witness>,
+) -> BTreeSet<Witness> {
+    let (mut answering, is_gateway_there) =
+        tokio::join!(platform.answering(named), gateway.is_there());
+    answering.extend(is_gateway_there.then_some(Witness::Gateway));
+    answering
 }
 
 fn performed_as(performed: Performed, answer: fn(InstallFound) -> Answer) -> Answer {

@@ -7,6 +7,8 @@ pub mod scripted;
 #[cfg(any(windows, test, fuzzing))]
 #[cfg_attr(fuzzing, allow(dead_code, reason = "only what reads other programs' words is called"))]
 pub mod windows;
+#[cfg(any(windows, test))]
+mod witnesses;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -17,7 +19,7 @@ use wardring_seal::{ActiveHours, Hook, JobKey, Probe, UpdateSource, UpdateTarget
 
 use crate::state::{
     BootKind, DownloadFailure, Inspection, InstallFound, ProbeSample, ServiceSample, Startup,
-    Surroundings,
+    Surroundings, Witness,
 };
 
 /// The running boot, as the platform knows it.
@@ -161,9 +163,19 @@ pub trait Checks: Send + Sync + 'static {
     fn run_hook(&self, hook: &Hook) -> impl Future<Output = Result<(), String>> + Send;
 }
 
+/// The network around the device.
+pub trait Network: Send + Sync + 'static {
+    /// Those who answer now: of `named`, and of the default gateways and DNS servers that the device
+    /// has at this moment. Takes seconds, and never a minute.
+    fn answering(
+        &self,
+        named: &BTreeSet<Witness>,
+    ) -> impl Future<Output = BTreeSet<Witness>> + Send;
+}
+
 /// A device in every respect.
-pub trait Platform: Machine + Updates + Services + Checks {}
-impl<T: Machine + Updates + Services + Checks> Platform for T {}
+pub trait Platform: Machine + Updates + Services + Checks + Network {}
+impl<T: Machine + Updates + Services + Checks + Network> Platform for T {}
 
 /// What a job lets the platform do with its updates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,6 +184,8 @@ pub struct Terms {
     pub source: UpdateSource,
     /// Whether licence terms may be accepted.
     pub accept_eula: bool,
+    /// Whether only what the device knows by itself counts: nothing is asked of the source.
+    pub is_local: bool,
 }
 
 /// A permit on the run's monotonic clock.

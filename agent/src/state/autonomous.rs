@@ -1,7 +1,7 @@
 //! The one thing that the agent does without a permit: taking back what this very job installed.
 //!
-//! A device that crashes again and again may never reach a gateway, so nobody could permit it. The
-//! sealed job must ask for it, the agent judges its own roles, and it happens once per job. From
+//! A device that crashes again and again may never reach a gateway, and one whose network an update
+//! killed reaches none, so nobody could permit it. The sealed job must ask for it, the agent judges its own roles, and it happens once per job. From
 //! there on it is the rollback that a gateway would have permitted: journalled before every act,
 //! with its own bound of restarts, and called good only when the updates are verifiably gone.
 
@@ -13,19 +13,21 @@ use wardring_seal::{Action, OutcomePayload, OutcomeResult};
 
 use super::job::End;
 use super::{
-    BootKind, BootRecord, Inspection, JobRun, Move, Phase, UpdateRun, UpdateState, UpdateStatus,
-    proof, reboot, rollback,
+    BootKind, BootRecord, Contact, Inspection, JobRun, Move, Phase, UpdateRun, UpdateState,
+    UpdateStatus, proof, reboot, rollback, verify,
 };
 
 /// Crashes and losses of power since the update that it must answer for. One is bad luck.
 const CRASHES: u32 = 2;
+/// Reason of a rollback that an answer from the network calls off.
+pub(super) const NETWORK_LOST: &str = "NetworkLost";
 /// Roles whose devices never do it, in the words of the facts: others depend on them, and what they
 /// hold must not go back in time by their own judgement.
 const NEVER: [(&str, &str); 2] =
     [("DomainController", "a domain controller"), ("ClusterNode", "a node of a failover cluster")];
 
 /// A rollback that nobody permitted.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OwnRollback {
     /// Reason word of the API.
@@ -39,6 +41,9 @@ pub struct OwnRollback {
     pub boots: Vec<BootRecord>,
     /// Own restarts before it.
     pub reboots_before: u32,
+    /// The job as it was, where an answer from the network calls it off before the first removal.
+    #[serde(default)]
+    pub was: Option<Box<JobRun>>,
 }
 
 /// Whether a boot counts towards a rollback without a permit. Clean restarts never do, and neither
@@ -58,7 +63,10 @@ pub(super) fn looped(mv: &mut Move, job: JobRun, sentence: String) -> Option<Job
     // A rollback takes nothing back itself, whatever its payload says.
     let asked = job.payload.key.action == Action::Install
         && job.payload.autonomous_rollback.as_ref().is_some_and(|asked| asked.boot_loop);
-    let refusal = if asked { refusal(mv, &job) } else { None };
+    let few =
+        |crashes| format!("crashes and losses of power count, {CRASHES} of them, not {crashes}");
+    let too_few = || (job.crashes < CRASHES).then(|| few(job.crashes));
+    let refusal = if asked { refusal(mv, &job).or_else(too_few) } else { None };
     let sentence = match refusal {
         None if asked => return begin(mv, job, "BootLoop", sentence),
         None => sentence,
@@ -69,7 +77,7 @@ pub(super) fn looped(mv: &mut Move, job: JobRun, sentence: String) -> Option<Job
 }
 
 /// Why the device must not do it, whatever the job asks for.
-fn refusal(mv: &Move, job: &JobRun) -> Option<String> {
+pub(super) fn refusal(mv: &Move, job: &JobRun) -> Option<String> {
     if job.own_rollback.is_some() {
         return Some("it did so once".to_owned());
     }
@@ -81,10 +89,6 @@ fn refusal(mv: &Move, job: &JobRun) -> Option<String> {
     }
     if mv.now.wall > job.payload.finish_by {
         return Some("the time of the job is over".to_owned());
-    }
-    if job.crashes < CRASHES {
-        let count = job.crashes;
-        return Some(format!("crashes and losses of power count, {CRASHES} of them, not {count}"));
     }
     ordered(job).is_empty().then(|| "this job installed nothing".to_owned())
 }
@@ -101,7 +105,8 @@ fn ordered(job: &JobRun) -> BTreeSet<String> {
 
 /// From here on the job is a rollback. What it did until now is remembered as if it had ended, so
 /// that the rollback finds its packages and the baseline from before its first attempt.
-fn begin(mv: &mut Move, mut job: JobRun, reason: &str, why: String) -> Option<JobRun> {
+pub(super) fn begin(mv: &mut Move, mut job: JobRun, reason: &str, why: String) -> Option<JobRun> {
+    let was = (reason == NETWORK_LOST).then(|| Box::new(job.clone()));
     mv.remember(&job, OutcomeResult::Failed);
     let kbs = ordered(&job);
     for run in &mut job.updates {
@@ -112,7 +117,7 @@ fn begin(mv: &mut Move, mut job: JobRun, reason: &str, why: String) -> Option<Jo
     }
     let reason = reason.to_owned();
     let (boots, reboots_before) = (Vec::new(), job.reboots);
-    job.own_rollback = Some(OwnRollback { reason, why, kbs, boots, reboots_before });
+    job.own_rollback = Some(OwnRollback { reason, why, kbs, boots, reboots_before, was });
     job.already = false;
     job.reboot_required = false;
     (job.strikes, job.crashes) = (0, 0);
@@ -124,7 +129,23 @@ fn begin(mv: &mut Move, mut job: JobRun, reason: &str, why: String) -> Option<Jo
     rollback::begin(mv, job)
 }
 
+/// The reason for it is gone, and nothing was removed yet: the job goes on as the installation that it
+/// was, and proves it anew.
+pub(super) fn call_off(mv: &mut Move, job: JobRun) -> Option<JobRun> {
+    let JobRun { payload, boots, forbidding_role, own_rollback, .. } = job;
+    let was = own_rollback.and_then(|own| own.was)?;
+    let contact = Contact::default();
+    let (ending, message) = (None, String::new());
+    let back = JobRun { payload, boots, forbidding_role, contact, ending, message, ..*was };
+    verify::settle(mv, back)
+}
+
 impl JobRun {
+    /// Whether an answer from the network would still call a rollback off.
+    pub(super) fn may_be_called_off(&self) -> bool {
+        self.own_rollback.as_ref().is_some_and(|own| own.was.is_some())
+    }
+
     /// Whether a rollback concerns this update.
     pub(super) fn takes_back(&self, kb: &str) -> bool {
         self.own_rollback.as_ref().is_none_or(|own| own.kbs.contains(kb))

@@ -6,7 +6,7 @@ use wardring_seal::{Action, AutonomousRollback, Hook, HookMoment, OutcomeResult}
 use super::bench::{Bench, Script, Stand};
 use super::*;
 
-const BOOT_LOOP: AutonomousRollback = AutonomousRollback { boot_loop: true };
+const BOOT_LOOP: AutonomousRollback = AutonomousRollback { boot_loop: true, network_lost: None };
 
 /// A device that crashes twice once `KB1` is in force, and that may help itself.
 fn crashing() -> Bench {
@@ -73,7 +73,7 @@ fn a_device_whose_job_does_not_ask_for_it_stays_as_it_is() {
     assert_eq!((bench.removals, bench.reboots_made()), (0, 1));
     assert!(!outcome.message.contains("by itself"), "{}", outcome.message);
 
-    let asked = AutonomousRollback { boot_loop: false };
+    let asked = AutonomousRollback { boot_loop: false, network_lost: None };
     let mut bench = Bench { autonomous: Some(asked), ..crashing() };
     assert_eq!(end(&install(&mut bench)), (OutcomeResult::Failed, Some("BootLoop")));
     assert_eq!(bench.removals, 0);

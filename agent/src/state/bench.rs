@@ -34,6 +34,8 @@ pub(super) struct Script {
     pub stops_service: bool,
     pub uninstallable: bool,
     pub crashes: u32,
+    /// In force, it is the end of the network.
+    pub kills_network: bool,
 }
 
 impl Default for Script {
@@ -48,6 +50,7 @@ impl Default for Script {
             stops_service: false,
             uninstallable: true,
             crashes: 0,
+            kills_network: false,
         }
     }
 }
@@ -84,6 +87,14 @@ pub(super) struct Bench {
     pub autonomous: Option<AutonomousRollback>,
     /// Roles of the device.
     pub roles: Vec<String>,
+    /// Who on the network answers, as long as it is there.
+    pub witnesses: BTreeSet<Witness>,
+    /// The network is not there, whatever is installed.
+    pub is_unplugged: bool,
+    /// When somebody on the network last answered, or the boot began.
+    pub heard_mono_ms: u64,
+    /// When it was last asked who answers, and nobody did.
+    pub silence_mono_ms: Option<u64>,
     /// Crashes and losses of power since the first installation of the job in hand.
     pub crashes_since_install: u32,
     /// Rollbacks that the device began by itself, by key.
@@ -143,6 +154,8 @@ pub(super) struct Bench {
     /// Times that an installation really began, by key and KB.
     pub installs: BTreeMap<(String, String), u32>,
     pub removals: u32,
+    /// Keys of the grants for which something was removed.
+    pub removed_for: Vec<String>,
     /// Own restarts that really happened, by key.
     pub reboots: BTreeMap<String, u32>,
     pub restarts_of_service: u32,
@@ -190,6 +203,10 @@ impl Bench {
             hooks: Vec::new(),
             autonomous: None,
             roles: Vec::new(),
+            witnesses: BTreeSet::from([Witness::Gateway, router(), dns()]),
+            is_unplugged: false,
+            heard_mono_ms: 0,
+            silence_mono_ms: None,
             crashes_since_install: 0,
             own_rollbacks: BTreeMap::new(),
             hooks_run: Vec::new(),
@@ -223,6 +240,7 @@ impl Bench {
             permits_asked: 0,
             installs: BTreeMap::new(),
             removals: 0,
+            removed_for: Vec::new(),
             reboots: BTreeMap::new(),
             restarts_of_service: 0,
             outcomes: Vec::new(),
@@ -363,10 +381,26 @@ impl Bench {
     fn watch_own_rollback(&mut self, next: &State) {
         let began =
             |state: &State| state.job.as_ref().is_some_and(|job| job.own_rollback.is_some());
+        if let (Some(was), Some(job), true, false) =
+            (&self.state.job, &next.job, began(&self.state), began(next))
+            && was.payload.key == job.payload.key
+        {
+            assert!(was.may_be_called_off(), "called off in its middle");
+            *self.own_rollbacks.get_mut(&key_id(&job.payload.key)).unwrap() -= 1;
+        }
         let (false, true, Some(job)) = (began(&self.state), began(next), &next.job) else { return };
         let key = key_id(&job.payload.key);
-        assert!(job.payload.autonomous_rollback.as_ref().is_some_and(|asked| asked.boot_loop));
-        assert!(self.crashes_since_install >= 2, "{} crashes", self.crashes_since_install);
+        let asked = job.payload.autonomous_rollback.as_ref().unwrap();
+        if job.own_rollback.as_ref().unwrap().reason == "BootLoop" {
+            assert!(asked.boot_loop);
+            assert!(self.crashes_since_install >= 2, "{} crashes", self.crashes_since_install);
+        } else {
+            let after_ms = asked.network_lost.as_ref().unwrap().after_ms;
+            let silent_ms = self.mono_ms - self.heard_mono_ms.max(self.booted_mono_ms);
+            assert!(silent_ms >= after_ms, "silent for {silent_ms} ms");
+            let before = &job.baseline.as_ref().unwrap().witnesses;
+            assert!(before.iter().any(|witness| *witness != Witness::Gateway), "{before:?}");
+        }
         let delicate = ["DomainController", "ClusterNode"];
         assert!(!self.roles.iter().any(|role| delicate.contains(&role.as_str())));
         assert!(self.installs.keys().any(|(begun, _)| *begun == key), "nothing was installed");
@@ -465,7 +499,9 @@ impl Bench {
             Ask::Uninstall { key, update, tries, .. } => {
                 self.may_begin(Step::Uninstall);
                 self.is_prepared(HookMoment::BeforeInstall);
+                self.is_still_alone(key);
                 self.removals += 1;
+                self.removed_for.push(key_id(key));
                 let script = self.updates.get_mut(&update.kb).unwrap();
                 if !script.removal_failures.is_empty() {
                     let failed = result(4, script.removal_failures.remove(0), false);
@@ -509,6 +545,30 @@ impl Bench {
         self.asked.push_back((due, turn, ask));
     }
 
+    /// Who on the network answers now.
+    fn answering(&self) -> BTreeSet<Witness> {
+        let kills = |script: &Script| script.stand == Stand::InForce && script.kills_network;
+        if self.is_unplugged || self.updates.values().any(kills) {
+            return BTreeSet::new();
+        }
+        let mut answering = self.witnesses.clone();
+        if self.mono_ms < self.cut_off_until_mono_ms {
+            answering.remove(&Witness::Gateway);
+        }
+        answering
+    }
+
+    /// Before the first removal for a lost network, somebody looked for it once more.
+    fn is_still_alone(&self, key: &JobKey) {
+        let own = self.state.job.as_ref().and_then(|job| job.own_rollback.as_ref());
+        if own.is_some_and(|own| own.reason != "BootLoop")
+            && !self.removed_for.contains(&key_id(key))
+        {
+            let since = self.silence_mono_ms.map(|at| self.mono_ms - at);
+            assert!(since.is_some_and(|since| since <= PERMIT_LIFE_MS), "{since:?}");
+        }
+    }
+
     /// Whether an installation or removal has not told its end yet.
     fn is_acting(&self) -> bool {
         let is_act = |ask: &Ask| matches!(ask, Ask::Install { .. } | Ask::Uninstall { .. });
@@ -541,7 +601,10 @@ impl Bench {
         let is_nobody = seen.people.is_some_and(|people| people.active == 0);
         let is_free = is_nobody && seen.active_until.is_none();
         assert!(is_free || waited >= wait_ms, "{seen:?} after {waited} ms");
-        let is_safe = seen.power == Power::PluggedIn && seen.startup == Startup::Unattended;
+        let is_unknown = matches!(seen.startup, Startup::Unknown(_));
+        let is_unattended =
+            seen.startup == Startup::Unattended || (is_unknown && waited >= 7_200_000);
+        let is_safe = seen.power == Power::PluggedIn && is_unattended;
         assert!(is_safe || has_own_rollback || self.is_careless, "a restart with {seen:?}");
     }
 
@@ -562,6 +625,7 @@ impl Bench {
         self.crashes_since_install += u32::from(matches!(kind, BootKind::Crash | BootKind::Dirty));
         self.boot += 1;
         self.boot_kind = kind;
+        self.silence_mono_ms = None;
         self.due_since = None;
         self.last_look = None;
         self.is_ending = false;
@@ -628,6 +692,7 @@ impl Bench {
             services: BTreeMap::from([(SERVICE.to_owned(), sample)]),
             probes: self.probes.clone(),
             ports: self.ports.clone(),
+            witnesses: BTreeSet::new(),
             hard_pending: Vec::from_iter(is_pending.then(|| "ComponentBasedServicing".to_owned())),
             busy: self.is_busy || self.is_acting(),
             free_disk_gb: 100,
@@ -652,7 +717,7 @@ impl Bench {
                 Answer::PermitExpired
             }
             Ask::Wake { .. } => Answer::Woke,
-            Ask::Permit { .. } if self.mono_ms < self.cut_off_until_mono_ms => {
+            Ask::Permit { .. } if !self.answering().contains(&Witness::Gateway) => {
                 Answer::Permit { asked_mono_ms: due, answer: None }
             }
             Ask::Permit { step, .. } => {
@@ -662,9 +727,23 @@ impl Bench {
                 }
                 Answer::Permit { asked_mono_ms: due, answer }
             }
-            Ask::Inspect { .. } => {
+            Ask::Inspect { witnesses, .. } => {
                 self.looks += 1;
-                Answer::Inspected(Box::new(self.inspection()))
+                let mut seen = self.inspection();
+                if witnesses.is_some() {
+                    seen.witnesses = self.answering();
+                }
+                Answer::Inspected(Box::new(seen))
+            }
+            Ask::SeekContact { .. } => {
+                let answering = self.answering();
+                if answering.is_empty() {
+                    self.silence_mono_ms = Some(self.mono_ms);
+                } else {
+                    self.heard_mono_ms = self.mono_ms;
+                    self.silence_mono_ms = None;
+                }
+                Answer::Contact(answering)
             }
             Ask::LookAround { .. } => {
                 self.last_look = Some((self.mono_ms, self.around.clone()));
@@ -787,6 +866,14 @@ impl Bench {
     pub fn is_in_force(&self, kb: &str) -> bool {
         self.updates[kb].stand == Stand::InForce
     }
+}
+
+pub(super) fn router() -> Witness {
+    Witness::Router { address: "10.0.0.1".parse().unwrap() }
+}
+
+pub(super) fn dns() -> Witness {
+    Witness::Dns { address: "10.0.0.53".parse().unwrap() }
 }
 
 pub(super) fn probe(name: &str) -> Probe {

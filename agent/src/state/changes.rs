@@ -60,6 +60,7 @@ mod tests {
             services: named(ServiceState::Running),
             probes: probes(ProbeSample::Good, failed()),
             ports: BTreeSet::from([80, 443]),
+            witnesses: BTreeSet::new(),
         };
         let mut after = Inspection {
             product: String::new(),
@@ -68,6 +69,7 @@ mod tests {
             services: named(ServiceState::Stopped),
             probes: probes(failed(), ProbeSample::Good),
             ports: BTreeSet::from([80, 3389]),
+            witnesses: BTreeSet::new(),
             hard_pending: Vec::new(),
             busy: false,
             free_disk_gb: 10,

@@ -133,6 +133,62 @@ fn neither_a_moved_clock_nor_a_restarted_agent_brings_the_deadline_forward() {
 }
 
 #[test]
+fn hours_asleep_are_no_time_in_which_people_were_asked() {
+    let mut bench = with_people(active(1));
+    bench.go_until(waits);
+    bench.advance(5 * HOUR_MS);
+    let took = until_the_restart(&mut bench);
+    assert!(took > HOUR_MS + 50 * MINUTE_MS, "{took}");
+}
+
+#[test]
+fn a_first_restart_waits_for_people_too_and_then_clears_the_way() {
+    let around = among(active(1));
+    let mut bench = Bench { around, pending_reboot: true, ..Bench::new() };
+    let mut job = bench.job(1, Action::Install);
+    job.preflight.reboot_first = true;
+    bench.take(Event::Offered(Box::new(job)));
+    bench.go_until(waits);
+    assert_eq!((phase(&bench), bench.reboots_made()), ("RebootFirst", 0));
+    bench.go_until(|bench| bench.mono_ms >= HOUR_MS);
+    assert_eq!((phase(&bench), waits(&bench), bench.reboots_made()), ("RebootFirst", true, 0));
+    bench.around.people = active(0);
+    bench.go_until(|bench| bench.state.job.is_none());
+    assert_eq!(bench.outcomes[0].result, OutcomeResult::Succeeded);
+    assert_eq!(bench.reboots_made(), 2);
+}
+
+#[test]
+fn an_agent_that_dies_at_any_journal_write_waits_for_people_all_the_same() {
+    let story = |die_at: usize| {
+        let mut bench = with_people(active(1));
+        let (begun, mut written) = (bench.mono_ms, 0);
+        while !bench.is_down {
+            written += 1;
+            if written == die_at {
+                bench.without_effects();
+                bench.start(false);
+            } else {
+                bench.go_on();
+            }
+        }
+        let waited = bench.mono_ms - begun;
+        bench.around.people = active(0);
+        bench.go_until(|bench| bench.state.job.is_none());
+        (bench, written, waited)
+    };
+    let (_, writes, undisturbed) = story(usize::MAX);
+    assert!(writes > 100, "{writes}");
+    for die_at in 1..=writes {
+        let (bench, _, waited) = story(die_at);
+        assert_eq!(bench.outcomes[0].result, OutcomeResult::Succeeded, "died at write {die_at}");
+        assert_eq!(bench.reboots_made(), 1, "died at write {die_at}");
+        let bounds = 2 * HOUR_MS..=undisturbed + 4 * MINUTE_MS;
+        assert!(bounds.contains(&waited), "died at write {die_at}: {waited} of {undisturbed}");
+    }
+}
+
+#[test]
 fn a_job_that_ends_before_the_deadline_says_so_and_does_not_restart() {
     let mut bench = Bench { around: among(active(1)), ..Bench::new() };
     let mut job = bench.job(1, Action::Install);
@@ -291,6 +347,30 @@ fn a_restart_waits_for_power_and_for_whoever_knows_the_pin_whatever_the_deadline
         bench.around = Surroundings::CLEAR;
         assert!(until_the_restart(&mut bench) <= 3 * MINUTE_MS);
     }
+}
+
+#[test]
+fn a_windows_that_stops_telling_whether_it_needs_a_person_holds_up_nothing_for_ever() {
+    let startup = Startup::Unknown("WMI is broken".to_owned());
+    let unknown = Surroundings { startup, ..Surroundings::CLEAR };
+    let mut bench = with_people(active(0));
+    bench.around = unknown.clone();
+    bench.go_until(waits);
+    assert!(message(&bench).contains("; restarts by 04:"), "{}", message(&bench));
+    let took = until_the_restart(&mut bench);
+    assert!((2 * HOUR_MS..2 * HOUR_MS + 5 * MINUTE_MS).contains(&took), "{took}");
+    bench.go_until(|bench| bench.state.job.is_none());
+    assert_eq!(bench.outcomes[0].result, OutcomeResult::Succeeded);
+
+    // A rollback waits as long before it removes anything, also where people are not waited for.
+    let mut job = bench.job(2, Action::Rollback);
+    job.reboot.wait_ms = 0;
+    let begun = bench.mono_ms;
+    bench.take(Event::Offered(Box::new(job)));
+    bench.go_until(|bench| bench.removals == 1);
+    assert!(bench.mono_ms - begun >= 2 * HOUR_MS);
+    bench.go_until(|bench| bench.state.job.is_none());
+    assert_eq!(bench.outcomes[1].result, OutcomeResult::RolledBack);
 }
 
 #[test]

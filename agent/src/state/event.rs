@@ -8,7 +8,7 @@ use wardring_seal::{ActiveHours, Hook, JobKey, JobPayload, OutcomePayload, Probe
 
 use crate::hresult::{Class, Hresult};
 
-use super::{BootRecord, Me, ProbeSample, ServiceSample, Surroundings};
+use super::{BootRecord, Me, ProbeSample, ServiceSample, Surroundings, Witness};
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,6 +49,7 @@ pub struct Start {
 
 /// Something to do after the state is durable.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "there are a few at a time, for a moment")]
 pub enum Effect {
     /// A question or an act that is answered by [`Event::Answered`] with the same turn.
     Ask {
@@ -106,6 +107,14 @@ pub enum Ask {
         services: Vec<String>,
         /// Questions to it.
         probes: Vec<Probe>,
+        /// Who on the network is asked as well, beside those that the device knows by itself; nobody
+        /// at all where this is none.
+        witnesses: Option<BTreeSet<Witness>>,
+    },
+    /// Look who on the network answers: these, and those that the device knows by itself.
+    SeekContact {
+        /// Who is asked as well.
+        witnesses: BTreeSet<Witness>,
     },
     /// Look at what a restart would be in the way of.
     LookAround {
@@ -198,6 +207,8 @@ pub enum Answer {
     Blind(String),
     /// What a restart would be in the way of.
     LookedAround(Surroundings),
+    /// Those that answered.
+    Contact(BTreeSet<Witness>),
     /// How the download ended.
     Downloaded(Result<(), DownloadFailure>),
     /// How the installation ended.
@@ -222,6 +233,7 @@ impl Answer {
             Answer::Inspected(_) => "Inspected",
             Answer::Blind(_) => "Blind",
             Answer::LookedAround(_) => "LookedAround",
+            Answer::Contact(_) => "Contact",
             Answer::Downloaded(_) => "Downloaded",
             Answer::Installed(_) => "Installed",
             Answer::Uninstalled(_) => "Uninstalled",
@@ -312,6 +324,8 @@ pub struct Inspection {
     pub probes: BTreeMap<String, ProbeSample>,
     /// TCP ports that are listened on, below those that Windows hands out by itself.
     pub ports: BTreeSet<u16>,
+    /// Who on the network answered, where that was asked.
+    pub witnesses: BTreeSet<Witness>,
     /// Hard signals that Windows waits for a restart, by name.
     pub hard_pending: Vec<String>,
     /// Windows is installing or removing something at this moment.

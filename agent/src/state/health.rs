@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::Witness;
+
 /// State of a service, in Microsoft's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ServiceState {
@@ -100,6 +102,9 @@ pub struct Baseline {
     /// TCP ports that were listened on.
     #[serde(default)]
     pub ports: BTreeSet<u16>,
+    /// Who on the network answered, where the job asks for that.
+    #[serde(default)]
+    pub witnesses: BTreeSet<Witness>,
 }
 
 /// Verdict on one service.
@@ -201,6 +206,7 @@ mod tests {
             services: BTreeMap::new(),
             probes: web.map(|sample| ("web".to_owned(), sample)).into_iter().collect(),
             ports: BTreeSet::new(),
+            witnesses: BTreeSet::new(),
         };
         let judge = |before: &Baseline, after| judge_probe(Some(before), "web", &after);
         assert_eq!(judge(&baseline(Some(ProbeSample::Good)), failed()), Err("refused".to_owned()));

@@ -12,8 +12,8 @@ use wardring_seal::{
 use crate::hresult::Hresult;
 
 use super::{
-    AfterHook, Baseline, BootRecord, Effect, HookRun, MAX_FINISHED, MAX_REBOOTS, Move, OwnRollback,
-    ServicingResult, Tries, Waiting, autonomous, hooks,
+    AfterHook, Baseline, BootRecord, Contact, Effect, HookRun, MAX_FINISHED, MAX_REBOOTS, Move,
+    OwnRollback, ServicingResult, Tries, Waiting, autonomous, hooks,
 };
 
 /// Longest sentence in an outcome or a progress report, bytes.
@@ -57,6 +57,9 @@ pub struct JobRun {
     /// Crashes and losses of power since the last removal was ordered whose end is not known yet.
     #[serde(default)]
     pub shaken: u32,
+    /// How long nobody on the network has answered in this boot.
+    #[serde(default)]
+    pub contact: Contact,
     /// Own restarts.
     pub reboots: u32,
     /// Boot in which the last installation or removal was ordered.
@@ -110,6 +113,8 @@ pub enum Awaits {
     Answer,
     /// The answer who is there; when time is over first, somebody may be.
     Surroundings,
+    /// The answer who on the network answers; when time is over first, nothing is known.
+    Contact,
 }
 
 /// Why a job will end as Failed.
@@ -172,6 +177,11 @@ pub enum Phase {
         /// Samples in all.
         samples: u32,
     },
+    /// The end of the job is known, and nobody on the network answers: waiting for contact before it.
+    AwaitingContact {
+        /// The device is healthy, and its last hooks run before the end.
+        is_healthy: bool,
+    },
     /// Restarting a service.
     Remediating {
         /// Which.
@@ -221,7 +231,7 @@ impl Phase {
             Phase::AwaitingReboot { .. } => "AwaitingReboot",
             Phase::Rebooting { .. } => "Rebooting",
             Phase::Settling { .. } => "Settling",
-            Phase::Verifying { .. } => "Verifying",
+            Phase::Verifying { .. } | Phase::AwaitingContact { .. } => "Verifying",
             Phase::Remediating { .. } => "Remediating",
             Phase::RunningHook { .. } => "RunningHook",
             Phase::Surveying { .. } => "Accepted",
@@ -246,6 +256,7 @@ impl Phase {
             self,
             Phase::Settling { .. }
                 | Phase::Verifying { .. }
+                | Phase::AwaitingContact { .. }
                 | Phase::Remediating { .. }
                 | Phase::RunningHook { next: AfterHook::End, .. }
         )
@@ -316,6 +327,7 @@ impl JobRun {
             crashes: 0,
             forbidding_role: None,
             own_rollback: None,
+            contact: Contact::default(),
             reboots: 0,
             installed_in_boot: None,
             reboot_required: false,

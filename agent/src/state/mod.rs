@@ -9,6 +9,7 @@ mod accept;
 mod autonomous;
 mod boots;
 mod changes;
+mod contact;
 mod event;
 mod health;
 mod hooks;
@@ -27,6 +28,7 @@ mod wake;
 
 pub use autonomous::OwnRollback;
 pub use boots::{BootKind, BootRecord};
+pub use contact::{Contact, Witness};
 pub use event::{
     Answer, Ask, DownloadFailure, Effect, Event, Inspection, InstallFound, Reversible,
     ServicingResult, Start, UpdateStatus,
@@ -180,6 +182,10 @@ pub enum Unexpected {
 /// An event that makes no sense in this state is refused as a value; the caller keeps its state.
 pub fn step(state: &State, now: Now, event: Event) -> Result<(State, Vec<Effect>), Unexpected> {
     let mut mv = Move { state: state.clone(), now, effects: Vec::new() };
+    if let (Event::ModeSet(_) | Event::Offered(_), Some(job)) = (&event, &mut mv.state.job) {
+        // A gateway spoke.
+        job.contact = Contact::default();
+    }
     match event {
         Event::Started(start) => start::started(&mut mv, *start),
         Event::ModeSet(mode) => accept::mode_set(&mut mv, mode),
@@ -238,6 +244,12 @@ fn answered(mv: &mut Move, answer: Answer) -> Result<(), Unexpected> {
         }
         (Phase::Verifying { good, samples }, Answer::Inspected(found)) => {
             verify::sampled(mv, job, good, samples, *found)
+        }
+        (Phase::AwaitingContact { is_healthy }, Answer::Contact(answered)) => {
+            contact::looked(mv, job, is_healthy, &answered)
+        }
+        (Phase::AwaitingUninstall, Answer::Contact(answered)) => {
+            contact::looked_once_more(mv, job, &answered)
         }
         (Phase::Remediating { samples, .. }, Answer::Restarted(result)) => {
             verify::restarted(mv, job, samples, result)
@@ -332,6 +344,8 @@ mod bench;
 mod check_stories;
 #[cfg(test)]
 mod considerate;
+#[cfg(test)]
+mod contact_stories;
 #[cfg(test)]
 mod milestones;
 #[cfg(test)]

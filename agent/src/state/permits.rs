@@ -5,7 +5,7 @@ use wardring_protocol::{Mode, PERMIT_LIFE_MS, PermitAnswer, Step};
 use wardring_seal::OutcomeResult;
 
 use super::job::End;
-use super::{Ask, JobRun, Move, accept, autonomous};
+use super::{Ask, JobRun, Move, accept, autonomous, contact};
 
 /// First and longest pause after no gateway could be reached; the driver tried all of them before it
 /// said so. It doubles: an outage of hours must not fill the log and wear the disk.
@@ -78,6 +78,9 @@ pub(super) fn read(
 pub(super) fn ask(mv: &mut Move, mut job: JobRun, step: Step) -> Option<JobRun> {
     if let Some(end) = barred(mv, &job) {
         return mv.finish(job, end);
+    }
+    if job.may_be_called_off() && step == Step::Uninstall {
+        return contact::look(mv, job);
     }
     if autonomous::grants(&job) {
         return autonomous::go_on(mv, job);

@@ -98,6 +98,7 @@ fn take_baseline(mv: &Move, job: &mut JobRun, seen: &Inspection) {
         services: seen.services.clone(),
         probes: seen.probes.clone(),
         ports: seen.ports.clone(),
+        witnesses: seen.witnesses.clone(),
     };
     job.baseline = Some(earlier.and_then(|record| record.baseline.clone()).unwrap_or_else(own));
 }

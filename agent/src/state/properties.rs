@@ -4,7 +4,8 @@
 use jiff::SignedDuration;
 use proptest::prelude::*;
 use wardring_seal::{
-    Action, AutonomousRollback, Hook, HookMoment, JobKey, JobPayload, OutcomePayload, OutcomeResult,
+    Action, AutonomousRollback, Hook, HookMoment, JobKey, JobPayload, NetworkLost, OutcomePayload,
+    OutcomeResult,
 };
 
 use super::bench::{Bench, Script, Stand, ended, key, refused};
@@ -51,6 +52,8 @@ enum Happens {
         minutes: i64,
     },
     Observe(bool),
+    /// The network goes, or comes back.
+    Unplug(bool),
     /// People come and go, or Windows does not tell; the same for power and active hours.
     Around(Option<u32>, Power, bool),
 }
@@ -114,6 +117,7 @@ fn scripted((stand, reboot_required, dice, failures): (Stand, bool, [u8; 5], Vec
         stops_service: dice[2] < 60,
         uninstallable: dice[3] > 30,
         crashes: if dice[4] < 40 { u32::from(dice[4] / 8) } else { 0 },
+        kills_network: dice[4] > 215,
     }
 }
 
@@ -153,14 +157,17 @@ fn benches() -> impl Strategy<Value = Bench> {
 /// The same, where jobs let the device take updates back by itself, or do not; some have a role that
 /// forbids it.
 fn autonomous_benches() -> impl Strategy<Value = Bench> {
-    let asked = prop::option::weighted(0.8, prop::bool::weighted(0.8));
+    let asked = prop::option::weighted(0.8, (prop::bool::weighted(0.8), prop::bool::weighted(0.7)));
     let roles = prop_oneof![
         6 => Just(Vec::new()),
         1 => Just(vec!["DomainController".to_owned()]),
         1 => Just(vec!["RdsHost".to_owned(), "ClusterNode".to_owned()]),
     ];
     (benches(), asked, roles).prop_map(|(mut bench, asked, roles)| {
-        bench.autonomous = asked.map(|boot_loop| AutonomousRollback { boot_loop });
+        bench.autonomous = asked.map(|(boot_loop, by_network)| {
+            let rules = NetworkLost { after_ms: 1_800_000, witnesses: Vec::new() };
+            AutonomousRollback { boot_loop, network_lost: by_network.then_some(rules) }
+        });
         bench.roles = roles;
         bench.start(false);
         bench
@@ -174,6 +181,7 @@ fn restless() -> impl Strategy<Value = Happens> {
         8 => happens(),
         10 => Just(Happens::Next),
         2 => prop::sample::select(kinds.to_vec()).prop_map(Happens::Boot),
+        2 => any::<bool>().prop_map(Happens::Unplug),
     ]
 }
 
@@ -250,6 +258,7 @@ impl Watched {
                 let mode = if observes { Mode::Observe } else { Mode::Manage };
                 bench.take(Event::ModeSet(mode));
             }
+            Happens::Unplug(is_unplugged) => bench.is_unplugged = is_unplugged,
             Happens::Around(active, power, is_active) => {
                 bench.around.people = active.map(|active| People { active, disconnected: 0 });
                 bench.around.power = power;
@@ -388,7 +397,7 @@ proptest! {
     }
 
     #[test]
-    fn a_device_rolls_back_by_itself_once_for_crashes_where_it_is_asked_to_and_never_by_role(
+    fn a_device_rolls_back_by_itself_once_where_it_is_asked_to_and_never_by_role(
         bench in autonomous_benches(),
         events in prop::collection::vec(restless(), 0..120),
     ) {

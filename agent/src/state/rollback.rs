@@ -9,8 +9,8 @@ use super::job::End;
 use super::permits::{self, Permitted};
 use super::retry::{self, Next};
 use super::{
-    AfterHook, Ask, Inspection, InstallFound, JobRun, Move, Phase, RebootWhy, Reversible,
-    UpdateState, UpdateStatus, autonomous, hooks, proof, reboot, surroundings, verify,
+    AfterHook, Ask, Inspection, InstallFound, JobRun, Move, Phase, Power, RebootWhy, Reversible,
+    UpdateState, UpdateStatus, Waiting, autonomous, hooks, proof, reboot, surroundings, verify,
 };
 
 /// Removal of a package may take as long as its installation.
@@ -58,8 +58,8 @@ pub(super) fn surveyed(
         mv.pause(&mut job, wait);
         return Some(job);
     }
-    if let Some((_, what)) = surroundings::bar(&job.payload.preflight, &seen.surroundings)
-        && job.own_rollback.is_none()
+    if job.own_rollback.is_none()
+        && let Some(what) = surroundings::obstacle_to_removal(mv, &mut job, &seen.surroundings)
     {
         if let Some(end) = permits::barred(mv, &job) {
             return mv.finish(job, end);
@@ -68,6 +68,11 @@ pub(super) fn surveyed(
         mv.enter(&mut job, Phase::Surveying { checks });
         mv.pause(&mut job, surroundings::LOOK_EVERY_MS);
         return Some(job);
+    }
+    job.waiting = Waiting::default();
+    if job.may_be_called_off() && seen.surroundings.power != Power::PluggedIn {
+        // Somebody carries it around, or may: where it is now, nobody answers anyway.
+        return autonomous::call_off(mv, job);
     }
     job.message.clear();
     if let Some(end) = autonomous::nothing_left(&job, &seen) {
@@ -180,6 +185,10 @@ fn uninstall(mv: &mut Move, mut job: JobRun, index: usize, until_mono_ms: u64) -
     mv.enter(&mut job, Phase::Uninstalling { index });
     job.touched = true;
     job.updates[index].state = UpdateState::Running;
+    if let Some(own) = &mut job.own_rollback {
+        // Half of it is worse than either: no answer stops it any more.
+        own.was = None;
+    }
     job.installed_in_boot = Some(mv.state.boot.clone());
     job.shaken = 0;
     let key = job.payload.key.clone();

@@ -3,8 +3,8 @@
 use super::boots::is_strike;
 use super::job::End;
 use super::{
-    AfterHook, JobRun, MAX_BOOTS, Move, Phase, RebootWhy, Start, UpdateState, Waiting, autonomous,
-    hooks, install, preflight, reboot, retry, rollback, verify,
+    AfterHook, Contact, JobRun, MAX_BOOTS, Move, Phase, RebootWhy, Start, UpdateState, Waiting,
+    autonomous, hooks, install, preflight, reboot, retry, rollback, verify,
 };
 
 /// Boots that a job remembers: enough to tell a loop, bounded because a loop has no end.
@@ -40,11 +40,13 @@ pub(super) fn started(mv: &mut Move, start: Start) {
     job.warned_mono_ms = None;
     job.ordered_mono_ms = None;
     job.waiting.take_up();
+    job.contact.take_up();
     if let Some(role) = autonomous::forbidding_role(&mv.state.roles) {
         job.forbidding_role = Some(role.to_owned());
     }
     if is_new_boot {
         job.waiting = Waiting::default();
+        job.contact = Contact::default();
         let is_blamed = is_blamed(&job, &ended);
         let is_struck = is_blamed && is_strike(start.boot.kind, job.phase.is_proof());
         job.strikes += u32::from(is_struck);
@@ -71,6 +73,11 @@ pub(super) fn started(mv: &mut Move, start: Start) {
             mv.state.job = autonomous::looped(mv, job, sentence);
             return;
         }
+    }
+    if is_new_boot && job.may_be_called_off() {
+        // The silence was another boot's.
+        mv.state.job = autonomous::call_off(mv, job);
+        return;
     }
     mv.state.job = if is_new_boot { new_boot(mv, job) } else { same_boot(mv, job) };
 }
@@ -107,9 +114,10 @@ fn same_boot(mv: &mut Move, job: JobRun) -> Option<JobRun> {
         }
         // The call may never have been made: ask again, and repeat it under the same intent.
         Phase::Rebooting { why, tries, .. } => reboot::again(mv, job, why, tries),
-        Phase::Settling { .. } | Phase::Verifying { .. } | Phase::Remediating { .. } => {
-            verify::settle(mv, job)
-        }
+        Phase::Settling { .. }
+        | Phase::Verifying { .. }
+        | Phase::AwaitingContact { .. }
+        | Phase::Remediating { .. } => verify::settle(mv, job),
         Phase::RunningHook { next, .. } => hooks::resume(mv, job, next, false),
         Phase::Surveying { .. } | Phase::AwaitingUninstall | Phase::Uninstalling { .. } => {
             rollback::survey(mv, job)
@@ -149,6 +157,7 @@ fn new_boot(mv: &mut Move, mut job: JobRun) -> Option<JobRun> {
         | Phase::Rebooting { .. }
         | Phase::Settling { .. }
         | Phase::Verifying { .. }
+        | Phase::AwaitingContact { .. }
         | Phase::Remediating { .. } => verify::settle(mv, job),
         Phase::Surveying { .. } | Phase::AwaitingUninstall | Phase::Uninstalling { .. } => {
             rollback::survey(mv, job)

@@ -14,6 +14,9 @@ use super::{Effect, JobRun, Move};
 pub(super) const LOOK_EVERY_MS: u64 = 60_000;
 /// People are told again that the device waits for them.
 const REMIND_EVERY_MS: u64 = 60 * 60_000;
+/// Longest that a restart or a removal waits only because Windows does not tell whether a person must be
+/// there; longer where people have longer. What answers that may be just what the update broke.
+const UNKNOWN_LIMIT_MS: u64 = 2 * 60 * 60_000;
 /// A moment told to people moves when it is off by more than this; looks come a little late each time.
 const KEPT: SignedDuration = SignedDuration::from_mins(5);
 
@@ -133,20 +136,63 @@ pub(super) fn bar(rules: &Preflight, seen: &Surroundings) -> Option<(&'static st
     power.or_else(|| startup.map(|what| ("AttendedBoot", what)))
 }
 
+/// Whether all that is in the way is that nobody knows what happens at the next start.
+fn is_only_unknown(rules: &Preflight, seen: &Surroundings) -> bool {
+    let known = Surroundings { startup: Startup::Unattended, ..seen.clone() };
+    matches!(seen.startup, Startup::Unknown(_) | Startup::Unseen) && bar(rules, &known).is_none()
+}
+
+/// Why a removal may not begin yet, if so. Not to know has an end where what began must be ended; a PIN
+/// that is known, and a battery, have none but the job's.
+pub(super) fn obstacle_to_removal(
+    mv: &Move,
+    job: &mut JobRun,
+    seen: &Surroundings,
+) -> Option<String> {
+    let rules = &job.payload.preflight;
+    let (_, what) = bar(rules, seen)?;
+    if is_only_unknown(rules, seen) {
+        count(mv, job);
+        if job.waiting.waited_ms >= UNKNOWN_LIMIT_MS.max(job.payload.reboot.wait_ms) {
+            return None;
+        }
+        job.waiting.seen_mono_ms = Some(mv.now.mono_ms);
+    }
+    Some(what)
+}
+
+/// Counts the time since the last look that saw something in the way. A device that slept meanwhile has
+/// not asked anybody: its clock went on, and nobody was there.
+fn count(mv: &Move, job: &mut JobRun) {
+    let before = job.waiting.seen_mono_ms.take();
+    let since = before.map_or(0, |before| mv.now.mono_ms.saturating_sub(before));
+    job.waiting.waited_ms += since.min(2 * LOOK_EVERY_MS);
+}
+
 /// What the restart of this job waits for at this moment, as a sentence; `None` when it may begin.
 pub(super) fn obstacle(mv: &mut Move, job: &mut JobRun, seen: &Surroundings) -> Option<String> {
     let now = mv.now.mono_ms;
-    let before = job.waiting.seen_mono_ms.take();
     // A rollback of its own has no end by time, and the device starts again and again anyway.
     let bar = bar(&job.payload.preflight, seen).filter(|_| job.own_rollback.is_none());
-    if let Some((_, what)) = bar {
-        return Some(format!("waiting: {what}"));
-    }
-    let what = in_the_way(seen)?;
-    // A device that slept meanwhile has not asked anybody: its clock went on, and nobody was there.
-    let since = before.map_or(0, |before| now.saturating_sub(before));
-    job.waiting.waited_ms += since.min(2 * LOOK_EVERY_MS);
-    let left_ms = job.payload.reboot.wait_ms.saturating_sub(job.waiting.waited_ms);
+    let wait_ms = job.payload.reboot.wait_ms;
+    let (what, limit_ms) = match bar {
+        Some((_, what)) if is_only_unknown(&job.payload.preflight, seen) => {
+            (what, UNKNOWN_LIMIT_MS.max(wait_ms))
+        }
+        Some((_, what)) => {
+            job.waiting.seen_mono_ms = None;
+            return Some(format!("waiting: {what}"));
+        }
+        None => match in_the_way(seen) {
+            Some(what) => (what, wait_ms),
+            None => {
+                job.waiting.seen_mono_ms = None;
+                return None;
+            }
+        },
+    };
+    count(mv, job);
+    let left_ms = limit_ms.saturating_sub(job.waiting.waited_ms);
     if left_ms == 0 {
         return None;
     }

@@ -5,7 +5,7 @@ use wardring_seal::{OutcomeResult, UpdateTarget};
 use super::job::End;
 use super::{
     Ask, Inspection, JobRun, Move, Phase, ProbeSample, RebootWhy, ServiceSample, ServicingResult,
-    UpdateState, Verdict, boots, changes, health, hooks, install, permits, proof, reboot, wake,
+    UpdateState, Verdict, boots, changes, contact, health, install, permits, proof, reboot, wake,
 };
 
 /// Good samples in a row that make a verdict.
@@ -42,11 +42,15 @@ pub(super) fn busy_pause(job: &JobRun, checks: u32) -> u64 {
 
 /// Looks at the device.
 pub(super) fn look(mv: &mut Move, mut job: JobRun) -> Option<JobRun> {
-    let ask = Ask::Inspect {
-        updates: job.payload.updates.clone(),
-        services: job.payload.health.services.clone(),
-        probes: job.payload.health.probes.clone(),
+    let health = &job.payload.health;
+    // What is there to remove has nothing to do with health, and probes may wait for a dead network.
+    let (services, probes) = match job.phase {
+        Phase::Surveying { .. } => (Vec::new(), Vec::new()),
+        _ => (health.services.clone(), health.probes.clone()),
     };
+    let witnesses = contact::named(&job).filter(|_| matches!(job.phase, Phase::Preflight { .. }));
+    let updates = job.payload.updates.clone();
+    let ask = Ask::Inspect { updates, services, probes, witnesses };
     mv.ask(&mut job, ask, wake::LOOK_LIMIT_MS);
     Some(job)
 }
@@ -72,7 +76,11 @@ pub(super) fn blind(mv: &mut Move, mut job: JobRun, why: &str, weight: u32) -> O
     if looks >= MAX_SAMPLES || permits::barred(mv, &job).is_some() {
         let reason = if job.is_answerable() { "InstallFailed" } else { "PreflightFailed" };
         let end = End::stopped(&job, reason, sentence);
-        return mv.finish(job, end);
+        return if job.phase.is_proof() {
+            contact::before_the_end(mv, job, end, false)
+        } else {
+            mv.finish(job, end)
+        };
     }
     job.message = sentence;
     mv.enter(&mut job, again);
@@ -271,7 +279,7 @@ fn repair(mv: &mut Move, mut job: JobRun, samples: u32, broken: &Named) -> Optio
         let all_probes = broken.iter().all(is_probe);
         let reason = if all_probes { "ProbeFailed" } else { "ServiceDown" };
         let end = End::failed(&job, reason, sentence);
-        return mv.finish(job, end);
+        return contact::before_the_end(mv, job, end, false);
     };
     *job.remediations.entry(service.clone()).or_default() += 1;
     // Our own restart changes the process; it must not count as flapping.
@@ -320,5 +328,5 @@ fn healthy(mv: &mut Move, job: JobRun, seen: &Inspection) -> Option<JobRun> {
         let sentence = format!("installed and proven; the build is {}, {restarts}", seen.build);
         End::of(OutcomeResult::Succeeded, sentence)
     };
-    hooks::healthy(mv, job, end)
+    contact::before_the_end(mv, job, end, true)
 }

@@ -4,7 +4,8 @@
 //! never answers would otherwise keep a job, and everybody who waits for it, forever.
 
 use super::{
-    Awaits, JobRun, Move, Phase, Surroundings, hooks, install, preflight, reboot, rollback, verify,
+    Awaits, JobRun, Move, Phase, Surroundings, contact, hooks, install, preflight, reboot,
+    rollback, verify,
 };
 
 /// Longest that a search for updates, and with it a look at the device, may take.
@@ -21,6 +22,7 @@ pub(super) fn woke(mv: &mut Move, job: JobRun) -> Option<JobRun> {
         Awaits::Surroundings if matches!(job.phase, Phase::AwaitingReboot { .. }) => {
             reboot::looked(mv, job, &Surroundings::default())
         }
+        Awaits::Contact => contact::unknown(mv, job),
         Awaits::Answer | Awaits::Surroundings => answer_is_overdue(mv, job),
     }
 }
@@ -32,6 +34,7 @@ fn pause_is_over(mv: &mut Move, job: JobRun) -> Option<JobRun> {
         Phase::AwaitingInstall => install::ask_again(mv, job),
         Phase::AwaitingReboot { .. } => reboot::look(mv, job),
         Phase::Settling { .. } | Phase::Verifying { .. } => verify::look(mv, job),
+        Phase::AwaitingContact { .. } => contact::look(mv, job),
         Phase::Surveying { .. } => rollback::look(mv, job),
         Phase::AwaitingUninstall => rollback::ask_again(mv, job),
         // These begin with their question and are left with its answer.
@@ -53,6 +56,7 @@ fn answer_is_overdue(mv: &mut Move, job: JobRun) -> Option<JobRun> {
             let why = format!("Windows gave no answer within {minutes} minutes");
             verify::blind(mv, job, &why, OVERDUE_LOOK)
         }
+        Phase::AwaitingContact { .. } => contact::unknown(mv, job),
         Phase::Downloading { tries } => {
             let error = "it was not over after 4 hours".to_owned();
             install::downloaded(mv, job, tries, Err(error.into()))

@@ -1,6 +1,6 @@
 //! Health checks and hooks, from the API's words to those of a sealed job.
 
-use wardring_api::{EventLogProbe, Probe, ProbeType, Span};
+use wardring_api::{EventLogProbe, Probe, ProbeType, Span, Witness};
 use wardring_planner::{HookMoment, JobHook};
 use wardring_seal::{self as seal, Check};
 
@@ -60,6 +60,11 @@ fn event_log(events: &EventLogProbe) -> Check {
         within_ms: millis(events.within.unwrap_or(Span::from_mins(10)).duration()),
         max: events.max,
     }
+}
+
+/// A witness of the network in the words of the payload.
+pub(super) fn endpoint(witness: &Witness) -> seal::Endpoint {
+    seal::Endpoint { host: witness.host.clone(), port: port(witness.port) }
 }
 
 /// Whole numbers that the schema keeps below 65,536.

@@ -8,13 +8,13 @@ use wardring_api::{
     ActiveHours, ActiveHoursType, AutonomousTrigger, HoursOfDay, JobAction, PatchJob, PatchJobSpec,
     ResolvedUpdate, SealedBytes, UpdateKind, UpdateSource, names,
 };
-use wardring_planner::{JobAutonomy, NewJob};
+use wardring_planner::{self as planner, JobAutonomy, NewJob};
 use wardring_seal::{
     self as seal, Action, HealthChecks, JobKey, JobPayload, KeyError, OnUnhealthy, PAYLOAD_VERSION,
     Preflight, RebootRules, UpdateTarget,
 };
 
-use super::checks::{hook, probe};
+use super::checks::{endpoint, hook, probe};
 use crate::identity::Identity;
 
 /// The object to create for `job`, sealed for its one device.
@@ -129,8 +129,13 @@ fn payload(namespace: &str, job: &NewJob) -> JobPayload {
 /// What lets the device roll back by itself, if anything does.
 fn autonomous(autonomy: &JobAutonomy) -> Option<seal::AutonomousRollback> {
     let JobAutonomy::Allowed(allowed) = autonomy else { return None };
+    let network_lost = planner::network_lost(allowed).map(|(after, rules)| seal::NetworkLost {
+        after_ms: millis(after),
+        witnesses: rules.witnesses.iter().map(endpoint).collect(),
+    });
     Some(seal::AutonomousRollback {
         boot_loop: allowed.triggers.contains(&AutonomousTrigger::BootLoop),
+        network_lost,
     })
 }
 

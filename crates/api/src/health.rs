@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Span;
 
-/// Names of other devices, as probes may carry them: a DNS name or an address.
-const HOST: &str = "^[A-Za-z0-9]([-A-Za-z0-9._:]*[A-Za-z0-9])?$";
+/// Names of other devices, as probes and witnesses may carry them: a DNS name or an address.
+pub(crate) const HOST: &str = "^[A-Za-z0-9]([-A-Za-z0-9._:]*[A-Za-z0-9])?$";
 
 /// What must be healthy on a device after the update, always compared with its own baseline.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -166,6 +166,8 @@ reasons! {
     HookFailed,
     /// The device restarts again and again.
     BootLoop,
+    /// Nothing answered the device any more after the update, so that it took it back by itself.
+    NetworkLost,
     /// The restart did not happen.
     RebootStuck,
     /// The device did not come back from its restart in time.

@@ -4,7 +4,28 @@
 //! Reported roles only ever take it away. A gateway that hides one gains little: the agent looks at
 //! its own roles, too.
 
-use wardring_api::{AutonomousRollback, AutonomousTrigger, DeviceRole, JobAction};
+use jiff::SignedDuration;
+use wardring_api::{
+    AutonomousRollback, AutonomousTrigger, DeviceRole, JobAction, NetworkLost, Span,
+};
+
+/// How long nothing must have answered where the rollout does not say: longer than a restart of a
+/// switch, and than most work on one.
+const LOST_AFTER: Span = Span::from_hours(1);
+/// Bounds that admission holds, too. A shorter one would take an outage for an update's fault.
+const LOST_AFTER_BOUNDS: [Span; 2] = [Span::from_mins(15), Span::from_hours(12)];
+
+/// How long nothing must have answered a device before it takes its network for lost, in bounds that
+/// do not rest on admission alone; `None` where that is no trigger.
+pub fn network_lost(asked: &AutonomousRollback) -> Option<(SignedDuration, NetworkLost)> {
+    if !asked.triggers.contains(&AutonomousTrigger::NetworkLost) {
+        return None;
+    }
+    let rules = asked.network_lost.clone().unwrap_or_default();
+    let [least, most] = LOST_AFTER_BOUNDS;
+    let after = rules.after.unwrap_or(LOST_AFTER).duration();
+    Some((after.clamp(least.duration(), most.duration()), rules))
+}
 
 /// Whether a device may take updates back without a permit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +46,7 @@ impl JobAutonomy {
             JobAutonomy::Allowed(allowed) => {
                 let triggers = allowed.triggers.iter().map(|trigger| match trigger {
                     AutonomousTrigger::BootLoop => "BootLoop",
+                    AutonomousTrigger::NetworkLost => "NetworkLost",
                 });
                 Some(format!("Allowed: {}", triggers.collect::<Vec<_>>().join(", ")))
             }
@@ -72,7 +94,7 @@ mod tests {
     const BOOT_LOOP: AutonomousTrigger = AutonomousTrigger::BootLoop;
 
     fn judged(action: JobAction, roles: &[DeviceRole], is_forbidden: bool) -> JobAutonomy {
-        let asked = AutonomousRollback { triggers: vec![BOOT_LOOP] };
+        let asked = AutonomousRollback { triggers: vec![BOOT_LOOP], network_lost: None };
         of(Some(&asked), action, roles, is_forbidden)
     }
 
@@ -85,6 +107,27 @@ mod tests {
         let harmless = [DeviceRole::HyperVHost, DeviceRole::RdsHost];
         let allowed = judged(JobAction::Install, &harmless, false);
         assert_eq!(allowed.sentence().as_deref(), Some("Allowed: BootLoop"));
+    }
+
+    #[test]
+    fn a_network_is_lost_after_an_hour_and_never_after_less_than_a_quarter_of_one() {
+        let asked = |triggers: &[AutonomousTrigger], after: Option<Span>| {
+            let rules = NetworkLost { after, witnesses: Vec::new() };
+            let asked =
+                AutonomousRollback { triggers: triggers.to_vec(), network_lost: Some(rules) };
+            network_lost(&asked).map(|(after, _)| Span(after))
+        };
+        let both = [BOOT_LOOP, AutonomousTrigger::NetworkLost];
+        assert_eq!(asked(&[BOOT_LOOP], Some(Span::from_hours(2))), None);
+        assert_eq!(asked(&both, None), Some(Span::from_hours(1)));
+        assert_eq!(asked(&both, Some(Span::from_hours(2))), Some(Span::from_hours(2)));
+        // Admission refuses these; a rollout that came past it must not do harm.
+        assert_eq!(asked(&both, Some(Span::from_secs(1))), Some(Span::from_mins(15)));
+        assert_eq!(asked(&both, Some(Span::from_hours(99))), Some(Span::from_hours(12)));
+        let unsaid = AutonomousRollback { triggers: both.to_vec(), network_lost: None };
+        assert_eq!(network_lost(&unsaid).map(|(after, _)| after), Some(LOST_AFTER.duration()));
+        let told = of(Some(&unsaid), JobAction::Install, &[], false).sentence();
+        assert_eq!(told.as_deref(), Some("Allowed: BootLoop, NetworkLost"));
     }
 
     #[test]

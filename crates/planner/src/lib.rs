@@ -35,7 +35,7 @@ mod status;
 mod validate;
 mod wake;
 
-pub use autonomy::{JobAutonomy, NoAutonomy};
+pub use autonomy::{JobAutonomy, NoAutonomy, network_lost};
 pub use caps::DEFAULT_CONCURRENCY;
 pub use check::{Violation, check};
 pub use checks::resolve_preset;

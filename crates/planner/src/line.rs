@@ -86,6 +86,7 @@ impl Line {
                         | Reason::CannotCreate
                         | Reason::NotReversible
                         | Reason::BootLoop
+                        | Reason::NetworkLost
                 )
             )
     }

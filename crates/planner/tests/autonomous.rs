@@ -21,7 +21,7 @@ fn asked() -> World {
     world.rollout("november", ONE_STAGE);
     world.edit("november", |spec| {
         let triggers = vec![AutonomousTrigger::BootLoop];
-        spec.autonomous_rollback = Some(AutonomousRollback { triggers });
+        spec.autonomous_rollback = Some(AutonomousRollback { triggers, network_lost: None });
     });
     world
 }

@@ -87,6 +87,31 @@ pub struct JobPayload {
 pub struct AutonomousRollback {
     /// Two crashes or losses of power since the update.
     pub boot_loop: bool,
+    /// The network is lost since the update. Left out where that does not count, so that an agent that
+    /// does not know it refuses only the jobs that ask for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_lost: Option<NetworkLost>,
+}
+
+/// When a device takes its network for lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NetworkLost {
+    /// How long nothing must have answered, milliseconds; the device adds up to as much by chance.
+    pub after_ms: u64,
+    /// Ports of other devices that count beside gateways and DNS servers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub witnesses: Vec<Endpoint>,
+}
+
+/// A TCP port of another device.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Endpoint {
+    /// Name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
 }
 
 /// One update.

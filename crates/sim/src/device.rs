@@ -3,6 +3,8 @@
 //! What the driver of the real agent does with threads and files is done here with events: the state is
 //! durable before an effect runs, and the process may die between the two.
 
+use std::collections::BTreeSet;
+
 use wardring_agent::{
     outbox::Outbox,
     state::{
@@ -341,6 +343,7 @@ impl Device {
             }
             Ask::Inspect { .. }
             | Ask::LookAround { .. }
+            | Ask::SeekContact { .. }
             | Ask::RestartService { .. }
             | Ask::RunHook { .. } => {
                 let pause = hub.random.within(200..4 * SECOND);
@@ -409,7 +412,7 @@ impl Device {
     fn act(&mut self, hub: &mut Hub, turn: u64, ask: Ask) {
         let mono_ms = self.now(hub).mono_ms;
         match ask {
-            Ask::Inspect { updates, services, probes } => {
+            Ask::Inspect { updates, services, probes, .. } => {
                 let seen = self.world.inspect(&updates, &services, &probes);
                 self.answer(hub, turn, Answer::Inspected(Box::new(seen)));
             }
@@ -425,6 +428,8 @@ impl Device {
             Ask::LookAround { .. } => {
                 self.answer(hub, turn, Answer::LookedAround(Surroundings::CLEAR));
             }
+            // They have no network but their gateways, and no job asks them to go by it.
+            Ask::SeekContact { .. } => self.answer(hub, turn, Answer::Contact(BTreeSet::new())),
             Ask::RunHook { .. } => self.answer(hub, turn, Answer::HookEnded(Ok(()))),
             // No scripted installation fails with a code that is tried again, so there is one try.
             Ask::Install { key, update, not_after_mono_ms, .. } => {

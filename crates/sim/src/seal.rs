@@ -84,6 +84,8 @@ pub fn payload(new: &NewJob) -> String {
         autonomous_rollback: match &new.autonomy {
             JobAutonomy::Allowed(allowed) => Some(AutonomousRollback {
                 boot_loop: allowed.triggers.contains(&AutonomousTrigger::BootLoop),
+                // The simulated devices have no network but their gateways.
+                network_lost: None,
             }),
             JobAutonomy::NotAsked | JobAutonomy::Refused(_) => None,
         },

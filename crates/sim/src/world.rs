@@ -227,6 +227,7 @@ impl World {
             // What an update breaks here is a service.
             probes: probes.iter().map(|probe| (probe.name.clone(), ProbeSample::Good)).collect(),
             ports: BTreeSet::new(),
+            witnesses: BTreeSet::new(),
             hard_pending: self.hard_pending(),
             busy: self.running.is_some(),
             free_disk_gb: 100,

@@ -358,6 +358,7 @@ impl Updates for Scripted {
             services: services.iter().map(|name| (name.clone(), life.sample(name))).collect(),
             probes: BTreeMap::new(),
             ports: BTreeSet::new(),
+            witnesses: BTreeSet::new(),
             hard_pending: life
                 .pending()
                 .into_iter()

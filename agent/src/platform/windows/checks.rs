@@ -9,9 +9,10 @@ use wardring_seal::{Check, Hook, Probe};
 
 use super::device::Windows;
 use crate::ffi;
-use crate::platform::Checks;
+use crate::platform::witnesses::{self, Ways};
+use crate::platform::{Checks, Network};
 use crate::probes::{self, Local};
-use crate::state::ProbeSample;
+use crate::state::{ProbeSample, Witness};
 
 /// From here on Windows hands ports out by itself (Microsoft Learn, "The default dynamic port range
 /// for TCP/IP has changed").
@@ -42,6 +43,17 @@ impl Checks for Windows {
         });
         running.map_err(|error| format!("cannot run it: {error}"))?;
         rx.await.unwrap_or_else(|_| Err("nobody can tell how it ended".to_owned()))
+    }
+}
+
+impl Network for Windows {
+    async fn answering(&self, named: &BTreeSet<Witness>) -> BTreeSet<Witness> {
+        let around = ffi::neighbours();
+        let mut asked = named.clone();
+        asked.extend(around.routers.into_iter().map(|address| Witness::Router { address }));
+        asked.extend(around.dns.into_iter().map(|address| Witness::Dns { address }));
+        let is_elsewhere = witnesses::is_elsewhere;
+        witnesses::answering(asked, Ways { router: ffi::answers_echo, is_elsewhere }).await
     }
 }
 

@@ -224,7 +224,7 @@ impl Updates for Windows {
         services: &[String],
         terms: Terms,
     ) -> Result<Inspection, String> {
-        let seen = self.updates.look(updates, terms.source).await?;
+        let seen = self.updates.look(updates, terms).await?;
         let (boot, targets, names) = (self.boot.clone(), updates.to_vec(), services.to_vec());
         blocking(move || inspection(&boot, &targets, &names, seen)).await
     }
@@ -319,6 +319,7 @@ fn inspection(
         services: services::sample(names)?,
         probes: BTreeMap::new(),
         ports: BTreeSet::new(),
+        witnesses: BTreeSet::new(),
         hard_pending: hard.chain(seen.hard_pending.clone()).collect(),
         busy: servicing == Servicing::AtWork || seen.is_busy,
         free_disk_gb: free_disk_gb(),

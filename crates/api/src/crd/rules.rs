@@ -79,6 +79,8 @@ const UP_TO_TWO_HOURS: &str =
     "!self.contains('d') && duration(self) > duration('0s') && duration(self) <= duration('2h')";
 const UP_TO_A_DAY: &str =
     "!self.contains('d') && duration(self) > duration('0s') && duration(self) <= duration('24h')";
+const A_QUARTER_TO_TWELVE_HOURS: &str =
+    "!self.contains('d') && duration(self) >= duration('15m') && duration(self) <= duration('12h')";
 const AT_MOST_A_DAY: &str = "!self.contains('d') && duration(self) <= duration('24h')";
 
 const PATCH_ROLLOUT: &[Rule] = &[
@@ -278,6 +280,16 @@ const PATCH_ROLLOUT: &[Rule] = &[
         "has(self.autonomousRollback) == has(oldSelf.autonomousRollback) && \
          (!has(self.autonomousRollback) || self.autonomousRollback == oldSelf.autonomousRollback)",
         "spec.autonomousRollback: cannot change after creation; make a new PatchRollout",
+    ),
+    rule(
+        "spec.autonomousRollback",
+        "!has(self.networkLost) || 'NetworkLost' in self.triggers",
+        "spec.autonomousRollback.networkLost: only for the trigger NetworkLost; add it to `triggers`",
+    ),
+    rule(
+        "spec.autonomousRollback.networkLost.after",
+        A_QUARTER_TO_TWELVE_HOURS,
+        "spec.autonomousRollback.networkLost.after: must be at least `15m` and at most `12h`",
     ),
     // Removing `abort` is accepted and changes nothing: GitOps tools strip fields that they do not own.
     rule(

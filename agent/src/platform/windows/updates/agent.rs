@@ -228,17 +228,28 @@ impl WindowsUpdate {
     ///
     /// # Errors
     /// A sentence.
-    pub async fn look(
-        &self,
-        targets: &[UpdateTarget],
-        source: UpdateSource,
-    ) -> Result<Seen, String> {
-        let last = self.shared.lock().last_answer(source, wall_clock());
+    pub async fn look(&self, targets: &[UpdateTarget], terms: Terms) -> Result<Seen, String> {
+        let source = terms.source;
+        let last = match terms.is_local {
+            // What Windows knows by itself is all that counts.
+            true => LastAnswer::Fresh,
+            false => self.shared.lock().last_answer(source, wall_clock()),
+        };
         let (asked, build) = (targets.to_vec(), (self.device.build)());
         let looked = self
             .calls
             .call(self.limits.search, move |wua| look::look(wua, &asked, source, &build, last));
-        let seen = looked.await.map_err(|error| sentence(error, source))?;
+        let seen = match looked.await {
+            Ok(seen) => seen,
+            Err(error) if terms.is_local => {
+                // The packages of Windows say what is there; a broken update agent must not keep them.
+                let error = sentence(error, source);
+                tracing::warn!(error, "Windows Update says nothing about what it knows");
+                let is_busy = self.installing.load(Ordering::SeqCst) > 0;
+                return Ok(Seen { updates: BTreeMap::new(), is_busy, hard_pending: None });
+            }
+            Err(error) => return Err(sentence(error, source)),
+        };
         for (kb, stand) in &seen.updates {
             tracing::debug!(kb, status = ?stand.status, evidence = stand.evidence, "looked");
         }

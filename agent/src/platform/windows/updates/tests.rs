@@ -127,7 +127,8 @@ struct Rig {
     session: Session,
 }
 
-const TERMS: Terms = Terms { source: UpdateSource::Default, accept_eula: false };
+const TERMS: Terms =
+    Terms { source: UpdateSource::Default, accept_eula: false, is_local: false };
 
 impl Rig {
     fn new() -> Rig {
@@ -314,7 +315,7 @@ async fn an_installation_that_hangs_is_left_alone_and_never_begun_again() {
     let hung = ended(agent.install(&key(1), &target(), 0, TERMS, permit()).await);
     // Aborted and not failed: what may still run is no reason for another try.
     assert_eq!((hung.code, hung.hresult), (5, TIME_OUT));
-    let seen = agent.look(&[target()], UpdateSource::Default).await.unwrap();
+    let seen = agent.look(&[target()], TERMS).await.unwrap();
     assert!(seen.is_busy, "its thread is still inside Windows Update");
 
     // Nor by the next run of the agent, to which Windows tells nothing of it.
@@ -396,12 +397,12 @@ async fn a_source_is_asked_once_for_many_looks_and_again_for_what_is_not_offered
     let rig = Rig::new();
     let agent = rig.agent();
     for _ in 0..3 {
-        let seen = agent.look(&[target()], UpdateSource::Default).await.unwrap();
+        let seen = agent.look(&[target()], TERMS).await.unwrap();
         let offered = UpdateStatus::Offered(Reversible::Expected);
         assert_eq!(seen.updates["KB5068787"], offered);
     }
     assert_eq!(rig.session.calls("online"), 1);
-    agent.look(&[target()], UpdateSource::WindowsUpdate).await.unwrap();
+    agent.look(&[target()], Terms { source: UpdateSource::WindowsUpdate, ..TERMS }).await.unwrap();
     assert_eq!(rig.session.calls("online"), 2, "another source");
 }
 
@@ -411,11 +412,11 @@ async fn a_source_that_is_down_hides_no_proof_and_makes_none_up() {
     rig.session.with(|world| world.source_fails = Some(0x8024_402C));
     let agent = rig.agent();
     let updates = rig.session.with(|world| std::mem::take(&mut world.updates));
-    let error = agent.look(&[target()], UpdateSource::Default).await.unwrap_err();
+    let error = agent.look(&[target()], TERMS).await.unwrap_err();
     assert!(error.contains("0x8024402C"), "{error}");
     rig.session.with(|world| world.updates = updates);
     rig.session.with(|world| world.updates[0].is_installed = true);
-    let seen = agent.look(&[target()], UpdateSource::Default).await.unwrap();
+    let seen = agent.look(&[target()], TERMS).await.unwrap();
     assert!(matches!(seen.updates["KB5068787"], UpdateStatus::Installed(_)));
 }
 
@@ -469,7 +470,7 @@ async fn a_search_that_hangs_is_reported_and_holds_up_nothing_else() {
     assert_eq!(scan.result, "0x80240021");
 
     rig.session.with(|world| world.search_hangs = false);
-    agent.look(&[target()], UpdateSource::Default).await.unwrap();
+    agent.look(&[target()], TERMS).await.unwrap();
 }
 
 #[tokio::test]
@@ -479,7 +480,7 @@ async fn calls_that_hang_are_few_and_then_no_more_are_made() {
     let agent = rig.agent();
     let mut said = Vec::new();
     for _ in 0..7 {
-        said.push(agent.look(&[target()], UpdateSource::Default).await.unwrap_err());
+        said.push(agent.look(&[target()], TERMS).await.unwrap_err());
     }
     assert!(said[5].contains("did not answer within"), "{said:?}");
     assert!(said[6].contains("hang; restart the device"), "{said:?}");
