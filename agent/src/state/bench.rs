@@ -182,6 +182,7 @@ pub(super) fn target(kb: &str) -> UpdateTarget {
         kind: if kb == "KB1" { UpdateKind::Quality } else { UpdateKind::DotNet },
         target_build: (kb == "KB1").then(|| NEW.to_owned()),
         identities: Vec::new(),
+        package: None,
     }
 }
 
@@ -195,7 +196,6 @@ impl Bench {
             boot: 1,
             boot_kind: BootKind::Foreign,
             updates: BTreeMap::from([("KB1".to_owned(), Script::default())]),
-        package: None,
             service: ServiceState::Running,
             probes: BTreeMap::new(),
             ports: BTreeSet::new(),

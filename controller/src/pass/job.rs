@@ -174,15 +174,15 @@ fn target(update: &ResolvedUpdate) -> UpdateTarget {
         },
         target_build: update.target_build.clone(),
         identities: update.identities.clone(),
+        package: update.package.as_ref().map(|package| seal::Package {
+            url: package.url.clone(),
+            sha256: package.sha256.clone(),
+        }),
     }
 }
 
 /// Whole milliseconds, as the sealed payload counts; a negative span (which no manifest can write)
 /// counts as none.
-        package: update.package.as_ref().map(|package| seal::Package {
-            url: package.url.clone(),
-            sha256: package.sha256.clone(),
-        }),
 pub(super) fn millis(span: SignedDuration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(0)
 }

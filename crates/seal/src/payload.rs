@@ -130,6 +130,20 @@ pub struct UpdateTarget {
     /// Update identities, `<UpdateID>/<revision>`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub identities: Vec<String>,
+    /// Its package, where the job brings it itself. Left out where the device's source does, so that
+    /// an agent that fetches nothing refuses only the jobs that ask it to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub package: Option<Package>,
+}
+
+/// A package (`.msu`) that a job brings itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Package {
+    /// Where it is fetched.
+    pub url: String,
+    /// SHA-256 of the whole file, hexadecimal: nothing else is installed, whoever answers there.
+    pub sha256: String,
 }
 
 /// Kind of an update, in words that decide how it is proven.
@@ -155,20 +169,6 @@ pub enum UpdateKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum UpdateSource {
     /// What the device's policy says.
-    /// Its package, where the job brings it itself. Left out where the device's source does, so that
-    /// an agent that fetches nothing refuses only the jobs that ask it to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub package: Option<Package>,
-}
-
-/// A package (`.msu`) that a job brings itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Package {
-    /// Where it is fetched.
-    pub url: String,
-    /// SHA-256 of the whole file, hexadecimal: nothing else is installed, whoever answers there.
-    pub sha256: String,
     Default,
     /// The WSUS server of the device's policy.
     Wsus,

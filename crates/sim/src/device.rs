@@ -645,6 +645,6 @@ fn target(kb: &str) -> wardring_seal::UpdateTarget {
         kind: wardring_seal::UpdateKind::Other,
         target_build: None,
         identities: Vec::new(),
+        package: None,
     }
 }
-        package: None,

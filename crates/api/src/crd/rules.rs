@@ -106,8 +106,6 @@ const PATCH_ROLLOUT: &[Rule] = &[
         "spec.updates.select.release: must be a month written like `2026-11`",
     ),
     rule(
-        "spec.stages",
-    rule(
         "spec.updates.packages[].url",
         PACKAGE_ADDRESS,
         "spec.updates.packages[].url: must look like `https://HOST/PATH.msu`, without user, query and fragment",
@@ -127,6 +125,8 @@ const PATCH_ROLLOUT: &[Rule] = &[
         "self.matches('^[0-9]{4,6}[.][0-9]{1,6}$')",
         "spec.updates.packages[].targetBuild: must be `build.UBR`, such as `20348.2762`",
     ),
+    rule(
+        "spec.stages",
         concat!(
             each_stage!(),
             "i >= size(oldSelf) || (i < size(self) && self[i].name == oldSelf[i].name))"
