@@ -47,11 +47,8 @@ pub async fn stop(cluster: &Cluster, args: &Stop) -> Result<()> {
         Ok(stop) => (stop, "is in force; no device gets a permit that it matches"),
         Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {
             let known = api.get(&name).await?;
-            if !covers_the_same(&known.spec, &wanted.spec) {
-                bail!(
-                    "{} exists and stops something else; give this one another --name",
-                    resource_name(&known)
-                );
+            if let Some(why) = stands_in_the_way(&known, &wanted.spec) {
+                bail!("{} {why}; give this one another --name", resource_name(&known));
             }
             (known, "is in force already")
         }
@@ -120,6 +117,17 @@ fn name_of(spec: &EmergencyStopSpec) -> String {
         name.extend(digest.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")));
     }
     name
+}
+
+/// Why a stop of that name does not do in place of the one that is wanted.
+fn stands_in_the_way(known: &EmergencyStop, wanted: &EmergencyStopSpec) -> Option<String> {
+    if !covers_the_same(&known.spec, wanted) {
+        return Some("exists and stops something else".to_owned());
+    }
+    // It may be gone in the next moment, and with it what it kept back.
+    let going = known.metadata.deletion_timestamp.is_some();
+    let finalizers = known.metadata.finalizers.iter().flatten().cloned().collect::<Vec<_>>();
+    going.then(|| format!("is being deleted and waits for {} only", finalizers.join(", ")))
 }
 
 fn covers_the_same(one: &EmergencyStopSpec, other: &EmergencyStopSpec) -> bool {
@@ -267,6 +275,19 @@ mod tests {
         let many: Vec<String> = (0..50).map(|number| format!("KB50{number:05}")).collect();
         let many = name_of(&spec(&format!("{{reason: r, kbs: [{}]}}", many.join(", "))));
         assert!(many.len() <= 63, "{many}");
+    }
+
+    #[test]
+    fn a_stop_that_is_being_deleted_is_not_taken_for_one_in_force() {
+        let wanted = spec("{reason: said again, kbs: [KB5068787]}");
+        let mut known = EmergencyStop::new("kb5068787", spec("{reason: r, kbs: [KB5068787]}"));
+        assert_eq!(stands_in_the_way(&known, &wanted), None);
+        let other = stands_in_the_way(&known, &spec("reason: all of it")).unwrap();
+        assert!(other.contains("stops something else"), "{other}");
+        known.metadata.finalizers = Some(vec!["example.com/audit".to_owned()]);
+        known.metadata.deletion_timestamp = serde_yaml::from_str("'2026-11-21T02:00:00Z'").unwrap();
+        let why = stands_in_the_way(&known, &wanted).unwrap();
+        assert!(why.contains("being deleted and waits for example.com/audit"), "{why}");
     }
 
     #[test]
