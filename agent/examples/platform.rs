@@ -25,7 +25,7 @@ mod act {
     };
     use wardring_agent::state::Witness;
     use wardring_seal::{
-        Action, ActiveHours, Hook, JobKey, Probe, UpdateKind, UpdateSource, UpdateTarget,
+        Action, ActiveHours, Hook, JobKey, Package, Probe, UpdateKind, UpdateSource, UpdateTarget,
     };
 
     const TERMS: Terms =
@@ -51,7 +51,7 @@ mod act {
     }
 
     async fn act(arguments: &[String]) -> anyhow::Result<Value> {
-        let device = Windows::open(std::path::Path::new(r"C:\wardring\data"))?;
+        let device = Windows::open(std::path::Path::new(r"C:\wardring\data"), None)?;
         let (verb, rest) = arguments.split_first().context("no act was named")?;
         Ok(match verb.as_str() {
             "boot" => {
@@ -69,7 +69,7 @@ mod act {
             "facts" => serde_json::to_value(device.facts())?,
             "sample" => serde_json::to_value(device.sample(rest).map_err(anyhow::Error::msg)?)?,
             "inspect" => {
-                let seen = device.inspect(&[update(rest)?], &[], TERMS).await;
+                let seen = device.inspect(&[update_of(rest)?], &[], TERMS).await;
                 let seen = seen.map_err(anyhow::Error::msg)?;
                 json!({
                     "updates": format!("{:?}", seen.updates),
@@ -123,24 +123,41 @@ mod act {
             "uninstall" | "uninstall-late" => {
                 let life = if verb == "uninstall" { 60 } else { 0 };
                 let permit = Permit { until: Instant::now() + Duration::from_secs(life) };
-                let update = update(rest)?;
-                match device.uninstall(&key(), &update, &rest[3..], 0, permit).await {
-                    Performed::PermitExpired => json!({ "begun": false }),
-                    Performed::Ended(result) => json!({
-                        "begun": true,
-                        "code": result.code,
-                        "hresult": format!("0x{:08X}", result.hresult),
-                        "rebootRequired": result.reboot_required,
-                        "packages": result.packages,
-                    }),
+                let update = update_of(rest)?;
+                performed(device.uninstall(&key(), &update, &rest[3..], 0, permit).await)
+            }
+            "bring" => {
+                let [attempt, url, sha256] = rest else { bail!("bring ATTEMPT URL SHA256") };
+                let package = Package { url: url.clone(), sha256: sha256.clone() };
+                let update = ["KB5044281", "Quality", "20348.2762"].map(str::to_owned);
+                let update = UpdateTarget { package: Some(package), ..update_of(&update)? };
+                let key = JobKey { attempt: attempt.parse()?, action: Action::Install, ..key() };
+                let targets = std::slice::from_ref(&update);
+                if let Err(failure) = device.download(&key, targets, TERMS).await {
+                    return Ok(json!({ "failed": failure.sentence }));
                 }
+                let permit = Permit { until: Instant::now() + Duration::from_secs(60) };
+                performed(device.install(&key, &update, 0, TERMS, permit).await)
             }
             other => bail!("no act is called {other:?}"),
         })
     }
 
+    fn performed(performed: Performed) -> Value {
+        match performed {
+            Performed::PermitExpired => json!({ "begun": false }),
+            Performed::Ended(result) => json!({
+                "begun": true,
+                "code": result.code,
+                "hresult": format!("0x{:08X}", result.hresult),
+                "rebootRequired": result.reboot_required,
+                "packages": result.packages,
+            }),
+        }
+    }
+
     /// `KB kind build`, with `-` for no build.
-    fn update(rest: &[String]) -> anyhow::Result<UpdateTarget> {
+    fn update_of(rest: &[String]) -> anyhow::Result<UpdateTarget> {
         let [kb, kind, build, ..] = rest else { bail!("an update is: KB, kind, build") };
         let kind: UpdateKind = serde_json::from_value(json!(kind))?;
         Ok(UpdateTarget {
@@ -149,6 +166,7 @@ mod act {
             kind,
             target_build: Some(build.clone()).filter(|build| build != "-"),
             identities: Vec::new(),
+            package: None,
         })
     }
 
@@ -161,4 +179,3 @@ mod act {
         }
     }
 }
-            package: None,

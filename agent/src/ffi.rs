@@ -13,10 +13,12 @@ mod neighbours;
 mod ports;
 mod power;
 mod processes;
+mod roots;
 mod secret;
 mod security;
 mod services;
 mod sessions;
+mod trust;
 mod wmi;
 pub mod wua;
 
@@ -30,10 +32,12 @@ pub use neighbours::{answers_echo, neighbours};
 pub use ports::listening_ports;
 pub use power::{Restart, abort_restart, power_status, restart};
 pub use processes::{ProcessGroup, process_images};
+pub use roots::roots;
 pub use secret::{unwrap, wrap};
 pub use security::{create_folder, is_link, own_account, security_of};
 pub use services::{Service, ServiceStatus};
 pub use sessions::{sessions, tell};
+pub use trust::publisher;
 
 use std::ffi::OsString;
 use std::io;

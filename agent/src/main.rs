@@ -175,7 +175,8 @@ fn print_ready(name: &str) {
 async fn live(run: Run, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
     // First: what is read there must be ours.
     wardring_agent::folder::secure(&run.data_dir)?;
-    let device = wardring_agent::platform::windows::Windows::open(&run.data_dir)?;
+    let device =
+        wardring_agent::platform::windows::Windows::open(&run.data_dir, run.proxy.as_deref())?;
     let ready = run.setup().prepare().await?;
     print_ready(&run.name);
     ready.run(std::sync::Arc::new(device), ready.gateway(), stop).await;

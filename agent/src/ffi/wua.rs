@@ -250,6 +250,19 @@ impl Wua for Session {
         self.try_install(&self.alone(update)?, client, go).map_err(failure)
     }
 
+    fn register_microsoft_update(&self) -> Result<(), Failure> {
+        // Pending registration allowed, online registration allowed, for Automatic Updates, too: as in
+        // `wua_sdk/opt-in-to-microsoft-update.md`.
+        const FLAGS: i32 = 7;
+        // SAFETY: all objects live on this thread, and the texts through the calls.
+        let register = || unsafe {
+            let manager = self.session.CreateUpdateServiceManager()?;
+            manager.SetClientApplicationID(&BSTR::from(CLIENT))?;
+            manager.AddService2(&BSTR::from(MICROSOFT_UPDATE), FLAGS, &BSTR::new())
+        };
+        register().map(drop).map_err(failure)
+    }
+
     fn commit(&self) -> Result<(), Failure> {
         // SAFETY: all objects live on this thread; the flags must be 0.
         let commit = || unsafe {

@@ -195,9 +195,9 @@ async fn until_stopped(
 }
 
 async fn begin(folder: &Path, settings: Settings) -> Result<(Windows, Ready), HostError> {
-    let data = folder.to_owned();
+    let (data, proxy) = (folder.to_owned(), settings.proxy.clone());
     // It may wait half a minute for the event log.
-    let opened = tokio::task::spawn_blocking(move || Windows::open(&data)).await;
+    let opened = tokio::task::spawn_blocking(move || Windows::open(&data, proxy.as_deref())).await;
     let device = opened.expect("opening does not panic, and nothing cancels it")?;
     let setup = Setup {
         gateways: settings.gateways,

@@ -62,6 +62,7 @@ macro_rules! no_dispatch {
 mod acts;
 mod class;
 mod lists;
+mod services;
 mod session;
 mod update;
 mod world;

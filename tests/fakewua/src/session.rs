@@ -16,6 +16,7 @@ use windows_core::{BSTR, HRESULT, IUnknown, Ref, Result, implement};
 
 use crate::acts::{Downloader, Installer};
 use crate::lists::{Entries, NoWarnings, Updates};
+use crate::services::Services;
 use crate::update::{Found, Past};
 use crate::world::{self, Update, hresult};
 
@@ -89,8 +90,11 @@ impl IUpdateSession2_Impl for Session_Impl {
 }
 
 impl IUpdateSession3_Impl for Session_Impl {
+    fn CreateUpdateServiceManager(&self) -> Result<IUpdateServiceManager2> {
+        Ok(Services.into())
+    }
+
     absent! {
-        CreateUpdateServiceManager() -> IUpdateServiceManager2;
         QueryHistory(&BSTR, i32, i32) -> IUpdateHistoryEntryCollection;
     }
 }
@@ -99,11 +103,16 @@ impl IUpdateSession3_Impl for Session_Impl {
 struct Searcher {
     is_online: Mutex<bool>,
     selection: Mutex<ServerSelection>,
+    service: Name,
 }
 
 impl Default for Searcher {
     fn default() -> Searcher {
-        Searcher { is_online: Mutex::new(true), selection: Mutex::default() }
+        Searcher {
+            is_online: Mutex::new(true),
+            selection: Mutex::default(),
+            service: Name::default(),
+        }
     }
 }
 
@@ -154,7 +163,8 @@ impl IUpdateSearcher_Impl for Searcher_Impl {
         Ok(())
     }
 
-    fn SetServiceID(&self, _: &BSTR) -> Result<()> {
+    fn SetServiceID(&self, id: &BSTR) -> Result<()> {
+        self.service.set(id);
         Ok(())
     }
 
@@ -168,7 +178,10 @@ impl IUpdateSearcher_Impl for Searcher_Impl {
     }
 
     fn Search(&self, criteria: &BSTR) -> Result<ISearchResult> {
-        if *self.selection.lock().unwrap_or_else(PoisonError::into_inner) == ssOthers {
+        let service = self.service.get();
+        if *self.selection.lock().unwrap_or_else(PoisonError::into_inner) == ssOthers
+            && !world::with(|world| world.services.contains(&service))?
+        {
             return Err(UNKNOWN_SERVICE.into());
         }
         let is_online = self.is_online();

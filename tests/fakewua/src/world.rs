@@ -28,6 +28,10 @@ pub struct World {
     pub busy_until: u64,
     /// What a search of the source answers, `0x8024402C`.
     pub search_fails: Option<String>,
+    /// ServiceIDs that are registered beside Windows' own.
+    pub services: Vec<String>,
+    /// What registering one answers.
+    pub register_fails: Option<String>,
     /// A search of the source never ends.
     pub search_hangs: bool,
 }

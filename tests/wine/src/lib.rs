@@ -8,4 +8,5 @@ pub mod prefix;
 pub mod programs;
 pub mod registry;
 pub mod server;
+pub mod signing;
 mod template;

@@ -8,7 +8,9 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 use wardring_protocol::Step;
-use wardring_seal::{Action, JobPayload, OutcomePayload, OutcomeResult, UpdateKind, UpdateTarget};
+use wardring_seal::{
+    Action, JobPayload, OutcomePayload, OutcomeResult, UpdateKind, UpdateSource, UpdateTarget,
+};
 use wardring_wine_tests::fakewua::{FakeWua, in_ms};
 use wardring_wine_tests::gateway::{Seen, TestGateway};
 use wardring_wine_tests::jobs::job;
@@ -159,6 +161,11 @@ async fn every_end_of_an_installation_is_told_apart_and_none_begins_twice() {
 
     rig.give(Some(&world(&json!({"isInstalled": true}))), |_| {});
     assert_eq!(rig.outcome().await.result, OutcomeResult::AlreadyInstalled);
+
+    // A source that the device does not have yet is registered for the job that names it.
+    rig.give(None, |job| job.source = UpdateSource::MicrosoftUpdate);
+    assert_eq!(rig.outcome().await.result, OutcomeResult::AlreadyInstalled);
+    assert_eq!(rig.fake.calls("AddService2 7").len(), 1);
 
     let newer = json!({"updates": [
         {"id": "aaaaaaaa-0000-0000-0000-000000000002", "revision": 1, "kbs": ["5070000"],

@@ -16,7 +16,9 @@ pub(super) fn page() -> String {
          0x80070643` tells the same on a device, `wardring-agent explain` all of it.\n\nNo class \
          makes a success: only the proof after the restart does. A code that is not listed \
          has the class that most codes of its facility have, and is for an operator where that says \
-         nothing. What a job does about each class is in [windows.md](windows.md#windows-update).\n\n## Classes\n\n| class | next step | codes |\n|---|---|---|\n",
+         nothing. What a job does about each class is in [windows.md](windows.md#windows-update). \
+         The agent repairs nothing by itself: a code of class *repair* comes with the command for an \
+         administrator, and that page says why.\n\n## Classes\n\n| class | next step | codes |\n|---|---|---|\n",
         all().len()
     );
     for class in Class::ALL {

@@ -46,13 +46,13 @@ pub struct Windows {
 
 impl Windows {
     /// Finds out which boot this is, and why it came. May wait half a minute for the event log.
-    /// What is known of the updates is kept in `folder`.
+    /// What is known of the updates is kept in `folder`; packages of jobs are fetched by `proxy`.
     ///
     /// # Errors
     /// The registry refuses.
-    pub fn open(folder: &Path) -> Result<Windows, OpenError> {
+    pub fn open(folder: &Path, proxy: Option<&str>) -> Result<Windows, OpenError> {
         let boot = OwnBoot::find().map_err(OpenError::Boot)?;
-        let updates = updates::open(folder, &boot.id, build_and_ubr, packages);
+        let updates = updates::open(folder, &boot.id, proxy, build_and_ubr, packages);
         Ok(Windows { boot, updates, hooks: folder.join(crate::hooks::FOLDER) })
     }
 

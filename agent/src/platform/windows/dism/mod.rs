@@ -14,6 +14,7 @@ mod table;
 #[cfg(fuzzing)]
 pub(crate) use table::read_anything;
 
+pub(super) use package::is_of;
 #[cfg(windows)]
 pub(super) use package::{Identity, State, in_force, installed};
 #[cfg(windows)]

@@ -71,6 +71,15 @@ impl Identity {
         Some(format!("{}.{}", numbers.next()?, numbers.next()?))
     }
 
+    /// Whether its name says that it is this update's.
+    fn is_of_update(&self, update: &UpdateTarget) -> bool {
+        let build = update.target_build.as_deref().filter(|_| update.kind == UpdateKind::Quality);
+        match build {
+            Some(build) => self.rollup_build().as_deref() == Some(build),
+            None => self.is_of_kb(&update.kb),
+        }
+    }
+
     /// Whether its name holds this KB: `Package_for_KB5034441`.
     fn is_of_kb(&self, kb: &str) -> bool {
         let rest = self.name().strip_prefix("Package_for_").unwrap_or_default();
@@ -168,12 +177,12 @@ pub(crate) fn in_force(packages: &Packages) -> BTreeSet<String> {
 /// The packages of an update by their names, where nobody saw it come: a cumulative update by its
 /// build, anything else by its KB. None when no name tells.
 pub(crate) fn of_update(update: &UpdateTarget, packages: &Packages) -> Vec<Identity> {
-    let build = update.target_build.as_deref().filter(|_| update.kind == UpdateKind::Quality);
-    let is_it = |identity: &&Identity| match build {
-        Some(build) => identity.rollup_build().as_deref() == Some(build),
-        None => identity.is_of_kb(&update.kb),
-    };
-    packages.keys().filter(is_it).cloned().collect()
+    packages.keys().filter(|identity| identity.is_of_update(update)).cloned().collect()
+}
+
+/// Whether a package of this name is the update's.
+pub(in crate::platform::windows) fn is_of(update: &UpdateTarget, name: &str) -> bool {
+    Identity::parse(name).is_some_and(|identity| identity.is_of_update(update))
 }
 
 #[cfg(test)]
@@ -198,6 +207,7 @@ pub(super) mod tests {
             kind,
             target_build: Some("20348.2762".to_owned()),
             identities: Vec::new(),
+            package: None,
         }
     }
 
@@ -207,7 +217,6 @@ pub(super) mod tests {
             hive.number(&path, "CurrentState", *state).number(&path, "Visibility", *visibility)
         })
     }
-            package: None,
 
     #[test]
     fn an_identity_is_nothing_but_an_identity() {
@@ -290,6 +299,7 @@ pub(super) mod tests {
             kind,
             target_build: build.map(str::to_owned),
             identities: Vec::new(),
+            package: None,
         };
         let quality = update("KB5044281", UpdateKind::Quality, Some("20348.2762"));
         assert_eq!(of_update(&quality, &packages), [rollup]);
@@ -299,5 +309,4 @@ pub(super) mod tests {
         let next = update("KB5044281", UpdateKind::Quality, Some("20348.2849"));
         assert!(of_update(&next, &packages).is_empty());
     }
-            package: None,
 }

@@ -17,6 +17,7 @@ use super::inventory::{ASK_AGAIN, ASK_EVERY, Due, Inventory, failed};
 use super::look::{self, LastAnswer};
 use super::policy::Policy;
 use super::record::{Record, act};
+use super::shelf::Shelf;
 use super::wua::{Failure, Found, Query, TIME_OUT, UNKNOWN_SERVICE, Wua};
 use crate::chance;
 use crate::hresult::Hresult;
@@ -85,6 +86,7 @@ pub struct WindowsUpdate {
     limits: Limits,
     boot: String,
     record: Record,
+    shelf: Arc<Shelf>,
     shared: Arc<Shared>,
     /// Installations inside Windows Update, those that were given up included.
     installing: Arc<AtomicUsize>,
@@ -137,6 +139,7 @@ impl WindowsUpdate {
         device: Device,
         limits: Limits,
         connect: Connect,
+        shelf: Shelf,
     ) -> WindowsUpdate {
         let path = folder.join("updates");
         let inventory = Inventory::load(&path);
@@ -147,6 +150,7 @@ impl WindowsUpdate {
             limits,
             boot: boot.to_owned(),
             record: Record::new(folder),
+            shelf: Arc::new(shelf),
             shared: Arc::new(Shared {
                 path,
                 saving: Mutex::default(),
@@ -195,6 +199,7 @@ impl WindowsUpdate {
             if known.scan_began.is_some() || due == Due::Nothing {
                 return;
             }
+            self.shelf.forget(std::time::SystemTime::now());
             known.scan_began = Some(Instant::now());
             known.is_stale = false;
             due
@@ -230,9 +235,17 @@ impl WindowsUpdate {
     /// A sentence.
     pub async fn look(&self, targets: &[UpdateTarget], terms: Terms) -> Result<Seen, String> {
         let source = terms.source;
+        if source == UpdateSource::MicrosoftUpdate
+            && !terms.is_local
+            && let Some(policy) = (self.device.policy)().keeps_off_the_internet()
+        {
+            return Err(format!(
+                "the policy {policy} keeps this device from Microsoft Update, which the rollout names"
+            ));
+        }
         let last = match terms.is_local {
             // What Windows knows by itself is all that counts.
-            true => LastAnswer::Fresh,
+            true => LastAnswer::Old,
             false => self.shared.lock().last_answer(source, wall_clock()),
         };
         let (asked, build) = (targets.to_vec(), (self.device.build)());
@@ -280,7 +293,12 @@ impl WindowsUpdate {
         targets: &[UpdateTarget],
         terms: Terms,
     ) -> Result<(), DownloadFailure> {
-        let targets = targets.to_vec();
+        self.fetch(targets).await?;
+        let offered = targets.iter().filter(|target| target.package.is_none());
+        let targets: Vec<UpdateTarget> = offered.cloned().collect();
+        if targets.is_empty() {
+            return Ok(());
+        }
         let downloaded = self.calls.call(self.limits.download, move |wua| {
             let each = targets.iter();
             // Which one failed belongs to the answer, so a failure is one here.
@@ -299,6 +317,25 @@ impl WindowsUpdate {
                 hresult: Some(Hresult(error.hresult())),
             }),
         }
+    }
+
+    /// Fetches the packages that the job brings itself, and drops those of earlier jobs.
+    async fn fetch(&self, targets: &[UpdateTarget]) -> Result<(), DownloadFailure> {
+        let own = targets.iter().filter_map(|target| target.package.as_ref());
+        self.shelf.keep_only(&own.collect::<Vec<_>>());
+        for target in targets {
+            let Some(package) = &target.package else { continue };
+            let fetched = tokio::time::timeout(self.limits.download, self.shelf.fetch(package));
+            let fetched = fetched.await.unwrap_or_else(|_| {
+                let hours = self.limits.download.as_secs() / 3600;
+                Err(format!("its download was not over after {hours} hours").into())
+            });
+            fetched.map_err(|failure| DownloadFailure {
+                sentence: format!("{}: {}", target.kb, failure.sentence),
+                ..failure
+            })?;
+        }
+        Ok(())
     }
 
     /// Installs one update for a grant, or tells how its installation for that grant ended.
@@ -390,6 +427,7 @@ impl WindowsUpdate {
             boot: self.boot.clone(),
             record: self.record.clone(),
             packages: self.device.packages,
+            shelf: Arc::clone(&self.shelf),
         }
     }
 }
@@ -488,7 +526,7 @@ fn no_answer(error: CallError, code: i32) -> ServicingResult {
 fn sentence(error: CallError, source: UpdateSource) -> String {
     match error {
         CallError::Failed(Failure(UNKNOWN_SERVICE)) if source == UpdateSource::MicrosoftUpdate => {
-            "Microsoft Update is not registered on this device (0x80248014)".to_owned()
+            "Microsoft Update is not registered on this device yet (0x80248014)".to_owned()
         }
         error => error.to_string(),
     }

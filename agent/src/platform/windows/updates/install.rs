@@ -1,6 +1,7 @@
 //! Download and installation of one update of a job, once per grant whatever happens in between.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -9,6 +10,8 @@ use wardring_seal::{UpdateSource, UpdateTarget};
 use super::look::with_drivers;
 use super::matching::{matching, to_install};
 use super::record::{Installation, Record, client_id};
+use super::shelf::Shelf;
+use super::standalone;
 use super::wua::{
     ALREADY_INSTALLED, CALL_CANCELLED, EULAS_DECLINED, Ended, Entry, Failure, INSTALL_NOT_ALLOWED,
     NO_UPDATE, Query, UNEXPECTED, Update, Wua,
@@ -17,17 +20,17 @@ use crate::platform::{Performed, Permit, Terms, wall_clock};
 use crate::state::{InstallFound, ServicingResult};
 
 /// How often it is asked whether another installer is done.
-const BUSY_POLL: Duration = Duration::from_secs(1);
+pub(super) const BUSY_POLL: Duration = Duration::from_secs(1);
 /// Entries of the history that are read; every update of a device enters it.
-const HISTORY: i32 = 100;
+pub(super) const HISTORY: i32 = 100;
 /// The history's clock may differ from ours by so much.
-const CLOCKS: jiff::SignedDuration = jiff::SignedDuration::from_mins(5);
+pub(super) const CLOCKS: jiff::SignedDuration = jiff::SignedDuration::from_mins(5);
 /// OperationResultCodes.
-const SUCCEEDED: i32 = 2;
+pub(super) const SUCCEEDED: i32 = 2;
 pub(super) const FAILED: i32 = 4;
 pub(super) const ABORTED: i32 = 5;
 /// UpdateOperation of an installation.
-const INSTALLATION: i32 = 1;
+pub(super) const INSTALLATION: i32 = 1;
 
 /// One installation: for whom, of what, and where it is written down.
 #[derive(Clone)]
@@ -46,10 +49,12 @@ pub struct Act {
     pub record: Record,
     /// Lists the packages of Windows.
     pub packages: fn() -> BTreeSet<String>,
+    /// The packages that jobs bring themselves.
+    pub shelf: Arc<Shelf>,
 }
 
 /// Windows' own knowledge: the source was asked when the job began.
-fn known(
+pub(super) fn known(
     wua: &dyn Wua,
     source: UpdateSource,
     target: &UpdateTarget,
@@ -96,7 +101,11 @@ pub fn install(wua: &dyn Wua, act: &Act, permit: Permit) -> Performed {
         Ok(Some(begun)) => return Performed::Ended(ended_before(wua, act, begun)),
         Err(error) => return Performed::Ended(unreadable(&error)),
     }
-    match begin(wua, act, permit) {
+    let begun = match &act.target.package {
+        Some(package) => standalone::begin(wua, act, package, permit),
+        None => begin(wua, act, permit),
+    };
+    match begun {
         Ok(performed) => performed,
         // Nothing was begun, so nothing is written down.
         Err(Failure(hresult)) => Performed::Ended(result(FAILED, hresult, false)),
@@ -179,7 +188,7 @@ fn begin(wua: &dyn Wua, act: &Act, permit: Permit) -> Result<Performed, Failure>
 }
 
 /// Writes down that it begins. The write itself takes time, so the permit is looked at once more.
-fn write_down(act: &Act, before: &BTreeSet<String>, permit: Permit) -> bool {
+pub(super) fn write_down(act: &Act, before: &BTreeSet<String>, permit: Permit) -> bool {
     let written = act.record.begin(Installation {
         act: act.name.clone(),
         boot: act.boot.clone(),
@@ -200,7 +209,7 @@ fn write_down(act: &Act, before: &BTreeSet<String>, permit: Permit) -> bool {
     false
 }
 
-fn end(act: &Act, result: &ServicingResult) {
+pub(super) fn end(act: &Act, result: &ServicingResult) {
     if let Err(error) = act.record.end(&act.name, result) {
         // It stays written down as begun: its end is found in the history of Windows then.
         tracing::error!(%error, "the end of an installation could not be written down");
@@ -233,7 +242,11 @@ fn ended_before(wua: &dyn Wua, act: &Act, begun: Installation) -> ServicingResul
     if let Some(result) = begun.result {
         return result;
     }
-    match seen_after(wua, act, begun.began) {
+    let seen = match act.target.package {
+        Some(_) => standalone::seen_after(wua, act, &begun),
+        None => seen_after(wua, act, begun.began),
+    };
+    match seen {
         Ok(mut result) => {
             result.packages = difference(&begun.packages_before, &(act.packages)());
             end(act, &result);
@@ -284,7 +297,7 @@ fn merged(one: ServicingResult, other: ServicingResult) -> ServicingResult {
     ServicingResult { reboot_required, ..worse }
 }
 
-fn result(code: i32, hresult: u32, reboot_required: bool) -> ServicingResult {
+pub(super) fn result(code: i32, hresult: u32, reboot_required: bool) -> ServicingResult {
     ServicingResult { code, hresult, reboot_required, packages: Vec::new() }
 }
 
@@ -293,6 +306,6 @@ fn unreadable(error: &std::io::Error) -> ServicingResult {
     result(FAILED, UNEXPECTED, false)
 }
 
-fn difference(before: &BTreeSet<String>, after: &BTreeSet<String>) -> Vec<String> {
+pub(super) fn difference(before: &BTreeSet<String>, after: &BTreeSet<String>) -> Vec<String> {
     after.difference(before).cloned().collect()
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use wardring_seal::{UpdateKind, UpdateSource, UpdateTarget};
 
 use super::matching::{Stand, stand};
-use super::wua::{Failure, Found, Query, Wua};
+use super::wua::{Failure, Found, Query, UNKNOWN_SERVICE, Wua};
 
 /// How old the source's last answer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,19 @@ pub fn with_drivers(targets: &[UpdateTarget]) -> bool {
     targets.iter().any(|target| target.kind == UpdateKind::Driver)
 }
 
+/// Asks the source itself. Microsoft Update must be registered on a device first, which a job that names
+/// it orders.
+fn ask(wua: &dyn Wua, query: Query) -> Result<Found, Failure> {
+    match wua.search(query) {
+        Err(Failure(UNKNOWN_SERVICE)) if query.source == UpdateSource::MicrosoftUpdate => {
+            tracing::info!("Microsoft Update is being registered, because a job names it");
+            wua.register_microsoft_update()?;
+            wua.search(query)
+        }
+        answer => answer,
+    }
+}
+
 /// Looks.
 ///
 /// The source is asked when its last answer is old, and when something that is asked for is unknown
@@ -59,7 +72,9 @@ pub fn look(
     let knows_all =
         |stands: &BTreeMap<String, Stand>| !stands.values().any(|stand| stand.is_unknown);
     let mut known = None;
-    if last != LastAnswer::Old {
+    // No source has to do with what the job brings itself.
+    let is_brought = targets.iter().all(|target| target.package.is_some());
+    if last != LastAnswer::Old || is_brought {
         let found = wua.search(query(false))?;
         let stands = stands(&found);
         if last == LastAnswer::Fresh || knows_all(&stands) {
@@ -68,7 +83,7 @@ pub fn look(
     }
     let (updates, found, was_online) = match known {
         Some(known) => known,
-        None => match wua.search(query(true)) {
+        None => match ask(wua, query(true)) {
             Ok(found) => (stands(&found), found, true),
             Err(failure) => {
                 let found = wua.search(query(false)).map_err(|_| failure)?;

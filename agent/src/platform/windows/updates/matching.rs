@@ -31,6 +31,13 @@ pub fn stand(target: &UpdateTarget, found: &[Update], build: &str) -> Stand {
         let evidence = format!("{} is installed", update.identity);
         return told(UpdateStatus::Installed(reversible(target, update)), evidence);
     }
+    if target.package.is_some() {
+        // Nobody but the job offers it, and only what is installed makes it superfluous.
+        return match outrun(target, build) {
+            Some(evidence) => told(UpdateStatus::Superseded, evidence),
+            None => told(UpdateStatus::Offered(brought(target)), "the job brings it".to_owned()),
+        };
+    }
     if let Some(evidence) = superseded(target, found, build) {
         return told(UpdateStatus::Superseded, evidence);
     }
@@ -98,17 +105,26 @@ fn superseded(target: &UpdateTarget, found: &[Update], build: &str) -> Option<St
     if let Some(newer) = visible().find(names_it) {
         return Some(format!("{} ({}) supersedes it", newer.identity, newer.title));
     }
-    if target.kind != UpdateKind::Quality {
-        return None;
+    if let Some(evidence) = outrun(target, build) {
+        return Some(evidence);
     }
-    let wanted = build_and_ubr(target.target_build.as_deref()?)?;
-    let newer = |found: (u32, u32)| found.0 == wanted.0 && found.1 > wanted.1;
-    if build_and_ubr(build).is_some_and(newer) {
-        return Some(format!("the build is {build} already"));
-    }
+    let newer = newer_than(target)?;
     visible()
         .find(|update| builds_in(&update.title).any(newer))
         .map(|update| format!("{} ({}) is newer", update.identity, update.title))
+}
+
+/// What says that the running build is newer than a cumulative update's.
+fn outrun(target: &UpdateTarget, build: &str) -> Option<String> {
+    let is_newer = newer_than(target)?;
+    build_and_ubr(build).is_some_and(is_newer).then(|| format!("the build is {build} already"))
+}
+
+/// Whether a build is newer than a cumulative update's, of the same Windows.
+fn newer_than(target: &UpdateTarget) -> Option<impl Fn((u32, u32)) -> bool + Copy> {
+    let build = target.target_build.as_deref().filter(|_| target.kind == UpdateKind::Quality);
+    let wanted = build_and_ubr(build?)?;
+    Some(move |found: (u32, u32)| found.0 == wanted.0 && found.1 > wanted.1)
 }
 
 fn build_and_ubr(text: &str) -> Option<(u32, u32)> {
@@ -122,6 +138,11 @@ fn builds_in(title: &str) -> impl Iterator<Item = (u32, u32)> {
         .split(|char: char| !char.is_ascii_digit() && char != '.')
         .filter_map(build_and_ubr)
         .filter(|(build, _)| *build >= 10_000)
+}
+
+/// Whether what a job brings itself can be taken back: the same, without a word of its source.
+fn brought(target: &UpdateTarget) -> Reversible {
+    reversible(target, &Update::default())
 }
 
 /// Whether it can be taken back, as far as that can be told before it is installed: exactly is told
@@ -153,6 +174,7 @@ mod tests {
             kind: UpdateKind::Quality,
             target_build: Some("20348.2762".to_owned()),
             identities: Vec::new(),
+            package: None,
         }
     }
 
@@ -174,7 +196,6 @@ mod tests {
         stand(target, found, "20348.2700").status
     }
 
-            package: None,
     #[test]
     fn an_update_is_found_by_kb_or_by_exactly_its_revision() {
         let found = [offered()];

@@ -7,10 +7,14 @@ mod install;
 mod inventory;
 mod look;
 mod matching;
+#[cfg(test)]
+mod package_tests;
 mod policy;
 #[cfg(windows)]
 mod real;
 mod record;
+mod shelf;
+mod standalone;
 #[cfg(test)]
 mod tests;
 pub(crate) mod wua;
@@ -20,3 +24,5 @@ pub use calls::Connect;
 pub use policy::{AUTOMATIC, POLICY, Policy};
 #[cfg(windows)]
 pub use real::{open, read_policy};
+pub use shelf::Shelf;
+pub use standalone::Standalone;

@@ -21,6 +21,10 @@ pub struct Policy {
     pub no_automatic: Option<u32>,
     /// AUOptions.
     pub options: Option<u32>,
+    /// DoNotConnectToWindowsUpdateInternetLocations.
+    pub no_internet: Option<u32>,
+    /// DisableWindowsUpdateAccess.
+    pub no_access: Option<u32>,
 }
 
 impl Policy {
@@ -39,6 +43,15 @@ impl Policy {
             (UpdateSource::MicrosoftUpdate, _) => "MicrosoftUpdate".to_owned(),
         };
         name.chars().filter(|char| char.is_ascii_graphic() || *char == ' ').take(64).collect()
+    }
+
+    /// The policy that keeps this device from Microsoft's own update services, if one does.
+    pub fn keeps_off_the_internet(&self) -> Option<&'static str> {
+        match (self.no_internet, self.no_access) {
+            (Some(1), _) => Some("DoNotConnectToWindowsUpdateInternetLocations"),
+            (_, Some(1)) => Some("DisableWindowsUpdateAccess"),
+            _ => None,
+        }
     }
 
     /// Whether Windows installs updates on its own, and the setting that would end it.

@@ -9,24 +9,29 @@ use wardring_protocol::Facts;
 use wardring_seal::{Action, JobKey, UpdateKind, UpdateSource, UpdateTarget};
 
 use super::agent::{Device, Limits, WindowsUpdate};
+use super::package_tests::FakeWindows;
 use super::policy::Policy;
 use super::record::{Record, act, client_id};
+use super::shelf::Shelf;
+use super::standalone::Standalone;
 use super::wua::{
     ALREADY_INSTALLED, CALL_CANCELLED, EULAS_DECLINED, Ended, Entry, Failure, Found,
-    INSTALL_NOT_ALLOWED, Identity, NO_UPDATE, Query, TIME_OUT, Update, Wua,
+    INSTALL_NOT_ALLOWED, Identity, NO_UPDATE, Query, TIME_OUT, UNKNOWN_SERVICE, Update, Wua,
 };
 use crate::platform::{Performed, Permit, Terms, wall_clock};
 use crate::state::{InstallFound, Reversible, ServicingResult, UpdateStatus};
 
 /// The world behind every session.
 #[derive(Default)]
-struct World {
-    updates: Vec<Update>,
-    history: Vec<Entry>,
+pub(super) struct World {
+    pub updates: Vec<Update>,
+    pub history: Vec<Entry>,
     /// Busy for so many more questions.
     busy: u32,
-    reboot_required: bool,
-    source_fails: Option<u32>,
+    pub reboot_required: bool,
+    pub source_fails: Option<u32>,
+    /// What registering Microsoft Update fails with.
+    registers: Option<u32>,
     install: Option<Result<Ended, Failure>>,
     hangs: bool,
     search_hangs: bool,
@@ -34,14 +39,14 @@ struct World {
 }
 
 #[derive(Clone, Default)]
-struct Session(Arc<Mutex<World>>);
+pub(super) struct Session(Arc<Mutex<World>>);
 
 impl Session {
-    fn with<T>(&self, use_it: impl FnOnce(&mut World) -> T) -> T {
+    pub fn with<T>(&self, use_it: impl FnOnce(&mut World) -> T) -> T {
         use_it(&mut self.0.lock().unwrap())
     }
 
-    fn calls(&self, name: &str) -> usize {
+    pub fn calls(&self, name: &str) -> usize {
         self.with(|world| world.calls.iter().filter(|call| call.starts_with(name)).count())
     }
 }
@@ -105,6 +110,19 @@ impl Wua for Session {
         answer.unwrap_or(Ok(Ended { code: 2, hresult: 0, reboot_required: true })).map(Some)
     }
 
+    fn register_microsoft_update(&self) -> Result<(), Failure> {
+        self.with(|world| {
+            world.calls.push("register".to_owned());
+            match world.registers {
+                Some(hresult) => Err(Failure(hresult)),
+                None => {
+                    world.source_fails = None;
+                    Ok(())
+                }
+            }
+        })
+    }
+
     fn commit(&self) -> Result<(), Failure> {
         self.with(|world| world.calls.push("commit".to_owned()));
         Ok(())
@@ -122,31 +140,37 @@ fn hang() -> ! {
     }
 }
 
-struct Rig {
-    folder: tempfile::TempDir,
-    session: Session,
+pub(super) struct Rig {
+    pub folder: tempfile::TempDir,
+    pub session: Session,
+    pub windows: Arc<FakeWindows>,
 }
 
-const TERMS: Terms =
+pub(super) const TERMS: Terms =
     Terms { source: UpdateSource::Default, accept_eula: false, is_local: false };
 
 impl Rig {
-    fn new() -> Rig {
+    pub fn new() -> Rig {
         let session = Session::default();
         session.with(|world| world.updates.push(offered()));
-        Rig { folder: tempfile::tempdir().unwrap(), session }
+        Rig { folder: tempfile::tempdir().unwrap(), session, windows: Arc::default() }
     }
 
     /// A run of the agent. It is impatient only with what hangs: on a busy machine, what does not may
     /// still take its time.
-    fn agent(&self) -> WindowsUpdate {
+    pub fn agent(&self) -> WindowsUpdate {
+        self.agent_on(BTreeSet::new, Policy::default)
+    }
+
+    /// The same on a Windows of these packages and policies.
+    pub fn agent_on(
+        &self,
+        packages: fn() -> BTreeSet<String>,
+        policy: fn() -> Policy,
+    ) -> WindowsUpdate {
         let session = self.session.clone();
         let connect = move || -> Result<Box<dyn Wua>, Failure> { Ok(Box::new(session.clone())) };
-        let device = Device {
-            build: || "20348.2700".to_owned(),
-            packages: BTreeSet::new,
-            policy: Policy::default,
-        };
+        let device = Device { build: || "20348.2700".to_owned(), packages, policy };
         let limit = |hangs| Duration::from_secs(if hangs { 1 } else { 60 });
         let (hangs, search_hangs) = self.session.with(|world| (world.hangs, world.search_hangs));
         let limits = Limits {
@@ -155,7 +179,9 @@ impl Rig {
             install: limit(hangs),
             commit: limit(false),
         };
-        WindowsUpdate::open(self.folder.path(), "b1", device, limits, Arc::new(connect))
+        let shelf =
+            Shelf::new(self.folder.path(), None, Arc::clone(&self.windows) as Arc<dyn Standalone>);
+        WindowsUpdate::open(self.folder.path(), "b1", device, limits, Arc::new(connect), shelf)
     }
 
     fn record(&self) -> Record {
@@ -179,17 +205,18 @@ fn offered() -> Update {
     }
 }
 
-fn target() -> UpdateTarget {
+pub(super) fn target() -> UpdateTarget {
     UpdateTarget {
         kb: "KB5068787".to_owned(),
         product: "Windows Server 2022".to_owned(),
         kind: UpdateKind::Quality,
         target_build: Some("20348.2762".to_owned()),
         identities: Vec::new(),
+        package: None,
     }
 }
 
-fn key(attempt: u32) -> JobKey {
+pub(super) fn key(attempt: u32) -> JobKey {
     JobKey {
         rollout_uid: "rollout".to_owned(),
         device_id: "device".to_owned(),
@@ -198,22 +225,21 @@ fn key(attempt: u32) -> JobKey {
     }
 }
 
-fn permit() -> Permit {
+pub(super) fn permit() -> Permit {
     Permit { until: Instant::now() + Duration::from_secs(60) }
 }
 
-fn ended(performed: Performed) -> ServicingResult {
+pub(super) fn ended(performed: Performed) -> ServicingResult {
     match performed {
         Performed::Ended(result) => result,
         Performed::PermitExpired => panic!("the permit was over"),
     }
 }
 
-fn begun(rig: &Rig) {
+pub(super) fn begun(rig: &Rig) {
     rig.record()
         .begin(super::record::Installation {
             act: act(&key(1), "KB5068787", 0),
-        package: None,
             boot: "b1".to_owned(),
             began: wall_clock(),
             packages_before: BTreeSet::new(),
@@ -222,7 +248,7 @@ fn begun(rig: &Rig) {
         .unwrap();
 }
 
-fn entry(client: &str, code: i32, hresult: u32) -> Entry {
+pub(super) fn entry(client: &str, code: i32, hresult: u32) -> Entry {
     Entry {
         identity: offered().identity,
         operation: 1,
@@ -421,6 +447,22 @@ async fn a_source_that_is_down_hides_no_proof_and_makes_none_up() {
 }
 
 #[tokio::test]
+async fn a_look_without_the_network_asks_no_source_and_stands_what_windows_update_does_not_know() {
+    let rig = Rig::new();
+    rig.session.with(|world| world.source_fails = Some(0x8024_402C));
+    let agent = rig.agent();
+    let local = Terms { is_local: true, ..TERMS };
+    rig.session.with(|world| world.updates[0].is_installed = true);
+    let seen = agent.look(&[target()], local).await.unwrap();
+    assert!(matches!(seen.updates["KB5068787"], UpdateStatus::Installed(_)));
+    // Removed, it is unknown to everybody but the source, and that is no failure here.
+    rig.session.with(|world| world.updates.clear());
+    let seen = agent.look(&[target()], local).await.unwrap();
+    assert_eq!(seen.updates["KB5068787"], UpdateStatus::NotOffered);
+    assert_eq!(rig.session.calls("online"), 0);
+}
+
+#[tokio::test]
 async fn the_facts_come_from_one_scan_that_outlives_the_agent() {
     let rig = Rig::new();
     let agent = rig.agent();
@@ -436,6 +478,40 @@ async fn the_facts_come_from_one_scan_that_outlives_the_agent() {
     rig.agent().facts(&mut again);
     assert_eq!(again, facts);
     assert_eq!(rig.session.calls("online"), 1);
+}
+
+#[tokio::test]
+async fn microsoft_update_is_registered_for_a_job_that_names_it_and_for_no_other() {
+    let unknown = |world: &mut World| {
+        world.source_fails = Some(UNKNOWN_SERVICE);
+        world.updates.clear();
+    };
+    let microsoft = Terms { source: UpdateSource::MicrosoftUpdate, ..TERMS };
+    let rig = Rig::new();
+    rig.session.with(unknown);
+    rig.agent().look(&[target()], TERMS).await.unwrap_err();
+    rig.agent().look(&[target()], Terms { is_local: true, ..microsoft }).await.unwrap();
+    assert_eq!(rig.session.calls("register"), 0);
+    rig.agent().look(&[target()], microsoft).await.unwrap();
+    assert_eq!(rig.session.calls("register"), 1);
+
+    let rig = Rig::new();
+    rig.session.with(unknown);
+    rig.session.with(|world| world.registers = Some(0x8024_002E));
+    let error = rig.agent().look(&[target()], microsoft).await.unwrap_err();
+    assert!(error.contains("0x8024002E"), "{error}");
+}
+
+#[tokio::test]
+async fn a_policy_against_microsofts_services_is_named_and_nothing_is_registered() {
+    let rig = Rig::new();
+    let policy = || Policy { no_internet: Some(1), ..Policy::default() };
+    let agent = rig.agent_on(BTreeSet::new, policy);
+    let microsoft = Terms { source: UpdateSource::MicrosoftUpdate, ..TERMS };
+    let error = agent.look(&[target()], microsoft).await.unwrap_err();
+    assert!(error.contains("DoNotConnectToWindowsUpdateInternetLocations"), "{error}");
+    agent.look(&[target()], TERMS).await.unwrap();
+    assert_eq!((rig.session.calls("register"), rig.session.calls("online")), (0, 1));
 }
 
 #[tokio::test]

@@ -246,6 +246,12 @@ pub trait Wua {
     /// The agent's HRESULT.
     fn commit(&self) -> Result<(), Failure>;
 
+    /// Registers Microsoft Update as a source of this device, which stays so.
+    ///
+    /// # Errors
+    /// The agent's HRESULT.
+    fn register_microsoft_update(&self) -> Result<(), Failure>;
+
     /// Hides an update, or shows it again.
     ///
     /// # Errors
