@@ -5,12 +5,13 @@ use std::io;
 use std::path::Path;
 
 /// Everything that the agent writes there. A name with `*` stands for all that begin like it.
-const OWN: [&str; 17] = [
+const OWN: [&str; 21] = [
     "identity.json",
     "identity.new",
     "installations",
     "installations.new",
     "journal",
+    "journal.kept",
     "journal.new",
     "journal.prev",
     "lock",
@@ -20,6 +21,9 @@ const OWN: [&str; 17] = [
     "settings.new",
     "token",
     "token.new",
+    "update.json",
+    "update.lock",
+    "update.new",
     "updates",
     "updates.new",
     "world*",

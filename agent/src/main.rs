@@ -34,6 +34,14 @@ enum Command {
     #[cfg(windows)]
     #[command(hide = true)]
     Service(commands::install::Service),
+    /// Bring a new program; it takes over when it has shown that it works, and the present one stays
+    /// otherwise.
+    #[cfg(windows)]
+    Update(commands::update::Update),
+    /// Be tried; only the agent before it starts this.
+    #[cfg(windows)]
+    #[command(hide = true)]
+    Trial(commands::update::Trial),
     /// Run in the foreground until stopped.
     Run(Run),
     /// Show who this device is and what it is doing.
@@ -91,7 +99,7 @@ struct Run {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     #[cfg(windows)]
-    let is_service = matches!(cli.command, Command::Service(_));
+    let is_service = matches!(cli.command, Command::Service(_) | Command::Trial(_));
     #[cfg(not(windows))]
     let is_service = false;
     // A service has nobody at its standard error and writes files.
@@ -105,6 +113,10 @@ fn main() -> ExitCode {
         Command::Uninstall(uninstall) => commands::install::uninstall(&uninstall),
         #[cfg(windows)]
         Command::Service(service) => commands::install::serve(service),
+        #[cfg(windows)]
+        Command::Update(update) => commands::update::update(update),
+        #[cfg(windows)]
+        Command::Trial(trial) => commands::update::trial(&trial),
         Command::Run(run) => carry(run),
         Command::Status(status) => commands::status::show(&status),
         Command::SupportBundle(support) => commands::support::write(&support),

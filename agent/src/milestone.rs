@@ -27,6 +27,10 @@ pub enum Milestone {
     Outcome,
     /// The device began to take an update back without a permit.
     RollsBackByItself,
+    /// The agent was updated.
+    Updated,
+    /// An update of the agent was taken back, or not made.
+    UpdateTakenBack,
     /// Something was refused that somebody should know of.
     Refused,
 }
@@ -43,6 +47,8 @@ impl Milestone {
             Milestone::Rebooting => 12,
             Milestone::Outcome => 13,
             Milestone::RollsBackByItself => 14,
+            Milestone::Updated => 15,
+            Milestone::UpdateTakenBack => 16,
             Milestone::Refused => 20,
         }
     }
@@ -51,7 +57,7 @@ impl Milestone {
     pub fn tell(self, text: &str) {
         let event = self.id();
         match self {
-            Milestone::Refused | Milestone::RollsBackByItself => {
+            Milestone::Refused | Milestone::RollsBackByItself | Milestone::UpdateTakenBack => {
                 tracing::error!(target: TARGET, event, "{text}")
             }
             _ => tracing::info!(target: TARGET, event, "{text}"),

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::identity::{IdentityError, IdentityFile, Known};
 use crate::journal::{Durability, Journal, Loaded, SCHEMA};
+use crate::service::update::Marker;
 
 /// Who the device is and what it is doing.
 #[derive(Clone, Debug)]
@@ -45,7 +46,11 @@ pub fn read(folder: &Path) -> Result<Status, IdentityError> {
         )),
         Loaded::Fresh | Loaded::Found(_) => None,
     };
-    let document = json!({ "identity": identity, "journal": journal(loaded) });
+    let mut document = json!({ "identity": identity, "journal": journal(loaded) });
+    let update = Marker::load(folder);
+    if update != Marker::default() {
+        document["agentUpdate"] = json!(update);
+    }
     Ok(Status { document, trouble })
 }
 

@@ -21,7 +21,7 @@ use crate::{log, settings, status};
 /// Most that is taken from one file; its end, where the newest is.
 const MAX_FILE: u64 = 8 << 20;
 /// The agent's own records beside the journal, as they are.
-const RECORDS: [&str; 3] = ["settings.json", "installations", "updates"];
+const RECORDS: [&str; 4] = ["settings.json", "installations", "updates", "update.json"];
 
 /// Why there is no bundle.
 #[derive(Debug, thiserror::Error)]

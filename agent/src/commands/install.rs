@@ -59,7 +59,7 @@ pub struct Service {
 }
 
 /// Tells the event log as well why something failed.
-fn told<T, E>(act: &str, done: Result<T, E>) -> anyhow::Result<T>
+pub(super) fn told<T, E>(act: &str, done: Result<T, E>) -> anyhow::Result<T>
 where
     E: std::error::Error + Send + Sync + 'static,
 {

@@ -6,3 +6,5 @@ pub mod install;
 pub mod selftest;
 pub mod status;
 pub mod support;
+#[cfg(windows)]
+pub mod update;

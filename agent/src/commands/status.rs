@@ -120,5 +120,13 @@ fn lines(status: &Value) -> String {
     } else {
         lines.push(format!("journal      {}", text(&journal["state"])));
     }
+    let update = &status["agentUpdate"];
+    if let Some(stage) = update["underway"]["stage"].as_str() {
+        lines.push(format!("update       to {}: {stage}", text(&update["underway"]["version"])));
+    } else if update["last"].is_object() {
+        let last = &update["last"];
+        let (version, end, why) = (text(&last["version"]), text(&last["end"]), text(&last["why"]));
+        lines.push(format!("update       to {version}: {end}; {why}"));
+    }
     lines.join("\n") + "\n"
 }

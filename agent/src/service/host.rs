@@ -17,12 +17,16 @@ use windows_service::service_control_handler::{
 };
 
 use super::NAME;
+use super::contact::Noted;
 use super::event_log::EventLog;
+use super::install::working_for;
+use super::update::{self, Begin, Device, Tried, Which};
 use crate::folder::FolderError;
 use crate::journal::Durability;
 use crate::log::RotatingLog;
 use crate::milestone::Milestone;
 use crate::platform::windows::{OpenError, Windows};
+use crate::platform::{Machine, wall_clock};
 use crate::run::{Ready, Setup, SetupError};
 use crate::settings::{self, Settings, SettingsError};
 use crate::{ffi, folder as data};
@@ -36,6 +40,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const POLL_WAIT_S: u64 = 55;
 /// The service's own exit code when it cannot begin; why stands in its log and the event log.
 const CANNOT_BEGIN: u32 = 1;
+/// And when another program is to take over: an end that Windows takes for a failure, so that it starts
+/// the service again, whoever else meant to.
+const TAKEN_OVER: u32 = 2;
+/// Pause between two tries to move a new program to the place of the old one, which somebody may still
+/// use at a console.
+const MOVE_AGAIN: Duration = Duration::from_secs(5);
 
 static FOLDER: OnceLock<PathBuf> = OnceLock::new();
 static STATUS: OnceLock<ServiceStatusHandle> = OnceLock::new();
@@ -81,11 +91,16 @@ pub fn host(folder: PathBuf) -> Result<(), HostError> {
 fn serve() {
     let Some(folder) = FOLDER.get() else { return };
     let (stop, stopped) = watch::channel(false);
+    let (update, updated) = watch::channel(0_u64);
     let handler = move |control| match control {
         // Told to Windows at once, done by the agent: a handler must return.
         ServiceControl::Stop | ServiceControl::Preshutdown => {
             report(ServiceState::StopPending, 0);
             stop.send_replace(true);
+            ServiceControlHandlerResult::NoError
+        }
+        ServiceControl::UserEvent(event) if event.to_raw() == update::CONTROL => {
+            update.send_modify(|times| *times += 1);
             ServiceControlHandlerResult::NoError
         }
         ServiceControl::Interrogate => ServiceControlHandlerResult::NoError,
@@ -95,8 +110,9 @@ fn serve() {
     STATUS.get_or_init(|| handle);
     // Before any work: Windows gives a service half a minute to say so.
     report(ServiceState::Running, 0);
-    let code = match live(folder, stopped) {
-        Ok(()) => 0,
+    let code = match live(folder, stopped, updated) {
+        Ok(End::Stopped) => 0,
+        Ok(End::TakenOver) => TAKEN_OVER,
         Err(error) => {
             Milestone::Refused.tell(&format!("The agent cannot run: {}.", whole(&error)));
             CANNOT_BEGIN
@@ -141,7 +157,65 @@ fn report(state: ServiceState, own_code: u32) {
     }
 }
 
-fn live(folder: &Path, stop: watch::Receiver<bool>) -> Result<(), HostError> {
+/// Why the service ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// It was told to.
+    Stopped,
+    /// Windows is to start another program.
+    TakenOver,
+}
+
+fn live(
+    folder: &Path,
+    stop: watch::Receiver<bool>,
+    updated: watch::Receiver<u64>,
+) -> Result<End, HostError> {
+    let settings = prepared(folder)?;
+    if begin_update(folder, stop.clone()) == End::TakenOver {
+        return Ok(End::TakenOver);
+    }
+    Milestone::Started.tell(&format!(
+        "The agent {} runs as device {}.",
+        env!("CARGO_PKG_VERSION"),
+        settings.name
+    ));
+    let runtime = runtime()?;
+    let end = runtime.block_on(until_stopped(folder, settings, stop, updated));
+    // A call into Windows that hangs does not end for us.
+    runtime.shutdown_timeout(PATIENCE);
+    if matches!(end, Ok(End::Stopped)) {
+        Milestone::Stopping.tell("The agent was told to stop, or Windows shuts down.");
+    }
+    end
+}
+
+/// Is the agent on trial, until `stop` becomes true.
+pub(super) fn try_out(folder: &Path, stop: watch::Receiver<bool>) -> Result<(), HostError> {
+    let settings = prepared(folder)?;
+    let runtime = runtime()?;
+    let end = runtime.block_on(async {
+        let mut stopped = stop.clone();
+        let begun = tokio::select! {
+            begun = begin(folder, settings) => begun?,
+            _ = stopped.wait_for(|stop| *stop) => return Ok(()),
+        };
+        let (device, ready) = begun;
+        update::say("running");
+        ready.run(Arc::new(device), Arc::new(update::OnTrial(ready.gateway())), stop).await;
+        Ok(())
+    });
+    runtime.shutdown_timeout(PATIENCE);
+    end
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, HostError> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().map_err(HostError::Runtime)
+}
+
+/// Judges the folder, begins the log and reads the settings.
+fn prepared(folder: &Path) -> Result<Settings, HostError> {
     // Until the folder is known to be ours, nothing may be written to it.
     let log = match data::secure(folder) {
         Ok(_) => RotatingLog::open(folder).map_err(HostError::Log),
@@ -149,26 +223,43 @@ fn live(folder: &Path, stop: watch::Receiver<bool>) -> Result<(), HostError> {
     };
     let (log, trouble) = log.map_or_else(|error| (None, Some(error)), |log| (Some(log), None));
     begin_log(log);
-    if let Some(trouble) = trouble {
-        return Err(trouble);
+    match trouble {
+        Some(trouble) => Err(trouble),
+        None => Ok(Settings::load(folder)?),
     }
-    let settings = Settings::load(folder)?;
-    Milestone::Started.tell(&format!(
-        "The agent {} runs as device {}.",
-        env!("CARGO_PKG_VERSION"),
-        settings.name
-    ));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(HostError::Runtime)?;
-    let end = runtime.block_on(until_stopped(folder, settings, stop));
-    // A call into Windows that hangs does not end for us.
-    runtime.shutdown_timeout(PATIENCE);
-    if end.is_ok() {
-        Milestone::Stopping.tell("The agent was told to stop, or Windows shuts down.");
+}
+
+/// Goes on with an update that was under way when the service started.
+fn begin_update(folder: &Path, stop: watch::Receiver<bool>) -> End {
+    let begun = Device::find(folder).and_then(|mut device| {
+        // At a console nothing is under way that this program is part of.
+        let Some(this) = device.running() else { return Ok(Begin::Run(None)) };
+        let begun = update::begin(&mut device, this, wall_clock())?;
+        if begun == Begin::Move {
+            std::thread::spawn(move || move_in(&mut device, &stop));
+        }
+        Ok(begun)
+    });
+    match begun {
+        Ok(Begin::Restart) => return End::TakenOver,
+        Ok(Begin::Run(Some(told))) => tracing::info!("{told}"),
+        Ok(Begin::Move) => Milestone::Updated
+            .tell(&format!("The agent was updated to {}.", env!("CARGO_PKG_VERSION"))),
+        Ok(Begin::Run(None)) => {}
+        // The agent matters more; the next start tries again.
+        Err(error) => tracing::error!(%error, "an update of the agent is not cleared"),
     }
-    end
+    End::Stopped
+}
+
+fn move_in(device: &mut Device, stop: &watch::Receiver<bool>) {
+    while let Err(error) = update::move_in(device) {
+        tracing::info!(%error, "the new program is not in its place yet");
+        std::thread::sleep(MOVE_AGAIN);
+        if *stop.borrow() {
+            return;
+        }
+    }
 }
 
 /// Without a file, milestones still go to the event log.
@@ -182,16 +273,77 @@ fn begin_log(log: Option<RotatingLog>) {
 async fn until_stopped(
     folder: &Path,
     settings: Settings,
-    mut stop: watch::Receiver<bool>,
-) -> Result<(), HostError> {
-    let begun = tokio::select! {
-        begun = begin(folder, settings) => Some(begun?),
-        _ = stop.wait_for(|stop| *stop) => None,
-    };
-    if let Some((device, ready)) = begun {
-        ready.run(Arc::new(device), ready.gateway(), stop).await;
+    stop: watch::Receiver<bool>,
+    mut updated: watch::Receiver<u64>,
+) -> Result<End, HostError> {
+    loop {
+        let mut stopped = stop.clone();
+        let begun = tokio::select! {
+            begun = begin(folder, settings.clone()) => Some(begun?),
+            _ = stopped.wait_for(|stop| *stop) => return Ok(End::Stopped),
+            // A device that is not enrolled yet may need just this.
+            told = updated.changed() => {
+                told.expect("the handler lives as long as the service");
+                None
+            }
+        };
+        let mut was_in_contact = false;
+        let mut refusal = None;
+        if let Some((device, ready)) = begun {
+            let device = Arc::new(device);
+            let gateway = Arc::new(Noted::new(ready.gateway()));
+            let (end, ended) = watch::channel(false);
+            let run = ready.run(Arc::clone(&device), Arc::clone(&gateway), ended);
+            tokio::pin!(run);
+            tokio::select! {
+                _ = &mut run => return Ok(End::Stopped),
+                _ = stopped.wait_for(|stop| *stop) => {
+                    end.send_replace(true);
+                    run.await;
+                    return Ok(End::Stopped);
+                }
+                told = updated.changed() => {
+                    told.expect("the handler lives as long as the service");
+                    end.send_replace(true);
+                    run.await;
+                }
+            }
+            was_in_contact = gateway.has_contact();
+            refusal = not_now(folder, device).await;
+        }
+        // The lock on the folder is free: the new program takes it.
+        let (data, stop) = (folder.to_owned(), stop.clone());
+        let tried = tokio::task::spawn_blocking(move || {
+            let mut device = Device::find(&data)?;
+            if device.running() != Some(Which::Present) {
+                return Ok(Tried::Nothing);
+            }
+            update::take_up(&mut device, refusal.as_deref(), was_in_contact, &stop)
+        });
+        match tried.await.expect("trying does not panic, and nothing cancels it") {
+            Ok(Tried::Nothing) => {}
+            Ok(Tried::Stopped) => return Ok(End::Stopped),
+            Ok(Tried::Switched(told)) => {
+                tracing::info!("{told}");
+                return Ok(End::TakenOver);
+            }
+            Ok(Tried::Stays(told)) => Milestone::UpdateTakenBack.tell(&told),
+            Err(error) => Milestone::UpdateTakenBack
+                .tell(&format!("An update of the agent failed half-way: {error}.")),
+        }
     }
-    Ok(())
+}
+
+/// Why the agent cannot be exchanged now: it took a job since the order, or left something to a restart.
+async fn not_now(folder: &Path, device: Arc<Windows>) -> Option<String> {
+    if let Some(rollout) = working_for(folder) {
+        return Some(format!("the agent carries out a job of rollout {rollout}"));
+    }
+    let looked = tokio::task::spawn_blocking(move || device.facts().pending_reboot).await;
+    let signs = looked.expect("looking does not panic, and nothing cancels it").into_iter();
+    let hard: Vec<String> = signs.filter(|sign| sign.hard).map(|sign| sign.source).collect();
+    let waits = || format!("Windows waits for a restart ({})", hard.join(", "));
+    (!hard.is_empty()).then(waits)
 }
 
 async fn begin(folder: &Path, settings: Settings) -> Result<(Windows, Ready), HostError> {

@@ -4,6 +4,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use wardring_seal::Token;
 
@@ -11,7 +12,7 @@ use super::command::Command;
 use super::fit::{self, Unfit};
 use super::manager::{Installed as Service, Manager, ManagerError};
 use super::token_file::{self, TokenFileError};
-use super::{Undo, event_log, program};
+use super::{Undo, event_log, program, update};
 use crate::folder::{self, FolderError};
 use crate::identity::{IdentityError, IdentityFile, Known};
 use crate::journal::{Durability, Journal, Loaded, SCHEMA};
@@ -219,12 +220,22 @@ fn at_rest(folder: &Path) -> Result<(), InstallError> {
     }
 }
 
+/// Looks at a journal that cannot be read. The agent replaces it every few seconds, and for a moment of
+/// that nobody else can open it; one that stays unreadable is lost to the agent, too.
+const LOOKS: u32 = 20;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+
 /// The rollout whose job the agent of this folder has in hand.
 pub(super) fn working_for(folder: &Path) -> Option<String> {
-    match Journal::new(folder, Durability::Disk).load() {
-        Loaded::Found(saved) => saved.state.job.map(|job| job.payload.rollout),
-        _ => None,
+    let journal = Journal::new(folder, Durability::Disk);
+    for _ in 0..LOOKS {
+        match journal.load() {
+            Loaded::Found(saved) => return saved.state.job.map(|job| job.payload.rollout),
+            Loaded::Fresh | Loaded::Newer(_) => return None,
+            Loaded::Lost(_) => std::thread::sleep(BETWEEN_LOOKS),
+        }
     }
+    None
 }
 
 fn choose_folder(order: &Order, found: Option<&Service>) -> Result<PathBuf, InstallError> {
@@ -297,7 +308,11 @@ fn carry_out(
         });
     }
     let service = match found {
-        Some(service) => service,
+        // An update of the agent by itself may have been under way.
+        Some(mut service) => {
+            service.command.program = program.to_owned();
+            service
+        }
         None => {
             let (program, folder) = (program.to_owned(), Some(folder.to_owned()));
             let service = manager.create(Command { program: program.clone(), folder })?;
@@ -308,6 +323,9 @@ fn carry_out(
         }
     };
     service.configure()?;
+    // What was beside the program is nobody's any more; what stays is cleared by the start.
+    let cleared = update::forget(folder, program);
+    cleared.map_err(|source| InstallError::Program { program: program.to_owned(), source })?;
     service.start()?;
     Ok(Installed {
         device: settings.name,

@@ -12,13 +12,13 @@ use windows_service::Error;
 use windows_service::service::{
     Service, ServiceAccess, ServiceAction, ServiceActionType, ServiceDependency,
     ServiceErrorControl, ServiceExitCode, ServiceFailureActions, ServiceFailureResetPeriod,
-    ServiceInfo, ServiceStartType, ServiceState, ServiceType,
+    ServiceInfo, ServiceStartType, ServiceState, ServiceType, UserEventCode,
 };
 use windows_service::service_manager::{ServiceManager, ServiceManagerAccess};
 
 use super::command::Command;
 use super::host::STOP_WITHIN;
-use super::{DESCRIPTION, DISPLAY_NAME, NAME};
+use super::{DESCRIPTION, DISPLAY_NAME, NAME, program, update};
 use crate::ffi;
 
 /// Longest that a service may take to start or to stop. It says that it runs before it does
@@ -110,7 +110,7 @@ impl Manager {
         };
         let config = service.query_config().map_err(refused("look at"))?;
         let command = Command::parse(&config.executable_path.to_string_lossy());
-        if !command.starts(program) {
+        if !command.starts(program) && !command.starts(&program::beside(program)) {
             let (found, wanted) = (command.program, program.to_owned());
             return Err(ManagerError::OtherProgram { found, wanted });
         }
@@ -174,6 +174,18 @@ impl Installed {
             }
         }
         Ok(())
+    }
+
+    /// Lets it start this program from its next start on, with the same arguments.
+    pub fn start_with(&self, program: &Path) -> Result<(), ManagerError> {
+        let command = Command { program: program.to_owned(), folder: self.command.folder.clone() };
+        self.service.change_config(&info(&command)).map_err(refused("change"))
+    }
+
+    /// Tells it that a new program lies beside its own. Only administrators may.
+    pub fn tell_of_update(&self) -> Result<(), ManagerError> {
+        let code = UserEventCode::from_raw(update::CONTROL).expect("it is one of 128 to 255");
+        self.service.notify(code).map(|_| ()).map_err(refused("tell"))
     }
 
     /// Whether it runs, or is about to.

@@ -4,7 +4,10 @@ mod command;
 pub mod fit;
 pub mod token_file;
 mod undo;
+pub mod update;
 
+#[cfg(windows)]
+mod contact;
 #[cfg(windows)]
 mod event_log;
 #[cfg(windows)]
@@ -32,6 +35,8 @@ pub use program::used_folder;
 pub use undo::Undo;
 #[cfg(windows)]
 pub use uninstall::{Data, Removal, Removed, uninstall};
+#[cfg(windows)]
+pub use update::trial;
 
 /// Name of the service.
 pub const NAME: &str = "WardringAgent";

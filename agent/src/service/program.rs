@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use ring::digest::{SHA256, digest};
 use windows_registry::LOCAL_MACHINE;
 
 use super::command::Command;
@@ -13,6 +14,7 @@ use crate::files::{private_file, replace};
 
 const FOLDER: &str = "Wardring";
 const PROGRAM: &str = "wardring-agent.exe";
+const NEXT: &str = "wardring-agent-next.exe";
 
 /// The data folder of the installed agent, or where it would be.
 ///
@@ -40,6 +42,23 @@ pub(super) fn default_folder() -> io::Result<PathBuf> {
 /// Where the installed program is.
 pub(super) fn installed() -> io::Result<PathBuf> {
     Ok(ffi::common_folders()?.0.join(FOLDER).join(PROGRAM))
+}
+
+/// Where a new program lies until it has shown that it works.
+pub(super) fn beside(installed: &Path) -> PathBuf {
+    installed.with_file_name(NEXT)
+}
+
+/// The sum of a file, as `sha256sum` writes it.
+pub(super) fn sum(path: &Path) -> io::Result<String> {
+    let digest = digest(&SHA256, &fs::read(path)?);
+    Ok(digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Puts a copy of one file into the place of another, in one step.
+pub(super) fn put(from: &Path, to: &Path) -> io::Result<()> {
+    let new = to.with_extension("new");
+    copy(from, &new).and_then(|()| replace(&new, to))
 }
 
 /// Puts the running program in the place of the installed one, in one step.
@@ -77,7 +96,7 @@ pub(super) fn place(installed: &Path, undo: &mut Undo) -> io::Result<()> {
 }
 
 /// Copies the content and nothing else: neither that the file is read-only nor where it came from.
-fn copy(from: &Path, to: &Path) -> io::Result<()> {
+pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let content = fs::read(from)?;
     let mut file = private_file(to)?;
     file.write_all(&content)?;
@@ -94,24 +113,30 @@ pub(super) fn forget_previous(installed: &Path) {
 /// restart then. True when all of it is gone now.
 pub(super) fn remove(installed: &Path) -> io::Result<bool> {
     forget_previous(installed);
-    let is_running = std::env::current_exe().is_ok_and(|running| is_same(&running, installed));
-    if is_running {
-        // Windows' own folder for temporary files: on the same disk, and no program is started from
-        // there by name.
-        let windows = ffi::system_folder().map_err(io::Error::from)?;
-        let place = windows.parent().unwrap_or(&windows).join("Temp");
-        let gone = place.join(format!("wardring-agent-removed-{}.exe", std::process::id()));
-        replace(installed, &gone)?;
-        ffi::delete_at_restart(&gone)?;
-    } else {
-        found(fs::remove_file(installed))?;
-    }
+    let next = remove_one(&beside(installed))?;
+    let is_gone = remove_one(installed)? && next;
     if let Some(folder) = installed.parent() {
         match fs::remove_dir(folder) {
             // What else is in there is somebody else's, such as the licence that an MSI put there.
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
             removed => found(removed)?,
         }
+    }
+    Ok(is_gone)
+}
+
+fn remove_one(program: &Path) -> io::Result<bool> {
+    let is_running = std::env::current_exe().is_ok_and(|running| is_same(&running, program));
+    if is_running {
+        // Windows' own folder for temporary files: on the same disk, and no program is started from
+        // there by name.
+        let windows = ffi::system_folder().map_err(io::Error::from)?;
+        let place = windows.parent().unwrap_or(&windows).join("Temp");
+        let gone = place.join(format!("wardring-agent-removed-{}.exe", std::process::id()));
+        replace(program, &gone)?;
+        ffi::delete_at_restart(&gone)?;
+    } else {
+        found(fs::remove_file(program))?;
     }
     Ok(!is_running)
 }
@@ -125,7 +150,7 @@ fn found(removed: io::Result<()>) -> io::Result<()> {
 }
 
 /// Whether two names are one file, links and upper case aside.
-fn is_same(one: &Path, other: &Path) -> bool {
+pub(super) fn is_same(one: &Path, other: &Path) -> bool {
     match (fs::canonicalize(one), fs::canonicalize(other)) {
         (Ok(one), Ok(other)) => one == other,
         _ => false,

@@ -97,6 +97,10 @@ pub struct DeviceStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub agent_version: Option<String>,
+    /// Why the last update of the agent was taken back, where it was; the version beside it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 192))]
+    pub agent_update_failed: Option<String>,
     /// Identity of the running boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]

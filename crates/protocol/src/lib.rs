@@ -264,6 +264,9 @@ pub struct Facts {
     pub build: String,
     /// Version of the agent.
     pub agent_version: String,
+    /// Why the last update of the agent was taken back, where it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_update_failed: Option<String>,
     /// Last scan.
     #[serde(default)]
     pub last_scan: Option<Scan>,

@@ -53,6 +53,7 @@ pub fn apply_facts(old: Vec<Condition>, report: &FactsReport, now: Timestamp) ->
             build: clip(&facts.build, 32),
         }),
         agent_version: Some(clip(&facts.agent_version, 32)),
+        agent_update_failed: facts.agent_update_failed.as_deref().map(|text| clip(text, 192)),
         boot_id: Some(report.boot_id.clone()),
         last_scan: facts.last_scan.as_ref().map(|scan| LastScan {
             time: conditions::whole_seconds(scan.time),

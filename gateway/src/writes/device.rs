@@ -16,11 +16,12 @@ use crate::{
 };
 
 /// Every field that facts decide; absent ones are removed by name.
-const FIELDS: [&str; 14] = [
+const FIELDS: [&str; 16] = [
     "conditions",
     "identity",
     "os",
     "agentVersion",
+    "agentUpdateFailed",
     "bootId",
     "lastScan",
     "updates",
@@ -28,6 +29,7 @@ const FIELDS: [&str; 14] = [
     "offered",
     "failed",
     "pendingReboot",
+    "startup",
     "services",
     "otherPatchSources",
     "reportSeq",

@@ -20,6 +20,7 @@ async fn facts_become_status_and_conditions_once() {
         product: "Windows 11".to_owned(),
         build: "26100.6899".to_owned(),
         agent_version: "0.1.0".to_owned(),
+        agent_update_failed: Some("0.2.0 was taken back".to_owned()),
         roles: vec!["HyperVHost".to_owned()],
         pending_reboot: vec![RebootSource { source: "Cbs".to_owned(), hard: true }],
         services: vec![ServiceFact { name: "W32Time".to_owned(), state: "Running".to_owned() }],
@@ -31,6 +32,7 @@ async fn facts_become_status_and_conditions_once() {
     let status = site.status(&agent).await;
     assert_eq!(status.identity.as_ref().unwrap().hostname, "WS-1");
     assert_eq!(status.boot_id.as_deref(), Some("boot-1"));
+    assert_eq!(status.agent_update_failed.as_deref(), Some("0.2.0 was taken back"));
     assert!(conditions::is_true(&status.conditions, conditions::PENDING_REBOOT));
     assert!(conditions::is_true(&status.conditions, conditions::HEALTHY));
 
@@ -45,6 +47,7 @@ async fn facts_become_status_and_conditions_once() {
     gateway.report(&agent, vec![(4, facts("WS-1"))]).await;
     let status = site.status(&agent).await;
     assert!(status.pending_reboot.is_empty() && status.services.is_empty());
+    assert!(status.agent_update_failed.is_none());
     assert!(!conditions::is_true(&status.conditions, conditions::PENDING_REBOOT));
     // A late copy of the first changes nothing, also at a gateway that never saw the second.
     let before = site.versions(&agent).await;

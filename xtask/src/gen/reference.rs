@@ -56,6 +56,7 @@ fn kind(page: &mut String, crd: &Value) {
     collect(schema, &mut rules);
     for part in ["spec", "status"] {
         let node = &schema["properties"][part];
+        collect(node, &mut rules);
         fields(page, &mut rules, part, node);
     }
     if !rules.is_empty() {

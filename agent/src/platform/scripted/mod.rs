@@ -260,6 +260,7 @@ impl Machine for Scripted {
             product: self.world.product.clone(),
             build: life.build(&self.world),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            agent_update_failed: None,
             last_scan: Some(Scan {
                 time: life.scanned_at,
                 source: "Scripted".to_owned(),

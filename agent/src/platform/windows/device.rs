@@ -171,6 +171,7 @@ impl Machine for Windows {
             product: product_name(),
             build: build_and_ubr(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            agent_update_failed: self.hooks.parent().and_then(crate::service::update::failure),
             pending_reboot: pending::sources(&LocalMachine, &known(&self.boot)),
             services: services::facts(),
             startup: Some(startup_fact(&bitlocker::startup())),

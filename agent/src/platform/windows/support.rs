@@ -11,6 +11,24 @@ use crate::service;
 
 const CURRENT_VERSION: &str = r"SOFTWARE\Microsoft\Windows NT\CurrentVersion";
 
+/// What speaks against touching the agent itself just now, as a sentence: Windows waits for a restart
+/// or is in the middle of servicing, or does not tell.
+pub fn unrest() -> Option<String> {
+    match pending::servicing(&LocalMachine) {
+        Ok(pending::Servicing::AtWork) => {
+            return Some("Windows installs or removes something just now".to_owned());
+        }
+        Err(error) => return Some(format!("Windows does not tell whether it installs: {error}")),
+        Ok(_) => {}
+    }
+    let signs = pending::sources(&LocalMachine, &Known::default()).into_iter();
+    let hard: Vec<String> = signs.filter(|sign| sign.hard).map(|sign| sign.source).collect();
+    if hard.is_empty() {
+        return None;
+    }
+    Some(format!("Windows waits for a restart ({})", hard.join(", ")))
+}
+
 /// Version, signs of a pending restart, neighbours and the state of our service.
 pub fn for_support() -> Value {
     let read = |name| text(&LocalMachine, CURRENT_VERSION, name);

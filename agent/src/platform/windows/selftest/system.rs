@@ -7,13 +7,12 @@ use super::{LATER, Listed, SOON, must, refused, told};
 use crate::ffi;
 use crate::selftest::Finding;
 use crate::selftest::Weight::{Assumed, Needed};
+use crate::service::fit::OLDEST_BUILD;
 use crate::state::{People, Power, Startup};
 
 const CURRENT_VERSION: &str = r"SOFTWARE\Microsoft\Windows NT\CurrentVersion";
 const SESSION_MANAGER: &str = r"SYSTEM\CurrentControlSet\Control\Session Manager";
 const SERVICES: &str = r"SYSTEM\CurrentControlSet\Services";
-/// Windows 10 1607 and Windows Server 2016: the oldest that the agent is built for.
-const OLDEST_BUILD: u32 = 14_393;
 
 pub(super) const CHECKS: &[Listed] = &[
     Listed(
