@@ -115,15 +115,15 @@ pub struct DeviceStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 10)))]
     pub missing: Vec<String>,
-    /// KBs whose last installation failed, at most 16.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), inner(length(max = 10)))]
-    pub failed: Vec<String>,
     /// What the device's source says about the gravest of `missing`, at most 8; fewer where the
     /// status would grow beyond 3 KB.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub offered: Vec<OfferedUpdate>,
+    /// KBs whose last installation failed, at most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 10)))]
+    pub failed: Vec<String>,
     /// Sources that say Windows waits for a restart.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 12))]
@@ -227,10 +227,6 @@ pub struct UpdateCounts {
     pub failed: u32,
 }
 
-/// One source that says Windows waits for a restart.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct PendingRebootSource {
 /// What a device's source says about an update that it offers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -269,6 +265,10 @@ pub enum RebootBehavior {
     CanRequest,
 }
 
+/// One source that says Windows waits for a restart.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PendingRebootSource {
     /// Name of the source, such as `ComponentBasedServicing`.
     #[schemars(length(max = 64))]
     pub source: String,

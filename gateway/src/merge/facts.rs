@@ -66,8 +66,8 @@ pub fn apply_facts(old: Vec<Condition>, report: &FactsReport, now: Timestamp) ->
             failed: facts.failed.len() as u32,
         }),
         missing: kbs(&facts.missing),
-        failed: kbs(&facts.failed),
         offered: offered(&facts.offered),
+        failed: kbs(&facts.failed),
         pending_reboot: facts
             .pending_reboot
             .iter()

@@ -205,7 +205,7 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wardring_protocol::{Facts, RebootSource, Scan, ServiceFact};
+    use wardring_protocol::{Facts, Offered, RebootSource, Scan, ServiceFact};
 
     #[test]
     fn every_field_of_the_status_is_removed_by_name_when_it_goes() {
@@ -219,6 +219,7 @@ mod tests {
                 result: "0x00000000".to_owned(),
             }),
             missing: vec!["KB5068787".to_owned()],
+            offered: vec![Offered { kb: "KB5068787".to_owned(), ..Offered::default() }],
             failed: vec!["KB5068787".to_owned()],
             pending_reboot: vec![RebootSource { source: "Cbs".to_owned(), hard: true }],
             services: vec![ServiceFact { name: "W32Time".to_owned(), state: "Running".to_owned() }],

@@ -245,7 +245,7 @@ impl WindowsUpdate {
         }
         let last = match terms.is_local {
             // What Windows knows by itself is all that counts.
-            true => LastAnswer::Old,
+            true => LastAnswer::Fresh,
             false => self.shared.lock().last_answer(source, wall_clock()),
         };
         let (asked, build) = (targets.to_vec(), (self.device.build)());
