@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Folder of the log in the data folder.
@@ -18,6 +19,14 @@ const NAME: &str = "agent.jsonl";
 const MAX_BYTES: u64 = 4 << 20;
 /// Older files that are kept beside the one being written.
 const OLDER: u32 = 4;
+
+/// What is logged: by `WARDRING_LOG`, such as `info,wardring_agent::driver=debug`, or else everything
+/// from this level on. Filters by fields would need an engine for patterns, which makes the program
+/// larger by a twentieth.
+pub fn filter(otherwise: LevelFilter) -> Targets {
+    let told = std::env::var("WARDRING_LOG").ok().and_then(|text| text.parse().ok());
+    told.unwrap_or_else(|| Targets::new().with_default(otherwise))
+}
 
 /// Writes lines to the newest of a few files.
 #[derive(Clone)]

@@ -10,6 +10,9 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use tokio::sync::watch;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 use wardring_agent::hresult::{self, Hresult};
 use wardring_agent::journal::Durability;
 use wardring_agent::run::Setup;
@@ -141,9 +144,9 @@ fn main() -> ExitCode {
 }
 
 fn log_to_stderr() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("WARDRING_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let lines = tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr);
+    let filter = wardring_agent::log::filter(LevelFilter::INFO);
+    tracing_subscriber::registry().with(filter).with(lines).init();
 }
 
 fn carry(run: Run) -> anyhow::Result<()> {

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use windows_service::service::{
@@ -264,7 +264,7 @@ fn move_in(device: &mut Device, stop: &watch::Receiver<bool>) {
 
 /// Without a file, milestones still go to the event log.
 fn begin_log(log: Option<RotatingLog>) {
-    let filter = EnvFilter::try_from_env("WARDRING_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = crate::log::filter(LevelFilter::INFO);
     let lines = log.map(|log| tracing_subscriber::fmt::layer().json().with_writer(log));
     tracing_subscriber::registry().with(filter).with(lines).with(EventLog::open()).init();
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "the agent failed")));

@@ -12,6 +12,9 @@ use clap::Parser;
 use serde::Deserialize;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 use wardring_agent::journal::Durability;
 use wardring_agent::platform::scripted::World;
 use wardring_agent::run::{Setup, live_scripted};
@@ -69,9 +72,9 @@ struct Member {
 
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("WARDRING_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
-    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let lines = tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr);
+    let filter = wardring_agent::log::filter(LevelFilter::ERROR);
+    tracing_subscriber::registry().with(filter).with(lines).init();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
