@@ -205,7 +205,7 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wardring_protocol::{Facts, Offered, RebootSource, Scan, ServiceFact};
+    use wardring_protocol::{Facts, Offered, RebootSource, Scan, ServiceFact, StartupFact};
 
     #[test]
     fn every_field_of_the_status_is_removed_by_name_when_it_goes() {
@@ -223,6 +223,8 @@ mod tests {
             failed: vec!["KB5068787".to_owned()],
             pending_reboot: vec![RebootSource { source: "Cbs".to_owned(), hard: true }],
             services: vec![ServiceFact { name: "W32Time".to_owned(), state: "Running".to_owned() }],
+            startup: Some(StartupFact::default()),
+            agent_update_failed: some("0.2.0 was taken back"),
             other_patch_sources: vec!["ConfigMgr".to_owned()],
             ..Facts::default()
         };
