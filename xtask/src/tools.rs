@@ -37,6 +37,12 @@ pub fn prepare_windows() -> Result<()> {
     rust_for_windows()
 }
 
+/// Sees to it that programs for Windows can be built and run.
+pub fn prepare_wine() -> Result<()> {
+    part("system packages", || ensure_apt(&[COMPILER, WINE]))?;
+    rust_for_windows()
+}
+
 /// Sees to it that installers for Windows can be made.
 pub fn prepare_packaging() -> Result<()> {
     part("packaging tools", || ensure_apt(&MSI))

@@ -9,6 +9,7 @@
 //! is a program in that crate's `benches` folder that ends with one JSON object, see [`program`]; what
 //! needs processes and an API server is played here, as the demo is.
 
+mod agent;
 mod bare;
 mod cache;
 mod checkin;
@@ -49,6 +50,8 @@ enum Bench {
     Converge,
     /// From a suspension to the last permit that is still granted
     Halt,
+    /// The agent: the size of its program, and what it takes of an idle device
+    Agent,
 }
 
 impl Bench {
@@ -59,6 +62,7 @@ impl Bench {
             Bench::Cache => cache::run(),
             Bench::Converge => converge::run(options),
             Bench::Halt => halt::run(options),
+            Bench::Agent => agent::run(),
         }
     }
 }

@@ -21,6 +21,12 @@ pub fn run(package: &str, bench: &str) -> Result<Outcome> {
     last_object(&text)
 }
 
+/// The same for one that measures other programs, which it builds as it needs them.
+pub fn run_beside(package: &str, bench: &str) -> Result<Outcome> {
+    let mut bench = cargo(&["bench", "--quiet", "--package", package, "--bench", bench]);
+    last_object(&output(bench.args(["--profile", "dev"]))?)
+}
+
 /// Builds our programs optimised, and lets an optimised xtask measure with them.
 pub fn optimised(bench: &str, options: Options) -> Result<Outcome> {
     let mut build = cargo(&["build", "--quiet", "--release", "--bins"]);
