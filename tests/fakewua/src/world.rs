@@ -34,6 +34,9 @@ pub struct World {
     pub register_fails: Option<String>,
     /// A search of the source never ends.
     pub search_hangs: bool,
+    /// Calls to be written down once the world is.
+    #[serde(skip)]
+    pub said: Vec<String>,
 }
 
 /// An update and its script.
@@ -143,11 +146,14 @@ fn try_with<T>(use_it: impl FnOnce(&mut World) -> T) -> io::Result<T> {
     world.settle();
     let result = use_it(&mut world);
     // A look leaves the file alone: a test may be about to put another world there.
+    let said = std::mem::take(&mut world.said);
     if world != before {
         let new = format!(r"{FOLDER}\world.new");
         fs::write(&new, serde_json::to_vec_pretty(&world)?)?;
         fs::rename(&new, &path)?;
     }
+    // Whoever reads of a call may end the caller: what it began is in the world by then.
+    write_down(&said)?;
     Ok(result)
 }
 
@@ -197,14 +203,17 @@ impl World {
     }
 
     /// Writes a call down.
-    pub fn log(&self, call: &str, update: &str, client: &str) {
+    pub fn log(&mut self, call: &str, update: &str, client: &str) {
         let line = Call { call, update, client };
-        let path = format!(r"{FOLDER}\calls.jsonl");
-        let file = OpenOptions::new().create(true).append(true).open(path);
-        let line = serde_json::to_string(&line).unwrap_or_default();
-        let written = file.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
-        if let Err(error) = written {
-            eprintln!("fakewua: {error}");
-        }
+        self.said.push(serde_json::to_string(&line).unwrap_or_default());
     }
+}
+
+fn write_down(calls: &[String]) -> io::Result<()> {
+    if calls.is_empty() {
+        return Ok(());
+    }
+    let path = format!(r"{FOLDER}\calls.jsonl");
+    let lines: String = calls.iter().map(|call| format!("{call}\n")).collect();
+    OpenOptions::new().create(true).append(true).open(path)?.write_all(lines.as_bytes())
 }
