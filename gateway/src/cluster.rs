@@ -16,12 +16,13 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// Between log lines about an API server that does not answer.
 const SAY_EVERY: Duration = Duration::from_secs(30);
 /// The kinds that a gateway reads everywhere.
-const KINDS: [&str; 6] = [
+const KINDS: [&str; 7] = [
     "devices",
     "patchjobs",
     "patchrollouts",
     "patchrolloutslices",
     "devicegroups",
+    "maintenancewindows",
     "enrollmentrequests",
 ];
 

@@ -10,7 +10,7 @@ use kube::Client;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use wardring_api::{DeviceGroup, PatchRollout, PatchRolloutSlice};
-use wardring_planner::StopView;
+use wardring_planner::{StopView, WindowView};
 
 use crate::{
     bucket::{Bucket, Rate},
@@ -66,6 +66,7 @@ pub struct Gateway {
     pub(crate) rollouts: Shared<Fresh<PatchRollout>>,
     pub(crate) groups: Shared<Vec<DeviceGroup>>,
     pub(crate) namespaces: Shared<Fresh<Namespace>>,
+    pub(crate) windows: Shared<Vec<Arc<WindowView>>>,
     pub(crate) stops: Shared<Vec<Arc<StopView>>>,
     pub(crate) began: Instant,
     pub(crate) unbound: Semaphore,
@@ -99,6 +100,7 @@ impl Gateway {
             rollouts: Shared::default(),
             groups: Shared::default(),
             namespaces: Shared::default(),
+            windows: Shared::default(),
             stops: Shared::default(),
             began,
             unbound: Semaphore::new(UNBOUND),

@@ -14,12 +14,13 @@ use kube::{
 };
 use tokio::time;
 use wardring_api::{
-    Device, DeviceGroup, EmergencyStop, JobAction, PatchJob, PatchRollout, PatchRolloutSlice,
-    Permit, PermitStep, Reboots, SliceLine, conditions, names::GATEWAY_MANAGER, reasons::Reason,
+    Device, DeviceGroup, EmergencyStop, JobAction, MaintenanceWindow, PatchJob, PatchRollout,
+    PatchRolloutSlice, Permit, PermitStep, Reboots, SliceLine, conditions, names::GATEWAY_MANAGER,
+    reasons::Reason,
 };
 use wardring_planner::{
     Circumstances, DeviceRow, DeviceTable, GroupView, JobOutcome, JobView, PermitFacts,
-    PermitRequest as Asked, PermitVerdict, StopView, permit as rule,
+    PermitRequest as Asked, PermitVerdict, StopView, WindowView, permit as rule,
 };
 use wardring_protocol::{PermitAnswer, PermitRequest, Step, check_permit};
 use wardring_seal::Action;
@@ -98,6 +99,7 @@ struct Read {
     rollout: Option<Arc<fresh::Fresh<PatchRollout>>>,
     device: Option<Device>,
     groups: Arc<Vec<DeviceGroup>>,
+    windows: Arc<Vec<Arc<WindowView>>>,
     namespace: Arc<fresh::Fresh<Namespace>>,
     stops: Arc<Vec<Arc<StopView>>>,
     clock_trusted: bool,
@@ -141,7 +143,8 @@ impl Desk<'_> {
     /// Every read begins after the permit was asked for. What a whole stage asks about is read once for
     /// all who ask at the same time.
     async fn read(&self) -> Result<Read, DeskError> {
-        let Gateway { client, slices, rollouts, groups, namespaces, stops, .. } = self.gateway;
+        let Gateway { client, slices, rollouts, groups, windows, namespaces, stops, .. } =
+            self.gateway;
         let (namespace, name) = (&*self.speaker.device.namespace, &*self.speaker.device.name);
         let (job, device, home) = tokio::join!(
             fresh::read::<PatchJob>(client, namespace, name),
@@ -157,6 +160,7 @@ impl Desk<'_> {
                 rollout: None,
                 device,
                 groups: Arc::default(),
+                windows: Arc::default(),
                 namespace: home,
                 stops: Arc::default(),
                 clock_trusted,
@@ -166,12 +170,19 @@ impl Desk<'_> {
         let (of_slice, of_rollout) = (path(namespace, slice), path(namespace, rollout));
         let everything = ListParams::default();
         let api: Api<DeviceGroup> = Api::namespaced(client.clone(), namespace);
-        let (slice, rollout, groups, stops) = tokio::join!(
+        let (slice, rollout, groups, windows, stops) = tokio::join!(
             slices.read(&of_slice, async || { fresh::read(client, namespace, slice).await }),
             rollouts.read(&of_rollout, async || { fresh::read(client, namespace, rollout).await }),
             groups.read(namespace, async || {
                 // Without a resource version this is a consistent read too.
                 api.list(&everything).await.map(|list| list.items)
+            }),
+            windows.read(namespace, async || {
+                let all: Api<MaintenanceWindow> = Api::namespaced(client.clone(), namespace);
+                let found = all.list(&everything).await?;
+                Ok::<_, kube::Error>(
+                    found.iter().map(|window| Arc::new(WindowView::new(window))).collect(),
+                )
             }),
             stops.read(EVERYWHERE, async || {
                 let all: Api<EmergencyStop> = Api::all(client.clone());
@@ -186,6 +197,7 @@ impl Desk<'_> {
             rollout: Some(rollout?),
             device,
             groups: groups.map_err(DeskError::List)?,
+            windows: windows.map_err(DeskError::List)?,
             namespace: home,
             stops: stops.map_err(DeskError::List)?,
             clock_trusted,
@@ -197,7 +209,9 @@ impl Desk<'_> {
         let job = read.job.as_ref().map(|job| JobView::new(job, JobOutcome::None));
         let device = read.device.as_ref().map(DeviceRow::new);
         let line = read.slice().and_then(|slice| line_of(slice, &self.speaker.device.name));
-        let held = device.as_ref().and_then(|row| reboots_held_by(row, &read.groups));
+        let groups = device.as_ref().map(|row| groups_of(row, &read.groups)).unwrap_or_default();
+        let held = groups.iter().find(|group| group.status.reboots == Reboots::Held);
+        let lists: Vec<&[String]> = groups.iter().map(|group| &*group.spec.windows).collect();
         let key = &self.request.key;
         rule(&PermitFacts {
             now,
@@ -215,7 +229,9 @@ impl Desk<'_> {
             line: line.as_ref(),
             rollout: read.rollout(),
             device: device.as_ref(),
-            reboots_held_by: held.as_deref(),
+            reboots_held_by: held.map(|group| group.name.as_str()),
+            group_windows: &lists,
+            windows: &read.windows,
             stops: &read.stops,
             circumstances: Circumstances {
                 leader_fresh: self.gateway.leader.is_fresh(),
@@ -358,15 +374,12 @@ fn line_of(slice: &PatchRolloutSlice, device: &str) -> Option<SliceLine> {
         .find(|line| line.device == device)
 }
 
-fn reboots_held_by(device: &DeviceRow, groups: &[DeviceGroup]) -> Option<String> {
+/// The groups that select the device.
+fn groups_of(device: &DeviceRow, groups: &[DeviceGroup]) -> Vec<GroupView> {
     let groups = groups.iter().map(GroupView::new).collect();
     let table = DeviceTable::new(vec![device.clone()], groups);
-    table
-        .groups_of(0)
-        .iter()
-        .map(|&group| &table.groups()[usize::from(group)])
-        .find(|group| group.status.reboots == Reboots::Held)
-        .map(|group| group.name.clone())
+    let mine = table.groups_of(0).iter();
+    mine.map(|&group| table.groups()[usize::from(group)].clone()).collect()
 }
 
 fn action_of(action: Action) -> JobAction {

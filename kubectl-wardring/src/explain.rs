@@ -8,7 +8,8 @@ use jiff::Timestamp;
 use kube::api::ListParams;
 use serde_json::json;
 use wardring_api::{
-    Device, DeviceGroup, EmergencyStop, PatchJob, PatchRollout, PatchRolloutSlice, UpdateHold,
+    Device, DeviceGroup, EmergencyStop, MaintenanceWindow, PatchJob, PatchRollout,
+    PatchRolloutSlice, UpdateHold,
 };
 
 use crate::{
@@ -35,6 +36,7 @@ pub async fn run(cluster: &Cluster, args: &Explain) -> Result<()> {
                 rollouts: cluster.here::<PatchRollout>().list(&all).await?.items,
                 groups: cluster.here::<DeviceGroup>().list(&all).await?.items,
                 holds: cluster.here::<UpdateHold>().list(&all).await?.items,
+                windows: cluster.here::<MaintenanceWindow>().list(&all).await?.items,
                 // They are of no namespace, and not everybody may read those. The rollout tells of them too.
                 stops: match cluster.everywhere::<EmergencyStop>().list(&all).await {
                     Ok(list) => list.items,

@@ -30,6 +30,7 @@ struct SlimSpec {
     mode: DeviceMode,
     enrolment_id: Option<String>,
     hold: Option<Hold>,
+    time_zone: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -173,6 +174,7 @@ impl SlimDevice {
             release_requested_at: metadata
                 .annotations
                 .and_then(|all| all.get(names::RELEASE_ANNOTATION)?.parse().ok()),
+            time_zone: spec.time_zone.as_deref().map(|zone| pool.text(zone)),
             deleting: metadata.deletion_timestamp.is_some(),
         }
     }

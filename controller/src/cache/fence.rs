@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use kube::{Api, Client, api::ListParams};
-use wardring_api::{DeviceGroup, PatchJob, PatchLedger, PatchRollout, PatchRolloutSlice};
+use wardring_api::{
+    DeviceGroup, MaintenanceWindow, PatchJob, PatchLedger, PatchRollout, PatchRolloutSlice,
+};
 
 use super::{Cache, Cached, Kind, State, supersede, version_number, version_of};
 
@@ -21,13 +23,14 @@ pub struct FenceError {
 /// Objects per page.
 const PAGE: u32 = 500;
 
-/// Reads ledger, rollouts, slices, jobs and groups of the namespace as they are now (a list without
+/// Reads ledger, rollouts, slices, jobs, groups and windows of the namespace as they are now (a list without
 /// a version is a consistent read) and lets the cache ignore older events from here on.
 pub async fn fence(client: &Client, cache: &Cache, namespace: &str) -> Result<(), FenceError> {
     fence_kind::<PatchLedger>(client, cache, namespace).await?;
     fence_kind::<PatchRollout>(client, cache, namespace).await?;
     fence_kind::<PatchRolloutSlice>(client, cache, namespace).await?;
     fence_kind::<PatchJob>(client, cache, namespace).await?;
+    fence_kind::<MaintenanceWindow>(client, cache, namespace).await?;
     fence_kind::<DeviceGroup>(client, cache, namespace).await
 }
 

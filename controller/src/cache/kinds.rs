@@ -5,10 +5,11 @@ use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 use kube::{Resource, core::NamespaceResourceScope};
 use serde::de::DeserializeOwned;
 use wardring_api::{
-    DeviceGroup, PatchJob, PatchLedger, PatchRollout, PatchRolloutSlice, Update, UpdateHold,
+    DeviceGroup, MaintenanceWindow, PatchJob, PatchLedger, PatchRollout, PatchRolloutSlice, Update,
+    UpdateHold,
     names::{CONTROLLER_MANAGER, LEDGER_NAME},
 };
-use wardring_planner::{HoldView, SliceView};
+use wardring_planner::{HoldView, SliceView, WindowView};
 
 use super::{
     device::SlimDevice,
@@ -35,11 +36,13 @@ pub enum Kind {
     Update,
     /// UpdateHold.
     Hold,
+    /// MaintenanceWindow.
+    Window,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 8] = [
+    pub const ALL: [Kind; 9] = [
         Kind::Ledger,
         Kind::Rollout,
         Kind::Slice,
@@ -48,6 +51,7 @@ impl Kind {
         Kind::Group,
         Kind::Update,
         Kind::Hold,
+        Kind::Window,
     ];
 
     /// The kind as the API names it.
@@ -61,6 +65,7 @@ impl Kind {
             Kind::Group => "DeviceGroup",
             Kind::Update => "Update",
             Kind::Hold => "UpdateHold",
+            Kind::Window => "MaintenanceWindow",
         }
     }
 }
@@ -297,6 +302,33 @@ impl Cached for UpdateHold {
 
     fn names_in(space: &Namespace) -> Vec<String> {
         space.holds.keys().cloned().collect()
+    }
+}
+
+impl Cached for MaintenanceWindow {
+    const KIND: Kind = Kind::Window;
+
+    fn put(self, space: &mut Namespace, _: &mut Interner, version: u64) -> bool {
+        let name = name_of(&self);
+        let view = WindowView::new(&self);
+        let known = space.windows.get(&name);
+        let is_new_intent = known.is_none_or(|known| known.value.spec != view.spec);
+        let changed = put_newer(&mut space.windows, name, stored(&self, version, view));
+        space.intent += u64::from(changed && is_new_intent);
+        changed
+    }
+
+    fn known<'a>(space: &'a mut Namespace, name: &str) -> Option<&'a mut u64> {
+        space.windows.get_mut(name).map(|known| &mut known.version)
+    }
+
+    fn drop_from(space: &mut Namespace, name: &str) -> bool {
+        space.intent += 1;
+        space.windows.remove(name).is_some()
+    }
+
+    fn names_in(space: &Namespace) -> Vec<String> {
+        space.windows.keys().cloned().collect()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use wardring_api::{DeviceGroup, PatchJob, PatchLedger, PatchRollout, SignedBytes, UpdateSpec};
-use wardring_planner::{DeviceTable, GroupView, HoldView, JobView, SliceView};
+use wardring_planner::{DeviceTable, GroupView, HoldView, JobView, SliceView, WindowView};
 
 use super::Kind;
 
@@ -62,6 +62,8 @@ pub struct Namespace {
     pub updates: BTreeMap<String, Stored<UpdateSpec>>,
     /// Bars by name.
     pub holds: BTreeMap<String, Stored<HoldView>>,
+    /// Maintenance windows by name.
+    pub windows: BTreeMap<String, Stored<WindowView>>,
     /// The ledger.
     pub ledger: Option<Stored<PatchLedger>>,
     /// Highest sequence ever seen in this very ledger: one that goes back was restored.
@@ -105,7 +107,7 @@ impl Namespace {
 
     /// Whether a pass over the namespace can have anything to do.
     pub fn is_active(&self) -> bool {
-        self.has_runs() || !self.groups.is_empty()
+        self.has_runs() || !self.groups.is_empty() || !self.windows.is_empty()
     }
 
     /// Takes the groups into the device table, with as little work as the change needs.

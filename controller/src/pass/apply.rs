@@ -234,6 +234,9 @@ async fn carry_out(
                 writer.write_group_status(&group, status).await;
                 writer.memory.pace.wrote(&key, GROUP_EVERY, Instant::now());
             }
+            Action::WriteWindowStatus { window, status } => {
+                writer.write_window_status(&window, status).await;
+            }
             // Told at the end, however it comes about.
             Action::Emit(_) => {}
         }

@@ -59,6 +59,7 @@ pub fn observe(
             jobs,
             devices: space.devices.clone(),
             updates: space.updates.values().map(|stored| stored.value.clone()).collect(),
+            windows: space.windows.values().map(|stored| stored.value.clone()).collect(),
             stops,
             holds: space.holds.values().map(|stored| (*stored.value).clone()).collect(),
             uncreated: memory.uncreated.clone(),

@@ -9,8 +9,9 @@ use kube::{
 };
 use serde_json::json;
 use wardring_api::{
-    Batch, DeviceGroup, DeviceGroupStatus, PatchJob, PatchLedger, PatchRollout, PatchRolloutSlice,
-    PatchRolloutSliceSpec, PatchRolloutStatus, UpdateHold, UpdateHoldSpec, names,
+    Batch, DeviceGroup, DeviceGroupStatus, MaintenanceWindow, MaintenanceWindowStatus, PatchJob,
+    PatchLedger, PatchRollout, PatchRolloutSlice, PatchRolloutSliceSpec, PatchRolloutStatus,
+    UpdateHold, UpdateHoldSpec, names,
 };
 use wardring_planner::{LineChange, NewJob, NewSlice, RecallLine, RolloutRef};
 
@@ -371,6 +372,29 @@ impl<'a> Writer<'a> {
             }
             Err(error) => {
                 tracing::warn!(namespace = self.namespace, group, %error, "a group's status was not written");
+            }
+        }
+    }
+}
+
+impl Writer<'_> {
+    /// Writes a window's status; what fails is left to a later pass.
+    pub async fn write_window_status(&mut self, window: &str, status: MaintenanceWindowStatus) {
+        // What the schedule no longer has must go, too.
+        let patch = json!({"status": {
+            "observedGeneration": status.observed_generation,
+            "open": status.open,
+            "nextOpen": status.next_open,
+            "nextClose": status.next_close,
+            "conditions": status.conditions,
+        }});
+        let api = self.api::<MaintenanceWindow>();
+        match api.patch_status(window, &params(), &Patch::Merge(&patch)).await {
+            Ok(object) => {
+                self.wrote(Kind::Window, "status", &object.metadata);
+            }
+            Err(error) => {
+                tracing::warn!(namespace = self.namespace, window, %error, "a window's status was not written");
             }
         }
     }

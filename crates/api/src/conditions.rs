@@ -19,6 +19,8 @@ pub const COMPLETED: &str = "Completed";
 pub const HALTED: &str = "Halted";
 /// A person stopped the rollout.
 pub const SUSPENDED: &str = "Suspended";
+/// All that the current stage still has to do waits for a maintenance window or a freeze.
+pub const AWAITING_WINDOW: &str = "AwaitingWindow";
 /// An EmergencyStop keeps devices of the rollout back.
 pub const EMERGENCY_STOPPED: &str = "EmergencyStopped";
 /// The rollback procedure has ended.

@@ -40,6 +40,11 @@ pub struct DeviceGroupSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4))]
     pub health_presets: Vec<HealthPreset>,
+    /// MaintenanceWindows of type Allow; one of them must be open for a device of the group before it
+    /// begins, whatever the rollout's stage names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(min = 1, max = 63)))]
+    pub windows: Vec<String>,
     /// Programs on the group's devices that run around installations and restarts.
     #[serde(default, skip_serializing_if = "Hooks::is_empty")]
     pub hooks: Hooks,

@@ -26,6 +26,7 @@ mod rollout_status;
 mod scalars;
 mod slice;
 mod update;
+mod window;
 
 pub use autonomous::*;
 pub use device::*;
@@ -44,6 +45,7 @@ pub use rollout_status::*;
 pub use scalars::*;
 pub use slice::*;
 pub use update::*;
+pub use window::*;
 
 /// The API group of every object of this crate.
 pub const GROUP: &str = "wardring.dev";

@@ -112,6 +112,19 @@ reasons! {
     Busy,
     /// Every slot of the stage is taken.
     SlotsTaken,
+    /// No maintenance window that the stage or a group of the device names is open.
+    OutsideWindow,
+    /// A freeze (a MaintenanceWindow of type Deny) is in force.
+    Frozen,
+    /// No maintenance window that the stage or a group of the device names ever opens for the device,
+    /// or none allows it to install and to restart; mend the windows or their selectors.
+    WindowNeverOpens,
+    /// A stage or a group names a MaintenanceWindow that does not exist; create it, or take out its name.
+    WindowNotFound,
+    /// A MaintenanceWindow cannot be read; its condition Ready says why.
+    InvalidWindow,
+    /// A maintenance window opens by the device's own clock, and the Device has no `spec.timeZone`.
+    NoTimeZone,
     /// The group's `maxUnavailable` is reached.
     GroupUnavailable,
     /// The group's reboots are held.

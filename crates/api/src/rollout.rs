@@ -300,6 +300,11 @@ pub struct Stage {
     /// Attempts for one device.
     #[serde(default)]
     pub retry: Retry,
+    /// MaintenanceWindows of type Allow; one of them must be open for a device before it begins. Without
+    /// any, it may begin at all times, freezes aside.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(min = 1, max = 63)))]
+    pub windows: Vec<String>,
 }
 
 /// Policy for devices that were never contacted.
@@ -405,6 +410,19 @@ pub struct OnFailure {
     /// Devices rolled back at once; default 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_concurrency: Option<Cap>,
+    /// Whether rollbacks wait for maintenance windows and freezes. Default Ignore.
+    #[serde(default)]
+    pub windows: RollbackWindows,
+}
+
+/// Whether rollbacks wait for maintenance windows and freezes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RollbackWindows {
+    /// No: a broken device is mended at once.
+    #[default]
+    Ignore,
+    /// Yes: taking back and the restart after it begin where Uninstall and Reboot may.
+    Respect,
 }
 
 /// What a failure leads to.

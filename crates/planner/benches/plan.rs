@@ -126,6 +126,7 @@ fn world() -> Snapshot {
         devices: Arc::new(DeviceTable::new(rows, groups.to_vec())),
         updates: vec![Arc::new(serde_yaml::from_str(update).unwrap())],
         holds: Vec::new(),
+        windows: Vec::new(),
         stops: Vec::new(),
         uncreated: Default::default(),
         cannot_create: Default::default(),

@@ -108,6 +108,7 @@ impl<'a> Replay<'a> {
             | Action::DeleteSlice { .. }
             | Action::CreateHold { .. }
             | Action::WriteGroupStatus { .. }
+            | Action::WriteWindowStatus { .. }
             | Action::Emit(_) => {}
         }
     }
@@ -197,10 +198,16 @@ impl<'a> Replay<'a> {
                 self.breaks("S2", format!("{} would be granted without a batch", line.device));
             }
             if let Some(view) = self.slices.get(slice).copied()
-                && let Some((rollout, _)) = self.rollouts.get(view.rollout_uid.as_str())
+                && let Some(rollout) = self.rollouts.get(view.rollout_uid.as_str()).map(|all| all.0)
             {
                 self.limits(rollout, view, &line.device);
                 self.emergency(&view.rollout_uid, &line.device, line.action);
+                // A device that fell silent in the middle comes back to what it had begun.
+                let returns =
+                    before.state == LineState::Unreachable && before.attempt == line.attempt;
+                if !returns {
+                    self.windows(rollout, view, &line.device, line.action);
+                }
             }
         }
         // A rollback that did not begin leaves a proven device as it was.

@@ -44,6 +44,8 @@ pub struct DeviceRow {
     pub other_patch_sources: bool,
     /// Value of the release annotation, if it is a time.
     pub release_requested_at: Option<Timestamp>,
+    /// IANA name of its zone, by people's word.
+    pub time_zone: Option<Arc<str>>,
     /// The object is being deleted.
     pub deleting: bool,
 }
@@ -67,6 +69,7 @@ impl DeviceRow {
             attended_boot: false,
             other_patch_sources: false,
             release_requested_at: None,
+            time_zone: None,
             deleting: false,
         }
     }
@@ -109,6 +112,7 @@ impl DeviceRow {
             release_requested_at: annotations
                 .and_then(|all| all.get(names::RELEASE_ANNOTATION))
                 .and_then(|value| value.parse().ok()),
+            time_zone: device.spec.time_zone.as_deref().map(Arc::from),
             deleting: device.metadata.deletion_timestamp.is_some(),
         }
     }

@@ -1,6 +1,8 @@
 //! Who starts: every device of every stage gets a decision, and those that start get a grant.
 
-use wardring_api::{AwaitingRebootAction, JobAction, LineState, StageState, reasons::Reason};
+use wardring_api::{
+    AwaitingRebootAction, JobAction, LineState, StageState, WindowAction, reasons::Reason,
+};
 
 use crate::{
     Decision,
@@ -12,6 +14,7 @@ use crate::{
     rollback,
     validate::{Run, Scene, Stop},
     wake::Wake,
+    windows::{self, StageWindows},
 };
 
 /// What was decided for each line of each stage, parallel to the lines.
@@ -56,6 +59,7 @@ pub(crate) fn admit<'a>(
         let slots = free_slots(run, position);
         let has_limits = freeze::missing_group(run, position, scene).is_none();
         let starts = Vec::new();
+        let windows = StageWindows::new(scene, &run.stages[position].spec.windows);
         let mut desk = Desk {
             run,
             scene,
@@ -66,6 +70,7 @@ pub(crate) fn admit<'a>(
             open,
             has_limits,
             slots,
+            windows,
             starts,
         };
         let mut here = desk.decide(&frozen, &rollback);
@@ -98,6 +103,7 @@ struct Desk<'d, 'a> {
     /// The group that the stage names exists. Without it nobody knows what it would forbid.
     has_limits: bool,
     slots: usize,
+    windows: StageWindows<'d>,
     starts: Vec<Start>,
 }
 
@@ -194,7 +200,11 @@ impl Desk<'_, '_> {
             // Later stages go first.
             Some(_) if !rollback.is_turn_of(self.position) => Some(Reason::RollingBack),
             Some(row) => crate::eligibility::rollback_hold(row, self.wake)
-                .or_else(|| rollback::claim_hold(line, self.run, self.claims, self.scene)),
+                .or_else(|| rollback::claim_hold(line, self.run, self.claims, self.scene))
+                .or_else(|| {
+                    let waits = windows::rollbacks_wait(self.run);
+                    waits.then(|| self.outside_window(line, WindowAction::Uninstall)).flatten()
+                }),
         };
         if let Some(reason) = hold {
             return Decision::Hold(reason);
@@ -215,6 +225,19 @@ impl Desk<'_, '_> {
     fn is_stopped(&self, line: &Line, action: JobAction) -> bool {
         let is_over = matches!(self.run.stop, Some(Stop::Aborted | Stop::Deleting));
         !is_over && self.run.brakes.hold(line, action, self.scene)
+    }
+
+    /// Why no window lets the action begin now.
+    fn outside_window(&mut self, line: &Line, action: WindowAction) -> Option<Reason> {
+        match self.windows.say(action, line.row as usize) {
+            Ok(_) => None,
+            Err(closed) => {
+                if let Some(until) = closed.until {
+                    self.wake.at(until);
+                }
+                Some(closed.reason)
+            }
+        }
     }
 
     /// Whether all that keeps grants back is that this leader has not heard the agents yet.
@@ -256,6 +279,9 @@ impl Desk<'_, '_> {
         if !self.open {
             let waits = if self.is_current { Reason::WriteInFlight } else { Reason::StageNotOpen };
             return Decision::Hold(waits);
+        }
+        if let Some(reason) = self.outside_window(line, WindowAction::Install) {
+            return Decision::Hold(reason);
         }
         if self.slots == 0 {
             return Decision::Hold(Reason::SlotsTaken);

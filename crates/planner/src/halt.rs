@@ -16,6 +16,7 @@ use crate::{
     line::{Line, Tally},
     validate::{Complaint, Run, Scene, Stop},
     wake::Wake,
+    windows,
 };
 
 /// What the latches of this pass mean for the order of writes.
@@ -80,6 +81,14 @@ pub(crate) fn latch<'a>(run: &mut Run<'a>, scene: &Scene<'a>) -> Latched {
         run.gating = true;
     }
     emergency::announce(run);
+    let is_watched = !run.is_kept_back() && scene.guard.is_none();
+    run.awaits = is_watched.then(|| windows::standing(run, scene)).flatten();
+    if run.awaits.is_none()
+        && let Some(since) = awaited_since(run)
+    {
+        stand_aside(run, since, scene.now);
+        run.gating = true;
+    }
     latched
 }
 
@@ -88,6 +97,14 @@ fn stopped_since(run: &Run<'_>) -> Option<Timestamp> {
     let mut all = run.before.conditions.iter();
     let stopped = all.find(|condition| condition.type_ == conditions::EMERGENCY_STOPPED)?;
     (stopped.status == "True").then_some(stopped.last_transition_time.0)
+}
+
+/// Since when all that the current stage still has to do waits for a window, as the last written status
+/// says it.
+fn awaited_since(run: &Run<'_>) -> Option<Timestamp> {
+    let mut all = run.before.conditions.iter();
+    let waits = all.find(|condition| condition.type_ == conditions::AWAITING_WINDOW)?;
+    (waits.status == "True").then_some(waits.last_transition_time.0)
 }
 
 /// Time from `since` to `until` in which the rollout stood still is not the devices' lack of progress:
@@ -285,7 +302,8 @@ fn verdict(
         ));
     }
     // A person who suspended the run, or stopped devices of it, has stopped its clock, too.
-    if status.state != StageState::Open || run.stop.is_some() || run.is_kept_back() {
+    let stands = run.is_kept_back() || run.awaits.is_some();
+    if status.state != StageState::Open || run.stop.is_some() || stands {
         return None;
     }
     let shortfall = shortfall(run, position);

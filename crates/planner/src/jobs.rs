@@ -1,22 +1,23 @@
 //! Jobs, level-triggered: a Granted line without its job gets one, a job that no grant needs any
 //! more goes. What may have begun is never deleted to be rid of it.
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
-    JobAction, LineState, OnBattery, PendingRebootPolicy, Span, UnattendedBootPolicy,
+    JobAction, LineState, OnBattery, PendingRebootPolicy, Span, UnattendedBootPolicy, WindowAction,
     reasons::Reason,
 };
 
 use crate::{
     Action, GrantId, JobEnd, JobOutcome, JobPreflight, JobReboot, JobView, LineChange, NewJob,
     RecallLine, RecordCause, autonomy,
-    caps::{Rules, later},
+    caps::later,
     checks,
     eligibility::forbids_rollback,
     line::{Frozen, Line},
     plan::Lanes,
-    validate::{Run, Scene, Stop},
+    validate::{Run, Scene, StageRun, Stop},
     wake::Wake,
+    windows,
 };
 
 /// How long the job of a silent device stays as lock and mailbox.
@@ -70,9 +71,7 @@ pub(crate) fn create(run: &Run<'_>, scene: &Scene<'_>, lanes: &mut Lanes) {
                 // The grant before this one: an uninstall takes the place of a held restart.
                 lanes.replaced.push(delete(old, JobEnd::Stale));
             }
-            if let Some(job) =
-                job(run, stage.spec.name.as_str(), &stage.rules, frozen, index, scene)
-            {
+            if let Some(job) = job(run, stage, frozen, index, scene) {
                 lanes.creations.push(Action::CreateJob(Box::new(job)));
             }
         }
@@ -81,13 +80,12 @@ pub(crate) fn create(run: &Run<'_>, scene: &Scene<'_>, lanes: &mut Lanes) {
 
 fn job(
     run: &Run<'_>,
-    stage: &str,
-    rules: &Rules,
+    stage: &StageRun<'_>,
     frozen: &Frozen<'_>,
     index: usize,
     scene: &Scene<'_>,
 ) -> Option<NewJob> {
-    let line = frozen.lines[index];
+    let (rules, line) = (&stage.rules, frozen.lines[index]);
     let record = frozen.rewritten(index, scene);
     let row = scene.row(&line)?;
     let spec = &run.rollout.spec;
@@ -105,10 +103,11 @@ fn job(
         list.iter().map(|&group| &table.groups()[group as usize].spec)
     };
     let span = |span: Option<Span>, default: Span| span.unwrap_or(default).duration();
+    let (last_start, restart_from) = by_windows(run, stage, &line, granted_at, scene);
     Some(NewJob {
         device: record.device,
         rollout: run.id.clone(),
-        stage: stage.to_owned(),
+        stage: stage.spec.name.clone(),
         slice: frozen.slices[frozen.locate(index).0].name.clone(),
         enrolment_id: record.enrolment_id?,
         attempt: line.attempt,
@@ -123,8 +122,8 @@ fn job(
             .collect(),
         source: spec.updates.source,
         accept_eula: spec.updates.accept_eula,
-        start_by: later(granted_at, rules.start_within.min(rules.device_deadline)),
-        finish_by: later(granted_at, rules.device_deadline),
+        start_by: later(granted_at, rules.start_within.min(rules.device_deadline)).min(last_start),
+        finish_by: later(restart_from, rules.device_deadline),
         preflight: JobPreflight {
             reboot_first: spec.preflight.pending_reboot == PendingRebootPolicy::RebootFirst,
             min_free_disk_gb: spec.preflight.min_free_disk_gb.unwrap_or(0),
@@ -154,6 +153,30 @@ fn job(
         ),
         repaired,
     })
+}
+
+/// What windows mean for a grant: when it begins at the latest, and from when on its restart is due. A
+/// window that closed since the grant ends the one at once and moves the other.
+fn by_windows(
+    run: &Run<'_>,
+    stage: &StageRun<'_>,
+    line: &Line,
+    granted_at: Timestamp,
+    scene: &Scene<'_>,
+) -> (Timestamp, Timestamp) {
+    let begins = match line.action {
+        JobAction::Rollback if !windows::rollbacks_wait(run) => {
+            return (Timestamp::MAX, granted_at);
+        }
+        JobAction::Rollback => WindowAction::Uninstall,
+        JobAction::Install | JobAction::Download => WindowAction::Install,
+    };
+    let agenda = windows::agenda(scene, &stage.spec.windows, line.row as usize);
+    if agenda.is_free() {
+        return (Timestamp::MAX, granted_at);
+    }
+    let last_start = agenda.may_begin(begins, granted_at).unwrap_or(granted_at);
+    (last_start, agenda.restart_from(granted_at))
 }
 
 /// Deletes the jobs that no grant needs any more.

@@ -5,7 +5,9 @@
 //! no map whose order is random: time and every measurement are fields of the snapshot, so one
 //! input always has one answer. `clippy.toml` beside this crate enforces it.
 
+mod agenda;
 mod autonomy;
+mod calendar;
 mod caps;
 mod check;
 mod checks;
@@ -34,8 +36,10 @@ mod stage;
 mod status;
 mod validate;
 mod wake;
+mod windows;
 
 pub use autonomy::{JobAutonomy, NoAutonomy, network_lost};
+pub use calendar::{Opening, WindowView};
 pub use caps::DEFAULT_CONCURRENCY;
 pub use check::{Violation, check};
 pub use checks::resolve_preset;

@@ -3,13 +3,16 @@
 
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
-    AwaitingRebootAction, DeviceMode, JobAction, LineState, PatchRollout, PermitStep, SliceLine,
-    reasons::Reason,
+    AwaitingRebootAction, DeviceMode, JobAction, LineState, PatchRollout, PermitStep,
+    RollbackWindows, SliceLine, WindowAction, reasons::Reason,
 };
 
 use std::sync::Arc;
 
-use crate::{DeviceRow, JobView, StopView, emergency, explain::one_line};
+use crate::{
+    DeviceRow, JobView, StopView, WindowView, agenda::Agenda, emergency, explain::one_line,
+    windows::installed_at,
+};
 
 /// Everything the rule looks at. Objects are as just read from the API server.
 #[derive(Clone, Debug)]
@@ -28,6 +31,10 @@ pub struct PermitFacts<'a> {
     pub device: Option<&'a DeviceRow>,
     /// Name of a group of the device whose reboots are held, if there is one.
     pub reboots_held_by: Option<&'a str>,
+    /// What the device's groups name as their windows, each list for itself.
+    pub group_windows: &'a [&'a [String]],
+    /// Every MaintenanceWindow of the namespace.
+    pub windows: &'a [Arc<WindowView>],
     /// Every EmergencyStop of the cluster.
     pub stops: &'a [Arc<StopView>],
     /// The circumstances.
@@ -115,6 +122,8 @@ pub const MAX_PERMITS: usize = 8;
 
 /// How long an agent waits before it asks again when a person or the run is in the way.
 const ASK_LATER: SignedDuration = SignedDuration::from_secs(30);
+/// The longest that it waits for a window: windows are edited, too.
+const ASK_AT_LAST: SignedDuration = SignedDuration::from_mins(5);
 /// The same when only a moment is needed: a leader, a read, a slice write.
 const ASK_SOON: SignedDuration = SignedDuration::from_secs(5);
 
@@ -128,6 +137,7 @@ pub fn permit(facts: &PermitFacts<'_>) -> PermitVerdict {
         .or_else(|| rollout(facts))
         .or_else(|| emergency_stop(facts))
         .or_else(|| bounds(facts))
+        .or_else(|| window(facts))
         .or_else(|| group(facts))
         .or_else(|| another_agent(facts));
     refusal.unwrap_or_else(|| grant(facts))
@@ -289,6 +299,26 @@ fn bounds(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
         return ended(Reason::TooLate, Reason::TooLate.meaning());
     }
     None
+}
+
+/// Nothing starts outside a window, whatever was granted inside it.
+fn window(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
+    let (job, row, rollout) = (facts.job?, facts.device?, facts.rollout?);
+    let spec = &rollout.spec;
+    if job.action == JobAction::Rollback && spec.on_failure.windows == RollbackWindows::Ignore {
+        return None;
+    }
+    let stage = spec.stages.iter().find(|stage| stage.name == job.stage);
+    let stage = stage.map(|stage| stage.windows.as_slice()).unwrap_or_default();
+    let groups = facts.group_windows.iter().copied();
+    let agenda = Agenda::new(facts.windows, stage, groups, row);
+    let closed = match facts.request.step {
+        PermitStep::Install => agenda.may_begin(WindowAction::Install, facts.now).err(),
+        PermitStep::Uninstall => agenda.may_begin(WindowAction::Uninstall, facts.now).err(),
+        PermitStep::Reboot => agenda.may_restart(installed_at(job), facts.now).err(),
+    }?;
+    let until = closed.until.map_or(ASK_LATER, |until| until.duration_since(facts.now));
+    refused_because(closed.reason, closed.message, until.clamp(ASK_LATER, ASK_AT_LAST))
 }
 
 fn group(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {

@@ -12,6 +12,7 @@ use crate::{
     outcomes, resolve, rollback, stage, status,
     validate::{Complaint, Run, Scene, validate},
     wake::Wake,
+    windows,
 };
 
 /// Actions by the place they have in a plan. The order of the fields is the order of the writes.
@@ -92,6 +93,7 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     if scene.guard.is_none() {
         write_jobs(&runs, &scene, &mut lanes, &mut wake);
         write_groups(&claims, scene.table, &mut lanes);
+        windows::write_statuses(&scene, &mut lanes, &mut wake);
         collect_garbage(&runs, &scene, &mut lanes, &mut wake);
     }
     let stops = emergency::tallies(&runs, &decisions, &scene);

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
-    ActiveHours, Batch, DeviceGroupStatus, JobAction, LineState, PatchRolloutStatus, Probe,
-    ResolvedUpdate, SliceLine, UpdateHoldSpec, UpdateSource, reasons::Reason,
+    ActiveHours, Batch, DeviceGroupStatus, JobAction, LineState, MaintenanceWindowStatus,
+    PatchRolloutStatus, Probe, ResolvedUpdate, SliceLine, UpdateHoldSpec, UpdateSource,
+    reasons::Reason,
 };
 
 use crate::{JobAutonomy, SliceView};
@@ -17,8 +18,8 @@ use crate::{JobAutonomy, SliceView};
 /// write-ahead rule: ledger, then slice, then job, so whatever prefix was applied, nothing that a
 /// device may act on is unrecorded. Consecutive actions of one kind that touch different objects
 /// (`CreateJob`, `DeleteJob`, `CreateSlice`, `DeleteSlice`, `WriteGroupStatus`) may run side by side.
-/// A failed `CreateJob`, `DeleteJob`, `DeleteSlice`, `WriteGroupStatus` or `Emit` does not stop the
-/// rest: nothing later in the plan builds on it.
+/// A failed `CreateJob`, `DeleteJob`, `DeleteSlice`, `WriteGroupStatus`, `WriteWindowStatus` or `Emit`
+/// does not stop the rest: nothing later in the plan builds on it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     /// Writes, in order.
@@ -132,6 +133,13 @@ pub enum Action {
         group: String,
         /// The whole status.
         status: DeviceGroupStatus,
+    },
+    /// Write a window's status.
+    WriteWindowStatus {
+        /// Name of the window.
+        window: String,
+        /// The whole status.
+        status: MaintenanceWindowStatus,
     },
     /// Emit a Kubernetes Event about a rollout.
     Emit(Event),

@@ -12,7 +12,7 @@ use wardring_api::{
     UpdateSpec, reasons::Reason,
 };
 
-use crate::{DeviceTable, NamesDigest, StopView, names_digest};
+use crate::{DeviceTable, NamesDigest, StopView, WindowView, names_digest};
 
 /// Everything one pass may look at. The order of the lists does not matter.
 #[derive(Clone, Debug)]
@@ -37,6 +37,8 @@ pub struct Snapshot {
     pub updates: Vec<Arc<UpdateSpec>>,
     /// Updates that are barred.
     pub holds: Vec<HoldView>,
+    /// Every MaintenanceWindow of the namespace.
+    pub windows: Vec<Arc<WindowView>>,
     /// Every EmergencyStop of the cluster.
     pub stops: Vec<Arc<StopView>>,
     /// Grants of this leader's own term for which it knows that no create request for the job was

@@ -5,18 +5,20 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use wardring_api::{
-    PatchRolloutStatus, RolloutPhase, StageCounts, StageState, Waiting,
+    PatchRolloutStatus, RolloutPhase, StageCounts, StageState, Waiting, WindowAction,
     conditions::{self, Truth, clip, whole_seconds},
     reasons::Reason,
 };
 
 use crate::{
     Decision, EventKind,
+    agenda::Closed,
     caps::later,
     emergency, explain, freeze,
     halt::current_stage,
     line::SAMPLE,
     validate::{Complaint, Run, Scene, Stop},
+    windows::{self, StageWindows},
 };
 
 /// Fills in the status of a run. Returns whether it differs from what is stored.
@@ -213,6 +215,11 @@ fn device_waits(
     sorted.sort_by_key(|(reason, devices)| (std::cmp::Reverse(*devices), *reason));
     for (reason, devices) in sorted {
         let mut message = explain::held(name, reason, devices as usize);
+        let closed = closed(run, position, decisions, reason, scene);
+        if let Some(closed) = &closed {
+            message.push(' ');
+            message.push_str(&closed.message);
+        }
         let unheard = scene.snapshot.guards.unheard.as_ref();
         let unheard = unheard.filter(|_| reason == Reason::AgentsUnheard);
         if let Some(unheard) = unheard {
@@ -220,10 +227,34 @@ fn device_waits(
         }
         list.push(Waiting {
             devices: Some(devices),
-            until: unheard.and_then(|unheard| unheard.until).map(whole_seconds),
+            until: unheard
+                .and_then(|unheard| unheard.until)
+                .map(whole_seconds)
+                .or(closed.and_then(|closed| closed.until)),
             ..waiting(reason, &message)
         });
     }
+}
+
+/// What windows say of the first device that they keep back for this reason.
+fn closed(
+    run: &Run<'_>,
+    position: usize,
+    decisions: &[Decision],
+    reason: Reason,
+    scene: &Scene<'_>,
+) -> Option<Closed> {
+    if !windows::is_reason(reason) {
+        return None;
+    }
+    let stage = &run.stages[position];
+    let first = decisions.iter().position(|all| *all == Decision::Hold(reason))?;
+    let line = stage.frozen.as_ref()?.lines.get(first)?;
+    let action =
+        if line.waits(&stage.rules) { WindowAction::Install } else { WindowAction::Uninstall };
+    scene.row(line)?;
+    let mut windows = StageWindows::new(scene, &stage.spec.windows);
+    windows.say(action, line.row as usize).err()
 }
 
 fn is_completed(run: &Run<'_>) -> bool {
@@ -314,6 +345,7 @@ fn set_conditions(run: &mut Run<'_>, decisions: &[Vec<Decision>], scene: &Scene<
         emergency::stands(run, position, here)
     });
     let (is_braked, stops) = (run.is_kept_back(), emergency::sentences(run));
+    let awaits = run.awaits.clone();
     let list = &mut run.status.conditions;
     let mut set = |kind: &str, truth: Truth, reason: Reason, message: &str| {
         conditions::set(list, kind, truth, reason, message, generation, scene.now);
@@ -330,6 +362,8 @@ fn set_conditions(run: &mut Run<'_>, decisions: &[Vec<Decision>], scene: &Scene<
         (false, if rolling { Reason::RollingBack } else { Reason::RolloutStopped })
     } else if stands {
         (false, Reason::EmergencyStop)
+    } else if let Some(closed) = &awaits {
+        (true, closed.reason)
     } else if soaking {
         (true, Reason::Soaking)
     } else {
@@ -373,6 +407,9 @@ fn set_conditions(run: &mut Run<'_>, decisions: &[Vec<Decision>], scene: &Scene<
     if is_braked {
         set(conditions::EMERGENCY_STOPPED, Truth::True, Reason::EmergencyStop, &stops);
     }
+    if let Some(closed) = &awaits {
+        set(conditions::AWAITING_WINDOW, Truth::True, closed.reason, &closed.message);
+    }
     if is_rolled_back {
         let (truth, reason) = if is_rollback_failed {
             (Truth::False, Reason::RollbackFailed)
@@ -387,6 +424,7 @@ fn set_conditions(run: &mut Run<'_>, decisions: &[Vec<Decision>], scene: &Scene<
         (conditions::HALTED, halted.is_some()),
         (conditions::SUSPENDED, suspended.is_some()),
         (conditions::EMERGENCY_STOPPED, is_braked),
+        (conditions::AWAITING_WINDOW, awaits.is_some()),
         (conditions::ROLLED_BACK, is_rolled_back),
         (conditions::RECONCILING, false),
     ] {
@@ -406,11 +444,15 @@ fn missing_group(run: &Run<'_>, scene: &Scene<'_>) -> Option<Complaint> {
     open.find_map(|(position, _)| freeze::missing_group(run, position, scene))
 }
 
-/// Tells the transition to completed, once.
+/// Tells the transitions to completed and to waiting for a window, once.
 pub(crate) fn announce(run: &mut Run<'_>) {
     let was = conditions::is_true(&run.before.conditions, conditions::COMPLETED);
     if is_completed(run) && !was {
         let note = "Every stage is proven.".to_owned();
         run.emit(EventKind::Normal, Reason::Completed, note);
+    }
+    let waited = conditions::is_true(&run.before.conditions, conditions::AWAITING_WINDOW);
+    if let Some(closed) = run.awaits.clone().filter(|_| !waited) {
+        run.emit(EventKind::Normal, closed.reason, closed.message);
     }
 }

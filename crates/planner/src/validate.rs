@@ -10,7 +10,8 @@ use wardring_api::{
 };
 
 use crate::{
-    DeviceRow, DeviceTable, Event, EventKind, JobView, RolloutRef, SliceView, Snapshot,
+    DeviceRow, DeviceTable, Event, EventKind, JobView, RolloutRef, SliceView, Snapshot, WindowView,
+    agenda::Closed,
     caps::{Rules, later},
     checks::asks_something,
     emergency::{Brakes, StopView},
@@ -26,6 +27,8 @@ pub(crate) struct Scene<'a> {
     pub snapshot: &'a Snapshot,
     pub now: Timestamp,
     pub table: &'a DeviceTable,
+    /// MaintenanceWindows by name.
+    pub windows: Vec<Arc<WindowView>>,
     /// EmergencyStops by name.
     pub stops: Vec<&'a StopView>,
     /// Jobs by device.
@@ -58,6 +61,8 @@ impl<'a> Scene<'a> {
         jobs.sort_by(|a, b| a.device.cmp(&b.device));
         let mut stops: Vec<&StopView> = snapshot.stops.iter().map(Arc::as_ref).collect();
         stops.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut windows = snapshot.windows.clone();
+        windows.sort_by(|a, b| a.name.cmp(&b.name));
         let guards = &snapshot.guards;
         let guard = if !guards.clock_trusted {
             Some(Complaint::new(
@@ -82,7 +87,7 @@ impl<'a> Scene<'a> {
         };
         let table: &DeviceTable = &snapshot.devices;
         let row_jobs = row_jobs(table, &jobs);
-        Scene { snapshot, now: snapshot.now, table, stops, jobs, row_jobs, guard }
+        Scene { snapshot, now: snapshot.now, table, windows, stops, jobs, row_jobs, guard }
     }
 
     /// The device of a line, unless it is gone.
@@ -150,6 +155,8 @@ pub(crate) struct Run<'a> {
     pub brakes: Brakes<'a>,
     /// Those of them that keep something back which is still to be done.
     pub kept_back_by: Vec<&'a StopView>,
+    /// Why all that the current stage still has to do waits for a window, if it does.
+    pub awaits: Option<Closed>,
     pub events: Vec<Event>,
 }
 
@@ -250,6 +257,7 @@ fn run<'a>(rollout: &'a PatchRollout, slices: &[&'a Arc<SliceView>], scene: &Sce
         coverage: Coverage::default(),
         brakes: Brakes::new(&status.resolved_updates, scene),
         kept_back_by: Vec::new(),
+        awaits: None,
         before,
         status,
         stages,

@@ -6,11 +6,12 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
     Abort, AwaitingRebootAction, DeviceMode, EmergencyStop, Hold, JobAction, Latch, LineState,
-    PatchRollout, Permit, PermitStep, SliceLine, reasons::Reason,
+    MaintenanceWindow, PatchRollout, Permit, PermitStep, RollbackWindows, SliceLine,
+    reasons::Reason,
 };
 use wardring_planner::{
     Circumstances, DeviceRow, JobOutcome, JobView, MAX_PERMITS, PermitFacts, PermitRequest,
-    PermitVerdict, StopView, permit,
+    PermitVerdict, StopView, WindowView, permit,
 };
 
 /// A request that is granted, to be spoiled in one way at a time.
@@ -24,6 +25,7 @@ struct Desk {
     device: Option<DeviceRow>,
     group: Option<&'static str>,
     stops: Vec<Arc<StopView>>,
+    windows: Vec<Arc<WindowView>>,
     circumstances: Circumstances,
 }
 
@@ -87,6 +89,7 @@ impl Desk {
             device: Some(DeviceRow::ready("ws-1", "Windows 11 24H2")),
             group: None,
             stops: Vec::new(),
+            windows: Vec::new(),
             circumstances: Circumstances::GOOD,
         }
     }
@@ -142,6 +145,8 @@ impl Desk {
             rollout: self.rollout.as_ref(),
             device: self.device.as_ref(),
             reboots_held_by: self.group,
+            group_windows: &[],
+            windows: &self.windows,
             stops: &self.stops,
             circumstances: self.circumstances,
         })
@@ -431,4 +436,115 @@ fn nothing_ends_for_good_while_an_emergency_stop_keeps_it_waiting() {
         desk.rollout().spec.abort = Some(Abort { reason: "wrong month".to_owned() });
     });
     assert_eq!(desk.reason(), Some(Reason::AbortedByPerson));
+}
+
+const TONIGHT: &str =
+    "schedule: {once: {from: 2026-11-20T22:00:00Z, until: 2026-11-20T23:30:00Z}}, type: Allow";
+
+fn window(spec: &str) -> Arc<WindowView> {
+    let spec = serde_yaml::from_str(&format!("{{{spec}}}")).unwrap();
+    Arc::new(WindowView::new(&MaintenanceWindow::new("tonight", spec)))
+}
+
+/// A desk whose stage names a window, at an instant, for a device that was permitted to install before.
+fn in_window(step: PermitStep, action: JobAction, spec: &str, now: &str, installed: &str) -> Desk {
+    let mut desk = Desk::new(step, action);
+    desk.now = at(now);
+    desk.windows = vec![window(spec)];
+    desk.rollout().spec.stages[0].windows = vec!["tonight".to_owned()];
+    if !installed.is_empty() {
+        let permit = Permit {
+            step: PermitStep::Install,
+            at: at(installed),
+            attempt: 2,
+            boot_id: "boot-0".to_owned(),
+            agent_run: "run-0".to_owned(),
+            accepted_in: "run-0".to_owned(),
+        };
+        desk.job().permitted = vec![permit];
+    }
+    desk
+}
+
+#[test]
+fn nothing_begins_outside_its_window_and_what_installed_may_finish_for_a_while() {
+    use JobAction::{Install, Rollback};
+    use PermitStep::{Install as Installs, Reboot, Uninstall};
+    let plain = TONIGHT.to_owned();
+    let with = |more: &str| format!("{TONIGHT}, {more}");
+    let freeze = TONIGHT.replace("type: Allow", "type: Deny, reason: r");
+    let (inside, installed) = ("2026-11-20T23:00:00Z", "2026-11-20T23:15:00Z");
+    let (half_an_hour, two_hours) = ("2026-11-21T00:00:00Z", "2026-11-21T01:30:00Z");
+    for (step, action, spec, now, installed, expected) in [
+        (Installs, Install, plain.clone(), inside, "", "granted"),
+        (Installs, Install, plain.clone(), "2026-11-20T21:59:59Z", "", "OutsideWindow"),
+        (Installs, Install, plain.clone(), "2026-11-20T23:29:59Z", "", "granted"),
+        (Installs, Install, plain.clone(), "2026-11-20T23:30:00Z", "", "WindowNeverOpens"),
+        (Installs, Install, with("startCutoff: 45m"), inside, "", "WindowNeverOpens"),
+        (Reboot, Install, with("startCutoff: 45m"), inside, inside, "granted"),
+        (Installs, Install, with("allows: [Reboot]"), inside, "", "WindowNeverOpens"),
+        // After the end: within the limit of the window in which it installed.
+        (Reboot, Install, plain.clone(), half_an_hour, installed, "granted"),
+        (Reboot, Install, plain.clone(), two_hours, installed, "WindowNeverOpens"),
+        (Reboot, Install, with("overrun: {limit: 3h}"), two_hours, installed, "granted"),
+        (
+            Reboot,
+            Install,
+            with("overrun: {action: Hold}"),
+            half_an_hour,
+            installed,
+            "WindowNeverOpens",
+        ),
+        (Reboot, Install, with("allows: [Install]"), half_an_hour, installed, "WindowNeverOpens"),
+        // It did not install in it: the restart before the installation is a beginning.
+        (Reboot, Install, plain.clone(), half_an_hour, "", "WindowNeverOpens"),
+        (Reboot, Install, plain.clone(), half_an_hour, "2026-11-20T21:00:00Z", "WindowNeverOpens"),
+        // A freeze.
+        (Installs, Install, freeze.clone(), inside, "", "Frozen"),
+        (Reboot, Install, freeze.clone(), inside, "2026-11-20T21:30:00Z", "Frozen"),
+        // Rollbacks mend devices.
+        (Uninstall, Rollback, freeze.clone(), inside, "", "granted"),
+        (Reboot, Rollback, freeze, inside, "", "granted"),
+        (Uninstall, Rollback, plain, two_hours, "", "granted"),
+    ] {
+        let desk = in_window(step, action, &spec, now, installed);
+        let desk = match spec.contains("Deny") {
+            // A freeze needs no naming.
+            true => desk.with(|desk| desk.rollout().spec.stages[0].windows.clear()),
+            false => desk,
+        };
+        let said = desk.reason().map_or(desk.verdict(), Reason::as_str);
+        assert_eq!(said, expected, "{step:?} {action:?} at {now}, installed {installed}: {spec}");
+    }
+}
+
+#[test]
+fn a_rollback_that_respects_windows_waits_for_one_that_allows_it() {
+    let now = "2026-11-20T23:00:00Z";
+    for (spec, step, expected) in [
+        (TONIGHT.to_owned(), PermitStep::Uninstall, "WindowNeverOpens"),
+        (TONIGHT.to_owned(), PermitStep::Reboot, "granted"),
+        (format!("{TONIGHT}, allows: [Uninstall]"), PermitStep::Uninstall, "granted"),
+        (format!("{TONIGHT}, allows: [Uninstall]"), PermitStep::Reboot, "WindowNeverOpens"),
+    ] {
+        let desk = in_window(step, JobAction::Rollback, &spec, now, "").with(|desk| {
+            desk.rollout().spec.on_failure.windows = RollbackWindows::Respect;
+        });
+        let said = desk.reason().map_or(desk.verdict(), Reason::as_str);
+        assert_eq!(said, expected, "{step:?} {spec}");
+    }
+}
+
+#[test]
+fn a_device_asks_again_when_the_window_opens_but_soon_enough_to_see_an_edit() {
+    let wait = |now: &str| {
+        let desk = in_window(PermitStep::Install, JobAction::Install, TONIGHT, now, "");
+        match desk.ask() {
+            PermitVerdict::Refused { retry_after, .. } => retry_after.as_secs(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(wait("2026-11-20T12:00:00Z"), 300);
+    assert_eq!(wait("2026-11-20T21:58:00Z"), 120);
+    assert_eq!(wait("2026-11-20T21:59:59Z"), 30);
 }

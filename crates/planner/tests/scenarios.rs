@@ -282,6 +282,7 @@ fn explained(
         device: world.devices.get(&line.device),
         groups: &groups,
         holds: &holds,
+        windows: &world.windows(),
         stops: &world.stops(),
     };
     let told = explain_device(&story);

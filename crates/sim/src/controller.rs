@@ -400,6 +400,7 @@ impl Controller {
                     spec: hold.spec.clone(),
                 })
                 .collect(),
+            windows: Vec::new(),
             stops: all(Kind::Stop)
                 .filter_map(Object::stop)
                 .map(|stop| Arc::new(StopView::new(stop)))

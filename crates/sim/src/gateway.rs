@@ -492,6 +492,8 @@ impl Gateway {
             rollout: rollout.map(Arc::as_ref),
             device: row.as_ref(),
             reboots_held_by: held.as_deref(),
+            group_windows: &[],
+            windows: &[],
             stops: &stops(api),
             circumstances: Circumstances {
                 leader_fresh: self.is_led(hub.now),

@@ -11,3 +11,4 @@ mod presence;
 mod refusals;
 mod slow;
 mod support;
+mod windows;

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use wardring_api::{
-    Device, DeviceGroup, DeviceMode, EmergencyStop, PatchJob, PatchRollout, PatchRolloutSlice,
-    SliceLine, UpdateHold, conditions,
+    Device, DeviceGroup, DeviceMode, EmergencyStop, MaintenanceWindow, PatchJob, PatchRollout,
+    PatchRolloutSlice, SliceLine, UpdateHold, conditions,
 };
 use wardring_planner::{
-    DeviceRow, DeviceStory, GroupView, HoldView, JobOutcome, JobView, StopView, explain_device,
+    DeviceRow, DeviceStory, GroupView, HoldView, JobOutcome, JobView, StopView, WindowView,
+    explain_device,
 };
 
 /// Everything that the cluster knows about the case of one device.
@@ -27,6 +28,8 @@ pub struct Case {
     pub groups: Vec<DeviceGroup>,
     /// Holds of the namespace.
     pub holds: Vec<UpdateHold>,
+    /// MaintenanceWindows of the namespace.
+    pub windows: Vec<MaintenanceWindow>,
     /// EmergencyStops of the cluster.
     pub stops: Vec<EmergencyStop>,
 }
@@ -53,6 +56,7 @@ fn in_rollouts(case: &Case, name: &str, now: Timestamp) -> Vec<String> {
     let row = DeviceRow::new(&case.device);
     let groups: Vec<_> = case.groups.iter().map(GroupView::new).collect();
     let holds: Vec<_> = case.holds.iter().map(hold_view).collect();
+    let windows: Vec<_> = case.windows.iter().map(|all| Arc::new(WindowView::new(all))).collect();
     let stops: Vec<_> = case.stops.iter().map(|stop| Arc::new(StopView::new(stop))).collect();
     let mut sentences = Vec::new();
     for slice in &case.slices {
@@ -74,6 +78,7 @@ fn in_rollouts(case: &Case, name: &str, now: Timestamp) -> Vec<String> {
                 device: Some(&row),
                 groups: &groups,
                 holds: &holds,
+                windows: &windows,
                 stops: &stops,
             };
             let explanation = explain_device(&story);
@@ -220,6 +225,7 @@ mod tests {
             rollouts: vec![rollout],
             groups: Vec::new(),
             holds: Vec::new(),
+            windows: Vec::new(),
             stops: Vec::new(),
         };
 

@@ -13,7 +13,7 @@ use kube::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 use wardring_api::{
-    Device, DeviceGroup, EmergencyStop, EnrollmentRequest, EnrollmentToken, PatchJob, PatchLedger,
+    Device, DeviceGroup, EmergencyStop, EnrollmentRequest, EnrollmentToken, MaintenanceWindow, PatchJob, PatchLedger,
     PatchRollout, PatchRolloutSlice, Update, UpdateHold,
 };
 
@@ -152,6 +152,7 @@ fn read(kind: &str, stored: Value) -> Result<()> {
         "DeviceGroup" => as_type::<DeviceGroup>(stored),
         "Update" => as_type::<Update>(stored),
         "UpdateHold" => as_type::<UpdateHold>(stored),
+        "MaintenanceWindow" => as_type::<MaintenanceWindow>(stored),
         "EmergencyStop" => as_type::<EmergencyStop>(stored),
         "EnrollmentToken" => as_type::<EnrollmentToken>(stored),
         "EnrollmentRequest" => as_type::<EnrollmentRequest>(stored),

@@ -35,6 +35,9 @@ const SETS: &[&str] = &[
     "spec.autonomousRollback.triggers",
     "spec.roles",
     "spec.kbs",
+    "spec.allows",
+    "spec.windows",
+    "spec.stages[].windows",
 ];
 
 /// Completes `schema` in place.

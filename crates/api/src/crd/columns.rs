@@ -70,6 +70,14 @@ fn table(kind: &str) -> Vec<Column> {
             ("Rollout", "string", ".spec.rollout", Always),
             ("Reason", "string", ".spec.reason", Always),
         ],
+        "MaintenanceWindow" => vec![
+            ("Type", "string", ".spec.type", Always),
+            ("Open", "boolean", ".status.open", Always),
+            ("Opens", "string", ".status.nextOpen", Always),
+            ("Closes", "string", ".status.nextClose", Always),
+            ("Zone", "string", ".spec.timeZone", Wide),
+            ("Reason", "string", ".spec.reason", Wide),
+        ],
         "EmergencyStop" => vec![
             ("KBs", "string", ".spec.kbs", Always),
             ("Held", "integer", ".status.held", Always),

@@ -17,8 +17,8 @@ use serde_json::Value;
 pub use rules::{Rule, rules};
 
 use crate::{
-    Device, DeviceGroup, EmergencyStop, EnrollmentRequest, EnrollmentToken, PatchJob, PatchLedger,
-    PatchRollout, PatchRolloutSlice, Update, UpdateHold,
+    Device, DeviceGroup, EmergencyStop, EnrollmentRequest, EnrollmentToken, MaintenanceWindow,
+    PatchJob, PatchLedger, PatchRollout, PatchRolloutSlice, Update, UpdateHold,
 };
 
 /// Every CRD of the group, complete, in the order of the reference page.
@@ -32,6 +32,7 @@ pub fn all_crds() -> Vec<CustomResourceDefinition> {
         DeviceGroup::crd(),
         Update::crd(),
         UpdateHold::crd(),
+        MaintenanceWindow::crd(),
         EmergencyStop::crd(),
         EnrollmentToken::crd(),
         EnrollmentRequest::crd(),

@@ -28,6 +28,7 @@ pub fn rules(kind: &str) -> &'static [Rule] {
         "Device" => DEVICE,
         "DeviceGroup" => DEVICE_GROUP,
         "Update" => UPDATE,
+        "MaintenanceWindow" => MAINTENANCE_WINDOW,
         "EmergencyStop" => EMERGENCY_STOP,
         "EnrollmentToken" => ENROLLMENT_TOKEN,
         "EnrollmentRequest" => ENROLLMENT_REQUEST,
@@ -384,6 +385,79 @@ const DEVICE_GROUP: &[Rule] = &[
 
 const UPDATE: &[Rule] =
     &[rule("spec.release", RELEASE, "spec.release: must be a month written like `2026-11`")];
+
+const MAINTENANCE_WINDOW: &[Rule] = &[
+    rule(
+        "",
+        SHORT_NAME,
+        "metadata.name: must have at most 63 characters, so that a stage can name it",
+    ),
+    rule(
+        "spec.selector",
+        SELECTS,
+        "spec.selector: write `matchLabels` or `matchExpressions`, or leave `selector` out for every device",
+    ),
+    rule(
+        "spec",
+        "self.type != 'Deny' || (has(self.reason) && self.reason.matches('[^ \\t\\r\\n]'))",
+        "spec.reason: a freeze must say why; everybody who waits reads it",
+    ),
+    rule(
+        "spec",
+        "self.type != 'Deny' || (!has(self.startCutoff) && !has(self.overrun.limit) && self.overrun.action == 'Finish')",
+        "spec: `startCutoff` and `overrun` are for windows of type Allow",
+    ),
+    rule(
+        "spec.schedule",
+        "[has(self.cron), has(self.patchTuesday), has(self.monthly), has(self.once)].filter(given, given).size() == 1",
+        "spec.schedule: give exactly one of `cron`, `patchTuesday`, `monthly` and `once`",
+    ),
+    rule(
+        "spec",
+        "has(self.schedule.once) ? !has(self.duration) && !has(self.timeZone) : has(self.duration) && has(self.timeZone)",
+        "spec: a recurring schedule needs `duration` and `timeZone`; `once` has its own end and needs neither",
+    ),
+    rule(
+        "spec.schedule.once",
+        "self.until > self.from",
+        "spec.schedule.once: `until` must be later than `from`",
+    ),
+    rule(
+        "spec.schedule.cron",
+        "self.matches('^[^ ]+( [^ ]+){4}$')",
+        "spec.schedule.cron: must have five fields with one space between: minute, hour, day of the month, month, day of the week",
+    ),
+    rule(
+        "spec.timeZone",
+        "self.matches('^[A-Za-z][A-Za-z0-9_+/-]*$')",
+        "spec.timeZone: must be a name of the IANA database such as `Europe/Berlin`, or `Device`",
+    ),
+    rule(
+        "spec.duration",
+        "self.contains('d') ? self.matches('^([1-9]|[12][0-9]|3[01])d$') : duration(self) >= duration('1m') && duration(self) <= duration('744h')",
+        "spec.duration: must be between `1m` and `31d`; days stand alone",
+    ),
+    rule(
+        "spec.startCutoff",
+        AT_MOST_A_DAY,
+        "spec.startCutoff: must be at most `24h`, and days are written as hours",
+    ),
+    rule(
+        "spec",
+        "!has(self.startCutoff) || !has(self.duration) || self.duration.contains('d') || self.startCutoff.contains('d') || duration(self.startCutoff) < duration(self.duration)",
+        "spec.startCutoff: must be shorter than `duration`, or nothing could ever begin",
+    ),
+    rule(
+        "spec.overrun.limit",
+        AT_MOST_A_DAY,
+        "spec.overrun.limit: must be at most `24h`, and days are written as hours",
+    ),
+    rule(
+        "spec.overrun",
+        "!has(self.limit) || self.action == 'Finish'",
+        "spec.overrun.limit: is for action Finish",
+    ),
+];
 
 const EMERGENCY_STOP: &[Rule] = &[
     rule(

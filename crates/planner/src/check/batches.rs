@@ -1,15 +1,15 @@
 //! Batches: what stands in the API server at the moment the ledger names new grants.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::Timestamp;
 use wardring_api::{
     AwaitingRebootAction, Batch, Cap, DeviceMode, JobAction, LineState, PatchRollout,
-    PatchRolloutStatus, SliceLine, StageState,
+    PatchRolloutStatus, RollbackWindows, SliceLine, StageState, WindowAction, WindowType,
 };
 
 use super::Replay;
-use crate::{BATCH_SIZE, SliceView};
+use crate::{BATCH_SIZE, SliceView, WindowView, calendar};
 
 /// Devices of one stage that count against its limits.
 #[derive(Default)]
@@ -229,6 +229,63 @@ impl Replay<'_> {
         if let Some(stop) = stops.find(|stop| stop.stops(action, kbs(), &row.labels)) {
             let message = format!("{device} would be granted under EmergencyStop {}", stop.name);
             self.breaks("S5", message);
+        }
+    }
+
+    /// Nothing is granted outside the windows that the stage and the device's groups name, and nothing in
+    /// a freeze.
+    pub(super) fn windows(
+        &mut self,
+        rollout: &PatchRollout,
+        slice: &SliceView,
+        device: &str,
+        action: JobAction,
+    ) {
+        let (snapshot, now) = (self.snapshot, self.snapshot.now);
+        let begins = match action {
+            JobAction::Rollback => WindowAction::Uninstall,
+            JobAction::Install | JobAction::Download => WindowAction::Install,
+        };
+        let ignores = rollout.spec.on_failure.windows == RollbackWindows::Ignore;
+        let position = snapshot.devices.find(device);
+        let Some(position) = position.filter(|_| action != JobAction::Rollback || !ignores) else {
+            return;
+        };
+        let row = &snapshot.devices.rows()[position];
+        let zone = row.time_zone.as_deref().and_then(calendar::zone);
+        let is_open = |window: &WindowView| {
+            let opening = window.opening(zone.as_ref(), now);
+            opening.is_some_and(|opening| opening.open <= now && now < opening.close)
+        };
+        let concerns =
+            |window: &WindowView| window.selects(&row.labels) && window.problem().is_none();
+        let groups = snapshot.devices.groups_of(position).iter();
+        let mut lists: Vec<&[String]> =
+            groups.map(|&group| &*snapshot.devices.groups()[group as usize].spec.windows).collect();
+        let stage = rollout.spec.stages.iter().find(|stage| stage.name == slice.stage);
+        lists.extend(stage.map(|stage| &*stage.windows));
+        for list in lists.into_iter().filter(|list| !list.is_empty()) {
+            let mut named =
+                snapshot.windows.iter().filter(|all| list.contains(&all.name.to_string()));
+            let lets = |window: &Arc<WindowView>| {
+                window.spec.kind == WindowType::Allow
+                    && concerns(window)
+                    && window.allows(begins)
+                    && is_open(window)
+            };
+            if !named.any(lets) {
+                let list = list.join(", ");
+                let message = format!("{device} would be granted outside of its windows ({list})");
+                self.breaks("S14", message);
+            }
+        }
+        let mut freezes = snapshot.windows.iter().filter(|all| all.spec.kind == WindowType::Deny);
+        let bars = |window: &Arc<WindowView>| {
+            window.selects(&row.labels) && !window.allows(begins) && is_open(window)
+        };
+        if let Some(freeze) = freezes.find(|window| bars(window)) {
+            let message = format!("{device} would be granted in the freeze {}", freeze.name);
+            self.breaks("S14", message);
         }
     }
 

@@ -6,8 +6,8 @@ use wardring_api::{
     JobAction, JobState, LineState, Permit, PermitStep, SliceLine, reasons::Reason,
 };
 use wardring_planner::{
-    Circumstances, JobOutcome, Outcome, OutcomeResult, PermitFacts, PermitRequest, PermitVerdict,
-    permit,
+    Circumstances, GroupView, JobOutcome, Outcome, OutcomeResult, PermitFacts, PermitRequest,
+    PermitVerdict, permit,
 };
 
 use super::World;
@@ -324,11 +324,13 @@ impl Agent {
             let lines = slice.spec.lines.iter().filter_map(|text| text.parse::<SliceLine>().ok());
             lines.into_iter().find(|line| line.device == self.name)
         });
-        let held = world.groups.values().find(|group| {
+        let mine = |group: &&GroupView| {
             let labels = group.spec.selector.match_labels.iter().flatten();
             labels.into_iter().all(|(key, value)| row.labels.get(key) == Some(value))
-                && group.status.reboots == wardring_api::Reboots::Held
-        });
+        };
+        let groups: Vec<&GroupView> = world.groups.values().filter(mine).collect();
+        let held = groups.iter().find(|group| group.status.reboots == wardring_api::Reboots::Held);
+        let lists: Vec<&[String]> = groups.iter().map(|group| &*group.spec.windows).collect();
         let verdict = permit(&PermitFacts {
             now: world.now,
             request: PermitRequest {
@@ -346,6 +348,8 @@ impl Agent {
             rollout: job.and_then(|job| world.rollouts.get(&job.rollout)),
             device: Some(row),
             reboots_held_by: held.map(|group| group.name.as_str()),
+            group_windows: &lists,
+            windows: &world.windows(),
             stops: &world.stops(),
             circumstances: Circumstances {
                 restored_from_backup: world.guards.restored_from_backup.is_some(),

@@ -15,13 +15,13 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use wardring_api::{
     DeviceGroupSpec, DeviceGroupStatus, EmergencyStop, EmergencyStopSpec, LabelSelector, LineState,
-    PatchRollout, PatchRolloutSlice, PatchRolloutSliceSpec, PatchRolloutSpec, PatchRolloutStatus,
-    SliceLine, UpdateHoldSpec, UpdateSpec, names,
+    MaintenanceWindow, PatchRollout, PatchRolloutSlice, PatchRolloutSliceSpec, PatchRolloutSpec,
+    PatchRolloutStatus, SliceLine, UpdateHoldSpec, UpdateSpec, names,
 };
 use wardring_planner::{
     Action, DeviceRow, DeviceStory, DeviceTable, GrantId, GroupView, Guards, HoldView, JobView,
-    LedgerView, Outcome, OutcomeResult, Plan, SliceView, Snapshot, StopView, check, explain_device,
-    plan, take_over,
+    LedgerView, Outcome, OutcomeResult, Plan, SliceView, Snapshot, StopView, WindowView, check,
+    explain_device, plan, take_over,
 };
 
 use agent::Agent;
@@ -42,6 +42,7 @@ pub struct World {
     pub updates: Vec<UpdateSpec>,
     pub holds: BTreeMap<String, UpdateHoldSpec>,
     pub stops: BTreeMap<String, EmergencyStopSpec>,
+    pub windows: BTreeMap<String, MaintenanceWindow>,
     pub agents: BTreeMap<String, Agent>,
     /// Grants whose job this controller knows it never asked for.
     pub uncreated: BTreeSet<GrantId>,
@@ -81,6 +82,7 @@ impl World {
             updates: vec![update("KB5068787", SERVER), update("KB5068791", "Windows 11 24H2")],
             holds: BTreeMap::new(),
             stops: BTreeMap::new(),
+            windows: BTreeMap::new(),
             agents: BTreeMap::new(),
             uncreated: BTreeSet::new(),
             events: Vec::new(),
@@ -102,6 +104,7 @@ impl World {
             rollback: Default::default(),
             health_presets: Vec::new(),
             hooks: Default::default(),
+            windows: Vec::new(),
         };
         let view = GroupView { name: name.to_owned(), spec, status: DeviceGroupStatus::default() };
         self.groups.entry(name.to_owned()).or_insert(view)
@@ -207,6 +210,7 @@ impl World {
                 .iter()
                 .map(|(name, spec)| HoldView { name: name.clone(), spec: spec.clone() })
                 .collect(),
+            windows: self.windows(),
             stops: self.stops(),
             uncreated: self.uncreated.clone(),
             cannot_create: BTreeMap::new(),
@@ -219,6 +223,17 @@ impl World {
             Arc::new(StopView::new(&EmergencyStop::new(name, spec.clone())))
         };
         self.stops.iter().map(view).collect()
+    }
+
+    /// Every MaintenanceWindow, as the gateways read it too.
+    pub fn windows(&self) -> Vec<Arc<WindowView>> {
+        self.windows.values().map(|window| Arc::new(WindowView::new(window))).collect()
+    }
+
+    /// Makes a MaintenanceWindow.
+    pub fn window(&mut self, name: &str, spec: &str) {
+        let spec = serde_yaml::from_str(spec).expect("the window reads");
+        self.windows.insert(name.to_owned(), MaintenanceWindow::new(name, spec));
     }
 
     /// Puts an EmergencyStop in force.
@@ -356,6 +371,9 @@ impl World {
             Action::WriteGroupStatus { group, status } => {
                 self.groups.get_mut(group).unwrap().status = status.clone();
             }
+            Action::WriteWindowStatus { window, status } => {
+                self.windows.get_mut(window).unwrap().status = Some(status.clone());
+            }
             Action::Emit(event) => {
                 self.writes -= 1;
                 self.events.push(format!("{} {}", event.reason.as_str(), event.note));
@@ -432,6 +450,7 @@ pub fn explained(world: &World) -> String {
         device: world.devices.get("test-1"),
         groups: &groups,
         holds: &world.snapshot().holds,
+        windows: &world.windows(),
         stops: &world.stops(),
     });
     told.message

@@ -95,7 +95,9 @@ impl Controller {
                 Action::CreateJob(_) | Action::DeleteJob { .. } | Action::DeleteSlice { .. } => {
                     true
                 }
-                Action::WriteGroupStatus { .. } | Action::CreateHold { .. } => true,
+                Action::WriteGroupStatus { .. }
+                | Action::WriteWindowStatus { .. }
+                | Action::CreateHold { .. } => true,
                 Action::CreateSlice(new) => is_same_list(refusal, new),
                 _ => false,
             },
@@ -216,7 +218,8 @@ fn step(action: &Action, work: &Work) -> Step {
             object.status = Some(status.clone());
             replace(stored, object.into())
         }
-        Action::Emit(_) => Step::Done,
+        // The simulator has no windows.
+        Action::WriteWindowStatus { .. } | Action::Emit(_) => Step::Done,
     }
 }
 

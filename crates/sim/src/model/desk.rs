@@ -56,6 +56,8 @@ impl Tenant {
             rollout: Some(rollout),
             device: self.devices.get(&self.names[device]),
             reboots_held_by: None,
+            group_windows: &[],
+            windows: &[],
             stops: &[],
             circumstances: Circumstances {
                 leader_fresh: state.holder.is_some() || self.flaw == Some(Flaw::PermitUnled),

@@ -122,6 +122,7 @@ impl Tenant {
             devices: self.devices.clone(),
             updates: self.updates.clone(),
             holds: Vec::new(),
+            windows: Vec::new(),
             stops: Vec::new(),
             uncreated,
             cannot_create: Default::default(),
@@ -160,7 +161,10 @@ impl Tenant {
             .filter(|action| match action {
                 // What only tells people something changes no decision.
                 Action::WriteStatus { status, .. } => Some(meaning((**status).clone())) != before,
-                Action::Emit(_) | Action::WriteGroupStatus { .. } | Action::CreateHold { .. } => {
+                Action::Emit(_)
+                | Action::WriteGroupStatus { .. }
+                | Action::WriteWindowStatus { .. }
+                | Action::CreateHold { .. } => {
                     false
                 }
                 _ => true,

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
 
 mod autonomous;
+mod calendar;
 mod certificates;
 mod checks;
 mod crashes;

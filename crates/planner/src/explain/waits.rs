@@ -1,0 +1,148 @@
+//! Why a device waits: for its turn, for a person, or for a window.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use wardring_api::{JobAction, LineState, RollbackWindows, StageState, Waiting, reasons::Reason};
+
+use super::{DeviceStory, Explanation, is_stopped, last_end, lower_first, one_line, told};
+use crate::{
+    DeviceTable, JobView, Selector, StopView,
+    agenda::{Agenda, Closed},
+    caps::{Rules, later},
+    eligibility::device_hold,
+    line::Line,
+    resolve::Coverage,
+    wake::Wake,
+    windows::{self, installed_at},
+};
+
+/// The windows that the device has to keep to.
+fn agenda<'a>(story: &DeviceStory<'a>) -> Option<Agenda<'a>> {
+    let stage = story.rollout.spec.stages.iter().find(|stage| stage.name == story.stage)?;
+    let row = story.device?;
+    let mine = story
+        .groups
+        .iter()
+        .filter(|group| Selector::new(&group.spec.selector).matches(&row.labels));
+    let lists = mine.map(|group| group.spec.windows.as_slice());
+    Some(Agenda::new(story.windows, &stage.windows, lists, row))
+}
+
+/// Why a window keeps the device from restarting, if one does.
+pub(super) fn restart_window(story: &DeviceStory<'_>, job: &JobView) -> Option<Closed> {
+    let ignores = story.rollout.spec.on_failure.windows == RollbackWindows::Ignore;
+    if job.action == JobAction::Rollback && ignores {
+        return None;
+    }
+    agenda(story)?.may_restart(installed_at(job), story.now).err()
+}
+
+/// The stop that keeps a device without a job from starting.
+fn starting_stop<'a>(story: &DeviceStory<'a>) -> Option<&'a StopView> {
+    let row = story.device?;
+    let updates = story.rollout.status.iter().flat_map(|status| &status.resolved_updates);
+    let here = updates.filter(|update| row.product.as_deref() == Some(&*update.product));
+    let kbs = || here.clone().map(|update| update.kb.as_str());
+    let mut stops = story.stops.iter().map(Arc::as_ref);
+    stops.find(|stop| stop.stops(JobAction::Install, kbs(), &row.labels))
+}
+
+pub(super) fn waiting(story: &DeviceStory<'_>, line: &Line, rules: &Rules) -> Explanation {
+    let (device, rollout) = (&story.line.device, story.rollout);
+    let (reason, until) = hold(story, line, rules);
+    let message = match reason {
+        Reason::InProgress => format!("{device} can start and is next."),
+        Reason::EmergencyStop => {
+            format!("{device} does not start: {}", told(starting_stop(story)))
+        }
+        Reason::DeviceHeld => {
+            let held = story.device.and_then(|row| row.hold.as_ref());
+            let why = held.map_or(String::new(), |hold| one_line(&hold.reason));
+            format!("{device} does not start: a person holds it ({why}).")
+        }
+        Reason::Busy => {
+            let other = story.job.map_or("another rollout", |job| job.rollout.as_str());
+            format!("{device} does not start: it still has a job of {other}.")
+        }
+        Reason::RolloutStopped => {
+            let status = rollout.status.as_ref();
+            let latch = status.and_then(|status| {
+                status.aborted.as_ref().or(status.suspended.as_ref()).or(status.halted.as_ref())
+            });
+            let why = latch.map_or(Reason::RolloutStopped.meaning(), |latch| &latch.message);
+            format!("{device} does not start: {why}")
+        }
+        Reason::Backoff => {
+            format!("{device} gets its next attempt later; it {}", last_end(story.line))
+        }
+        reason if windows::is_reason(reason) => {
+            let closed = agenda(story).and_then(|all| all.may_install(story.now).err());
+            let why = closed.map_or(reason.meaning().to_owned(), |closed| closed.message);
+            format!("{device} does not start: {why}")
+        }
+        reason => format!("{device} does not start: {}", lower_first(reason.meaning())),
+    };
+    Explanation { reason, message, until }
+}
+
+/// The first thing that keeps a waiting device from starting.
+fn hold(story: &DeviceStory<'_>, line: &Line, rules: &Rules) -> (Reason, Option<Timestamp>) {
+    let rollout = story.rollout;
+    let ended = rollout.status.as_ref().is_some_and(|status| status.aborted.is_some());
+    if ended || rollout.spec.abort.is_some() {
+        return (Reason::RolloutStopped, None);
+    }
+    let Some(row) = story.device else { return (Reason::Replaced, None) };
+    if starting_stop(story).is_some() && rollout.metadata.deletion_timestamp.is_none() {
+        return (Reason::EmergencyStop, None);
+    }
+    let status = rollout.status.clone().unwrap_or_default();
+    let table = DeviceTable::new(vec![row.clone()], story.groups.to_vec());
+    let coverage = Coverage::new(&status.resolved_updates, &[], story.holds, &table);
+    let mut wake = Wake::new(story.now);
+    if let Some(reason) = device_hold(row, 0, &rollout.spec, &coverage, &table, &mut wake) {
+        return (reason, wake.next());
+    }
+    if story.job.is_some() {
+        return (Reason::Busy, None);
+    }
+    if is_stopped(rollout) {
+        return (Reason::RolloutStopped, None);
+    }
+    let stage = status.stages.iter().find(|stage| stage.name == story.stage);
+    if stage.is_none_or(|stage| stage.state != StageState::Open) {
+        return (Reason::StageNotOpen, None);
+    }
+    let named = rollout.spec.stages.iter().find(|named| named.name == story.stage);
+    let group = named.and_then(|named| named.group.as_deref());
+    if group.is_some_and(|name| table.find_group(name).is_none()) {
+        return (Reason::GroupNotFound, None);
+    }
+    let again = line.at.map(|at| later(at, rules.backoff));
+    if line.state != LineState::Pending && again.is_some_and(|again| story.now < again) {
+        return (Reason::Backoff, again);
+    }
+    let listens = |waiting: &&Waiting| waiting.reason == Reason::AgentsUnheard.as_str();
+    if let Some(waiting) = status.waiting_for.iter().find(listens) {
+        return (Reason::AgentsUnheard, waiting.until.or(status.next_evaluation));
+    }
+    let closed = agenda(story).and_then(|all| all.may_install(story.now).err());
+    if let Some(Closed { reason, until, .. }) = closed {
+        return (reason, until);
+    }
+    let full = stage.is_some_and(|stage| {
+        stage.caps.is_some_and(|caps| stage.counts.in_progress >= caps.max_concurrency)
+    });
+    if full {
+        return (Reason::SlotsTaken, None);
+    }
+    let crowded = table.groups_of(0).iter().any(|&group| {
+        let group = &table.groups()[group as usize];
+        let size = group.status.devices as usize;
+        group.spec.max_unavailable.is_some_and(|cap| {
+            group.status.unavailable as usize >= crate::caps::group_limit(cap, size)
+        })
+    });
+    if crowded { (Reason::GroupUnavailable, None) } else { (Reason::InProgress, None) }
+}

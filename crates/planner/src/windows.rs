@@ -1,0 +1,224 @@
+//! MaintenanceWindows in a pass: which devices of a stage they keep back, whether a stage stands still for
+//! them alone, and what their statuses say.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use jiff::{Timestamp, tz::TimeZone};
+use wardring_api::{
+    JobAction, LineState, MaintenanceWindowStatus, PermitStep, RollbackWindows, StageState,
+    WindowAction, WindowType,
+    conditions::{self, Truth},
+    reasons::Reason,
+};
+
+use crate::{
+    Action, JobView, WindowView,
+    agenda::{Agenda, Closed},
+    calendar::zone,
+    halt::current_stage,
+    line::{Doing, doing},
+    plan::Lanes,
+    validate::{Run, Scene},
+    wake::Wake,
+};
+
+/// What the windows of one stage say about the devices of its namespace. Devices that are alike in all
+/// that windows look at get one answer.
+pub(crate) struct StageWindows<'a> {
+    scene: &'a Scene<'a>,
+    stage: &'a [String],
+    /// Positions of windows that select some devices only.
+    selective: Vec<u32>,
+    /// Some window opens by each device's own clock.
+    by_device: bool,
+    /// Nothing could keep anything back.
+    is_free: bool,
+    known: BTreeMap<Alike, Result<Timestamp, Closed>>,
+}
+
+/// What windows look at: the action, the device's groups, its clock, and the windows that select it.
+type Alike = (WindowAction, u32, Option<Arc<str>>, Vec<u32>);
+
+impl<'a> StageWindows<'a> {
+    pub fn new(scene: &'a Scene<'a>, stage: &'a [String]) -> StageWindows<'a> {
+        let windows = scene.windows.iter().enumerate();
+        let selective = windows.filter(|(_, window)| window.spec.selector.is_some());
+        let denies = scene.windows.iter().any(|window| window.spec.kind == WindowType::Deny);
+        let grouped = scene.table.groups().iter().any(|group| !group.spec.windows.is_empty());
+        StageWindows {
+            scene,
+            stage,
+            selective: selective.map(|(position, _)| position as u32).collect(),
+            by_device: scene.windows.iter().any(|window| window.follows_devices()),
+            is_free: stage.is_empty() && !denies && !grouped,
+            known: BTreeMap::new(),
+        }
+    }
+
+    /// Whether `action` may begin now on the device at `position`: until when, or why not.
+    pub fn say(&mut self, action: WindowAction, position: usize) -> Result<Timestamp, Closed> {
+        if self.is_free {
+            return Ok(Timestamp::MAX);
+        }
+        let (scene, stage) = (self.scene, self.stage);
+        let row = &scene.table.rows()[position];
+        let selects = |window: &&u32| scene.windows[**window as usize].selects(&row.labels);
+        let alike = (
+            action,
+            scene.table.membership_of(position) as u32,
+            row.time_zone.clone().filter(|_| self.by_device),
+            self.selective.iter().filter(selects).copied().collect(),
+        );
+        let answer = || {
+            let agenda = agenda(scene, stage, position);
+            match action {
+                WindowAction::Install => agenda.may_install(scene.now),
+                action => agenda.may_begin(action, scene.now),
+            }
+        };
+        self.known.entry(alike).or_insert_with(answer).clone()
+    }
+}
+
+/// The windows that concern the device at `position` in a stage that names `stage`.
+pub(crate) fn agenda<'a>(scene: &'a Scene<'a>, stage: &'a [String], position: usize) -> Agenda<'a> {
+    let table = scene.table;
+    let groups = table.groups_of(position).iter();
+    let lists = groups.map(|&group| table.groups()[group as usize].spec.windows.as_slice());
+    Agenda::new(&scene.windows, stage, lists, &table.rows()[position])
+}
+
+/// Whether the reason is one that windows give.
+pub(crate) fn is_reason(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::OutsideWindow
+            | Reason::Frozen
+            | Reason::WindowNeverOpens
+            | Reason::WindowNotFound
+            | Reason::InvalidWindow
+            | Reason::NoTimeZone
+    )
+}
+
+/// Whether windows keep the run's rollbacks back.
+pub(crate) fn rollbacks_wait(run: &Run<'_>) -> bool {
+    run.rollout.spec.on_failure.windows == RollbackWindows::Respect
+}
+
+/// Why all that the current stage still has to do waits for a window, if it does: then the stage's
+/// deadline stands still. It does not while nobody knows of a way on. The reason is that of the first
+/// device in the way.
+pub(crate) fn standing(run: &Run<'_>, scene: &Scene<'_>) -> Option<Closed> {
+    let position = current_stage(run)?;
+    let stage = &run.stages[position];
+    if run.stop.is_some() || run.status.stages[position].state != StageState::Open {
+        return None;
+    }
+    let mut windows = StageWindows::new(scene, &stage.spec.windows);
+    if windows.is_free {
+        return None;
+    }
+    let mut first = None;
+    for line in stage.frozen.iter().flat_map(|frozen| &frozen.lines) {
+        let is_granted = line.state == LineState::Granted;
+        if !is_granted && !line.waits(&stage.rules) || scene.row(line).is_none() {
+            continue;
+        }
+        let closed = if is_granted {
+            let job = scene.own_job(line, run.uid());
+            restart(job?, scene, &stage.spec.windows, line.row as usize)?
+        } else {
+            windows.say(WindowAction::Install, line.row as usize).err()?
+        };
+        closed.until?;
+        first.get_or_insert(closed);
+    }
+    first
+}
+
+/// Why a device that installed waits with its restart, if a window is all that it waits for.
+fn restart(job: &JobView, scene: &Scene<'_>, stage: &[String], position: usize) -> Option<Closed> {
+    if job.action != JobAction::Install || doing(job) != Doing::AwaitingReboot {
+        return None;
+    }
+    agenda(scene, stage, position).may_restart(installed_at(job), scene.now).err()
+}
+
+/// When the job was permitted to install.
+pub(crate) fn installed_at(job: &JobView) -> Option<Timestamp> {
+    let installs = job
+        .permitted
+        .iter()
+        .filter(|all| all.attempt == job.attempt && all.step == PermitStep::Install);
+    installs.map(|permit| permit.at).max()
+}
+
+/// Statuses of windows that differ from what was last written.
+pub(crate) fn write_statuses(scene: &Scene<'_>, lanes: &mut Lanes, wake: &mut Wake) {
+    for window in &scene.windows {
+        let status = status(window, scene);
+        for instant in [status.next_open, status.next_close].into_iter().flatten() {
+            wake.at(instant);
+        }
+        if status != window.status {
+            let window = window.name.to_string();
+            lanes.groups.push(Action::WriteWindowStatus { window, status });
+        }
+    }
+}
+
+fn status(window: &WindowView, scene: &Scene<'_>) -> MaintenanceWindowStatus {
+    let mut status = MaintenanceWindowStatus {
+        observed_generation: window.generation,
+        conditions: window.status.conditions.clone(),
+        ..MaintenanceWindowStatus::default()
+    };
+    for zone in zones(window, scene) {
+        let Some(opening) = window.opening(zone.as_ref(), scene.now) else { continue };
+        let is_open = opening.open <= scene.now;
+        let next =
+            if is_open { window.opening(zone.as_ref(), opening.close) } else { Some(opening) };
+        if let Some(next) = next
+            && status.next_open.is_none_or(|known| next.open < known)
+        {
+            status.next_open = Some(next.open);
+            if !status.open && !is_open {
+                status.next_close = Some(next.close);
+            }
+        }
+        if is_open {
+            let known = status.next_close.filter(|_| status.open);
+            (status.open, status.next_close) = (true, known.max(Some(opening.close)));
+        }
+    }
+    let is_over = window.spec.schedule.once.is_some() && status.next_close.is_none();
+    let (truth, reason, message) = if let Some(problem) = window.problem() {
+        (Truth::False, Reason::InvalidWindow, problem.to_owned())
+    } else if is_over {
+        (Truth::True, Reason::Completed, "It is over.".to_owned())
+    } else if status.next_close.is_some() {
+        (Truth::True, Reason::Planned, "Its schedule is in force.".to_owned())
+    } else if window.follows_devices() {
+        (Truth::False, Reason::NoTimeZone, Reason::NoTimeZone.meaning().to_owned())
+    } else {
+        let message = "It does not open within five years.".to_owned();
+        (Truth::False, Reason::WindowNeverOpens, message)
+    };
+    let list = &mut status.conditions;
+    conditions::set(list, conditions::READY, truth, reason, &message, window.generation, scene.now);
+    status
+}
+
+/// The clocks by which the window opens, in order.
+fn zones(window: &WindowView, scene: &Scene<'_>) -> Vec<Option<TimeZone>> {
+    if !window.follows_devices() {
+        return vec![None];
+    }
+    let rows = scene.table.rows().iter().filter(|row| window.selects(&row.labels));
+    let names: BTreeSet<&str> = rows.filter_map(|row| row.time_zone.as_deref()).collect();
+    names.into_iter().filter_map(zone).map(Some).collect()
+}

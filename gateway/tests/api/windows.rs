@@ -1,0 +1,87 @@
+//! Maintenance windows at the permit desk: what was granted inside of one begins only inside of one.
+
+use jiff::{SignedDuration, Timestamp};
+use kube::{
+    Api,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+use wardring_api::{DeviceGroup, MaintenanceWindow};
+use wardring_protocol::{PermitAnswer, Step};
+
+use crate::support::*;
+
+async fn window(site: &Site, name: &str, spec: Value) {
+    let api: Api<MaintenanceWindow> = Api::namespaced(site.client.clone(), &site.tenant);
+    let window: MaintenanceWindow = object(json!({
+        "apiVersion": "wardring.dev/v1alpha1", "kind": "MaintenanceWindow",
+        "metadata": { "name": name, "namespace": site.tenant }, "spec": spec,
+    }));
+    api.create(&PostParams::default(), &window).await.unwrap();
+}
+
+/// From an hour ago, or in an hour, for an hour.
+fn once(from_minutes: i64) -> Value {
+    let from = Timestamp::now() + SignedDuration::from_mins(from_minutes);
+    let from = from.round(jiff::Unit::Second).unwrap();
+    json!({ "once": { "from": from, "until": from + SignedDuration::from_hours(1) } })
+}
+
+fn refusal(answer: PermitAnswer) -> (String, String, u64) {
+    let PermitAnswer::Refused { reason, message, retry_ms } = answer else { panic!("{answer:?}") };
+    (reason, message, retry_ms)
+}
+
+#[tokio::test]
+async fn nothing_begins_in_a_freeze_and_it_is_asked_again_in_time() {
+    let site = Site::new().await;
+    let agent = site.device("ws-1").await;
+    let key = site.grant(&agent, &site.rollout().await).await;
+    let gateway = site.gateway(&[]).await;
+    gateway.sees_leader().await;
+    let freeze = json!({ "type": "Deny", "reason": "surgery", "schedule": once(-30) });
+    window(&site, "freeze", freeze).await;
+    for step in [Step::Install, Step::Reboot] {
+        let (reason, message, retry_ms) = refusal(gateway.permit(&agent, &key, step).await);
+        assert_eq!(reason, "Frozen");
+        assert!(message.ends_with(": surgery."), "{message}");
+        assert_eq!(retry_ms, 300_000, "windows are edited, too");
+    }
+    assert!(site.job_status(&agent).await.permitted.is_empty());
+    let api: Api<MaintenanceWindow> = Api::namespaced(site.client.clone(), &site.tenant);
+    api.delete("freeze", &DeleteParams::default()).await.unwrap();
+    assert_eq!(gateway.permit(&agent, &key, Step::Install).await, PermitAnswer::Granted);
+}
+
+#[tokio::test]
+async fn a_group_s_window_holds_at_the_desk_whatever_the_rollout_says() {
+    let site = Site::new().await;
+    let agent = site.device("ws-1").await;
+    let labels = Patch::Merge(json!({ "metadata": { "labels": { "site": site.tenant } } }));
+    site.devices().patch(&agent.name, &PatchParams::default(), &labels).await.unwrap();
+    let groups: Api<DeviceGroup> = Api::namespaced(site.client.clone(), &site.tenant);
+    let group: DeviceGroup = object(json!({
+        "apiVersion": "wardring.dev/v1alpha1", "kind": "DeviceGroup",
+        "metadata": { "name": "controllers", "namespace": site.tenant },
+        "spec": {
+            "selector": { "matchLabels": { "site": site.tenant } },
+            "windows": ["tonight"],
+        },
+    }));
+    groups.create(&PostParams::default(), &group).await.unwrap();
+    let key = site.grant(&agent, &site.rollout().await).await;
+    let gateway = site.gateway(&[]).await;
+    gateway.sees_leader().await;
+
+    let (reason, message, _) = refusal(gateway.permit(&agent, &key, Step::Install).await);
+    assert_eq!(reason, "WindowNotFound");
+    assert_eq!(message, "MaintenanceWindow tonight does not exist.");
+    window(&site, "tonight", json!({ "type": "Allow", "schedule": once(60) })).await;
+    let (reason, _, _) = refusal(gateway.permit(&agent, &key, Step::Install).await);
+    assert_eq!(reason, "OutsideWindow");
+    let api: Api<MaintenanceWindow> = Api::namespaced(site.client.clone(), &site.tenant);
+    let open = Patch::Merge(json!({ "spec": { "schedule": once(-30) } }));
+    api.patch("tonight", &PatchParams::default(), &open).await.unwrap();
+    assert_eq!(gateway.permit(&agent, &key, Step::Install).await, PermitAnswer::Granted);
+    assert_eq!(gateway.permit(&agent, &key, Step::Reboot).await, PermitAnswer::Granted);
+}
