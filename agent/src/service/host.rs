@@ -198,7 +198,7 @@ pub(super) fn try_out(folder: &Path, stop: watch::Receiver<bool>) -> Result<(), 
         let mut stopped = stop.clone();
         let begun = tokio::select! {
             begun = begin(folder, settings) => begun?,
-            _ = stopped.wait_for(|stop| *stop) => return Ok(()),
+            () = told(&mut stopped) => return Ok(()),
         };
         let (device, ready) = begun;
         update::say("running");
@@ -280,12 +280,9 @@ async fn until_stopped(
         let mut stopped = stop.clone();
         let begun = tokio::select! {
             begun = begin(folder, settings.clone()) => Some(begun?),
-            _ = stopped.wait_for(|stop| *stop) => return Ok(End::Stopped),
+            () = told(&mut stopped) => return Ok(End::Stopped),
             // A device that is not enrolled yet may need just this.
-            told = updated.changed() => {
-                told.expect("the handler lives as long as the service");
-                None
-            }
+            () = ordered(&mut updated) => None,
         };
         let mut was_in_contact = false;
         let mut refusal = None;
@@ -297,13 +294,12 @@ async fn until_stopped(
             tokio::pin!(run);
             tokio::select! {
                 _ = &mut run => return Ok(End::Stopped),
-                _ = stopped.wait_for(|stop| *stop) => {
+                () = told(&mut stopped) => {
                     end.send_replace(true);
                     run.await;
                     return Ok(End::Stopped);
                 }
-                told = updated.changed() => {
-                    told.expect("the handler lives as long as the service");
+                () = ordered(&mut updated) => {
                     end.send_replace(true);
                     run.await;
                 }
@@ -331,6 +327,20 @@ async fn until_stopped(
             Err(error) => Milestone::UpdateTakenBack
                 .tell(&format!("An update of the agent failed half-way: {error}.")),
         }
+    }
+}
+
+/// Resolves when `stop` becomes true. What the channel hands out is let go of at once: whoever holds on to it
+/// keeps the next control from being taken.
+async fn told(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// Resolves when there is a new program. Never after the service was told to stop: Windows lets go of the
+/// handler then, and with it of the channel.
+async fn ordered(updated: &mut watch::Receiver<u64>) {
+    if updated.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 
