@@ -22,10 +22,14 @@ const MSI: [SystemTool; 2] = [
     SystemTool { program: "msibuild", package: "msitools" },
 ];
 const SIGNER: SystemTool = SystemTool { program: "osslsigncode", package: "osslsigncode" };
+/// Makes the certificates that tests sign programs with.
+const OPENSSL: SystemTool = SystemTool { program: "openssl", package: "openssl" };
 
 /// Sees to it that every tool of the tests is there.
 pub fn prepare() -> Result<()> {
-    part("system packages", || ensure_apt(&[&[CXX, COMPILER, WINE, SIGNER], &MSI[..]].concat()))?;
+    part("system packages", || {
+        ensure_apt(&[&[CXX, COMPILER, WINE, SIGNER], &MSI[..], &[OPENSSL]].concat())
+    })?;
     rust_for_windows()?;
     part("dev cluster", || devcluster().map(drop))?;
     part("helm", || helm().map(drop))

@@ -36,13 +36,14 @@ fn said(path: &Path) -> String {
 }
 
 /// Programs that stand for what the system's packages bring, and for Rust.
-const SYSTEM: [(&str, &str); 7] = [
+const SYSTEM: [(&str, &str); 8] = [
     ("g++", "exit 0"),
     ("x86_64-w64-mingw32-gcc", "exit 0"),
     ("wine", "exit 0"),
     ("osslsigncode", "exit 0"),
     ("wixl", "exit 0"),
     ("msibuild", "exit 0"),
+    ("openssl", "exit 0"),
     ("rustc", "echo /"),
 ];
 
@@ -50,8 +51,8 @@ const SYSTEM: [(&str, &str); 7] = [
 fn without_apt_the_packages_to_install_are_named() {
     let error = said(path_with(&[]).path());
 
-    let sentence = "x86_64-w64-mingw32-gcc, wine, osslsigncode, wixl, msibuild are needed: \
-                    `apt-get install g++ gcc-mingw-w64-x86-64 wine wine64 osslsigncode wixl msitools` (as root)";
+    let sentence = "x86_64-w64-mingw32-gcc, wine, osslsigncode, wixl, msibuild, openssl are needed: \
+                    `apt-get install g++ gcc-mingw-w64-x86-64 wine wine64 osslsigncode wixl msitools openssl` (as root)";
     assert!(error.contains(sentence), "{error}");
 }
 
@@ -67,7 +68,7 @@ fn an_apt_that_fails_leaves_its_own_words_and_the_next_step() {
 
     assert!(
         error.contains(
-            "install g++ gcc-mingw-w64-x86-64 wine wine64 osslsigncode wixl msitools yourself"
+            "install g++ gcc-mingw-w64-x86-64 wine wine64 osslsigncode wixl msitools openssl yourself"
         ),
         "{error}"
     );

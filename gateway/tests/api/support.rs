@@ -150,7 +150,16 @@ impl Site {
     }
 
     async fn apply(&self, manifests: &str) {
-        self.cluster.kubectl_apply(manifests).await.unwrap().ok().unwrap();
+        wait_until_ok(PATIENCE, "the manifests to be applied", async || {
+            let output = self.cluster.kubectl_apply(manifests).await.unwrap();
+            // Tests that run beside this one apply the same roles.
+            match output.stderr.contains("AlreadyExists") {
+                true => Err(output.stderr),
+                false => Ok(output.ok().unwrap()),
+            }
+        })
+        .await
+        .unwrap();
     }
 
     pub async fn publish_roots(&self, roots: &Roots) {

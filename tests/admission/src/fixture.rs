@@ -13,8 +13,8 @@ use kube::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 use wardring_api::{
-    Device, DeviceGroup, EmergencyStop, EnrollmentRequest, EnrollmentToken, MaintenanceWindow, PatchJob, PatchLedger,
-    PatchRollout, PatchRolloutSlice, Update, UpdateHold,
+    Device, DeviceGroup, EmergencyStop, EnrollmentRequest, EnrollmentToken, MaintenanceWindow,
+    PatchJob, PatchLedger, PatchRollout, PatchRolloutSlice, Update, UpdateHold,
 };
 
 use crate::cluster::objects_of;

@@ -164,9 +164,7 @@ impl Tenant {
                 Action::Emit(_)
                 | Action::WriteGroupStatus { .. }
                 | Action::WriteWindowStatus { .. }
-                | Action::CreateHold { .. } => {
-                    false
-                }
+                | Action::CreateHold { .. } => false,
                 _ => true,
             })
             .collect();
