@@ -211,6 +211,21 @@ async fn what_does_not_fit_is_not_begun() {
 }
 
 #[tokio::test]
+async fn an_answer_that_does_not_tell_its_length_stops_where_the_room_ends() {
+    let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n";
+    let body = format!("{:x}\r\na package\r\n0\r\n\r\n", CONTENT.len());
+    let (place, server) =
+        (Place::new(), Server::start([&head[..], body.as_bytes()].concat()).await);
+    *place.windows.free.lock().unwrap() = (2 << 30) + CONTENT.len() as u64 - 1;
+    let failure = place.shelf.fetch(&server.package()).await.unwrap_err();
+    assert!(failure.sentence.contains("no 3 GB free") && !failure.may_pass(), "{failure:?}");
+    assert_eq!(place.files().len(), 0);
+    *place.windows.free.lock().unwrap() = (2 << 30) + CONTENT.len() as u64;
+    place.shelf.fetch(&server.package()).await.unwrap();
+    assert_eq!(place.files().len(), 1);
+}
+
+#[tokio::test]
 async fn an_address_with_a_secret_or_of_another_kind_is_not_asked() {
     let (place, server) = (Place::new(), Server::with(CONTENT).await);
     let host = &server.address;

@@ -24,6 +24,8 @@ use crate::state::DownloadFailure;
 const MAX_PACKAGE: u64 = 6 << 30;
 /// What a download leaves free on the disk.
 const LEFT_FREE: u64 = 2 << 30;
+/// What is written before the disk is waited for: the last wait is short then.
+const BETWEEN_SYNCS: u64 = 64 << 20;
 /// What nobody came back for.
 const FORGOTTEN: Duration = Duration::from_secs(7 * 24 * 3600);
 const CONNECT: Duration = Duration::from_secs(30);
@@ -117,21 +119,28 @@ impl Shelf {
         let client = self.client().map_err(DownloadFailure::from)?;
         let sent = client.get(url).send().await;
         let mut response = sent.map_err(|error| unreachable(&error))?;
-        self.bar(&response)?;
+        let room = self.room(&response)?;
         let mut file = File::create(part).map_err(|error| io_failure(&error))?;
-        let mut size = 0_u64;
+        let (mut size, mut unsynced) = (0_u64, 0_u64);
         while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(&error))? {
             size += chunk.len() as u64;
-            if size > MAX_PACKAGE {
-                return Err(failure(too_large()));
+            unsynced += chunk.len() as u64;
+            if size > room {
+                let fault = if size > MAX_PACKAGE { too_large() } else { disk_full(size) };
+                return Err(failure(fault));
             }
             file.write_all(&chunk).map_err(|error| io_failure(&error))?;
+            if unsynced >= BETWEEN_SYNCS {
+                file = synced(file).await?;
+                unsynced = 0;
+            }
         }
-        file.sync_all().map_err(|error| io_failure(&error))
+        synced(file).await.map(drop)
     }
 
-    /// Refuses an answer that is none, or that does not fit.
-    fn bar(&self, response: &Response) -> Result<(), DownloadFailure> {
+    /// Refuses an answer that is none, or that does not fit. Bytes that may come: not every answer tells
+    /// its length before.
+    fn room(&self, response: &Response) -> Result<u64, DownloadFailure> {
         let status = response.status();
         if status.is_redirection() {
             let sentence = "the address of the package redirects elsewhere, which is not followed";
@@ -154,12 +163,10 @@ impl Shelf {
             return Err(failure(too_large()));
         }
         let free = self.windows.free_bytes(&self.folder).map_err(|error| io_failure(&error))?;
-        if free < size.saturating_add(LEFT_FREE) {
-            let gigabytes = size.saturating_add(LEFT_FREE).div_ceil(1 << 30);
-            let sentence = format!("the disk has no {gigabytes} GB free for the package");
-            return Err(failure(fault(DISK_FULL, sentence)));
+        match free.checked_sub(LEFT_FREE) {
+            Some(room) if room >= size => Ok(room.min(MAX_PACKAGE)),
+            _ => Err(failure(disk_full(size))),
         }
-        Ok(())
     }
 
     fn client(&self) -> Result<Client, String> {
@@ -309,6 +316,18 @@ fn discard(path: &Path) {
     {
         tracing::warn!(%error, path = %path.display(), "a package cannot be removed");
     }
+}
+
+/// Waits until the disk has it, beside everything else that the agent does.
+async fn synced(file: File) -> Result<File, DownloadFailure> {
+    let syncing = tokio::task::spawn_blocking(move || file.sync_all().map(|()| file));
+    let synced = syncing.await.expect("writing a file out does not panic, and nothing cancels it");
+    synced.map_err(|error| io_failure(&error))
+}
+
+fn disk_full(size: u64) -> Fault {
+    let gigabytes = size.saturating_add(LEFT_FREE).div_ceil(1 << 30);
+    fault(DISK_FULL, format!("the disk has no {gigabytes} GB free for the package"))
 }
 
 fn too_large() -> Fault {
