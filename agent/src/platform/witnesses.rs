@@ -36,20 +36,29 @@ pub async fn answering(witnesses: BTreeSet<Witness>, ways: Ways) -> BTreeSet<Wit
     for witness in witnesses {
         asked.spawn(async move {
             let answers = tokio::time::timeout(LIMIT, answers(&witness, ways)).await;
-            answers.unwrap_or(false).then_some(witness)
+            let answer = answers.ok().flatten();
+            // A port that has a name is one by its address, too: names are no use without DNS.
+            let by_address = match (&witness, answer) {
+                (Witness::Port { port, .. }, Some(address)) => {
+                    Some(Witness::Port { host: address.to_string(), port: *port })
+                }
+                _ => None,
+            };
+            answer.map(|_| [Some(witness), by_address].into_iter().flatten())
         });
     }
     let mut answering = BTreeSet::new();
     while let Some(answer) = asked.join_next().await {
-        answering.extend(answer.ok().flatten());
+        answering.extend(answer.ok().flatten().into_iter().flatten());
     }
     answering
 }
 
-async fn answers(witness: &Witness, ways: Ways) -> bool {
+/// The address from which somebody answers.
+async fn answers(witness: &Witness, ways: Ways) -> Option<IpAddr> {
     match witness {
         // Those who know the gateways ask them.
-        Witness::Gateway => false,
+        Witness::Gateway => None,
         Witness::Router { address } if (ways.is_elsewhere)(*address) => {
             let (tx, rx) = oneshot::channel();
             let address = *address;
@@ -58,26 +67,24 @@ async fn answers(witness: &Witness, ways: Ways) -> bool {
                 // Nobody listens any more when the time is over.
                 let _ = tx.send((ways.router)(address));
             });
-            asking.is_ok() && rx.await.unwrap_or(false)
+            (asking.is_ok() && rx.await.unwrap_or(false)).then_some(address)
         }
         Witness::Dns { address } if (ways.is_elsewhere)(*address) => {
-            server((*address, DNS).into()).await
+            server((*address, DNS).into()).await.then_some(*address)
         }
-        Witness::Router { .. } | Witness::Dns { .. } => false,
+        Witness::Router { .. } | Witness::Dns { .. } => None,
         Witness::Port { host, port } => {
-            let Ok(found) = tokio::net::lookup_host((host.as_str(), *port)).await else {
-                return false;
-            };
+            let found = tokio::net::lookup_host((host.as_str(), *port)).await.ok()?;
             let mut asked = JoinSet::new();
             for address in found.filter(|address| (ways.is_elsewhere)(address.ip())) {
-                asked.spawn(self::port(address));
+                asked.spawn(async move { self::port(address).await.then_some(address.ip()) });
             }
             while let Some(answer) = asked.join_next().await {
-                if answer.unwrap_or(false) {
-                    return true;
+                if let Ok(Some(address)) = answer {
+                    return Some(address);
                 }
             }
-            false
+            None
         }
     }
 }
@@ -164,6 +171,16 @@ mod tests {
         assert_eq!(answering(open.clone(), TRUSTING).await, open, "refused");
         let nobody = port_of("nobody.invalid", 443);
         assert_eq!(answering(nobody, TRUSTING).await, BTreeSet::new());
+    }
+
+    #[tokio::test]
+    async fn a_port_with_a_name_is_known_by_its_address_from_then_on() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let answering = answering(port_of("localhost", port), TRUSTING).await;
+        let is_address = |witness: &&Witness| matches!(witness, Witness::Port { host, .. } if host.parse::<IpAddr>().is_ok());
+        assert!(answering.is_superset(&port_of("localhost", port)), "{answering:?}");
+        assert_eq!(answering.iter().filter(is_address).count(), 1, "{answering:?}");
     }
 
     #[tokio::test]

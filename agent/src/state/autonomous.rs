@@ -19,6 +19,8 @@ use super::{
 
 /// Crashes and losses of power since the update that it must answer for. One is bad luck.
 const CRASHES: u32 = 2;
+/// WU_S_ALREADY_INSTALLED: somebody else was faster, so it is not this job's to take back.
+const ALREADY_INSTALLED: u32 = 0x0024_0006;
 /// Reason of a rollback that an answer from the network calls off.
 pub(super) const NETWORK_LOST: &str = "NetworkLost";
 /// Roles whose devices never do it, in the words of the facts: others depend on them, and what they
@@ -97,7 +99,7 @@ pub(super) fn refusal(mv: &Move, job: &JobRun) -> Option<String> {
 fn ordered(job: &JobRun) -> BTreeSet<String> {
     let may_be_there = |run: &&UpdateRun| match &run.state {
         UpdateState::Running => true,
-        UpdateState::Ended(result) => result.is_success(),
+        UpdateState::Ended(result) => result.is_success() && result.hresult != ALREADY_INSTALLED,
         UpdateState::Unseen | UpdateState::Waiting | UpdateState::Skipped(_) => false,
     };
     job.updates.iter().filter(may_be_there).map(|run| run.kb.clone()).collect()

@@ -176,6 +176,22 @@ fn only_what_this_job_installed_is_taken_back() {
 }
 
 #[test]
+fn what_somebody_else_installed_right_before_this_job_stays() {
+    let taken = Script { is_taken: true, ..Script::default() };
+    let mut bench = crashing().with("KB2", taken.clone());
+    let outcome = install(&mut bench);
+    assert_eq!(outcome.result, OutcomeResult::RolledBack, "{}", outcome.message);
+    assert_eq!(bench.removals, 1);
+    assert!(bench.is_in_force("KB2"));
+
+    let mut bench = crashing().with("KB1", Script { crashes: 2, ..taken });
+    let outcome = install(&mut bench);
+    assert_eq!(end(&outcome), (OutcomeResult::Failed, Some("BootLoop")));
+    assert!(outcome.message.ends_with("this job installed nothing"), "{}", outcome.message);
+    assert_eq!(bench.removals, 0);
+}
+
+#[test]
 fn a_device_that_people_took_back_or_whose_time_is_over_uninstalls_nothing() {
     let mut observed = crashing();
     in_force_and_alone(&mut observed);

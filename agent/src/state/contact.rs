@@ -2,8 +2,9 @@
 //!
 //! A device that an update cut off can tell nobody, and nobody can help it. Where its job asks for
 //! that, the end of the job waits for an answer: of a gateway, a router, a DNS server or a port that
-//! the rollout names. One answer is enough. Silence counts only where somebody else than our gateways
-//! answered before the installation, only while the agent looks, and begins anew with every boot.
+//! the rollout names. One answer is enough. Silence counts only where somebody answered before the
+//! installation who is found without our gateways and without DNS, only while the agent looks, and begins
+//! anew with every boot.
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -80,11 +81,21 @@ pub(super) fn named(job: &JobRun) -> Option<BTreeSet<Witness>> {
     Some(named)
 }
 
-/// Whether somebody else than our gateways answered before. Where only those did, their silence is an
-/// outage of ours as likely as the network's end.
+/// Whether somebody answered before whose silence tells something: a router, or a port that the rollout
+/// names by its address. Our gateways and ports with names are found by DNS, so where nobody else
+/// answered, dead DNS servers (domain controllers of the same window) would look like the network's end.
 fn has_witness(job: &JobRun) -> bool {
+    let listed = rules(job).map_or(&[][..], |rules| &rules.witnesses);
     let mut before = job.baseline.iter().flat_map(|baseline| &baseline.witnesses);
-    before.any(|witness| *witness != Witness::Gateway)
+    before.any(|witness| match witness {
+        Witness::Router { .. } => true,
+        // A port that was only reached by its name is asked by its address, too, but is one by name.
+        Witness::Port { host, port } => {
+            let is_it = |listed: &Endpoint| listed.host == *host && listed.port == *port;
+            host.parse::<IpAddr>().is_ok() && listed.iter().any(is_it)
+        }
+        Witness::Gateway | Witness::Dns { .. } => false,
+    })
 }
 
 /// The job would end here. Where a lost network counts, it looks for contact first.

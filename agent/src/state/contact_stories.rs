@@ -112,6 +112,48 @@ fn without_anybody_else_than_our_gateways_before_the_installation_it_never_happe
 }
 
 #[test]
+fn who_answered_before_an_earlier_attempt_is_no_witness_of_this_one() {
+    let mut bench = Bench { autonomous: Some(asked()), ..Bench::new() };
+    bench.updates.get_mut("KB1").unwrap().fails = true;
+    assert_eq!(install(&mut bench).result, OutcomeResult::Failed);
+    let attempt = bench.state.records.last().unwrap().baseline.clone().unwrap();
+    assert!(attempt.witnesses.contains(&router()));
+
+    // The router is gone by now, and our gateways go while the update is being installed.
+    bench.updates.get_mut("KB1").unwrap().fails = false;
+    bench.witnesses = BTreeSet::from([Witness::Gateway]);
+    bench.take(Event::Offered(Box::new(bench.job(2, Action::Install))));
+    bench.go_until(|bench| bench.is_down);
+    bench.witnesses.clear();
+    bench.go_until(|bench| bench.state.job.is_none());
+    assert_eq!(bench.outcomes.last().unwrap().result, OutcomeResult::Succeeded);
+    assert_eq!(bench.removals, 0);
+}
+
+#[test]
+fn dead_dns_servers_alone_uninstall_nothing() {
+    let port = |host: &str| Witness::Port { host: host.to_owned(), port: 389 };
+    let story = |listed: &str, before: &[Witness]| {
+        let mut bench = Bench { autonomous: Some(asked()), ..Bench::new() };
+        let rules = bench.autonomous.as_mut().unwrap().network_lost.as_mut().unwrap();
+        rules.witnesses.push(Endpoint { host: listed.to_owned(), port: 389 });
+        bench.witnesses = before.iter().cloned().chain([Witness::Gateway, dns()]).collect();
+        offer(&mut bench);
+        bench.go_until(|bench| bench.is_down);
+        // Whatever has a name is not found any more, and the one that has the address is patched, too.
+        bench.witnesses.clear();
+        bench.go_until(|bench| bench.state.job.is_none());
+        (bench.outcomes[0].result, bench.removals)
+    };
+    let nothing = (OutcomeResult::Succeeded, 0);
+    assert_eq!(story("dc-1", &[]), nothing);
+    assert_eq!(story("dc-1", &[port("dc-1")]), nothing);
+    assert_eq!(story("dc-1", &[port("dc-1"), port("10.0.0.9")]), nothing, "its address then");
+    assert_eq!(story("10.0.0.9", &[port("10.0.0.9")]), (OutcomeResult::RolledBack, 1));
+    assert_eq!(story("dc-1", &[router()]), (OutcomeResult::RolledBack, 1));
+}
+
+#[test]
 fn a_lost_network_uninstalls_nothing_where_the_job_does_not_ask_for_it() {
     let boot_loop = AutonomousRollback { boot_loop: true, network_lost: None };
     for autonomous in [None, Some(boot_loop)] {

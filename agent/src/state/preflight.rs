@@ -85,7 +85,8 @@ pub(super) fn inspected(
 /// Takes the baseline, as long as nothing was touched. An earlier attempt of the same rollout that
 /// was not rolled back left its own: what it broke must not become the new normal. A restart that
 /// clears the way for the installation belongs to the job, as do the hooks that take the device out of
-/// service, so the baseline is from before them.
+/// service, so the baseline is from before them. Who answers is of this attempt alone: whoever answered
+/// weeks ago may be gone by now, and his silence would tell nothing about the update.
 fn take_baseline(mv: &Move, job: &mut JobRun, seen: &Inspection) {
     let is_prepared = !job.boots.is_empty() || !job.hooks.is_empty();
     if job.touched || (job.baseline.is_some() && is_prepared) {
@@ -100,7 +101,9 @@ fn take_baseline(mv: &Move, job: &mut JobRun, seen: &Inspection) {
         ports: seen.ports.clone(),
         witnesses: seen.witnesses.clone(),
     };
-    job.baseline = Some(earlier.and_then(|record| record.baseline.clone()).unwrap_or_else(own));
+    let mut baseline = earlier.and_then(|record| record.baseline.clone()).unwrap_or_else(own);
+    baseline.witnesses.clone_from(&seen.witnesses);
+    job.baseline = Some(baseline);
 }
 
 /// Sets for each update whether there is something to do.

@@ -117,6 +117,7 @@ fn scripted((stand, reboot_required, dice, failures): (Stand, bool, [u8; 5], Vec
         stops_service: dice[2] < 60,
         uninstallable: dice[3] > 30,
         crashes: if dice[4] < 40 { u32::from(dice[4] / 8) } else { 0 },
+        is_taken: dice[3] > 235,
         kills_network: dice[4] > 215,
     }
 }
