@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 /// Everything that the agent writes there. A name with `*` stands for all that begin like it.
-const OWN: [&str; 21] = [
+const OWN: [&str; 22] = [
     "identity.json",
     "identity.new",
     "installations",
@@ -17,6 +17,7 @@ const OWN: [&str; 21] = [
     "lock",
     "log",
     "owner-*",
+    "packages",
     "settings.json",
     "settings.new",
     "token",
@@ -71,6 +72,8 @@ mod tests {
         let folder = parent.path().join("data");
         fs::create_dir_all(folder.join("log")).unwrap();
         fs::write(folder.join("log/agent.jsonl"), "{}").unwrap();
+        fs::create_dir_all(folder.join("packages")).unwrap();
+        fs::write(folder.join("packages/aa"), "a package").unwrap();
         for name in ["journal", "identity.json", "owner-7", "thesis.docx", "journals"] {
             fs::write(folder.join(name), name).unwrap();
         }

@@ -20,7 +20,7 @@ use super::NAME;
 use super::contact::Noted;
 use super::event_log::EventLog;
 use super::install::working_for;
-use super::update::{self, Begin, Device, Tried, Which};
+use super::update::{self, Begin, Device, Heed, Tried, Which};
 use crate::folder::FolderError;
 use crate::journal::Durability;
 use crate::log::RotatingLog;
@@ -282,7 +282,7 @@ async fn until_stopped(
             begun = begin(folder, settings.clone()) => Some(begun?),
             () = told(&mut stopped) => return Ok(End::Stopped),
             // A device that is not enrolled yet may need just this.
-            () = ordered(&mut updated) => None,
+            () = ordered(folder, &mut updated) => None,
         };
         let mut was_in_contact = false;
         let mut refusal = None;
@@ -299,7 +299,7 @@ async fn until_stopped(
                     run.await;
                     return Ok(End::Stopped);
                 }
-                () = ordered(&mut updated) => {
+                () = ordered(folder, &mut updated) => {
                     end.send_replace(true);
                     run.await;
                 }
@@ -336,18 +336,42 @@ async fn told(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-/// Resolves when there is a new program. Never after the service was told to stop: Windows lets go of the
-/// handler then, and with it of the channel.
-async fn ordered(updated: &mut watch::Receiver<u64>) {
-    if updated.changed().await.is_err() {
-        std::future::pending::<()>().await;
+/// Resolves when there is a new program to try. Never after the service was told to stop: Windows lets go
+/// of the handler then, and with it of the channel.
+async fn ordered(folder: &Path, updated: &mut watch::Receiver<u64>) {
+    loop {
+        // What is dropped half-way is looked at again.
+        let mut seen = updated.clone();
+        if seen.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        let data = folder.to_owned();
+        let heeded = tokio::task::spawn_blocking(move || heed(&data)).await;
+        let heeded = heeded.expect("looking does not panic, and nothing cancels it");
+        *updated = seen;
+        match heeded {
+            Ok(Heed::TakeUp) => return,
+            Ok(Heed::Stay(told)) => Milestone::UpdateTakenBack.tell(&told),
+            Ok(Heed::Ignore) => {
+                tracing::info!("the service was told of a new program, and there is none")
+            }
+            Err(error) => tracing::error!(%error, "an update of the agent is not cleared"),
+        }
     }
+}
+
+fn heed(folder: &Path) -> std::io::Result<Heed> {
+    let mut device = Device::find(folder)?;
+    if device.running() != Some(Which::Present) {
+        return Ok(Heed::Ignore);
+    }
+    update::heed(&mut device, || working_for(folder), wall_clock())
 }
 
 /// Why the agent cannot be exchanged now: it took a job since the order, or left something to a restart.
 async fn not_now(folder: &Path, device: Arc<Windows>) -> Option<String> {
-    if let Some(rollout) = working_for(folder) {
-        return Some(format!("the agent carries out a job of rollout {rollout}"));
+    if let Some(why) = working_for(folder) {
+        return Some(why);
     }
     let looked = tokio::task::spawn_blocking(move || device.facts().pending_reboot).await;
     let signs = looked.expect("looking does not panic, and nothing cancels it").into_iter();

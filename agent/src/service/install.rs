@@ -73,13 +73,10 @@ pub enum InstallError {
     #[error("no agent was installed here before; give the address of a gateway with --gateway")]
     NoGateway,
     /// The agent is at work.
-    #[error(
-        "the agent carries out a job of rollout {rollout} just now; install when it has ended (`wardring-agent \
-         status` says what it is doing)"
-    )]
+    #[error("{why}; install when that is over (`wardring-agent status` says what it is doing)")]
     AtWork {
-        /// Name of the rollout.
-        rollout: String,
+        /// What it has in hand.
+        why: String,
     },
     /// The name of the computer is none for a device.
     #[error(
@@ -215,27 +212,31 @@ fn choose_settings(order: &Order, folder: &Path, name: String) -> Result<Setting
 /// that nobody saw counts as a failure.
 fn at_rest(folder: &Path) -> Result<(), InstallError> {
     match working_for(folder) {
-        Some(rollout) => Err(InstallError::AtWork { rollout }),
+        Some(why) => Err(InstallError::AtWork { why }),
         None => Ok(()),
     }
 }
 
 /// Looks at a journal that cannot be read. The agent replaces it every few seconds, and for a moment of
-/// that nobody else can open it; one that stays unreadable is lost to the agent, too.
+/// that nobody else can open it; one that stays unreadable may hold a job.
 const LOOKS: u32 = 20;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
-/// The rollout whose job the agent of this folder has in hand.
+/// What the agent of this folder has in hand, as the beginning of a sentence.
 pub(super) fn working_for(folder: &Path) -> Option<String> {
     let journal = Journal::new(folder, Durability::Disk);
     for _ in 0..LOOKS {
         match journal.load() {
-            Loaded::Found(saved) => return saved.state.job.map(|job| job.payload.rollout),
+            Loaded::Found(saved) => {
+                let job = saved.state.job?;
+                let rollout = job.payload.rollout;
+                return Some(format!("the agent carries out a job of rollout {rollout} just now"));
+            }
             Loaded::Fresh | Loaded::Newer(_) => return None,
             Loaded::Lost(_) => std::thread::sleep(BETWEEN_LOOKS),
         }
     }
-    None
+    Some("the agent may carry out a job: its journal cannot be read".to_owned())
 }
 
 fn choose_folder(order: &Order, found: Option<&Service>) -> Result<PathBuf, InstallError> {

@@ -182,7 +182,8 @@ impl Installed {
         self.service.change_config(&info(&command)).map_err(refused("change"))
     }
 
-    /// Tells it that a new program lies beside its own. Only administrators may.
+    /// Tells it that a new program lies beside its own. Every user may tell a service such a thing
+    /// (Microsoft Learn, "Service Security and Access Rights"), so the marker says whether it is true.
     pub fn tell_of_update(&self) -> Result<(), ManagerError> {
         let code = UserEventCode::from_raw(update::CONTROL).expect("it is one of 128 to 255");
         self.service.notify(code).map(|_| ()).map_err(refused("tell"))

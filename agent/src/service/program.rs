@@ -1,20 +1,24 @@
 //! Where the installed program and its data are, and putting the program there.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::os::windows::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{self, Stdio};
+use std::time::{Duration, Instant};
 
 use ring::digest::{SHA256, digest};
 use windows_registry::LOCAL_MACHINE;
 
 use super::command::Command;
 use super::{NAME, Undo};
-use crate::ffi;
+use crate::ffi::{self, ProcessGroup};
 use crate::files::{private_file, replace};
 
 const FOLDER: &str = "Wardring";
 const PROGRAM: &str = "wardring-agent.exe";
 const NEXT: &str = "wardring-agent-next.exe";
+const CREATE_NO_WINDOW: u32 = 0x0800_0000;
 
 /// The data folder of the installed agent, or where it would be.
 ///
@@ -53,6 +57,34 @@ pub(super) fn beside(installed: &Path) -> PathBuf {
 pub(super) fn sum(path: &Path) -> io::Result<String> {
     let digest = digest(&SHA256, &fs::read(path)?);
     Ok(digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The version of a program, by its own word; that it says one shows that it runs on this Windows.
+pub(super) fn own_version(program: &Path) -> Result<String, String> {
+    const LIMIT: Duration = Duration::from_secs(30);
+    let group = ProcessGroup::new().map_err(|error| error.to_string())?;
+    let mut command = process::Command::new(program);
+    command.arg("version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child =
+        command.creation_flags(CREATE_NO_WINDOW).spawn().map_err(|error| error.to_string())?;
+    group.add(&child).map_err(|error| error.to_string())?;
+    let began = Instant::now();
+    let status = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break status,
+            Ok(None) if began.elapsed() < LIMIT => std::thread::sleep(Duration::from_millis(50)),
+            Ok(None) => return Err(format!("it said no version within {} s", LIMIT.as_secs())),
+            Err(error) => return Err(error.to_string()),
+        }
+    };
+    if !status.success() {
+        return Err(format!("asked for its version, it ended with {status}"));
+    }
+    let mut said = String::new();
+    let out = child.stdout.take().ok_or("it has no output")?;
+    // A version is a short line.
+    out.take(64).read_to_string(&mut said).map_err(|error| error.to_string())?;
+    Ok(said.trim().to_owned())
 }
 
 /// Puts a copy of one file into the place of another, in one step.

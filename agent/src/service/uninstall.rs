@@ -50,12 +50,11 @@ pub enum UninstallError {
     Manager(#[from] ManagerError),
     /// The agent is at work.
     #[error(
-        "the agent carries out a job of rollout {rollout} just now; remove it when that has ended, or with \
-         --abandon-job, and nobody learns how the job ends"
+        "{why}; remove it when that is over, or with --abandon-job, and nobody learns how the job ends"
     )]
     AtWork {
-        /// Name of the rollout.
-        rollout: String,
+        /// What it has in hand.
+        why: String,
     },
     /// Windows.
     #[error("Windows does not tell where programs and data belong")]
@@ -94,8 +93,8 @@ pub fn uninstall(removal: Removal) -> Result<Removed, UninstallError> {
     if let Some(service) = &found {
         if service.is_active()? {
             let at_work = if removal.abandon_job { None } else { working_for(&folder) };
-            if let Some(rollout) = at_work {
-                return Err(UninstallError::AtWork { rollout });
+            if let Some(why) = at_work {
+                return Err(UninstallError::AtWork { why });
             }
             service.stop()?;
         }

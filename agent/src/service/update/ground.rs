@@ -4,8 +4,9 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::marker::Marker;
+use super::marker::{Marker, Underway};
 use super::steps::{Ground, Which};
 use crate::files::replace;
 use crate::journal::{Durability, Journal, Loaded};
@@ -13,6 +14,9 @@ use crate::service::manager::Manager;
 use crate::service::program;
 
 const KEPT: &str = "journal.kept";
+/// Looks at a journal that cannot be read, before it is taken for damaged.
+const LOOKS: u32 = 20;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
 /// This device.
 #[derive(Clone, Debug)]
@@ -80,6 +84,10 @@ impl Ground for Device {
         Marker::load(&self.folder)
     }
 
+    fn has_next(&self, underway: &Underway) -> bool {
+        program::sum(&self.next).is_ok_and(|sum| sum == underway.sha256)
+    }
+
     fn keep(&mut self, marker: &Marker) -> io::Result<()> {
         marker.keep(&self.folder)
     }
@@ -104,14 +112,27 @@ impl Ground for Device {
         remove_next(&self.present)
     }
 
-    fn take_back_journal(&mut self) -> io::Result<()> {
+    fn take_back_journal(&mut self, damaged: bool) -> io::Result<()> {
         let kept = self.folder.join(KEPT);
-        let journal = Journal::new(&self.folder, Durability::Disk);
-        if kept.exists() && matches!(journal.load(), Loaded::Newer(_)) {
+        if kept.exists() && !is_ours(&self.folder, damaged) {
             return replace(&kept, &self.folder.join("journal"));
         }
         found(fs::remove_file(kept))
     }
+}
+
+/// Whether the journal is one for this program. One that nobody can read counts as such unless
+/// `damaged` says otherwise.
+fn is_ours(folder: &Path, damaged: bool) -> bool {
+    let journal = Journal::new(folder, Durability::Disk);
+    for _ in 0..LOOKS {
+        match journal.load() {
+            Loaded::Newer(_) => return false,
+            Loaded::Lost(_) if damaged => std::thread::sleep(BETWEEN_LOOKS),
+            Loaded::Lost(_) | Loaded::Found(_) | Loaded::Fresh => return true,
+        }
+    }
+    false
 }
 
 /// Removes the program beside this one, where it is there.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::files::{private_file, replace};
 
 const FILE: &str = "update.json";
+/// Looks at a file that is there and cannot be read: it is being replaced, or a scanner has it.
+const LOOKS: u32 = 20;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
 /// The file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,9 +101,21 @@ pub struct Failed {
 
 impl Marker {
     /// Reads it. One that is not there, or that nobody can read, is one of no update: then the
-    /// program that the service starts stays as it is.
+    /// program that the service starts stays as it is. For one that nobody can read just now it waits a
+    /// moment.
     pub fn load(folder: &Path) -> Marker {
-        let bytes = match fs::read(folder.join(FILE)) {
+        let file = folder.join(FILE);
+        let mut read = fs::read(&file);
+        for _ in 1..LOOKS {
+            match &read {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    std::thread::sleep(BETWEEN_LOOKS);
+                    read = fs::read(&file);
+                }
+                _ => break,
+            }
+        }
+        let bytes = match read {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Marker::default(),
             Err(error) => {
@@ -160,4 +176,30 @@ pub fn failure(folder: &Path) -> Option<String> {
     let failed = Marker::load(folder).failed?;
     let text = format!("{} was taken back at {:.0}: {}", failed.version, failed.at, failed.why);
     Some(text.chars().filter(|char| !char.is_control()).take(180).collect())
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_marker_that_nobody_can_read_for_a_moment_is_read_after_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let failed = Failed {
+            version: "0.2.0".to_owned(),
+            sha256: "bb".to_owned(),
+            why: "it ended at its start".to_owned(),
+            at: Timestamp::UNIX_EPOCH,
+        };
+        let kept = Marker { failed: Some(failed), ..Marker::default() };
+        // A link to itself is there and can be opened by nobody, until the file takes its place.
+        std::os::unix::fs::symlink(FILE, folder.path().join(FILE)).unwrap();
+        let (place, written) = (folder.path().to_owned(), kept.clone());
+        let writer = std::thread::spawn(move || {
+            std::thread::sleep(2 * BETWEEN_LOOKS);
+            written.keep(&place).unwrap();
+        });
+        assert_eq!(Marker::load(folder.path()), kept);
+        writer.join().unwrap();
+    }
 }

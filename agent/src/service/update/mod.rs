@@ -32,7 +32,9 @@ pub use admit::{Known, Offered, Refusal, Signer, Terms, admit};
 pub use marker::{End, Failed, Last, Marker, Stage, Underway, failure};
 #[cfg(windows)]
 pub use order::{Order, UpdateError, Updated, update};
-pub use steps::{Begin, Ground, Which, begin, move_in, proven, take_back, try_next};
+pub use steps::{
+    Begin, Ground, Heed, Which, begin, heed, move_in, proven, take_back, try_next, unstage,
+};
 #[cfg(windows)]
 pub use trial::trial;
 pub use verdict::{Heard, Verdict, judge};

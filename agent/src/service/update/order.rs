@@ -1,31 +1,28 @@
 //! `update`: an administrator of this device, or a tool that runs as one, brings a new program.
 
 use std::fs::{File, TryLockError};
-use std::io::{self, Read};
-use std::os::windows::process::CommandExt;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::admit::{Known, Offered, Refusal, Signer, Terms, admit, vouched};
 use super::ground::Device;
 use super::marker::{End, Stage, Underway};
-use super::steps::{Ground, take_back};
-use crate::ffi::{self, ProcessGroup};
+use super::steps::{Ground, take_back, unstage};
+use crate::ffi;
 use crate::files::replace;
 use crate::folder::{self, FolderError};
 use crate::platform::wall_clock;
 use crate::platform::windows::unrest;
 use crate::service::install::working_for;
 use crate::service::manager::{Installed, Manager, ManagerError};
-use crate::service::program;
+use crate::service::{NAME, program};
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long the service may take to begin, beyond the time of the trial.
 const GRACE: Duration = Duration::from_secs(120);
 /// How long the service may take to be the new program, once that has shown that it works.
 const START_WITHIN: Duration = Duration::from_secs(90);
-const CREATE_NO_WINDOW: u32 = 0x0800_0000;
 
 /// What is to be done.
 #[derive(Clone, Debug)]
@@ -54,13 +51,10 @@ pub enum UpdateError {
     #[error("no agent runs here as a service; use `wardring-agent install` of the new program")]
     NotRunning,
     /// The agent is at work.
-    #[error(
-        "the agent carries out a job of rollout {rollout} just now; update it when that has ended \
-         (`wardring-agent status` says what it is doing)"
-    )]
+    #[error("{why}; update it when that is over (`wardring-agent status` says what it is doing)")]
     AtWork {
-        /// Name of the rollout.
-        rollout: String,
+        /// What it has in hand.
+        why: String,
     },
     /// Windows is at work.
     #[error("{why}; update the agent when that is over")]
@@ -69,7 +63,10 @@ pub enum UpdateError {
         why: String,
     },
     /// Another update.
-    #[error("another update of the agent is under way; wait for its end")]
+    #[error(
+        "another update of the agent is under way; wait for its end, and where it said that it is done, restart \
+         the service {NAME}: its last step is done at the next start"
+    )]
     Underway,
     /// The program cannot be taken.
     #[error("failed to take the program {path}")]
@@ -141,14 +138,14 @@ pub fn update(order: &Order) -> Result<Updated, UpdateError> {
     if marker.underway.as_ref().is_some_and(|underway| underway.stage != Stage::Staged) {
         return Err(UpdateError::Underway);
     }
-    if let Some(rollout) = working_for(&folder) {
-        return Err(UpdateError::AtWork { rollout });
+    if let Some(why) = working_for(&folder) {
+        return Err(UpdateError::AtWork { why });
     }
     if let Some(why) = unrest() {
         return Err(UpdateError::Unrest { why });
     }
     let known = Known {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        version: installed_version(device.present())?,
         sha256: program::sum(device.present())?,
         signer: signer(device.present())?,
     };
@@ -164,7 +161,7 @@ pub fn update(order: &Order) -> Result<Updated, UpdateError> {
     device.keep(&super::Marker { underway: Some(underway.clone()), ..marker })?;
     if let Err(error) = service.tell_of_update() {
         let why = "the service could not be told";
-        take_back(&mut device, End::Interrupted, why, wall_clock())?;
+        unstage(&mut device, End::Interrupted, why, wall_clock())?;
         return Err(error.into());
     }
     wait(&mut device, &service, &underway)
@@ -187,7 +184,7 @@ fn stage(
     let signer = signer(device.next())?;
     // Before it is run for the first time.
     vouched(known, &sha256, &signer, order.terms.sha256.as_deref())?;
-    let version = own_version(device.next()).map_err(|why| UpdateError::Dead { why })?;
+    let version = program::own_version(device.next()).map_err(|why| UpdateError::Dead { why })?;
     let offered = Offered { version: version.clone(), sha256: sha256.clone(), signer };
     let is_new = admit(known, &offered, &order.terms, failed)?;
     Ok(is_new.then_some(Underway {
@@ -203,32 +200,32 @@ fn signer(path: &Path) -> Result<Signer, UpdateError> {
     Ok(ffi::publisher(path).map_err(unsure)?.map_or(Signer::Nobody, Signer::Publisher))
 }
 
-/// The version of a program, by its own word; that it says one shows that it runs on this Windows.
-fn own_version(program: &Path) -> Result<String, String> {
-    const LIMIT: Duration = Duration::from_secs(30);
-    let group = ProcessGroup::new().map_err(|error| error.to_string())?;
-    let mut command = Command::new(program);
-    command.arg("version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child =
-        command.creation_flags(CREATE_NO_WINDOW).spawn().map_err(|error| error.to_string())?;
-    group.add(&child).map_err(|error| error.to_string())?;
-    let began = Instant::now();
-    let status = loop {
-        match child.try_wait() {
-            Ok(Some(status)) => break status,
-            Ok(None) if began.elapsed() < LIMIT => std::thread::sleep(Duration::from_millis(50)),
-            Ok(None) => return Err(format!("it said no version within {} s", LIMIT.as_secs())),
-            Err(error) => return Err(error.to_string()),
-        }
-    };
-    if !status.success() {
-        return Err(format!("asked for its version, it ended with {status}"));
+/// The version of the installed program, which need not be the one that was called.
+fn installed_version(present: &Path) -> Result<String, UpdateError> {
+    if std::env::current_exe().is_ok_and(|running| program::is_same(&running, present)) {
+        return Ok(env!("CARGO_PKG_VERSION").to_owned());
     }
-    let mut said = String::new();
-    let out = child.stdout.take().ok_or("it has no output")?;
-    // A version is a short line.
-    out.take(64).read_to_string(&mut said).map_err(|error| error.to_string())?;
-    Ok(said.trim().to_owned())
+    program::own_version(present).map_err(|why| {
+        let why = format!("the installed program does not say its version: {why}");
+        io::Error::other(why).into()
+    })
+}
+
+/// The service is the present program again. Whatever fails on the way, it is started.
+fn give_up(device: &mut Device, service: &Installed) -> Result<(), UpdateError> {
+    // It may be about to start, and must not while its place changes.
+    let _ = service.stop();
+    // It may have started just before, and then it has the agent's work.
+    let is_started = device.marker().underway.is_some_and(|it| it.stage != Stage::Proven);
+    let taken = if is_started {
+        Ok(())
+    } else {
+        take_back(device, End::TakenBack, "it did not start as the service", wall_clock())
+    };
+    // Windows may have been faster.
+    let started = if service.is_active().unwrap_or(false) { Ok(()) } else { service.start() };
+    started?;
+    Ok(taken?)
 }
 
 /// Waits for the end, and sees to it that the service runs.
@@ -263,11 +260,7 @@ fn wait(
                     let _ = service.start();
                 }
                 if since.elapsed() > START_WITHIN {
-                    let why = "it did not start as the service";
-                    // It may be about to start, and must not while its place changes.
-                    let _ = service.stop();
-                    take_back(device, End::TakenBack, why, wall_clock())?;
-                    service.start()?;
+                    give_up(device, service)?;
                 }
             }
             Some(Stage::Staged | Stage::Trying) if Instant::now() > until => {

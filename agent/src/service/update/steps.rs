@@ -21,6 +21,9 @@ pub trait Ground {
     /// What is known of the update.
     fn marker(&self) -> Marker;
 
+    /// Whether the next program is there, whole.
+    fn has_next(&self, underway: &Underway) -> bool;
+
     /// Writes that.
     ///
     /// # Errors
@@ -46,12 +49,13 @@ pub trait Ground {
     fn remove_next(&mut self) -> io::Result<()>;
 
     /// Where the journal is of a kind that this program does not read, puts back the one that was kept
-    /// before the trial: a program that was taken back had no contact, so nothing is lost. Forgets the
-    /// kept one in any case.
+    /// before the trial: a program that was taken back took no work, so nothing is lost. With `damaged`
+    /// also where nobody can read it at all, which only says something as long as nobody but the program
+    /// on trial has written it since. Forgets the kept one in any case.
     ///
     /// # Errors
     /// It is as before.
-    fn take_back_journal(&mut self) -> io::Result<()>;
+    fn take_back_journal(&mut self, damaged: bool) -> io::Result<()>;
 }
 
 /// What a program that was started as the service is to do.
@@ -71,13 +75,14 @@ pub enum Begin {
 /// A step failed. The agent runs all the same, and the next start tries again.
 pub fn begin(ground: &mut impl Ground, this: Which, now: Timestamp) -> io::Result<Begin> {
     let marker = ground.marker();
-    let Some(Underway { stage, version, .. }) = &marker.underway else {
+    let Some(underway) = &marker.underway else {
         return match this {
             Which::Present => clear(ground).map(|()| Begin::Run(None)),
             // Nobody vouches for it.
             Which::Next => ground.start_with(Which::Present).map(|()| Begin::Restart),
         };
     };
+    let Underway { stage, version, .. } = underway;
     match (stage, this) {
         (Stage::Staged | Stage::Trying, Which::Present) => {
             let why = "the service ended before it could be tried to an end";
@@ -87,7 +92,14 @@ pub fn begin(ground: &mut impl Ground, this: Which, now: Timestamp) -> io::Resul
         (Stage::Staged | Stage::Trying, Which::Next) => {
             ground.start_with(Which::Present).map(|()| Begin::Restart)
         }
-        (Stage::Proven, Which::Present) => ground.start_with(Which::Next).map(|()| Begin::Restart),
+        (Stage::Proven, Which::Present) if ground.has_next(underway) => {
+            ground.start_with(Which::Next).map(|()| Begin::Restart)
+        }
+        (Stage::Proven, Which::Present) => {
+            let why = "it reported, and then it was gone or another one";
+            take_back(ground, End::TakenBack, why, now)?;
+            Ok(Begin::Run(Some(format!("The update to {version} was taken back: {why}."))))
+        }
         (Stage::Proven, Which::Next) => {
             ground.keep(&marker.at(Stage::Hosted))?;
             Ok(Begin::Move)
@@ -103,6 +115,47 @@ pub fn begin(ground: &mut impl Ground, this: Which, now: Timestamp) -> io::Resul
         }
         (Stage::Placed, Which::Next) => ground.start_with(Which::Present).map(|()| Begin::Restart),
     }
+}
+
+/// What an agent at work does when it hears of a new program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heed {
+    /// Nothing: every user of a device may tell a service what only the marker, which administrators
+    /// write, makes true.
+    Ignore,
+    /// It stays; the text says why.
+    Stay(String),
+    /// It ends its run and tries the program.
+    TakeUp,
+}
+
+/// Decides that, before anything of the agent's run is ended. `at_work` says what the agent has in hand.
+///
+/// # Errors
+/// It goes on, and the next start clears the rest.
+pub fn heed(
+    ground: &mut impl Ground,
+    at_work: impl FnOnce() -> Option<String>,
+    now: Timestamp,
+) -> io::Result<Heed> {
+    let marker = ground.marker();
+    let staged = marker.underway.as_ref().filter(|underway| underway.stage == Stage::Staged);
+    let Some(Underway { version, .. }) = staged else { return Ok(Heed::Ignore) };
+    let Some(why) = at_work() else { return Ok(Heed::TakeUp) };
+    unstage(ground, End::Refused, &why, now)?;
+    Ok(Heed::Stay(format!("The update to {version} was not made: {why}.")))
+}
+
+/// Ends an update of which nothing but the program itself is there, while the agent may be at work: its
+/// journal is not looked at.
+///
+/// # Errors
+/// It is as before.
+pub fn unstage(ground: &mut impl Ground, end: End, why: &str, now: Timestamp) -> io::Result<()> {
+    let marker = ground.marker();
+    ground.keep(&marker.ended(end, why, now))?;
+    cleared_later(ground.remove_next());
+    Ok(())
 }
 
 /// Begins the trial of what is staged; false when there is nothing.
@@ -128,21 +181,33 @@ pub fn proven(ground: &mut impl Ground) -> io::Result<()> {
     ground.start_with(Which::Next)
 }
 
-/// The present program stays.
+/// The present program stays. Only while no agent runs, because its journal may be put back.
 ///
 /// # Errors
-/// What is left is cleared by the next start.
+/// It is as before, or the next start goes on with it. What is only not cleared is no error.
 pub fn take_back(ground: &mut impl Ground, end: End, why: &str, now: Timestamp) -> io::Result<()> {
     let marker = ground.marker();
+    // Before the marker forgets that nobody but the program on trial wrote the journal.
+    let tried = [Stage::Trying, Stage::Proven];
+    let is_tried = marker.underway.as_ref().is_some_and(|underway| tried.contains(&underway.stage));
+    let journal = if is_tried { ground.take_back_journal(true) } else { Ok(()) };
     ground.keep(&marker.ended(end, why, now))?;
     ground.start_with(Which::Present)?;
-    clear(ground)
+    cleared_later(journal.and_then(|()| clear(ground)));
+    Ok(())
 }
 
 /// Clears what the present program does not need.
 fn clear(ground: &mut impl Ground) -> io::Result<()> {
-    ground.take_back_journal()?;
+    ground.take_back_journal(false)?;
     ground.remove_next()
+}
+
+/// What is left is cleared by the next start.
+fn cleared_later(cleared: io::Result<()>) {
+    if let Err(error) = cleared {
+        tracing::warn!(%error, "something of an update of the agent is left until its next start");
+    }
 }
 
 /// Moves the running new program to the usual place, for the next start.

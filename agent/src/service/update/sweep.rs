@@ -5,7 +5,7 @@ use std::io;
 use jiff::Timestamp;
 
 use super::marker::{End, Marker, Stage, Underway};
-use super::steps::{Begin, Ground, Which, begin, move_in, proven, take_back, try_next};
+use super::steps::{Begin, Ground, Heed, Which, begin, heed, move_in, proven, take_back, try_next};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Program {
@@ -22,6 +22,7 @@ struct Paper {
     marker: Marker,
     /// The journal is of a kind that only the new program reads.
     is_journal_newer: bool,
+    is_journal_damaged: bool,
     is_kept: bool,
     left: usize,
 }
@@ -40,6 +41,7 @@ impl Paper {
             starts: Which::Present,
             marker: Marker { underway: Some(underway), ..Marker::default() },
             is_journal_newer: false,
+            is_journal_damaged: false,
             is_kept: false,
             left,
         }
@@ -68,6 +70,10 @@ impl Ground for Paper {
         self.marker.clone()
     }
 
+    fn has_next(&self, _underway: &Underway) -> bool {
+        self.next == Some(Program::New)
+    }
+
     fn keep(&mut self, marker: &Marker) -> io::Result<()> {
         self.step()?;
         self.marker = marker.clone();
@@ -92,10 +98,11 @@ impl Ground for Paper {
         Ok(())
     }
 
-    fn take_back_journal(&mut self) -> io::Result<()> {
+    fn take_back_journal(&mut self, damaged: bool) -> io::Result<()> {
         self.step()?;
         if self.is_kept && self.program() == Program::Old {
             self.is_journal_newer = false;
+            self.is_journal_damaged &= !damaged;
         }
         self.is_kept = false;
         Ok(())
@@ -205,4 +212,58 @@ fn a_program_beside_the_present_one_that_nobody_vouches_for_is_never_the_agent()
         assert_eq!(begin(&mut device, Which::Next, Timestamp::UNIX_EPOCH).unwrap(), Begin::Restart);
         assert_eq!(device.starts, Which::Present);
     }
+}
+
+#[test]
+fn a_program_that_vanished_after_its_proof_is_taken_back_and_the_present_one_goes_on() {
+    let mut device = Paper::staged(usize::MAX);
+    trial(&mut device, Fate::Works).unwrap();
+    // The service did not take the new line, and then a scanner took the program away.
+    (device.starts, device.next) = (Which::Present, None);
+    let begun = begin(&mut device, Which::Present, Timestamp::UNIX_EPOCH).unwrap();
+    assert!(matches!(begun, Begin::Run(Some(_))), "{begun:?}");
+    assert_eq!((device.starts, device.ended()), (Which::Present, Some(End::TakenBack)));
+    assert!(!device.is_journal_newer);
+}
+
+#[test]
+fn a_journal_that_a_program_on_trial_damaged_is_put_back_and_one_damaged_later_is_not() {
+    let mut device = Paper { is_journal_damaged: true, ..Paper::staged(usize::MAX) };
+    trial(&mut device, Fate::Fails).unwrap();
+    assert!(!device.is_journal_damaged);
+
+    let mut later = Paper { is_journal_damaged: true, is_kept: true, ..device };
+    begin(&mut later, Which::Present, Timestamp::UNIX_EPOCH).unwrap();
+    assert!(later.is_journal_damaged, "the kept one may be older than what was done since");
+}
+
+#[test]
+fn what_cannot_be_cleared_does_not_keep_a_program_from_being_taken_back() {
+    // The journal, the marker and the line; nothing of what is to be cleared.
+    let mut device = Paper::staged(usize::MAX);
+    device.marker = device.marker.at(Stage::Trying);
+    device.left = 3;
+    take_back(&mut device, End::TakenBack, "it did not report", Timestamp::UNIX_EPOCH).unwrap();
+    assert_eq!((device.starts, device.ended()), (Which::Present, Some(End::TakenBack)));
+    assert!(device.next.is_some());
+    live(&mut Paper { left: usize::MAX, ..device }).unwrap();
+}
+
+#[test]
+fn an_agent_ends_its_run_only_for_a_program_that_an_administrator_staged_and_never_at_work() {
+    let now = Timestamp::UNIX_EPOCH;
+    let busy = || Some("the agent carries out a job".to_owned());
+    let mut none = Paper { marker: Marker::default(), ..Paper::staged(0) };
+    assert_eq!(heed(&mut none, || None, now).unwrap(), Heed::Ignore);
+    for stage in [Stage::Trying, Stage::Proven, Stage::Hosted, Stage::Placed] {
+        let marker = Paper::staged(0).marker.at(stage);
+        let mut later = Paper { marker, ..Paper::staged(0) };
+        assert_eq!(heed(&mut later, || None, now).unwrap(), Heed::Ignore, "{stage:?}");
+    }
+    assert_eq!(heed(&mut Paper::staged(0), || None, now).unwrap(), Heed::TakeUp);
+    // Its own journal stays untouched, whatever an earlier update left beside it.
+    let mut device = Paper { is_kept: true, is_journal_damaged: true, ..Paper::staged(usize::MAX) };
+    assert!(matches!(heed(&mut device, busy, now).unwrap(), Heed::Stay(_)));
+    assert_eq!((device.next, device.ended()), (None, Some(End::Refused)));
+    assert!(device.is_kept && device.is_journal_damaged);
 }
