@@ -15,6 +15,14 @@ pub(crate) fn complaint(updates: &UpdateSelection) -> Option<String> {
         if updates.packages[..position].iter().any(is_same) {
             return Some(format!("spec.updates.packages has two for {kb} on {}.", package.product));
         }
+        // One file that goes by two KBs would be installed twice, and proven by either.
+        let is_same_file = |other: &&UpdatePackage| {
+            other.product == package.product && other.sha256 == package.sha256
+        };
+        if let Some(other) = updates.packages[..position].iter().find(is_same_file) {
+            let (first, product) = (&other.kb, &package.product);
+            return Some(format!("The packages of {first} and {kb} on {product} are one file."));
+        }
         let is_address = package.url.starts_with("https://")
             || package.allow_http && package.url.starts_with("http://");
         if !is_address || package.url.contains(['@', '?', '#']) {

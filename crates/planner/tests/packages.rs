@@ -11,12 +11,16 @@ const PACKAGES: &str = "
 updates:
   packages:
   - {kb: KB5070002, product: Windows Server 2022, url: 'https://f/2.msu', sha256: DIGEST}
-  - {kb: KB5070001, product: Windows Server 2022, url: 'https://f/1.msu', sha256: DIGEST, targetBuild: '20348.2800'}
+  - {kb: KB5070001, product: Windows Server 2022, url: 'https://f/1.msu', sha256: SECOND, targetBuild: '20348.2800'}
   - {kb: KB5070001, product: Windows 11, url: 'http://f/3.msu', sha256: DIGEST, allowHttp: true}
 stages: [{name: test, group: test}]";
 
 fn packages() -> String {
-    PACKAGES.replace("DIGEST", &"0a".repeat(32))
+    filled(PACKAGES)
+}
+
+fn filled(yaml: &str) -> String {
+    yaml.replace("DIGEST", &"0a".repeat(32)).replace("SECOND", &"0c".repeat(32))
 }
 
 #[test]
@@ -46,7 +50,7 @@ fn packages_need_no_catalogue_and_reach_the_job_in_their_order() {
     assert_eq!(updates[0].kind, UpdateKind::Other, "its package proves it");
     assert_eq!(updates[1].kind, UpdateKind::Quality, "the build proves it");
     assert_eq!(updates[1].target_build.as_deref(), Some("20348.2800"));
-    assert_eq!(updates[1].package.as_ref().unwrap().sha256, "0a".repeat(32));
+    assert_eq!(updates[1].package.as_ref().unwrap().sha256, "0c".repeat(32));
 }
 
 #[test]
@@ -73,9 +77,10 @@ fn packages_that_an_older_api_server_let_through_stop_the_rollout() {
         ("https://f/2.msu", "file:///2.msu", "https://"),
         ("KB5070002", "KB5070001", "has two for KB5070001"),
         ("DIGEST", "DIGEST0", "is not a SHA-256"),
+        ("SECOND", "DIGEST", "The packages of KB5070002 and KB5070001 on Windows Server 2022 are"),
         ("packages:", "kbs: [KB5070001]\n  packages:", "exactly one"),
     ] {
-        let yaml = PACKAGES.replacen(was, is, 1).replace("DIGEST", &"0a".repeat(32));
+        let yaml = filled(&PACKAGES.replacen(was, is, 1));
         let mut world = World::new();
         world.group("test");
         world.device("test-1", "test", SERVER);
