@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use wardring_api::{
     OverrunAction, Span, WindowAction, WindowType, conditions::whole_seconds, reasons::Reason,
 };
@@ -34,6 +34,8 @@ pub(crate) struct Agenda<'a> {
     lists: Vec<&'a [String]>,
     row: &'a DeviceRow,
     zone: Option<TimeZone>,
+    /// The device has begun: no cutoff keeps it from going on.
+    has_begun: bool,
 }
 
 /// What keeps an action back at one instant.
@@ -60,7 +62,13 @@ impl<'a> Agenda<'a> {
     ) -> Agenda<'a> {
         let lists = std::iter::once(stage).chain(groups).filter(|list| !list.is_empty()).collect();
         let zone = row.time_zone.as_deref().and_then(zone);
-        Agenda { windows, lists, row, zone }
+        Agenda { windows, lists, row, zone, has_begun: false }
+    }
+
+    /// The same for a device that has begun what it asks about: `startCutoff` was for the beginning.
+    pub fn begun(mut self) -> Agenda<'a> {
+        self.has_begun = true;
+        self
     }
 
     /// Whether no window has a say on the device at all.
@@ -153,8 +161,9 @@ impl<'a> Agenda<'a> {
 
     /// The first instant at which the action does not begin any more.
     fn last_start(&self, window: &WindowView, now: Opening, action: WindowAction) -> Timestamp {
-        let cutoff = window.spec.start_cutoff.filter(|_| action != WindowAction::Reboot);
-        let cutoff = cutoff.map_or(jiff::SignedDuration::ZERO, Span::duration);
+        let begins = action != WindowAction::Reboot && !self.has_begun;
+        let cutoff = window.spec.start_cutoff.filter(|_| begins);
+        let cutoff = cutoff.map_or(SignedDuration::ZERO, Span::duration);
         now.close.checked_sub(cutoff).unwrap_or(now.open).max(now.open)
     }
 
@@ -224,23 +233,16 @@ impl<'a> Agenda<'a> {
         })
     }
 
-    /// From when on the device counts as late with its restart: a device whose restart has to wait for
-    /// a window of its own is not.
-    pub fn restart_from(&self, granted: Timestamp) -> Timestamp {
-        let first = self.next(WindowAction::Reboot, granted).unwrap_or(granted);
-        if first > granted || self.lists.is_empty() {
-            return first;
+    /// From when on the time of a device counts that has `within` for everything, restart included. One
+    /// that may have to wait for its restart, because what lets it ends before that, is not late.
+    pub fn counts_from(&self, granted: Timestamp, within: SignedDuration) -> Timestamp {
+        let action = WindowAction::Reboot;
+        let next = |from| self.next(action, from).unwrap_or(granted).max(granted);
+        match self.at(action, granted) {
+            Ok(until) if until < later(granted, within) => next(until),
+            Ok(_) => granted,
+            Err(_) => next(granted),
         }
-        // It may restart now; if it is not that far when the window closes, it may have to wait.
-        let holds = |window: &&Arc<WindowView>| {
-            window.spec.overrun.action == OverrunAction::Hold
-                && self.lists.iter().any(|list| list.iter().any(|name| **name == *window.name))
-        };
-        let waits = self.windows.iter().filter(holds);
-        let ends = waits.filter_map(|window| self.opening(window, granted)).map(|all| all.close);
-        ends.min()
-            .and_then(|close| self.next(WindowAction::Reboot, close))
-            .map_or(granted, |next| next.max(granted))
     }
 
     fn tell(&self, action: WindowAction, at: Timestamp, obstacle: &Obstacle<'_>) -> Closed {
@@ -278,22 +280,20 @@ impl<'a> Agenda<'a> {
                 None,
             ),
             Obstacle::Shut(Some((window, open)), _) => {
-                let until = next();
-                let told = match until {
-                    Some(until) if until > whole_seconds(*open) => {
-                        format!("; with everything else in the way, it may begin at {until}")
-                    }
-                    _ => String::new(),
-                };
-                (
-                    Reason::OutsideWindow,
-                    format!(
-                        "MaintenanceWindow {} opens at {}{told}.",
-                        window.name,
-                        whole_seconds(*open)
+                let (open, until) = (whole_seconds(*open), next());
+                let (reason, told) = match until {
+                    Some(until) if until > open => (
+                        Reason::OutsideWindow,
+                        format!("; with everything else in the way, it may begin at {until}"),
                     ),
-                    until.or(Some(whole_seconds(*open))),
-                )
+                    Some(_) => (Reason::OutsideWindow, String::new()),
+                    None => (
+                        Reason::WindowNeverOpens,
+                        ", and something else is in the way then and ever after".to_owned(),
+                    ),
+                };
+                let message = format!("MaintenanceWindow {} opens at {open}{told}.", window.name);
+                (reason, message, until)
             }
             Obstacle::Frozen(window, close) => {
                 let why = window.spec.reason.as_deref().map(one_line).unwrap_or_default();
@@ -305,7 +305,7 @@ impl<'a> Agenda<'a> {
                         window.name,
                         whole_seconds(*close)
                     ),
-                    next().or(Some(whole_seconds(*close))),
+                    next(),
                 )
             }
         };

@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 
 use croner::{Cron, parser::CronParser};
 use jiff::{
-    SignedDuration, Timestamp, ToSpan,
+    SignedDuration, Timestamp, ToSpan, Zoned,
     civil::{self, Date},
     tz::{TimeZone, TimeZoneDatabase},
 };
@@ -79,8 +79,17 @@ struct Schedule {
 #[derive(Clone, Debug)]
 enum Rule {
     Cron(Box<Cron>),
-    PatchTuesday { plus_days: i64, at: TimeOfDay },
-    Monthly { nth: i8, day: civil::Weekday, at: TimeOfDay },
+    /// No such day ever comes.
+    Never,
+    PatchTuesday {
+        plus_days: i64,
+        at: TimeOfDay,
+    },
+    Monthly {
+        nth: i8,
+        day: civil::Weekday,
+        at: TimeOfDay,
+    },
     Once(Opening),
 }
 
@@ -158,9 +167,11 @@ impl Rule {
         let local = behind.to_zoned(zone.clone());
         match self {
             Rule::Once(opening) => (opening.open > behind).then_some(opening.open),
+            Rule::Never => None,
             Rule::Cron(cron) => {
-                let next = cron.find_next_occurrence(&local, false).ok()?;
-                Some(next.timestamp())
+                let next = cron.find_next_occurrence(&local, false).ok();
+                let next = next.map(|next| next.timestamp());
+                skipped(cron, &local, zone, next).or(next)
             }
             Rule::PatchTuesday { plus_days, at } => {
                 // Days after it may lie in the next month.
@@ -226,6 +237,9 @@ fn schedule(spec: &MaintenanceWindowSpec) -> Result<Schedule, String> {
         }
         let opening = Opening { open: once.from, close: once.until };
         let duration = once.until.duration_since(once.from);
+        if spec.start_cutoff.is_some_and(|cutoff| cutoff.duration() >= duration) {
+            return Err("spec.startCutoff must be shorter than the window.".to_owned());
+        }
         return Ok(Schedule { rule: Rule::Once(opening), zone: None, duration });
     }
     let duration = spec.duration.ok_or("spec.duration is missing: how long is it open?")?;
@@ -246,16 +260,7 @@ fn schedule(spec: &MaintenanceWindowSpec) -> Result<Schedule, String> {
         })?),
     };
     let rule = if let Some(cron) = &given.cron {
-        if cron.split_whitespace().count() != 5 {
-            return Err(format!(
-                "spec.schedule.cron: {cron:?} must have five fields: minute, hour, day of the month, \
-                 month, day of the week."
-            ));
-        }
-        let parsed = CronParser::new().parse(cron);
-        Rule::Cron(Box::new(
-            parsed.map_err(|error| format!("spec.schedule.cron: {cron:?}: {error}"))?,
-        ))
+        recurring(cron)?
     } else if let Some(rule) = &given.patch_tuesday {
         Rule::PatchTuesday { plus_days: i64::from(rule.plus_days), at: rule.at }
     } else {
@@ -263,6 +268,56 @@ fn schedule(spec: &MaintenanceWindowSpec) -> Result<Schedule, String> {
         Rule::Monthly { nth: nth(rule.week), day: day(rule.day), at: rule.at }
     };
     Ok(Schedule { rule, zone, duration: duration.duration() })
+}
+
+/// Times that are looked at for one that clocks skip.
+const SKIPPED: usize = 128;
+
+/// The first start that clocks skip, if it comes before `next`: croner moves one to the jump where a cron
+/// has a single time of day, and leaves it out where it has several.
+fn skipped(
+    cron: &Cron,
+    local: &Zoned,
+    zone: &TimeZone,
+    next: Option<Timestamp>,
+) -> Option<Timestamp> {
+    let behind = local.timestamp();
+    let mut civil = local.datetime();
+    for _ in 0..SKIPPED {
+        civil = cron.find_next_occurrence(&civil, false).ok()?;
+        let at = TimeOfDay { hour: civil.hour() as u8, minute: civil.minute() as u8 };
+        let start = instant(civil.date(), at, zone)?;
+        if next.is_some_and(|next| start >= next) {
+            return None;
+        }
+        if start > behind {
+            return Some(start);
+        }
+    }
+    None
+}
+
+fn recurring(text: &str) -> Result<Rule, String> {
+    let problem = |why: &str| Err(format!("spec.schedule.cron: {text:?} {why}."));
+    let fields: Vec<&str> = text.split_whitespace().collect();
+    let [_, _, day, _, weekday] = fields[..] else {
+        return problem(
+            "must have five fields: minute, hour, day of the month, month, day of the week",
+        );
+    };
+    if day != "*" && weekday != "*" {
+        // Cron opens on either, and whoever writes both means both.
+        return problem(
+            "names days of the month and days of the week, and would open on either; use `monthly`, \
+             `patchTuesday`, or a weekday such as `TUE#2`",
+        );
+    }
+    let cron = match CronParser::new().parse(text) {
+        Ok(cron) => cron,
+        Err(error) => return problem(&format!("cannot be read: {error}")),
+    };
+    let comes = cron.find_next_occurrence(&civil::date(2024, 1, 1).at(0, 0, 0, 0), false).is_ok();
+    Ok(if comes { Rule::Cron(Box::new(cron)) } else { Rule::Never })
 }
 
 fn nth(week: WeekOfMonth) -> i8 {

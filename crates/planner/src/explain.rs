@@ -19,7 +19,7 @@ use crate::{
     line::{Doing, Frozen, Line, NONE, doing, failed_before, notes_itself},
     outcomes::is_released,
 };
-use waits::{restart_window, waiting};
+use waits::{begin_window, restart_window, waiting};
 
 /// Objects that tell the story of one device in one rollout.
 #[derive(Clone, Debug)]
@@ -159,6 +159,11 @@ fn at_work(story: &DeviceStory<'_>, rules: &Rules) -> Explanation {
             Reason::EmergencyStop,
             format!("{device} waits with its restart: {}", told(stop)),
             None,
+        ),
+        Doing::NotBegun if let Some(closed) = begin_window(story, job) => say(
+            closed.reason,
+            format!("{device} has its job and does not begin: {}", closed.message),
+            closed.until,
         ),
         Doing::NotBegun => say(
             Reason::InProgress,

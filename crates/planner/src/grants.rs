@@ -1,7 +1,8 @@
 //! Who starts: every device of every stage gets a decision, and those that start get a grant.
 
 use wardring_api::{
-    AwaitingRebootAction, JobAction, LineState, StageState, WindowAction, reasons::Reason,
+    AwaitingRebootAction, JobAction, LineState, PendingRebootPolicy, StageState, WindowAction,
+    reasons::Reason,
 };
 
 use crate::{
@@ -227,6 +228,13 @@ impl Desk<'_, '_> {
         !is_over && self.run.brakes.hold(line, action, self.scene)
     }
 
+    /// Whether the device's first step is a restart.
+    fn restarts_first(&self, line: &Line) -> bool {
+        let policy = self.run.rollout.spec.preflight.pending_reboot;
+        policy == PendingRebootPolicy::RebootFirst
+            && self.scene.row(line).is_some_and(|row| row.hard_pending_reboot)
+    }
+
     /// Why no window lets the action begin now.
     fn outside_window(&mut self, line: &Line, action: WindowAction) -> Option<Reason> {
         match self.windows.say(action, line.row as usize) {
@@ -281,6 +289,11 @@ impl Desk<'_, '_> {
             return Decision::Hold(waits);
         }
         if let Some(reason) = self.outside_window(line, WindowAction::Install) {
+            return Decision::Hold(reason);
+        }
+        if self.restarts_first(line)
+            && let Some(reason) = self.outside_window(line, WindowAction::Reboot)
+        {
             return Decision::Hold(reason);
         }
         if self.slots == 0 {

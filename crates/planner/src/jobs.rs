@@ -103,7 +103,7 @@ fn job(
         list.iter().map(|&group| &table.groups()[group as usize].spec)
     };
     let span = |span: Option<Span>, default: Span| span.unwrap_or(default).duration();
-    let (last_start, restart_from) = by_windows(run, stage, &line, granted_at, scene);
+    let (last_start, counts_from) = by_windows(run, stage, &line, granted_at, scene);
     Some(NewJob {
         device: record.device,
         rollout: run.id.clone(),
@@ -123,7 +123,7 @@ fn job(
         source: spec.updates.source,
         accept_eula: spec.updates.accept_eula,
         start_by: later(granted_at, rules.start_within.min(rules.device_deadline)).min(last_start),
-        finish_by: later(restart_from, rules.device_deadline),
+        finish_by: later(counts_from, rules.device_deadline),
         preflight: JobPreflight {
             reboot_first: spec.preflight.pending_reboot == PendingRebootPolicy::RebootFirst,
             min_free_disk_gb: spec.preflight.min_free_disk_gb.unwrap_or(0),
@@ -155,7 +155,7 @@ fn job(
     })
 }
 
-/// What windows mean for a grant: when it begins at the latest, and from when on its restart is due. A
+/// What windows mean for a grant: when it begins at the latest, and from when on its time counts. A
 /// window that closed since the grant ends the one at once and moves the other.
 fn by_windows(
     run: &Run<'_>,
@@ -175,8 +175,10 @@ fn by_windows(
     if agenda.is_free() {
         return (Timestamp::MAX, granted_at);
     }
-    let last_start = agenda.may_begin(begins, granted_at).unwrap_or(granted_at);
-    (last_start, agenda.restart_from(granted_at))
+    // The cutoff is for the first step; further updates of the job may begin until the end.
+    let counts_from = agenda.counts_from(granted_at, stage.rules.device_deadline);
+    let last_start = agenda.begun().may_begin(begins, granted_at).unwrap_or(granted_at);
+    (last_start, counts_from)
 }
 
 /// Deletes the jobs that no grant needs any more.

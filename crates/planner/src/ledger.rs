@@ -1,7 +1,9 @@
 //! The ledger: grants are named there before a slice line says Granted, and a batch that a leader
 //! left open is closed before anything else is granted.
 
-use wardring_api::{Batch, JobAction, LineState, SliceLine, conditions::whole_seconds};
+use wardring_api::{
+    Batch, JobAction, LineState, SliceLine, WindowAction, conditions::whole_seconds,
+};
 
 use crate::{
     Action, BATCH_SIZE, LineChange, RecordCause, freeze,
@@ -9,6 +11,7 @@ use crate::{
     plan::Lanes,
     sequence::next_batch,
     validate::{Run, Scene, Stop},
+    windows::{self, StageWindows},
 };
 
 /// Batches in one plan at most, so that one pass stays short and a halt never waits behind it.
@@ -40,6 +43,7 @@ pub(crate) fn close_open_batch(runs: &mut [Run<'_>], scene: &Scene<'_>, lanes: &
         let may_grant = has_heard && run.stop.is_none() && run.complaint.is_none();
         let may_roll_back = has_heard && matches!(run.stop, None | Some(Stop::Halted));
         let (uid, now) = (run.id.uid.clone(), scene.now);
+        let respects = windows::rollbacks_wait(run);
         let limits: Vec<bool> = (0..run.stages.len())
             .map(|position| freeze::missing_group(run, position, scene).is_none())
             .collect();
@@ -50,6 +54,7 @@ pub(crate) fn close_open_batch(runs: &mut [Run<'_>], scene: &Scene<'_>, lanes: &
                 continue;
             };
             is_known = true;
+            let mut windows = StageWindows::new(scene, &stage.spec.windows);
             let mut changes = Vec::new();
             for (device, attempt, action) in batch.grants.iter().filter_map(|text| entry(text)) {
                 let lines = &frozen.slices[slice].lines;
@@ -70,7 +75,15 @@ pub(crate) fn close_open_batch(runs: &mut [Run<'_>], scene: &Scene<'_>, lanes: &
                     JobAction::Install | JobAction::Download => may_grant,
                 };
                 let is_stopped = run.brakes.hold(&line, action, scene);
-                if row.is_some() && allowed && has_limits && !is_stopped {
+                // What began already comes back to it; what would begin must be let.
+                let begins = match action {
+                    _ if attempt == line.attempt => None,
+                    JobAction::Rollback => respects.then_some(WindowAction::Uninstall),
+                    JobAction::Install | JobAction::Download => Some(WindowAction::Install),
+                };
+                let is_shut = row.is_some()
+                    && begins.is_some_and(|begins| windows.say(begins, line.row as usize).is_err());
+                if row.is_some() && allowed && has_limits && !is_stopped && !is_shut {
                     grant(&mut line, action, attempt, batch.sequence, now);
                 } else {
                     (line.sequence, line.attempt, line.moved) = (batch.sequence, attempt, true);

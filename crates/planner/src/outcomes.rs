@@ -41,11 +41,14 @@ struct Facts<'s, 'a> {
     opened: Option<Timestamp>,
     /// How long the rollout stood still since then, when nobody could begin.
     still: SignedDuration,
+    /// Everything waits for a window now: nobody could begin in contact either.
+    awaits: bool,
     covers: &'s dyn Fn(u16) -> bool,
 }
 
 /// Folds what happened into every frozen line of a run.
 pub(crate) fn fold(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) {
+    let awaits = run.awaits.is_some();
     let Run { id, stop, stages, status, coverage, brakes, .. } = run;
     for (stage, stage_status) in stages.iter_mut().zip(&status.stages) {
         let Some(frozen) = &mut stage.frozen else { continue };
@@ -59,6 +62,7 @@ pub(crate) fn fold(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) {
                 .started_at
                 .filter(|_| stage_status.state == wardring_api::StageState::Open),
             still: stood_still(stage_status),
+            awaits,
             covers: &|product| coverage.covers(product),
         };
         for index in 0..frozen.lines.len() {
@@ -269,7 +273,7 @@ impl Facts<'_, '_> {
             return Turn::Keep;
         };
         // It could not have begun in contact either.
-        if self.brakes.hold(line, JobAction::Install, self.scene) {
+        if self.awaits || self.brakes.hold(line, JobAction::Install, self.scene) {
             return Turn::Keep;
         }
         let since = row.online_since.map_or(opened, |since| since.max(opened));

@@ -3,7 +3,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
-    AwaitingRebootAction, DeviceMode, JobAction, LineState, PatchRollout, PermitStep,
+    AwaitingRebootAction, DeviceMode, JobAction, LineState, PatchRollout, Permit, PermitStep,
     RollbackWindows, SliceLine, WindowAction, reasons::Reason,
 };
 
@@ -308,10 +308,17 @@ fn window(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
     if job.action == JobAction::Rollback && spec.on_failure.windows == RollbackWindows::Ignore {
         return None;
     }
-    let stage = spec.stages.iter().find(|stage| stage.name == job.stage);
-    let stage = stage.map(|stage| stage.windows.as_slice()).unwrap_or_default();
+    let Some(stage) = spec.stages.iter().find(|stage| stage.name == job.stage) else {
+        // Nobody knows what windows it has to keep to.
+        return refused(Reason::NotGranted, ASK_LATER);
+    };
     let groups = facts.group_windows.iter().copied();
-    let agenda = Agenda::new(facts.windows, stage, groups, row);
+    let mut agenda = Agenda::new(facts.windows, &stage.windows, groups, row);
+    let goes_on =
+        |permit: &Permit| permit.attempt == job.attempt && permit.step == facts.request.step;
+    if job.permitted.iter().any(goes_on) {
+        agenda = agenda.begun();
+    }
     let closed = match facts.request.step {
         PermitStep::Install => agenda.may_begin(WindowAction::Install, facts.now).err(),
         PermitStep::Uninstall => agenda.may_begin(WindowAction::Uninstall, facts.now).err(),

@@ -21,6 +21,7 @@ use crate::{
     plan::Lanes,
     validate::{Run, Scene, Stop},
     wake::Wake,
+    windows,
 };
 
 /// Devices that an UpdateHold shows as evidence.
@@ -84,6 +85,13 @@ fn is_over_time(run: &Run<'_>, scene: &Scene<'_>, wake: &mut Wake) -> bool {
         let deadline =
             later(later(rollback.started_at, stood_still(&run.status.stages[position])), span);
         if emergency::stops_rollback(run) {
+            return false;
+        }
+        // Time in which no window lets anything be taken back is not the devices'.
+        if let Some(until) = windows::rollback_waits(run, scene, |position, line| {
+            is_target(run, position, line, scene)
+        }) {
+            wake.at(until);
             return false;
         }
         if rollback.completed_at.is_none() {

@@ -19,7 +19,7 @@ use crate::{
     agenda::{Agenda, Closed},
     calendar::zone,
     halt::current_stage,
-    line::{Doing, doing},
+    line::{Doing, Line, doing},
     plan::Lanes,
     validate::{Run, Scene},
     wake::Wake,
@@ -114,30 +114,39 @@ pub(crate) fn rollbacks_wait(run: &Run<'_>) -> bool {
 /// device in the way.
 pub(crate) fn standing(run: &Run<'_>, scene: &Scene<'_>) -> Option<Closed> {
     let position = current_stage(run)?;
-    let stage = &run.stages[position];
-    if run.stop.is_some() || run.status.stages[position].state != StageState::Open {
+    let (stage, status) = (&run.stages[position], &run.status.stages[position]);
+    if run.stop.is_some() || status.state != StageState::Open {
         return None;
     }
     let mut windows = StageWindows::new(scene, &stage.spec.windows);
     if windows.is_free {
         return None;
     }
-    let mut first = None;
+    let slots = status.caps.map_or(usize::MAX, |caps| caps.max_concurrency as usize);
+    let (mut first, mut restarting, mut may_start) = (None, 0, false);
     for line in stage.frozen.iter().flat_map(|frozen| &frozen.lines) {
         let is_granted = line.state == LineState::Granted;
         if !is_granted && !line.waits(&stage.rules) || scene.row(line).is_none() {
             continue;
         }
         let closed = if is_granted {
+            restarting += 1;
             let job = scene.own_job(line, run.uid());
             restart(job?, scene, &stage.spec.windows, line.row as usize)?
         } else {
-            windows.say(WindowAction::Install, line.row as usize).err()?
+            match windows.say(WindowAction::Install, line.row as usize) {
+                Err(closed) => closed,
+                // It may, once somebody who waits for a restart makes room.
+                Ok(_) => {
+                    may_start = true;
+                    continue;
+                }
+            }
         };
         closed.until?;
         first.get_or_insert(closed);
     }
-    first
+    first.filter(|_| !may_start || restarting >= slots)
 }
 
 /// Why a device that installed waits with its restart, if a window is all that it waits for.
@@ -148,12 +157,37 @@ fn restart(job: &JobView, scene: &Scene<'_>, stage: &[String], position: usize) 
     agenda(scene, stage, position).may_restart(installed_at(job), scene.now).err()
 }
 
-/// When the job was permitted to install.
+/// Until when windows keep back a line that is to be taken back, if one does and that is known.
+pub(crate) fn rollback_waits(
+    run: &Run<'_>,
+    scene: &Scene<'_>,
+    is_target: impl Fn(usize, &Line) -> bool,
+) -> Option<Timestamp> {
+    if !rollbacks_wait(run) {
+        return None;
+    }
+    let mut first: Option<Timestamp> = None;
+    for (position, stage) in run.stages.iter().enumerate() {
+        let mut windows = StageWindows::new(scene, &stage.spec.windows);
+        for line in stage.frozen.iter().flat_map(|frozen| &frozen.lines) {
+            if !is_target(position, line) {
+                continue;
+            }
+            let closed = windows.say(WindowAction::Uninstall, line.row as usize).err();
+            if let Some(until) = closed.and_then(|closed| closed.until) {
+                first = Some(first.map_or(until, |first| first.min(until)));
+            }
+        }
+    }
+    first
+}
+
+/// When the job was permitted to install, or to take back.
 pub(crate) fn installed_at(job: &JobView) -> Option<Timestamp> {
     let installs = job
         .permitted
         .iter()
-        .filter(|all| all.attempt == job.attempt && all.step == PermitStep::Install);
+        .filter(|all| all.attempt == job.attempt && all.step != PermitStep::Reboot);
     installs.map(|permit| permit.at).max()
 }
 

@@ -482,6 +482,16 @@ fn nothing_begins_outside_its_window_and_what_installed_may_finish_for_a_while()
         (Installs, Install, plain.clone(), "2026-11-20T23:30:00Z", "", "WindowNeverOpens"),
         (Installs, Install, with("startCutoff: 45m"), inside, "", "WindowNeverOpens"),
         (Reboot, Install, with("startCutoff: 45m"), inside, inside, "granted"),
+        // The cutoff is for the beginning: the next update of the same job goes on.
+        (Installs, Install, with("startCutoff: 45m"), inside, "2026-11-20T22:10:00Z", "granted"),
+        (
+            Installs,
+            Install,
+            with("startCutoff: 45m"),
+            half_an_hour,
+            "2026-11-20T22:10:00Z",
+            "WindowNeverOpens",
+        ),
         (Installs, Install, with("allows: [Reboot]"), inside, "", "WindowNeverOpens"),
         // After the end: within the limit of the window in which it installed.
         (Reboot, Install, plain.clone(), half_an_hour, installed, "granted"),

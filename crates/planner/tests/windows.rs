@@ -7,7 +7,7 @@ mod support;
 use jiff::Timestamp;
 use support::{SERVER, World, explained};
 use wardring_api::{LineState, PermitStep, RolloutPhase, conditions, reasons::Reason};
-use wardring_planner::{Plan, WindowView};
+use wardring_planner::{Action, Plan, WindowView};
 
 // The world begins on Friday, 2026-11-20, at 22:00 UTC.
 const SATURDAY: &str = "
@@ -245,4 +245,113 @@ fn a_window_that_stays_open_is_never_written_again() {
     assert!(status.unwrap().open);
     let view = WindowView::new(&world.windows["saturday"]);
     assert_eq!(view.problem(), None);
+}
+
+#[test]
+fn a_batch_that_a_dead_leader_left_open_is_closed_without_grants_in_a_freeze() {
+    let mut world = world(&SPEC.replace(", windows: [saturday]", ""));
+    loop {
+        let plan = world.plan();
+        let opens = |action: &Action| matches!(action, Action::OpenBatch { .. });
+        match plan.actions.iter().position(opens) {
+            Some(position) => {
+                plan.actions[..=position].iter().for_each(|action| world.apply(action));
+                break;
+            }
+            None => plan.actions.iter().for_each(|action| world.apply(action)),
+        }
+    }
+    let freeze = "{type: Deny, reason: r, schedule: {once: {from: 2026-11-20T00:00:00Z, until: 2026-11-22T00:00:00Z}}}";
+    world.window("freeze", freeze);
+    world.settle();
+    assert_eq!(world.state("november", "test-1"), Some(LineState::Pending));
+    let batch = world.ledger.batch.clone().unwrap();
+    assert_eq!(world.line("november", "test-1").unwrap().sequence, batch.sequence);
+    world.windows.clear();
+    until(&mut world, "2026-11-21T02:00:00Z");
+    assert_eq!(world.status("november").phase, Some(RolloutPhase::Completed));
+}
+
+#[test]
+fn a_device_that_may_have_to_wait_for_its_restart_has_its_time_from_then_on() {
+    let mut world = world(SPEC);
+    world.window("saturday", SATURDAY);
+    until(&mut world, "2026-11-21T20:00:00Z");
+    world.settle();
+    let job = world.jobs.values().next().unwrap();
+    assert_eq!(job.start_by, at("2026-11-22T00:00:00Z"), "the window is shorter than four hours");
+    assert_eq!(job.finish_by, at("2026-11-29T20:00:00Z"), "a day from when it may restart again");
+}
+
+#[test]
+fn windows_that_never_meet_are_no_opening_to_wait_for() {
+    let mut world = world(SPEC);
+    world.window("saturday", SATURDAY);
+    world
+        .window("noon", "{type: Allow, schedule: {cron: 0 12 * * *}, duration: 2h, timeZone: UTC}");
+    world.groups.get_mut("test").unwrap().spec.windows = vec!["noon".to_owned()];
+    world.settle();
+    let (reason, message, when) = waiting(&world);
+    assert_eq!((reason.as_str(), when), ("WindowNeverOpens", None), "{message}");
+    until(&mut world, "2026-11-29T00:00:00Z");
+    let halted = world.status("november").halted.map(|latch| latch.reason);
+    assert_eq!(halted.as_deref(), Some("ProgressDeadlineExceeded"));
+}
+
+#[test]
+fn a_device_that_is_away_while_nobody_may_begin_is_not_counted_as_absent() {
+    let spec = SPEC.replace("windows:", "offline: {action: Fail, after: 6h}, windows:");
+    let mut world = world(&spec);
+    world.window("saturday", SATURDAY);
+    world.settle();
+    world.set_online("test-2", false);
+    until(&mut world, "2026-11-21T19:59:00Z");
+    assert_eq!(world.state("november", "test-2"), Some(LineState::Pending));
+    assert!(world.status("november").halted.is_none());
+}
+
+#[test]
+fn a_device_that_restarts_first_begins_only_where_it_may_restart() {
+    let spec = SPEC.replace("windows: [saturday]", "windows: [day, saturday]")
+        + "\npreflight: {pendingReboot: RebootFirst}";
+    let mut world = world(&spec);
+    world.devices.get_mut("test-1").unwrap().hard_pending_reboot = true;
+    world.devices.remove("test-2");
+    world.window("saturday", SATURDAY);
+    world.window(
+        "day",
+        "{type: Allow, allows: [Install], schedule: {cron: 0 8 * * *}, duration: 8h, timeZone: UTC}",
+    );
+    until(&mut world, "2026-11-21T19:59:00Z");
+    assert_eq!(world.line("november", "test-1").unwrap().attempt, 0, "it took no slot by day");
+    until(&mut world, "2026-11-21T23:59:00Z");
+    assert_eq!(world.state("november", "test-1"), Some(LineState::Succeeded));
+}
+
+#[test]
+fn slots_that_wait_for_a_restart_window_stop_the_stage_s_clock() {
+    let spec = "
+updates: {select: {release: 2026-11}}
+stages: [{name: test, group: test, maxConcurrency: 1, progressDeadline: 2d, windows: [day, sunday]}]";
+    let mut world = world(spec);
+    world.window(
+        "day",
+        "{type: Allow, allows: [Install], schedule: {cron: 0 8 * * *}, duration: 8h, timeZone: UTC}",
+    );
+    world.window(
+        "sunday",
+        "{type: Allow, allows: [Reboot], schedule: {monthly: {week: Last, day: Sunday, at: '02:30'}}, duration: 3h, timeZone: UTC}",
+    );
+    // Both, a month apart; in between nothing happens but that time passes.
+    for (jump, end) in [
+        ("2026-11-21T07:59:00Z", "2026-11-21T09:00:00Z"),
+        ("2026-11-29T02:29:00Z", "2026-11-29T09:00:00Z"),
+        ("2026-12-27T02:29:00Z", "2026-12-27T06:00:00Z"),
+    ] {
+        world.now = at(jump);
+        until(&mut world, end);
+    }
+    let status = world.status("november");
+    assert!(status.halted.is_none(), "{:?}", status.halted);
+    assert_eq!(status.phase, Some(RolloutPhase::Completed), "{:?}", status.message);
 }

@@ -94,6 +94,21 @@ fn windows_on_the_days_on_which_clocks_change() {
             "2026-04-04T05:00:00Z",
             "04-05 01:45+11 to 04-05 02:15+10:30",
         ),
+        // Several times of day, one of which does not exist.
+        (
+            "cron: '0 2,14 * * *'".to_owned(),
+            "2h",
+            "Europe/Berlin",
+            "2026-03-28T20:00:00Z",
+            "03-29 03:00+02 to 03-29 05:00+02",
+        ),
+        (
+            "cron: '0,30 2 * * *'".to_owned(),
+            "10m",
+            "Europe/Berlin",
+            "2026-03-28T20:00:00Z",
+            "03-29 03:00+02 to 03-29 03:10+02",
+        ),
         // New York.
         (
             daily("30 2"),
@@ -214,11 +229,16 @@ fn what_cannot_be_read_is_said_in_a_sentence() {
         ("schedule: {cron: 0 22 * * *}, duration: 1h, timeZone: Mars/Base", "IANA"),
         ("schedule: {cron: 0 22 * *}, duration: 1h, timeZone: UTC", "five fields"),
         ("schedule: {cron: 0 0 22 * * *}, duration: 1h, timeZone: UTC", "five fields"),
+        ("schedule: {cron: 0 22 8-14 * TUE}, duration: 1h, timeZone: UTC", "on either"),
         ("schedule: {cron: 61 22 * * *}, duration: 1h, timeZone: UTC", "61 22"),
         ("schedule: {cron: 0 22 * * *}, duration: 1h, startCutoff: 1h, timeZone: UTC", "shorter"),
         (
             "schedule: {once: {from: 2026-11-21T00:00:00Z, until: 2026-11-21T00:00:00Z}}",
             "later than",
+        ),
+        (
+            "schedule: {once: {from: 2026-11-21T00:00:00Z, until: 2026-11-21T01:00:00Z}}, startCutoff: 1h",
+            "shorter",
         ),
     ] {
         let view = window(&format!("{{type: Allow, {spec}}}"));

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use wardring_api::{JobAction, LineState, RollbackWindows, StageState, Waiting, reasons::Reason};
+use wardring_api::{
+    JobAction, LineState, RollbackWindows, StageState, Waiting, WindowAction, reasons::Reason,
+};
 
 use super::{DeviceStory, Explanation, is_stopped, last_end, lower_first, one_line, told};
 use crate::{
@@ -27,6 +29,17 @@ fn agenda<'a>(story: &DeviceStory<'a>) -> Option<Agenda<'a>> {
         .filter(|group| Selector::new(&group.spec.selector).matches(&row.labels));
     let lists = mine.map(|group| group.spec.windows.as_slice());
     Some(Agenda::new(story.windows, &stage.windows, lists, row))
+}
+
+/// Why a window keeps the device from beginning what its job asks, if one does.
+pub(super) fn begin_window(story: &DeviceStory<'_>, job: &JobView) -> Option<Closed> {
+    let ignores = story.rollout.spec.on_failure.windows == RollbackWindows::Ignore;
+    let begins = match job.action {
+        JobAction::Rollback if ignores => return None,
+        JobAction::Rollback => WindowAction::Uninstall,
+        JobAction::Install | JobAction::Download => WindowAction::Install,
+    };
+    agenda(story)?.may_begin(begins, story.now).err()
 }
 
 /// Why a window keeps the device from restarting, if one does.
