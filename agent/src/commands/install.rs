@@ -29,6 +29,9 @@ pub struct Install {
     /// Proxy for the connection to the gateways, http://HOST:PORT.
     #[arg(long, env = "WARDRING_PROXY")]
     proxy: Option<String>,
+    /// This program may take the place of a newer one, which otherwise stays and is only set up.
+    #[arg(long)]
+    allow_downgrade: bool,
 }
 
 #[derive(Args)]
@@ -72,7 +75,7 @@ where
 
 /// Installs and says what was done.
 pub fn install(install: Install) -> anyhow::Result<()> {
-    let Install { gateways, token, token_file, name, data_dir, proxy } = install;
+    let Install { gateways, token, token_file, name, data_dir, proxy, allow_downgrade } = install;
     let given = |value: Option<String>| value.filter(|value| !value.is_empty());
     let token_file = token_file.filter(|path| !path.is_empty()).map(PathBuf::from);
     let order = Order {
@@ -82,10 +85,20 @@ pub fn install(install: Install) -> anyhow::Result<()> {
         token_file,
         name: given(name),
         folder: data_dir,
+        allow_downgrade,
     };
     let installed = told("installed", service::install(&order))?;
     let (name, done) = (service::NAME, if installed.is_update { "updated" } else { "installed" });
     println!("Service {name} is {done} and runs as device {}.", installed.device);
+    if let Some(newer) = &installed.stays {
+        let this = env!("CARGO_PKG_VERSION");
+        let text = format!(
+            "The installed program, {newer}, is newer than this one, {this}, and stays; --allow-downgrade \
+             puts this one in its place."
+        );
+        service::left_out(&text);
+        println!("{text}");
+    }
     println!("Program: {}", installed.program.display());
     println!("Data:    {}", installed.folder.display());
     if installed.is_enrolled {

@@ -40,8 +40,17 @@ pub(super) fn unregister() -> windows_registry::Result<()> {
 /// program says that Windows Installer or a startup script runs.
 pub fn refused(text: &str) {
     // Standard error and the exit code say it, too.
+    tell(Weight::Error, text);
+}
+
+/// Tells that a part of what was wanted is not done, and that the rest is.
+pub fn left_out(text: &str) {
+    tell(Weight::Warning, text);
+}
+
+fn tell(weight: Weight, text: &str) {
     if let Ok(source) = EventSource::open(EVENT_SOURCE) {
-        let _ = source.report(Weight::Error, Milestone::Refused.id(), text);
+        let _ = source.report(weight, Milestone::Refused.id(), text);
     }
 }
 

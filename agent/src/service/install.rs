@@ -34,6 +34,8 @@ pub struct Order {
     pub name: Option<String>,
     /// Data folder; the usual one without.
     pub folder: Option<PathBuf>,
+    /// The program may take the place of a newer one.
+    pub allow_downgrade: bool,
 }
 
 /// What was installed.
@@ -49,6 +51,8 @@ pub struct Installed {
     pub is_enrolled: bool,
     /// Whether there was an installation before.
     pub is_update: bool,
+    /// Version of the installed program, where that is newer than this one and stays.
+    pub stays: Option<String>,
 }
 
 /// Why nothing was installed.
@@ -271,7 +275,9 @@ fn carry_out(
         });
     }
     let identity = IdentityFile::new(folder).load()?;
-    if let Loaded::Newer(layout) = Journal::new(folder, Durability::Disk).load() {
+    let stays = if order.allow_downgrade { None } else { newer(program) };
+    let journal = Journal::new(folder, Durability::Disk).load();
+    if let (Loaded::Newer(layout), None) = (journal, &stays) {
         return Err(InstallError::Newer { folder: folder.to_owned(), layout });
     }
     let name = choose_name(order, folder, &identity)?;
@@ -292,7 +298,7 @@ fn carry_out(
         // It may have taken a job in between, and now it takes none.
         at_rest(folder)?;
     }
-    let placed = program::place(program, undo);
+    let placed = if stays.is_some() { Ok(()) } else { program::place(program, undo) };
     placed.map_err(|source| InstallError::Program { program: program.to_owned(), source })?;
     for file in settings::FILES {
         restore_later(&folder.join(file), undo)?;
@@ -334,7 +340,19 @@ fn carry_out(
         folder: folder.to_owned(),
         is_enrolled,
         is_update,
+        stays,
     })
+}
+
+/// The version of the installed program, where it is newer than this one: an agent that was updated by
+/// itself is not to go back because the package that once brought it is repaired or assigned again.
+fn newer(program: &Path) -> Option<String> {
+    if !program.exists() {
+        return None;
+    }
+    // One that does not tell is replaced: this may be the way to mend it.
+    let version = program::own_version(program).ok()?;
+    update::is_older(env!("CARGO_PKG_VERSION"), &version).then_some(version)
 }
 
 /// The token that was given, by itself or by its file.

@@ -23,7 +23,7 @@ mod uninstall;
 
 pub use command::Command;
 #[cfg(windows)]
-pub use event_log::refused;
+pub use event_log::{left_out, refused};
 #[cfg(windows)]
 pub use host::{HostError, host};
 #[cfg(windows)]

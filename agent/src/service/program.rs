@@ -1,13 +1,15 @@
 //! Where the installed program and its data are, and putting the program there.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::windows::fs::OpenOptionsExt;
 use std::os::windows::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Stdio};
 use std::time::{Duration, Instant};
 
 use ring::digest::{SHA256, digest};
+use windows::Win32::Storage::FileSystem::FILE_SHARE_READ;
 use windows_registry::LOCAL_MACHINE;
 
 use super::command::Command;
@@ -57,6 +59,12 @@ pub(super) fn beside(installed: &Path) -> PathBuf {
 pub(super) fn sum(path: &Path) -> io::Result<String> {
     let digest = digest(&SHA256, &fs::read(path)?);
     Ok(digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Keeps a file as it is for as long as the handle lives: others may read and start it, and neither write
+/// nor replace it.
+pub(super) fn hold(path: &Path) -> io::Result<File> {
+    File::options().read(true).share_mode(FILE_SHARE_READ.0).open(path)
 }
 
 /// The version of a program, by its own word; that it says one shows that it runs on this Windows.

@@ -164,6 +164,11 @@ pub fn admit(
     }
 }
 
+/// Whether a version is older than another; not where one of the two is none.
+pub fn is_older(version: &str, than: &str) -> bool {
+    matches!((numbers(version), numbers(than)), (Some(version), Some(than)) if version < than)
+}
+
 /// The three numbers of a version.
 fn numbers(version: &str) -> Option<[u32; 3]> {
     let numbers: Vec<u32> =
@@ -220,6 +225,13 @@ mod tests {
         assert_eq!(unsummed, Err(Refusal::NoSum));
         let other = judged(&none, ("0.9.2", "bb", none.clone()), &sum("cc"));
         assert!(matches!(other, Err(Refusal::OtherSum { .. })));
+    }
+
+    #[test]
+    fn one_version_is_older_than_another_by_its_numbers_and_only_where_both_have_some() {
+        assert!(is_older("0.9.1", "0.10.0") && is_older("0.9.9", "1.0.0"));
+        assert!(!is_older("0.10.0", "0.9.1") && !is_older("0.9.1", "0.9.1"));
+        assert!(!is_older("0.9.1", "noise") && !is_older("", "0.9.1"));
     }
 
     #[test]

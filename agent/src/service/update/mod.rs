@@ -28,7 +28,7 @@ pub(super) use supervise::{Tried, take_up};
 #[cfg(windows)]
 pub(super) use trial::{OnTrial, say};
 
-pub use admit::{Known, Offered, Refusal, Signer, Terms, admit};
+pub use admit::{Known, Offered, Refusal, Signer, Terms, admit, is_older};
 pub use marker::{End, Failed, Last, Marker, Stage, Underway, failure};
 #[cfg(windows)]
 pub use order::{Order, UpdateError, Updated, update};

@@ -1,5 +1,6 @@
 //! Trying a new program: the running one stands aside, watches it, and decides.
 
+use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::os::windows::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -54,15 +55,17 @@ pub fn take_up(
         take_back(device, End::Refused, why, Timestamp::now())?;
         return Ok(stays(why));
     }
-    // It lay there since it was looked at.
-    if program::sum(device.next())? != staged.sha256 {
+    // It lay there since it was looked at, and stays as it is now until it runs.
+    let held = program::hold(device.next());
+    let is_the_one = program::sum(device.next()).is_ok_and(|sum| sum == staged.sha256);
+    let Some(held) = held.ok().filter(|_| is_the_one) else {
         let why = "the program is not the one that was checked";
         take_back(device, End::TakenBack, why, Timestamp::now())?;
         return Ok(stays(why));
-    }
+    };
     device.keep_journal()?;
     let Some(underway) = try_next(device)? else { return Ok(Tried::Nothing) };
-    match watched(device, &underway, was_in_contact, stop) {
+    match watched(device, &underway, held, was_in_contact, stop) {
         Ok(Verdict::Wait) => Ok(Tried::Stopped),
         Ok(Verdict::Proven) => {
             proven(device)?;
@@ -80,10 +83,12 @@ pub fn take_up(
     }
 }
 
-/// Runs the new program until it is judged; [`Verdict::Wait`] when the service is told to stop.
+/// Runs the new program, which is held until then, until it is judged; [`Verdict::Wait`] when the service
+/// is told to stop.
 fn watched(
     device: &Device,
     underway: &Underway,
+    held: File,
     was_in_contact: bool,
     stop: &watch::Receiver<bool>,
 ) -> io::Result<Verdict> {
@@ -95,6 +100,8 @@ fn watched(
     command.creation_flags(CREATE_NO_WINDOW);
     let began = Instant::now();
     let mut child = command.spawn()?;
+    // Windows lets nobody write to a program that runs.
+    drop(held);
     if let Err(error) = group.add(&child) {
         let _ = child.kill();
         return Err(error.into());
