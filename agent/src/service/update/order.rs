@@ -214,7 +214,7 @@ fn installed_version(present: &Path) -> Result<String, UpdateError> {
 /// The service is the present program again. Whatever fails on the way, it is started.
 fn give_up(device: &mut Device, service: &Installed) -> Result<(), UpdateError> {
     // It may be about to start, and must not while its place changes.
-    let _ = service.stop();
+    let stopped = service.stop();
     // It may have started just before, and then it has the agent's work.
     let is_started = device.marker().underway.is_some_and(|it| it.stage != Stage::Proven);
     let taken = if is_started {
@@ -223,8 +223,10 @@ fn give_up(device: &mut Device, service: &Installed) -> Result<(), UpdateError> 
         take_back(device, End::TakenBack, "it did not start as the service", wall_clock())
     };
     // Windows may have been faster.
-    let started = if service.is_active().unwrap_or(false) { Ok(()) } else { service.start() };
-    started?;
+    let is_back = stopped.is_ok() && service.is_active().unwrap_or(false);
+    if !is_back {
+        service.start()?;
+    }
     Ok(taken?)
 }
 
