@@ -42,7 +42,9 @@ pub struct NetworkLost {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<Span>,
     /// Ports of other devices that count beside the gateways of Wardring, the default gateways and the
-    /// DNS servers of the device. Taking a connection is an answer, and refusing one is, too.
+    /// DNS servers of the device. Taking a connection is an answer, and refusing one is, too. Only a default
+    /// gateway that answers, or a port listed by its IP address, gives silence a meaning: dead DNS servers
+    /// alone take nothing back.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub witnesses: Vec<Witness>,
