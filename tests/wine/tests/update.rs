@@ -222,6 +222,25 @@ async fn a_program_that_dies_or_never_reports_is_taken_back_and_not_tried_again(
     refused(&["--from", good, "--sha256", &sum], "waits for a restart (ComponentBasedServicing)");
     let count = device.gateway.seen("srv-1").runs.len();
     assert_eq!(count, 3, "nothing that is refused stops the agent");
+
+    // What every user of a device may tell a service ends nothing either.
+    compile("control.c", &device.path("wardring/control.exe")).unwrap();
+    device.prefix.wine([r"C:\wardring\control.exe"]).unwrap();
+    device.wait("the word", |device| device.log().contains("told of a new program")).await;
+    assert_eq!(device.gateway.seen("srv-1").runs.len(), count);
+
+    // An older installer sets up a newer program, and puts itself in its place only when told to.
+    let new = device.path("Program Files/Wardring/copy.exe");
+    fs::copy(device.path("wardring/bad.exe"), &new).unwrap();
+    fs::rename(&new, device.path("Program Files/Wardring/wardring-agent.exe")).unwrap();
+    let install = [r"C:\wardring\wardring-agent.exe", "install"];
+    let (is_done, said) = device.prefix.attempt(&install).unwrap();
+    assert!(!is_done, "that program cannot be a service: {said}");
+    assert_eq!(device.installed(), "bad.exe", "{said}");
+    let downgrade = [&install[..], &["--allow-downgrade"]].concat();
+    let (is_done, said) = device.prefix.attempt(&downgrade).unwrap();
+    assert!(is_done && device.installed() == "wardring-agent.exe", "{said}");
+    device.runs(count + 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
