@@ -6,7 +6,7 @@ mod support;
 use jiff::SignedDuration;
 use support::{ONE_STAGE, SERVER, World, agent::Script, explained, granted};
 use wardring_api::{JobState, LineState, PermitStep, RolloutPhase, conditions, reasons::Reason};
-use wardring_planner::{Action, Plan};
+use wardring_planner::Plan;
 
 const ALL: &str = "reason: the ERP does not answer";
 
@@ -267,17 +267,7 @@ fn a_batch_that_a_dead_leader_left_open_is_closed_without_grants_under_a_stop() 
     world.group("test");
     world.device("test-1", "test", SERVER);
     world.rollout("november", ONE_STAGE);
-    loop {
-        let plan = world.plan();
-        let opens = |action: &Action| matches!(action, Action::OpenBatch { .. });
-        match plan.actions.iter().position(opens) {
-            Some(position) => {
-                plan.actions[..=position].iter().for_each(|action| world.apply(action));
-                break;
-            }
-            None => plan.actions.iter().for_each(|action| world.apply(action)),
-        }
-    }
+    world.die_with_a_batch_open();
     world.stop("erp-down", ALL);
     world.settle();
     assert_eq!(world.state("november", "test-1"), Some(LineState::Pending));

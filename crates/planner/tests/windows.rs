@@ -7,7 +7,7 @@ mod support;
 use jiff::Timestamp;
 use support::{SERVER, World, explained};
 use wardring_api::{LineState, PermitStep, RolloutPhase, conditions, reasons::Reason};
-use wardring_planner::{Action, Plan, WindowView};
+use wardring_planner::{Plan, WindowView};
 
 // The world begins on Friday, 2026-11-20, at 22:00 UTC.
 const SATURDAY: &str = "
@@ -250,17 +250,7 @@ fn a_window_that_stays_open_is_never_written_again() {
 #[test]
 fn a_batch_that_a_dead_leader_left_open_is_closed_without_grants_in_a_freeze() {
     let mut world = world(&SPEC.replace(", windows: [saturday]", ""));
-    loop {
-        let plan = world.plan();
-        let opens = |action: &Action| matches!(action, Action::OpenBatch { .. });
-        match plan.actions.iter().position(opens) {
-            Some(position) => {
-                plan.actions[..=position].iter().for_each(|action| world.apply(action));
-                break;
-            }
-            None => plan.actions.iter().for_each(|action| world.apply(action)),
-        }
-    }
+    world.die_with_a_batch_open();
     let freeze = "{type: Deny, reason: r, schedule: {once: {from: 2026-11-20T00:00:00Z, until: 2026-11-22T00:00:00Z}}}";
     world.window("freeze", freeze);
     world.settle();

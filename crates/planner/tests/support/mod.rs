@@ -269,6 +269,20 @@ impl World {
         self.settle_watched(|_| {})
     }
 
+    /// A controller works until it has opened a batch, and dies before it writes the batch's lines.
+    pub fn die_with_a_batch_open(&mut self) {
+        loop {
+            let plan = self.plan();
+            let opens = |action: &Action| matches!(action, Action::OpenBatch { .. });
+            let opened = plan.actions.iter().position(opens);
+            let written = opened.map_or(plan.actions.len(), |position| position + 1);
+            plan.actions[..written].iter().for_each(|action| self.apply(action));
+            if opened.is_some() {
+                return;
+            }
+        }
+    }
+
     /// A controller that dies after some writes of its plan and is followed by another one.
     pub fn crash_after(&mut self, writes: usize, mut look: impl FnMut(&World)) {
         let plan = self.plan();
