@@ -1,10 +1,11 @@
 //! What tests and packages need beside Rust and Go: Wine, a compiler for Windows, Rust's target for
-//! it, and what makes and signs Windows' packages.
+//! it, what makes and signs Windows' packages, and the monitoring that alerts are proven with.
 //! Missing ones are installed where that is possible; elsewhere the error says what to install.
 
 use std::process::Command;
 
 use anyhow::Result;
+use wardring_harness::monitoring::{ALERTMANAGER, PROMETHEUS};
 use wardring_harness::tools::{SystemTool, devcluster, ensure_apt, helm};
 
 use crate::shell::{output, part, step};
@@ -28,7 +29,8 @@ const OPENSSL: SystemTool = SystemTool { program: "openssl", package: "openssl" 
 /// Sees to it that every tool of the tests is there.
 pub fn prepare() -> Result<()> {
     part("system packages", || {
-        ensure_apt(&[&[CXX, COMPILER, WINE, SIGNER], &MSI[..], &[OPENSSL]].concat())
+        let monitors = [PROMETHEUS, ALERTMANAGER];
+        ensure_apt(&[&[CXX, COMPILER, WINE, SIGNER], &MSI[..], &[OPENSSL], &monitors].concat())
     })?;
     rust_for_windows()?;
     part("dev cluster", || devcluster().map(drop))?;

@@ -6,11 +6,13 @@
 
 pub mod cluster;
 mod command;
+pub mod monitoring;
 pub mod process;
 pub mod tools;
 mod waiting;
 
 pub use cluster::DevCluster;
 pub use command::Output;
+pub use monitoring::{MetricsPage, Monitor};
 pub use process::Process;
 pub use waiting::{wait_until, wait_until_ok};
