@@ -10,6 +10,8 @@ pub mod client;
 pub mod data;
 pub mod driver;
 pub mod enrol;
+#[cfg(any(windows, test))]
+pub mod exercise;
 #[cfg(windows)]
 mod ffi;
 mod files;

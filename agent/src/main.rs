@@ -53,12 +53,17 @@ enum Command {
     SupportBundle(commands::support::SupportBundle),
     /// Say what a code of Windows means and what to do about it; without one, list all that are known.
     Explain(Explain),
-    /// Check what the agent needs and assumes of this Windows, without changing it.
+    /// Check what the agent needs and assumes of this Windows, without changing it; or, with --exercise,
+    /// by changing it.
     ///
     /// Ends with 0 when all is as believed, 1 when something differs, 2 when something that the agent
     /// needs could not be told.
     #[cfg(windows)]
     Selftest(commands::selftest::Selftest),
+    /// Go on with an exercise; only Windows starts this.
+    #[cfg(windows)]
+    #[command(hide = true)]
+    ExerciseService,
     /// Print the version.
     Version,
 }
@@ -102,7 +107,8 @@ struct Run {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     #[cfg(windows)]
-    let is_service = matches!(cli.command, Command::Service(_) | Command::Trial(_));
+    let is_service =
+        matches!(cli.command, Command::Service(_) | Command::Trial(_) | Command::ExerciseService);
     #[cfg(not(windows))]
     let is_service = false;
     // A service has nobody at its standard error and writes files.
@@ -125,10 +131,12 @@ fn main() -> ExitCode {
         Command::SupportBundle(support) => commands::support::write(&support),
         Command::Explain(explain) => tell(&explain),
         #[cfg(windows)]
-        Command::Selftest(selftest) => match commands::selftest::run(&selftest) {
+        Command::Selftest(selftest) => match commands::selftest::run(selftest) {
             Ok(code) => return ExitCode::from(code),
             Err(error) => Err(error),
         },
+        #[cfg(windows)]
+        Command::ExerciseService => commands::exercise::serve(),
         Command::Version => {
             println!("{}", env!("CARGO_PKG_VERSION"));
             Ok(())
@@ -188,6 +196,12 @@ fn print_ready(name: &str) {
 
 #[cfg(windows)]
 async fn live(run: Run, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
+    if wardring_agent::service::exercise::is_under_way() {
+        anyhow::bail!(
+            "an exercise is under way on this device, and no agent runs beside it; end it with \
+             `wardring-agent selftest --exercise --forget`"
+        );
+    }
     // First: what is read there must be ours.
     wardring_agent::folder::secure(&run.data_dir)?;
     let device =

@@ -1,6 +1,8 @@
 //! The commands of the program that are more than a line.
 
 #[cfg(windows)]
+pub mod exercise;
+#[cfg(windows)]
 pub mod install;
 #[cfg(windows)]
 pub mod selftest;

@@ -4,14 +4,19 @@ use std::io::Write;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
+use serde_json::json;
 use wardring_agent::platform::windows::selftest::checks;
 use wardring_agent::selftest;
+
+use super::exercise::{self, Exercise};
 
 #[derive(Args)]
 pub struct Selftest {
     /// How to print it.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
+    #[command(flatten)]
+    exercise: Exercise,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -22,18 +27,29 @@ enum Format {
     Json,
 }
 
-/// Runs every check and prints what came of it; the exit code.
-pub fn run(asked: &Selftest) -> anyhow::Result<u8> {
-    let rows = selftest::run(checks());
+/// Runs every check, or the exercise, and prints what came of it; the exit code.
+pub fn run(asked: Selftest) -> anyhow::Result<u8> {
+    let (rows, of_exercise) = if asked.exercise.exercise {
+        let Some(record) = exercise::run(asked.exercise)? else { return Ok(0) };
+        let (rows, document) = exercise::told(&record);
+        (rows, Some(document))
+    } else {
+        (selftest::run(checks()), None)
+    };
     let code = selftest::exit_code(&rows);
     let text = match asked.output {
+        // An exercise is told in its order.
+        Format::Text if of_exercise.is_some() => selftest::in_order(&rows),
         Format::Text => selftest::text(&rows),
         Format::Json => {
-            let document = serde_json::json!({
+            let mut document = json!({
                 "agentVersion": env!("CARGO_PKG_VERSION"),
                 "exitCode": code,
                 "checks": rows,
             });
+            if let Some(exercise) = of_exercise {
+                document["exercise"] = exercise;
+            }
             format!("{}\n", serde_json::to_string_pretty(&document)?)
         }
     };

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-pub use print::text;
+pub use print::{in_order, text};
 
 /// One question to Windows.
 pub struct Check {

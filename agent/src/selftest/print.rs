@@ -13,6 +13,15 @@ pub fn text(rows: &[Row]) -> String {
         Answer::Ok => 2,
     };
     order.sort_by_key(|row| (rank(row.answer), row.weight == Weight::Assumed));
+    table(&order)
+}
+
+/// The table with its rows as they are, which follow one from another; and a summary.
+pub fn in_order(rows: &[Row]) -> String {
+    table(&rows.iter().collect::<Vec<_>>())
+}
+
+fn table(order: &[&Row]) -> String {
     let width = order.iter().map(|row| row.check.len()).max().unwrap_or(0);
     let mut text = String::new();
     for row in order {
@@ -29,7 +38,7 @@ pub fn text(rows: &[Row]) -> String {
         let _ = writeln!(text, "{answer:<8} {weight:<8} {:<width$}  {}", row.check, row.says);
         let _ = writeln!(text, "{:indent$}{}", "", one_line(&row.evidence), indent = 20 + width);
     }
-    let count = |answer| rows.iter().filter(|row| row.answer == answer).count();
+    let count = |answer| order.iter().filter(|row| row.answer == answer).count();
     let _ = writeln!(
         text,
         "{} ok, {} differ, {} unknown",

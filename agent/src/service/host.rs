@@ -35,7 +35,7 @@ use crate::{ffi, folder as data};
 /// this is for ending calls in good order.
 pub(super) const STOP_WITHIN: Duration = Duration::from_secs(20);
 /// How long acts that hang in Windows are waited for at the end.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest that a gateway is asked to hold a poll, seconds.
 const POLL_WAIT_S: u64 = 55;
 /// The service's own exit code when it cannot begin; why stands in its log and the event log.
@@ -48,7 +48,8 @@ const TAKEN_OVER: u32 = 2;
 const MOVE_AGAIN: Duration = Duration::from_secs(5);
 
 static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-static STATUS: OnceLock<ServiceStatusHandle> = OnceLock::new();
+/// How Windows is told where the service of this process stands.
+pub(super) static STATUS: OnceLock<ServiceStatusHandle> = OnceLock::new();
 
 /// Why the service ends by itself.
 #[derive(Debug, thiserror::Error)]
@@ -122,7 +123,7 @@ fn serve() {
 }
 
 /// An error with everything that led to it.
-fn whole(error: &dyn std::error::Error) -> String {
+pub(super) fn whole(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
@@ -133,7 +134,7 @@ fn whole(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn report(state: ServiceState, own_code: u32) {
+pub(super) fn report(state: ServiceState, own_code: u32) {
     let Some(handle) = STATUS.get() else { return };
     let controls_accepted = match state {
         ServiceState::Running => ServiceControlAccept::STOP | ServiceControlAccept::PRESHUTDOWN,
@@ -209,7 +210,7 @@ pub(super) fn try_out(folder: &Path, stop: watch::Receiver<bool>) -> Result<(), 
     end
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, HostError> {
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, HostError> {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder.enable_all().build().map_err(HostError::Runtime)
 }
@@ -263,7 +264,7 @@ fn move_in(device: &mut Device, stop: &watch::Receiver<bool>) {
 }
 
 /// Without a file, milestones still go to the event log.
-fn begin_log(log: Option<RotatingLog>) {
+pub(super) fn begin_log(log: Option<RotatingLog>) {
     let filter = crate::log::filter(LevelFilter::INFO);
     let lines = log.map(|log| tracing_subscriber::fmt::layer().json().with_writer(log));
     tracing_subscriber::registry().with(filter).with(lines).with(EventLog::open()).init();
@@ -332,7 +333,7 @@ async fn until_stopped(
 
 /// Resolves when `stop` becomes true. What the channel hands out is let go of at once: whoever holds on to it
 /// keeps the next control from being taken.
-async fn told(stop: &mut watch::Receiver<bool>) {
+pub(super) async fn told(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 

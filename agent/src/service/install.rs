@@ -12,7 +12,7 @@ use super::command::Command;
 use super::fit::{self, Unfit};
 use super::manager::{Installed as Service, Manager, ManagerError};
 use super::token_file::{self, TokenFileError};
-use super::{Undo, event_log, program, update};
+use super::{Undo, event_log, exercise, program, update};
 use crate::folder::{self, FolderError};
 use crate::identity::{IdentityError, IdentityFile, Known};
 use crate::journal::{Durability, Journal, Loaded, SCHEMA};
@@ -142,6 +142,12 @@ pub enum InstallError {
     /// Windows.
     #[error("Windows does not tell where programs and data belong")]
     Places(#[source] io::Error),
+    /// An exercise is under way.
+    #[error(
+        "an exercise is under way on this device; install when it is over, or end it with \
+         `wardring-agent selftest --exercise --forget`"
+    )]
+    Exercise,
     /// What was done could not be taken back.
     #[error("{error}; and it could not all be taken back: {}", .left.join("; "))]
     HalfDone {
@@ -159,6 +165,9 @@ pub enum InstallError {
 pub fn install(order: &Order) -> Result<Installed, InstallError> {
     fit::check()?;
     check(order)?;
+    if exercise::is_under_way() {
+        return Err(InstallError::Exercise);
+    }
     let manager = Manager::open()?;
     let program = program::installed().map_err(InstallError::Places)?;
     let found = manager.find(&program)?;

@@ -85,6 +85,11 @@ fn refused(act: &'static str) -> impl Fn(Error) -> ManagerError {
     }
 }
 
+/// Whether there is no service of that name.
+pub(super) fn does_not_exist(error: &Error) -> bool {
+    code(error) == Some(ERROR_SERVICE_DOES_NOT_EXIST)
+}
+
 fn code(error: &Error) -> Option<WIN32_ERROR> {
     let Error::Winapi(error) = error else { return None };
     error.raw_os_error().map(|code| WIN32_ERROR(code.cast_unsigned()))
@@ -105,7 +110,7 @@ impl Manager {
     pub fn find(&self, program: &Path) -> Result<Option<Installed>, ManagerError> {
         let service = match self.0.open_service(NAME, ServiceAccess::ALL_ACCESS) {
             Ok(service) => service,
-            Err(error) if code(&error) == Some(ERROR_SERVICE_DOES_NOT_EXIST) => return Ok(None),
+            Err(error) if does_not_exist(&error) => return Ok(None),
             Err(error) => return Err(refused("open")(error)),
         };
         let config = service.query_config().map_err(refused("look at"))?;

@@ -11,6 +11,8 @@ mod contact;
 #[cfg(windows)]
 mod event_log;
 #[cfg(windows)]
+pub mod exercise;
+#[cfg(windows)]
 mod host;
 #[cfg(windows)]
 mod install;

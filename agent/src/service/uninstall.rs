@@ -11,7 +11,7 @@ use super::{event_log, program};
 use crate::data;
 
 /// What the agent keeps in the registry: which boot this is, and what it did in it.
-const OWN_KEY: &str = r"SOFTWARE\Wardring";
+pub(super) const OWN_KEY: &str = r"SOFTWARE\Wardring";
 
 /// What is to become of the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +122,7 @@ fn exists(folder: &Path) -> bool {
 
 /// Only together with the journal: a journal that finds this boot under a new name would take it for
 /// the one after the restart.
-fn forget_boots() -> windows_registry::Result<()> {
+pub(super) fn forget_boots() -> windows_registry::Result<()> {
     if LOCAL_MACHINE.open(OWN_KEY).is_err() {
         return Ok(());
     }

@@ -67,6 +67,11 @@ pub enum RootsError {
 }
 
 impl Roots {
+    /// No root at all: nobody is trusted, and no seal holds. It has no fingerprint, and no token can name it.
+    pub fn none() -> Self {
+        Self(Vec::new())
+    }
+
     /// Roots from DER certificates, the issuing one first.
     pub fn from_der(certificates: Vec<Vec<u8>>) -> Result<Self, RootsError> {
         if !(1..=2).contains(&certificates.len()) {

@@ -56,6 +56,14 @@ impl Windows {
         Ok(Windows { boot, updates, hooks: folder.join(crate::hooks::FOLDER) })
     }
 
+    /// Everything that Windows Update has for this device, by its source or by what it knows already.
+    ///
+    /// # Errors
+    /// It does not answer, in words.
+    pub(crate) async fn search(&self, is_online: bool) -> Result<Vec<updates::Update>, String> {
+        self.updates.search(is_online).await
+    }
+
     /// The folder of the hooks.
     pub(super) fn hooks(&self) -> &Path {
         &self.hooks

@@ -29,6 +29,11 @@ pub fn unrest() -> Option<String> {
     Some(format!("Windows waits for a restart ({})", hard.join(", ")))
 }
 
+/// Roles of this device, in the API's words.
+pub fn roles() -> Vec<String> {
+    neighbours::roles(&LocalMachine)
+}
+
 /// Version, signs of a pending restart, neighbours and the state of our service.
 pub fn for_support() -> Value {
     let read = |name| text(&LocalMachine, CURRENT_VERSION, name);
@@ -44,7 +49,7 @@ pub fn for_support() -> Value {
         "uptimeMs": ffi::uptime_ms(),
         // What only the running agent knows stands in its log.
         "pendingReboot": pending::sources(&LocalMachine, &Known::default()),
-        "roles": neighbours::roles(&LocalMachine),
+        "roles": roles(),
         "otherPatchSources": neighbours::others(&LocalMachine),
         "service": own.map(|own| json!({ "state": own.state, "pid": own.pid })),
         "services": services.len(),

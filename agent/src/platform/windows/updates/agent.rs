@@ -18,7 +18,7 @@ use super::look::{self, LastAnswer};
 use super::policy::Policy;
 use super::record::{Record, act};
 use super::shelf::Shelf;
-use super::wua::{Failure, Found, Query, TIME_OUT, UNKNOWN_SERVICE, Wua};
+use super::wua::{Failure, Found, Query, TIME_OUT, UNKNOWN_SERVICE, Update, Wua};
 use crate::chance;
 use crate::hresult::Hresult;
 use crate::platform::{Performed, Permit, Terms, wall_clock};
@@ -282,6 +282,17 @@ impl WindowsUpdate {
             is_busy: seen.is_busy || self.installing.load(Ordering::SeqCst) > 0,
             hard_pending: seen.reboot_required.then(|| REBOOT_SOURCE.to_owned()),
         })
+    }
+
+    /// Searches the device's own source, or what Windows knows of its last answer.
+    ///
+    /// # Errors
+    /// Windows Update does not answer, in words.
+    pub async fn search(&self, is_online: bool) -> Result<Vec<Update>, String> {
+        let source = UpdateSource::Default;
+        let query = Query { source, is_online, with_drivers: false };
+        let found = self.calls.call(self.limits.search, move |wua| wua.search(query)).await;
+        found.map(|found| found.updates).map_err(|error| sentence(error, source))
     }
 
     /// Downloads; what is there already costs nothing.

@@ -133,7 +133,7 @@ fn build_and_ubr(text: &str) -> Option<(u32, u32)> {
 }
 
 /// Titles of cumulative updates end with `(26100.2033)`, in every language.
-fn builds_in(title: &str) -> impl Iterator<Item = (u32, u32)> {
+pub fn builds_in(title: &str) -> impl Iterator<Item = (u32, u32)> {
     title
         .split(|char: char| !char.is_ascii_digit() && char != '.')
         .filter_map(build_and_ubr)

@@ -21,8 +21,12 @@ pub(crate) mod wua;
 
 pub use agent::{Device, Limits, Seen, WindowsUpdate};
 pub use calls::Connect;
+pub(crate) use matching::builds_in;
 pub use policy::{AUTOMATIC, POLICY, Policy};
 #[cfg(windows)]
 pub use real::{open, read_policy};
 pub use shelf::Shelf;
 pub use standalone::Standalone;
+#[cfg(test)]
+pub(crate) use wua::Identity;
+pub(crate) use wua::{DEFINITIONS, UPGRADES, Update};

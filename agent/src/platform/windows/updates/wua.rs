@@ -12,6 +12,9 @@ use crate::hresult::Hresult;
 /// Definitions of Defender; `CategoryIDs` of Windows Update never change.
 pub const DEFINITIONS: &str = "E0789628-CE08-4437-BE74-2495B842F43B";
 
+/// Other versions of Windows.
+pub const UPGRADES: &str = "3689BDC8-B205-4AF4-8D4A-A63924C5E9D5";
+
 /// Classifications by their `CategoryIDs`, in Microsoft's English names, which a rollout selects by.
 const CLASSIFICATIONS: [(&str, &str); 7] = [
     ("0FA1201D-4330-4FA8-8AE9-B877473B6441", "Security Updates"),
@@ -19,7 +22,7 @@ const CLASSIFICATIONS: [(&str, &str); 7] = [
     (DEFINITIONS, "Definition Updates"),
     ("28BC880E-0592-4CBF-8F95-C79B17911D5F", "Update Rollups"),
     ("CD5FFD1E-E932-4E3A-BF74-18BF0B1BBD83", "Updates"),
-    ("3689BDC8-B205-4AF4-8D4A-A63924C5E9D5", "Upgrades"),
+    (UPGRADES, "Upgrades"),
     ("EBFC1FC5-71A4-4F7B-9ACA-3B9A503104A0", "Drivers"),
 ];
 

@@ -1,0 +1,78 @@
+//! On which devices an exercise may take place: on none that anybody could miss.
+
+/// What is known of the device before an exercise.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ground {
+    /// The agent's service is installed.
+    pub has_agent: bool,
+    /// An agent ran here, at a console or as a service, and left its traces.
+    pub has_traces: bool,
+    /// Roles, in the API's words.
+    pub roles: Vec<String>,
+}
+
+/// Whether whoever began it said that the device may be lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consent {
+    /// In as many words.
+    Given,
+    /// Not.
+    Missing,
+}
+
+/// Why no exercise takes place here, if so. No consent helps against the first three: a device with
+/// an agent is managed by what its controller seals and by nothing else, and whoever has a role is
+/// missed by others.
+pub fn refusal(ground: &Ground, consent: Consent) -> Option<String> {
+    if ground.has_agent {
+        return Some(
+            "the agent is installed here: what is installed on this device is its controller's to say; \
+             take a device without an agent"
+                .to_owned(),
+        );
+    }
+    if ground.has_traces {
+        return Some(
+            "an agent ran on this device: take another one, or remove all of it first with \
+             `wardring-agent uninstall --purge`"
+                .to_owned(),
+        );
+    }
+    if !ground.roles.is_empty() {
+        return Some(format!(
+            "this device works for others ({}): take one that nobody would miss",
+            ground.roles.join(", ")
+        ));
+    }
+    (consent == Consent::Missing).then(|| {
+        "an exercise installs an update on this device, restarts it, removes the update and restarts it \
+         again, without asking anybody who works on it; begin it on a device that may be lost, with \
+         --yes-this-device-may-be-lost"
+            .to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn consent_is_needed_and_helps_against_nothing_else() {
+        let empty = Ground::default();
+        assert_eq!(refusal(&empty, Consent::Given), None);
+        let asked = refusal(&empty, Consent::Missing).unwrap();
+        assert!(asked.contains("--yes-this-device-may-be-lost"), "{asked}");
+
+        let refused = |ground: Ground, why: &str| {
+            for consent in [Consent::Given, Consent::Missing] {
+                let said = refusal(&ground, consent).unwrap();
+                assert!(said.contains(why) && !said.contains("--yes"), "{said}");
+            }
+        };
+        refused(Ground { has_agent: true, ..empty.clone() }, "controller's to say");
+        refused(Ground { has_traces: true, ..empty.clone() }, "an agent ran on this device");
+        for role in ["DomainController", "ClusterNode", "HyperVHost", "RdsHost"] {
+            refused(Ground { roles: vec![role.to_owned()], ..empty.clone() }, role);
+        }
+    }
+}
