@@ -56,6 +56,14 @@ reasons! {
     CoverageTooLow,
     /// The stage selects fewer devices than `minDevices`.
     TooFewDevices,
+    /// A gate of the stage has not passed yet.
+    GateWaiting,
+    /// A gate of the stage passed.
+    GatePassed,
+    /// A gate of the stage failed; `onFailure` of the gate says what follows from it.
+    GateFailed,
+    /// A gate of the stage cannot be measured, and nothing starts while nobody can say whether it holds.
+    GateError,
     /// A stage names a group that does not exist.
     GroupNotFound,
     /// The manifest is accepted by the schema but cannot be carried out.

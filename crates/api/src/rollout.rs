@@ -5,7 +5,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AutonomousRollback, Cap, Health, LabelSelector, PatchRolloutStatus, Reboot, Span, UpdatePackage,
+    AutonomousRollback, Cap, Health, LabelSelector, PatchRolloutStatus, Reboot, Span, StageGates,
+    UpdatePackage,
 };
 
 /// One run: which updates, which devices in which order, and what must hold on the way.
@@ -305,6 +306,9 @@ pub struct Stage {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), inner(length(min = 1, max = 63)))]
     pub windows: Vec<String>,
+    /// What must hold before the stage starts, while it runs, and before the next one opens.
+    #[serde(default, skip_serializing_if = "StageGates::is_empty")]
+    pub gates: StageGates,
 }
 
 /// Policy for devices that were never contacted.

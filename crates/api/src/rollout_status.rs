@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{KbId, PackageSource, RollbackScope, UpdateKind};
+use crate::{GateStatus, KbId, PackageSource, RollbackScope, UpdateKind};
 
 /// Where a rollout stands.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -196,6 +196,9 @@ pub struct StageStatus {
     /// Counters over the frozen list.
     #[serde(default)]
     pub counts: StageCounts,
+    /// When its devices were frozen, where it had to wait for gates after that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen_at: Option<Timestamp>,
     /// When the stage opened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
@@ -213,6 +216,10 @@ pub struct StageStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20), inner(length(max = 256)))]
     pub failed_sample: Vec<String>,
+    /// Gates that are or were measured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 24))]
+    pub gates: Vec<GateStatus>,
 }
 
 /// State of a stage.
@@ -221,6 +228,8 @@ pub enum StageState {
     /// Not open.
     #[default]
     Pending,
+    /// Its devices are frozen, and nothing starts before its gates have passed.
+    Gated,
     /// Devices are granted and proven.
     Open,
     /// Proven; being watched.

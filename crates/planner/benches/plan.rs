@@ -128,6 +128,7 @@ fn world() -> Snapshot {
         holds: Vec::new(),
         windows: Vec::new(),
         stops: Vec::new(),
+        measurements: Vec::new(),
         uncreated: Default::default(),
         cannot_create: Default::default(),
     }

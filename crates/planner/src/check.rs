@@ -3,6 +3,7 @@
 //! at every moment, because a process may die between any two writes.
 
 mod batches;
+mod gates;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -140,6 +141,7 @@ impl<'a> Replay<'a> {
                 self.breaks("S3", format!("stage {} would open before its turn", stage.name));
             }
         }
+        self.gates(rollout, &before, status);
         if let Some((_, known)) = self.rollouts.get_mut(uid) {
             *known = status.clone();
         }

@@ -8,7 +8,7 @@ use wardring_api::{
 use crate::{
     Decision,
     eligibility::{Claims, line_hold},
-    freeze,
+    freeze, gates,
     ledger::{Pen, Start, write_ahead},
     line::{Frozen, Line, Tally},
     plan::Lanes,
@@ -54,7 +54,12 @@ pub(crate) fn admit<'a>(
             continue;
         };
         let is_current = current == Some(position);
+        let gate = (is_current && run.status.stages[position].state != StageState::Soaking)
+            .then(|| gates::held(run.stages[position].spec, &run.status.stages[position]))
+            .flatten()
+            .map(|complaint| complaint.reason);
         let open = is_current
+            && gate.is_none()
             && run.status.stages[position].state == StageState::Open
             && may_grant(run, scene, JobAction::Install);
         let slots = free_slots(run, position);
@@ -69,6 +74,7 @@ pub(crate) fn admit<'a>(
             position,
             is_current,
             open,
+            gate,
             has_limits,
             slots,
             windows,
@@ -101,6 +107,8 @@ struct Desk<'d, 'a> {
     position: usize,
     is_current: bool,
     open: bool,
+    /// Why a gate of the stage lets nothing start.
+    gate: Option<Reason>,
     /// The group that the stage names exists. Without it nobody knows what it would forbid.
     has_limits: bool,
     slots: usize,
@@ -283,6 +291,9 @@ impl Desk<'_, '_> {
         }
         if self.is_current && self.is_listening() {
             return Decision::Hold(Reason::AgentsUnheard);
+        }
+        if let Some(reason) = self.gate {
+            return Decision::Hold(reason);
         }
         if !self.open {
             let waits = if self.is_current { Reason::WriteInFlight } else { Reason::StageNotOpen };

@@ -3,7 +3,8 @@
 
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
-    FailureAction, JobAction, Latch, LineState, RollbackStatus, StageState, StageStatus,
+    FailureAction, JobAction, Latch, LineState, RollbackScope, RollbackStatus, StageState,
+    StageStatus,
     conditions::{self, clip, whole_seconds},
     names,
     reasons::Reason,
@@ -12,7 +13,7 @@ use wardring_api::{
 use crate::{
     EventKind,
     caps::later,
-    emergency, explain, freeze,
+    emergency, explain, freeze, gates,
     line::{Line, Tally},
     validate::{Complaint, Run, Scene, Stop},
     wake::Wake,
@@ -199,6 +200,12 @@ fn retry(run: &mut Run<'_>, scene: &Scene<'_>) -> bool {
                 frozen.retried.insert(index);
             }
         }
+        if status.state != StageState::Completed || !frozen.retried.is_empty() {
+            gates::begin_anew(status, scene.now);
+        }
+        if status.state == StageState::Gated {
+            continue;
+        }
         // A stage that has nothing to try again and broke nothing keeps its times.
         let is_answered = status.state == StageState::Open
             || !frozen.retried.is_empty()
@@ -230,31 +237,44 @@ fn begins_anew(line: &Line) -> bool {
     )
 }
 
-/// Adds up every stage and halts the run if a budget is broken or a deadline has passed. Returns
-/// whether it halted now.
-pub(crate) fn judge(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) -> bool {
+/// Adds up every stage.
+pub(crate) fn add_up(run: &mut Run<'_>, scene: &Scene<'_>) {
     for (stage, status) in run.stages.iter_mut().zip(&mut run.status.stages) {
         let Some(frozen) = &stage.frozen else { continue };
         stage.tally = Tally::of(frozen, &stage.rules, status.started_at, scene);
         status.caps = Some(stage.rules.caps(frozen.lines.len(), stage.tally.applicable));
     }
+}
+
+/// Halts the run if a budget is broken, a gate failed or a deadline has passed. Returns whether it halted
+/// now.
+pub(crate) fn judge(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) -> bool {
     // A run that is being resumed or retried is judged by what the next pass reads back.
     let is_over = matches!(run.stop, Some(Stop::Deleting | Stop::Aborted));
     if run.gating || is_over || run.status.halted.is_some() || scene.guard.is_some() {
         return false;
     }
-    let verdict = (0..run.stages.len()).find_map(|position| {
-        verdict(run, position, scene, wake).map(|verdict| (position, verdict))
+    let by_gate = current_stage(run)
+        .and_then(|position| gates::verdict(run, position).map(|verdict| (position, verdict)));
+    let by_budget = (0..run.stages.len()).find_map(|position| {
+        verdict(run, position, scene, wake).map(|verdict| (position, (verdict, false)))
     });
-    let Some((position, Complaint { reason, message })) = verdict else { return false };
+    let Some((position, (Complaint { reason, message }, gate_rolls_back))) = by_budget.or(by_gate)
+    else {
+        return false;
+    };
     let stage = run.stages[position].spec.name.clone();
     run.status.halted =
         Some(Latch { stage: Some(stage.clone()), ..set(run, reason, message.clone(), scene) });
     let on_failure = &run.rollout.spec.on_failure;
     // Silence and lateness only halt: an outage of ours must uninstall nothing.
-    if reason == Reason::FailureBudgetSpent && on_failure.action == FailureAction::Rollback {
+    let budget_rolls_back =
+        reason == Reason::FailureBudgetSpent && on_failure.action == FailureAction::Rollback;
+    if budget_rolls_back || gate_rolls_back {
+        // No single device is what failed a gate.
+        let least = if gate_rolls_back { RollbackScope::Stage } else { RollbackScope::Device };
         run.status.rollback = Some(RollbackStatus {
-            scope: on_failure.scope,
+            scope: on_failure.scope.max(least),
             stage,
             started_at: whole_seconds(scene.now),
             completed_at: None,

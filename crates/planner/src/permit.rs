@@ -4,13 +4,13 @@
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
     AwaitingRebootAction, DeviceMode, JobAction, LineState, PatchRollout, Permit, PermitStep,
-    RollbackWindows, SliceLine, WindowAction, reasons::Reason,
+    RollbackWindows, SliceLine, StageState, WindowAction, reasons::Reason,
 };
 
 use std::sync::Arc;
 
 use crate::{
-    DeviceRow, JobView, StopView, WindowView, agenda::Agenda, emergency, explain::one_line,
+    DeviceRow, JobView, StopView, WindowView, agenda::Agenda, emergency, explain::one_line, gates,
     windows::installed_at,
 };
 
@@ -136,6 +136,7 @@ pub fn permit(facts: &PermitFacts<'_>) -> PermitVerdict {
         .or_else(|| line(facts))
         .or_else(|| rollout(facts))
         .or_else(|| emergency_stop(facts))
+        .or_else(|| gate(facts))
         .or_else(|| bounds(facts))
         .or_else(|| window(facts))
         .or_else(|| group(facts))
@@ -287,6 +288,20 @@ fn rollout(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
 fn emergency_stop(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
     let stop = emergency::stopping(facts.stops, facts.job?, &facts.device?.labels)?;
     refused_because(Reason::EmergencyStop, stop.sentence(), ASK_LATER)
+}
+
+/// A gate that failed or cannot be measured lets nothing more begin in its stage, whatever was granted
+/// before. What is installed already may restart: half installed is the worst place to be.
+fn gate(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
+    if facts.request.step != PermitStep::Install {
+        return None;
+    }
+    let (job, rollout) = (facts.job?, facts.rollout?);
+    let stage = rollout.spec.stages.iter().find(|stage| stage.name == job.stage)?;
+    let stages = &rollout.status.as_ref()?.stages;
+    let status = stages.iter().find(|known| known.name == job.stage)?;
+    let held = gates::held(stage, status).filter(|_| status.state == StageState::Open)?;
+    refused_because(held.reason, held.message, ASK_LATER)
 }
 
 fn bounds(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use crate::{
-    Action, Decision, DeviceTable, Plan, RolloutDecisions, Snapshot, StageDecisions,
+    Action, Decision, DeviceTable, MeasureOrder, Plan, RolloutDecisions, Snapshot, StageDecisions,
     eligibility::Claims,
-    emergency, freeze, grants,
+    emergency, freeze, gates, grants,
     halt::{self, Latched},
     jobs,
     ledger::{self, Pen},
@@ -79,10 +79,11 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     }
     // What people ordered comes first, and takes effect whatever else is wrong.
     let latched: Vec<Latched> = runs.iter_mut().map(|run| halt::latch(run, &scene)).collect();
+    let mut measure = Vec::new();
     let waits = if scene.guard.is_none() {
-        decide(&mut runs, &latched, &scene, &mut lanes, &mut wake)
+        decide(&mut runs, &latched, &scene, &mut lanes, &mut measure, &mut wake)
     } else {
-        stand_still(&mut runs, &scene, &mut wake)
+        stand_still(&mut runs, &scene)
     };
     let mut claims = Claims::new(&runs, &scene);
     let mut pen = Pen::new(&scene);
@@ -98,7 +99,8 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     }
     let stops = emergency::tallies(&runs, &decisions, &scene);
     let rollouts = publish(&mut runs, decisions, &waits, &latched, &scene, &mut lanes, &wake);
-    Plan { actions: lanes.into_actions(), rollouts, stops, next_evaluation: wake.next() }
+    let actions = lanes.into_actions();
+    Plan { actions, rollouts, stops, measure, next_evaluation: wake.next() }
 }
 
 /// Everything up to the grants: what happened, what it means, and how far the stages move.
@@ -107,6 +109,7 @@ fn decide(
     latched: &[Latched],
     scene: &Scene<'_>,
     lanes: &mut Lanes,
+    measure: &mut Vec<MeasureOrder>,
     wake: &mut Wake,
 ) -> Vec<(bool, Option<Complaint>)> {
     ledger::close_open_batch(runs, scene, lanes);
@@ -117,6 +120,8 @@ fn decide(
         }
         resolve::resolve_run(run, scene);
         outcomes::fold(run, scene, wake);
+        halt::add_up(run, scene);
+        gates::follow(run, scene, wake, measure);
         let halted = halt::judge(run, scene, wake);
         if !halted {
             rollback::steer(run, scene, wake, lanes);
@@ -128,14 +133,10 @@ fn decide(
 }
 
 /// Under a guard nothing is concluded; the counters still tell what is recorded.
-fn stand_still(
-    runs: &mut [Run<'_>],
-    scene: &Scene<'_>,
-    wake: &mut Wake,
-) -> Vec<(bool, Option<Complaint>)> {
+fn stand_still(runs: &mut [Run<'_>], scene: &Scene<'_>) -> Vec<(bool, Option<Complaint>)> {
     runs.iter_mut()
         .map(|run| {
-            halt::judge(run, scene, wake);
+            halt::add_up(run, scene);
             (false, None)
         })
         .collect()

@@ -9,7 +9,7 @@ use wardring_api::{
     reasons::Reason,
 };
 
-use crate::{JobAutonomy, SliceView};
+use crate::{JobAutonomy, MeasureOrder, SliceView};
 
 /// The answer to one snapshot.
 ///
@@ -28,6 +28,8 @@ pub struct Plan {
     pub rollouts: Vec<RolloutDecisions>,
     /// What each EmergencyStop keeps back here, by name.
     pub stops: Vec<StopTally>,
+    /// Gates that are active and measured outside.
+    pub measure: Vec<MeasureOrder>,
     /// Next instant at which the answer can change without an event. The shell plans again no later.
     pub next_evaluation: Option<Timestamp>,
 }

@@ -12,7 +12,7 @@ use wardring_api::{
     UpdateSpec, reasons::Reason,
 };
 
-use crate::{DeviceTable, NamesDigest, StopView, WindowView, names_digest};
+use crate::{DeviceTable, Measurement, NamesDigest, StopView, WindowView, names_digest};
 
 /// Everything one pass may look at. The order of the lists does not matter.
 #[derive(Clone, Debug)]
@@ -41,6 +41,9 @@ pub struct Snapshot {
     pub windows: Vec<Arc<WindowView>>,
     /// Every EmergencyStop of the cluster.
     pub stops: Vec<Arc<StopView>>,
+    /// The newest measurement of each gate, as far as this process has taken one. An older one besides it
+    /// does no harm.
+    pub measurements: Vec<Measurement>,
     /// Grants of this leader's own term for which it knows that no create request for the job was
     /// ever sent. Every other Granted line without a job is repaired: somebody may have deleted it.
     pub uncreated: BTreeSet<GrantId>,

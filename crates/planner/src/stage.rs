@@ -1,12 +1,14 @@
 //! How a run moves from stage to stage: freeze, prove, soak, complete, freeze the next. One stage is
 //! open at a time, and the next one opens only behind a status write that says the last is completed.
 
-use wardring_api::{StageState, StageStatus, conditions::whole_seconds, reasons::Reason};
+use wardring_api::{
+    GatePhase, StageState, StageStatus, conditions::whole_seconds, reasons::Reason,
+};
 
 use crate::{
     Action, EventKind,
     caps::later,
-    explain, freeze, halt,
+    explain, freeze, gates, halt,
     plan::Lanes,
     rollback,
     validate::{Complaint, Run, Scene},
@@ -33,7 +35,9 @@ pub(crate) fn advance(
     if run.status.stages.iter().all(|stage| stage.freeze_id.is_none()) {
         // A typo in a later stage is told before the first device is touched.
         let mut positions = 0..run.stages.len();
-        run.complaint = positions.find_map(|position| freeze::missing_group(run, position, scene));
+        run.complaint = positions.find_map(|position| {
+            freeze::missing_group(run, position, scene).or_else(|| gates::unreadable(run, position))
+        });
         if run.complaint.is_some() {
             return None;
         }
@@ -41,7 +45,8 @@ pub(crate) fn advance(
     for position in 0..run.stages.len() {
         let waits = match run.status.stages[position].state {
             StageState::Completed => continue,
-            StageState::Pending => return open(run, position, scene, lanes),
+            StageState::Pending => return freeze(run, position, scene, lanes),
+            StageState::Gated => return open(run, position, scene),
             StageState::Open | StageState::Soaking => prove(run, position, scene, wake),
         };
         if waits.is_some() || run.status.stages[position].state != StageState::Completed {
@@ -82,9 +87,12 @@ fn prove(
     }
     let status = &mut run.status.stages[position];
     let since = status.soak_started_at.unwrap_or(scene.now);
-    if wake.is_due(later(since, soak)) {
+    // What gates say against it, the status tells of each of them.
+    let is_over = wake.is_due(later(since, soak));
+    if is_over && gates::held(run.stages[position].spec, status).is_none() {
         status.state = StageState::Completed;
         status.completed_at = Some(whole_seconds(scene.now));
+        status.gates.iter_mut().for_each(|gate| gate.next = None);
         run.gating = true;
         let name = run.stages[position].spec.name.clone();
         let counts = run.stages[position].tally.counts;
@@ -100,8 +108,24 @@ fn prove(
     None
 }
 
-/// Freezes the stage's membership: slices first, then the status that names their freeze id.
-fn open(
+/// Opens a stage whose devices are frozen, once its gates have passed.
+fn open(run: &mut Run<'_>, position: usize, scene: &Scene<'_>) -> Option<Complaint> {
+    let (stage, status) = (run.stages[position].spec, &mut run.status.stages[position]);
+    if !gates::have_passed(stage, status, GatePhase::Before) {
+        return None;
+    }
+    status.state = StageState::Open;
+    (status.started_at, status.progress_since) = (Some(whole_seconds(scene.now)), None);
+    let devices = explain::devices(status.counts.total as usize);
+    run.gating = true;
+    let note = format!("Stage {} opened with {devices}: its gates have passed.", stage.name);
+    run.emit(EventKind::Normal, Reason::InProgress, note);
+    None
+}
+
+/// Freezes the stage's membership: slices first, then the status that names their freeze id. It opens
+/// with that, unless gates have to pass first.
+fn freeze(
     run: &mut Run<'_>,
     position: usize,
     scene: &Scene<'_>,
@@ -126,9 +150,10 @@ fn open(
             lanes.slices.push(Action::CreateSlice(Box::new(slice)));
         }
     }
+    let is_gated = stage.gates.before.iter().any(gates::is_enforced);
     run.status.stages[position] = StageStatus {
         name: stage.name.clone(),
-        state: StageState::Open,
+        state: if is_gated { StageState::Gated } else { StageState::Open },
         freeze_id: Some(freeze_id),
         caps: Some(rules.caps(members.len(), members.len())),
         counts: wardring_api::StageCounts {
@@ -136,11 +161,17 @@ fn open(
             pending: members.len() as u32,
             ..Default::default()
         },
-        started_at: Some(whole_seconds(scene.now)),
+        frozen_at: is_gated.then(|| whole_seconds(scene.now)),
+        started_at: (!is_gated).then(|| whole_seconds(scene.now)),
         ..StageStatus::default()
     };
     run.gating = true;
-    let note = format!("Stage {} opened with {}.", stage.name, explain::devices(members.len()));
+    let devices = explain::devices(members.len());
+    let note = if is_gated {
+        format!("Stage {} froze {devices} and waits for its gates.", stage.name)
+    } else {
+        format!("Stage {} opened with {devices}.", stage.name)
+    };
     run.emit(EventKind::Normal, Reason::InProgress, note);
     None
 }

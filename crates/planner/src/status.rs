@@ -14,7 +14,7 @@ use crate::{
     Decision, EventKind,
     agenda::Closed,
     caps::later,
-    emergency, explain, freeze,
+    emergency, explain, freeze, gates,
     halt::current_stage,
     line::SAMPLE,
     validate::{Complaint, Run, Scene, Stop},
@@ -119,7 +119,7 @@ fn waiting_for(
         list.push(waiting(Reason::Deleting, Reason::Deleting.meaning()));
     }
     if let Some(position) = current_stage(run) {
-        stage_waits(run, position, &mut list);
+        stage_waits(run, position, scene.now, &mut list);
     }
     group_waits(run, decisions, true, scene, &mut list);
     for (position, decisions) in decisions.iter().enumerate() {
@@ -130,11 +130,18 @@ fn waiting_for(
     list
 }
 
-fn stage_waits(run: &Run<'_>, position: usize, list: &mut Vec<Waiting>) {
+fn stage_waits(run: &Run<'_>, position: usize, now: Timestamp, list: &mut Vec<Waiting>) {
     let (stage, status) = (&run.stages[position], &run.status.stages[position]);
     let name = &stage.spec.name;
-    if status.state == StageState::Soaking && run.stop.is_none() {
-        let until = status.soak_started_at.map(|since| later(since, stage.rules.soak));
+    if run.stop.is_some() {
+        return;
+    }
+    let until = status.soak_started_at.map(|since| later(since, stage.rules.soak));
+    let soaks = status.state == StageState::Soaking && until.is_none_or(|until| now < until);
+    if !soaks && status.state != StageState::Pending {
+        list.extend(gates::waits(stage.spec, status));
+    }
+    if soaks {
         list.push(Waiting {
             until,
             ..waiting(
@@ -192,6 +199,9 @@ fn device_waits(
     // Told once for the whole stage, or for all of them.
     reasons.remove(&Reason::GroupNotFound);
     reasons.remove(&Reason::EmergencyStop);
+    for told in [Reason::GateWaiting, Reason::GateFailed, Reason::GateError] {
+        reasons.remove(&told);
+    }
     if matches!(run.stop, Some(Stop::Aborted | Stop::Deleting)) {
         // What is over waits for nothing but for what is still at work.
         reasons.clear();

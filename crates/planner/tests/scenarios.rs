@@ -12,7 +12,7 @@ mod support;
 use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
 use serde::Deserialize;
-use support::{SERVER, World, agent::Script, start};
+use support::{Meter, SERVER, World, agent::Script, start};
 use wardring_api::{PatchRolloutStatus, SliceLine};
 use wardring_planner::{
     DeviceStory, HoldView, Unheard, explain_device, explain_rollout, take_over,
@@ -28,6 +28,9 @@ struct Story {
     #[serde(default)]
     holds: BTreeMap<String, serde_yaml::Value>,
     rollouts: BTreeMap<String, serde_yaml::Value>,
+    /// What providers answer to gates, by the gate's name.
+    #[serde(default)]
+    meters: BTreeMap<String, Meter>,
     #[serde(default)]
     happens: Vec<Happening>,
     /// Minutes to tell.
@@ -61,6 +64,10 @@ struct Happening {
     rollout: Option<String>,
     #[serde(default)]
     stop: Option<serde_yaml::Value>,
+    #[serde(default)]
+    gate: Option<String>,
+    #[serde(default)]
+    says: Option<Meter>,
     what: What,
 }
 
@@ -88,6 +95,11 @@ enum What {
     /// A person puts the EmergencyStop in force that the story names.
     Stop,
     LiftStop,
+    /// From now on the provider answers this to the gate; without an answer it is dead.
+    Meter,
+    /// A person puts the gate's conditions right, or wrong.
+    GateEdited,
+    ServiceStops,
 }
 
 impl Story {
@@ -121,6 +133,7 @@ impl Story {
         for (name, spec) in &self.holds {
             world.holds.insert(name.clone(), serde_yaml::from_value(spec.clone()).unwrap());
         }
+        world.meters = self.meters.clone();
         for (name, spec) in &self.rollouts {
             world.rollout(name, &serde_yaml::to_string(spec).unwrap());
         }
@@ -179,6 +192,19 @@ fn happen(world: &mut World, happening: &Happening) {
             world.stop("ward-3", &spec);
         }
         What::LiftStop => world.stops.clear(),
+        What::Meter => {
+            let gate = happening.gate.clone().unwrap();
+            match happening.says {
+                Some(meter) => world.meters.insert(gate, meter),
+                None => world.meters.remove(&gate),
+            };
+        }
+        What::GateEdited => world.edit(&rollout, |spec| {
+            let mut gates = spec.stages.iter_mut().flat_map(|stage| &mut stage.gates.before);
+            let named = gates.find(|gate| Some(&gate.name) == happening.gate.as_ref());
+            named.unwrap().success_condition = Some("result < 100".to_owned());
+        }),
+        What::ServiceStops => world.devices.get_mut(&device).unwrap().unhealthy = true,
     }
 }
 
@@ -201,6 +227,15 @@ impl Teller {
                 let counts = serde_json_line(&stage.counts);
                 let text = format!("{:?} {counts}", stage.state);
                 lines.push((format!("stage {name}/{}", stage.name), text));
+                for gate in &stage.gates {
+                    let text = format!(
+                        "{:?} {:?} {}",
+                        gate.phase,
+                        gate.state,
+                        gate.message.as_deref().unwrap_or_default()
+                    );
+                    lines.push((format!("gate {name}/{}/{}", stage.name, gate.name), text));
+                }
                 for (position, sample) in stage.failed_sample.iter().enumerate() {
                     lines
                         .push((format!("stage {name}/{} ✗{position}", stage.name), sample.clone()));

@@ -401,6 +401,7 @@ impl Controller {
                 })
                 .collect(),
             windows: Vec::new(),
+            measurements: Vec::new(),
             stops: all(Kind::Stop)
                 .filter_map(Object::stop)
                 .map(|stop| Arc::new(StopView::new(stop)))

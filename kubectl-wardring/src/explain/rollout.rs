@@ -50,6 +50,7 @@ pub fn sentences(rollout: &PatchRollout) -> Vec<String> {
         let counts = &stage.counts;
         let sentence = match stage.state {
             StageState::Pending => continue,
+            StageState::Gated => "waits for its gates",
             StageState::Open => "is open",
             StageState::Soaking => "is proven and being watched",
             StageState::Completed => "is done",

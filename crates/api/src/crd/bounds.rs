@@ -17,6 +17,9 @@ const KEYED: &[(&str, &[&str])] = &[
     ("spec.stages", &["name"]),
     ("spec.health.probes", &["name"]),
     ("spec.updates.packages", &["kb", "product"]),
+    ("spec.stages[].gates.before", &["name"]),
+    ("spec.stages[].gates.during", &["name"]),
+    ("spec.stages[].gates.after", &["name"]),
     ("status.stages", &["name"]),
     ("status.conditions", &["type"]),
 ];
@@ -38,6 +41,9 @@ const SETS: &[&str] = &[
     "spec.allows",
     "spec.windows",
     "spec.stages[].windows",
+    "spec.stages[].gates.before[].deviceHealth.signals",
+    "spec.stages[].gates.during[].deviceHealth.signals",
+    "spec.stages[].gates.after[].deviceHealth.signals",
 ];
 
 /// Completes `schema` in place.

@@ -51,7 +51,7 @@ fn complete(crd: CustomResourceDefinition) -> CustomResourceDefinition {
     schema["description"] = schema["properties"]["spec"]["description"].clone();
     bounds::tighten(schema);
     for rule in rules(&kind) {
-        attach(schema, rule);
+        attach(schema, &rule);
     }
     serde_json::from_value(crd).expect("completing keeps the shape of a CRD")
 }

@@ -3,6 +3,8 @@
 //! A rule that mentions `oldSelf` is skipped when its own field is set or unset, so one-way rules on
 //! optional fields sit on the parent. Every message starts with the field and says what is right.
 
+mod gates;
+
 /// One rule and where it sits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule {
@@ -19,7 +21,12 @@ const fn rule(path: &'static str, rule: &'static str, message: &'static str) -> 
 }
 
 /// The rules of a kind, in addition to those that value types (spans, caps, KB numbers) bring along.
-pub fn rules(kind: &str) -> &'static [Rule] {
+pub fn rules(kind: &str) -> Vec<Rule> {
+    let gates = (kind == "PatchRollout").then(gates::gates);
+    table(kind).iter().copied().chain(gates.into_iter().flatten()).collect()
+}
+
+fn table(kind: &str) -> &'static [Rule] {
     match kind {
         "PatchRollout" => PATCH_ROLLOUT,
         "PatchRolloutSlice" => PATCH_ROLLOUT_SLICE,
@@ -148,6 +155,18 @@ const PATCH_ROLLOUT: &[Rule] = &[
             " && oldSelf.spec.stages[i].offline == self.spec.stages[i].offline))"
         ),
         "spec.stages[]: `group`, `selector` and `offline` cannot change once the stage has opened, because its devices are frozen; append a stage, or abort and make a new PatchRollout",
+    ),
+    rule(
+        "",
+        concat!(
+            "!has(self.status) || !has(self.status.stages) || ",
+            each_stage!(),
+            "i >= size(oldSelf.spec.stages) || i >= size(self.spec.stages) || ",
+            "!self.status.stages.exists(t, t.name == oldSelf.spec.stages[i].name && !(t.state in ['Pending', 'Gated'])) || ",
+            same!("gates"),
+            ")"
+        ),
+        "spec.stages[].gates: cannot change once devices of the stage may start; append a stage, or abort and make a new PatchRollout",
     ),
     rule(
         "spec.stages[]",

@@ -123,6 +123,9 @@ impl Replay<'_> {
         };
         self.stopped(rollout, &status, &device, action, returns);
         self.stage_order(rollout, &status, slice, &device, action);
+        if action == Some(JobAction::Install) && !returns {
+            self.gated(rollout, &status, &slice.stage, &device);
+        }
         self.limits(rollout, slice, &device);
         self.eligible(&device);
         self.emergency(&slice.rollout_uid, &device, action.unwrap_or(JobAction::Install));

@@ -13,8 +13,10 @@ use crate::{
     agenda::{Agenda, Closed},
     caps::{Rules, later},
     eligibility::device_hold,
+    gates,
     line::Line,
     resolve::Coverage,
+    validate::Complaint,
     wake::Wake,
     windows::{self, installed_at},
 };
@@ -86,6 +88,10 @@ pub(super) fn waiting(story: &DeviceStory<'_>, line: &Line, rules: &Rules) -> Ex
             let why = latch.map_or(Reason::RolloutStopped.meaning(), |latch| &latch.message);
             format!("{device} does not start: {why}")
         }
+        Reason::GateWaiting | Reason::GateFailed | Reason::GateError => {
+            let why = gate_in_the_way(story).map_or(String::new(), |gate| gate.message);
+            format!("{device} does not start: {why}")
+        }
         Reason::Backoff => {
             format!("{device} gets its next attempt later; it {}", last_end(story.line))
         }
@@ -97,6 +103,15 @@ pub(super) fn waiting(story: &DeviceStory<'_>, line: &Line, rules: &Rules) -> Ex
         reason => format!("{device} does not start: {}", lower_first(reason.meaning())),
     };
     Explanation { reason, message, until }
+}
+
+/// The gate that lets nothing start in the device's stage, if one does.
+fn gate_in_the_way(story: &DeviceStory<'_>) -> Option<Complaint> {
+    let status = story.rollout.status.as_ref()?;
+    let stage = story.rollout.spec.stages.iter().find(|stage| stage.name == story.stage)?;
+    let known = status.stages.iter().find(|known| known.name == story.stage)?;
+    let starts = matches!(known.state, StageState::Gated | StageState::Open);
+    gates::held(stage, known).filter(|_| starts)
 }
 
 /// The first thing that keeps a waiting device from starting.
@@ -124,10 +139,13 @@ fn hold(story: &DeviceStory<'_>, line: &Line, rules: &Rules) -> (Reason, Option<
         return (Reason::RolloutStopped, None);
     }
     let stage = status.stages.iter().find(|stage| stage.name == story.stage);
+    let named = rollout.spec.stages.iter().find(|named| named.name == story.stage);
+    if let Some(gate) = gate_in_the_way(story) {
+        return (gate.reason, None);
+    }
     if stage.is_none_or(|stage| stage.state != StageState::Open) {
         return (Reason::StageNotOpen, None);
     }
-    let named = rollout.spec.stages.iter().find(|named| named.name == story.stage);
     let group = named.and_then(|named| named.group.as_deref());
     if group.is_some_and(|name| table.find_group(name).is_none()) {
         return (Reason::GroupNotFound, None);

@@ -14,13 +14,16 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use wardring_api::{
-    DeviceGroupSpec, DeviceGroupStatus, EmergencyStop, EmergencyStopSpec, LabelSelector, LineState,
-    MaintenanceWindow, PatchRollout, PatchRolloutSlice, PatchRolloutSliceSpec, PatchRolloutSpec,
-    PatchRolloutStatus, SliceLine, UpdateHoldSpec, UpdateSpec, names,
+    DeviceGroupSpec, DeviceGroupStatus, EmergencyStop, EmergencyStopSpec, Gate, GateResult,
+    LabelSelector, LineState, MaintenanceWindow, PatchRollout, PatchRolloutSlice,
+    PatchRolloutSliceSpec, PatchRolloutSpec, PatchRolloutStatus, SliceLine, UpdateHoldSpec,
+    UpdateSpec, names,
 };
 use wardring_planner::{
     Action, DeviceRow, DeviceStory, DeviceTable, GrantId, GroupView, Guards, HoldView, JobView,
-    LedgerView, Outcome, OutcomeResult, Plan, SliceView, Snapshot, StopView, WindowView, check,
+    LedgerView, Measurement, Outcome, OutcomeResult, Plan, SliceView, Snapshot, StopView,
+    WindowView, check,
+    condition::{ConditionValue, judge},
     explain_device, plan, take_over,
 };
 
@@ -44,6 +47,9 @@ pub struct World {
     pub stops: BTreeMap<String, EmergencyStopSpec>,
     pub windows: BTreeMap<String, MaintenanceWindow>,
     pub agents: BTreeMap<String, Agent>,
+    /// What providers answer to the gate of that name; without an answer, nobody measures it.
+    pub meters: BTreeMap<String, Meter>,
+    pub measurements: BTreeMap<(String, String, String), Measurement>,
     /// Grants whose job this controller knows it never asked for.
     pub uncreated: BTreeSet<GrantId>,
     pub events: Vec<String>,
@@ -52,6 +58,28 @@ pub struct World {
     /// Permits given.
     pub permits: Vec<Given>,
     next_uid: u32,
+}
+
+/// What a provider answers.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Deserialize)]
+pub enum Meter {
+    Value(f64),
+    NoData,
+    Refuses,
+}
+
+impl Meter {
+    fn answer(self, gate: &Gate) -> (GateResult, Option<String>, String) {
+        match self {
+            Meter::Value(value) => {
+                let value = ConditionValue::Number(value);
+                let judged = judge(gate, &BTreeMap::from([("result".to_owned(), value)]));
+                (judged.result, judged.value, judged.message)
+            }
+            Meter::NoData => (GateResult::NoData, None, "there is no data".to_owned()),
+            Meter::Refuses => (GateResult::Error, None, "the connection was refused".to_owned()),
+        }
+    }
 }
 
 /// One permit that left.
@@ -84,6 +112,8 @@ impl World {
             stops: BTreeMap::new(),
             windows: BTreeMap::new(),
             agents: BTreeMap::new(),
+            meters: BTreeMap::new(),
+            measurements: BTreeMap::new(),
             uncreated: BTreeSet::new(),
             events: Vec::new(),
             writes: 0,
@@ -212,6 +242,7 @@ impl World {
                 .collect(),
             windows: self.windows(),
             stops: self.stops(),
+            measurements: self.measurements.values().cloned().collect(),
             uncreated: self.uncreated.clone(),
             cannot_create: BTreeMap::new(),
         }
@@ -254,7 +285,8 @@ impl World {
     pub fn settle_watched(&mut self, mut look: impl FnMut(&World)) -> Plan {
         for _ in 0..40 {
             let plan = self.plan();
-            if plan.actions.is_empty() {
+            let measured = self.measure(&plan);
+            if plan.actions.is_empty() && !measured {
                 return plan;
             }
             for action in &plan.actions {
@@ -263,6 +295,37 @@ impl World {
             }
         }
         panic!("plans do not come to rest: {:#?}", self.plan().actions);
+    }
+
+    /// Takes the measurements that are due. Returns whether there was one.
+    fn measure(&mut self, plan: &Plan) -> bool {
+        let mut measured = false;
+        for order in plan.measure.iter().filter(|order| order.due <= self.now) {
+            let Some(meter) = self.meters.get(&order.gate.name) else { continue };
+            let (result, value, message) = meter.answer(&order.gate);
+            let key = (order.rollout.uid.clone(), order.stage.clone(), order.gate.name.clone());
+            let (rollout_uid, stage, gate) = key.clone();
+            let known = self.measurements.get(&key).map(|known| known.at);
+            if known == Some(self.now) {
+                continue;
+            }
+            measured = true;
+            let definition = order.status.definition.clone();
+            let (at, query) = (self.now, None);
+            let taken = Measurement {
+                rollout_uid,
+                stage,
+                gate,
+                definition,
+                at,
+                result,
+                query,
+                value,
+                message,
+            };
+            self.measurements.insert(key, taken);
+        }
+        measured
     }
 
     pub fn settle(&mut self) -> Plan {

@@ -124,6 +124,7 @@ impl Tenant {
             holds: Vec::new(),
             windows: Vec::new(),
             stops: Vec::new(),
+            measurements: Vec::new(),
             uncreated,
             cannot_create: Default::default(),
         }

@@ -1,0 +1,334 @@
+//! Gates of the current stage: which are active, what measurements make of them, and what follows.
+//!
+//! A measurement counts once, and only while it is fresh and from after the beginning of its phase. What
+//! it is not — an error, missing data, something old — never passes. What the shell has to measure
+//! outside goes into the plan as orders; the rest is measured here, from counters.
+
+mod counting;
+mod inside;
+mod told;
+
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use sha2::{Digest, Sha256};
+use wardring_api::{
+    Gate, GateFailure, GateMode, GatePhase, GateState, GateStatus, GateType, Stage, StageState,
+    StageStatus, conditions::whole_seconds, reasons::Reason,
+};
+
+use crate::{
+    EventKind, MeasureOrder, Measurement, Population,
+    caps::later,
+    halt::current_stage,
+    validate::{Complaint, Run, Scene},
+    wake::Wake,
+};
+
+pub(crate) use told::{held, waits};
+
+/// What a measurement and the passes around it may take besides two intervals.
+const SLACK: SignedDuration = SignedDuration::from_secs(30);
+
+/// Digest of what a gate says.
+pub fn gate_definition(gate: &Gate) -> String {
+    let text = serde_json::to_vec(gate).expect("a gate is plain JSON");
+    format!("v1:{}", &hex::encode(Sha256::digest(text))[..16])
+}
+
+/// Until when a measurement that began at `at` says something.
+pub(crate) fn fresh_until(gate: &Gate, at: Timestamp) -> Timestamp {
+    let interval = gate.interval().duration();
+    later(later(later(at, interval), interval), SLACK)
+}
+
+/// Follows every active gate of the run's current stage, and orders what is to be measured outside.
+pub(crate) fn follow(
+    run: &mut Run<'_>,
+    scene: &Scene<'_>,
+    wake: &mut Wake,
+    orders: &mut Vec<MeasureOrder>,
+) {
+    let Some(position) = current_stage(run) else { return };
+    let stage = run.stages[position].spec;
+    if stage.gates.is_empty() && run.status.stages[position].gates.is_empty() {
+        return;
+    }
+    let stands = run.stop.is_some() || run.complaint.is_some() || scene.guard.is_some();
+    if stands || run.status.stages[position].freeze_id.is_none() {
+        for gate in &mut run.status.stages[position].gates {
+            gate.next = None;
+        }
+        return;
+    }
+    let begins = Begins::of(&run.status.stages[position], run, position);
+    let mut known = std::mem::take(&mut run.status.stages[position].gates);
+    let mut population = None;
+    let mut statuses = Vec::new();
+    for (phase, gate) in stage.gates.all() {
+        let old = known.iter().position(|known| known.name == gate.name && known.phase == phase);
+        let old = old.map(|index| known.swap_remove(index));
+        let Some(began) = begins.of_phase(phase, scene.now) else { continue };
+        let mut status = entry(gate, phase, old, began, scene);
+        if status.phase == GatePhase::During || status.state != GateState::Passed {
+            let before = status.state;
+            let due = due(gate, &status);
+            let measured = match gate.kind {
+                GateType::DeviceHealth | GateType::Cel if scene.now >= due => {
+                    inside::measure(gate, run, position, scene)
+                }
+                GateType::DeviceHealth | GateType::Cel => None,
+                _ => arrived(gate, &status, run, stage, scene).cloned(),
+            };
+            if let Some(measured) = measured {
+                counting::fold(gate, &mut status, &measured, scene.now);
+                told::tell(stage, gate, &mut status, Some(&measured.message));
+            }
+            expire(stage, gate, &mut status, wake);
+            if status.state != before {
+                status.since = whole_seconds(scene.now);
+                announce(run, stage, gate, &status, before);
+            }
+        }
+        let is_over = phase != GatePhase::During && status.state == GateState::Passed;
+        status.next = (!is_over).then(|| due(gate, &status));
+        if let Some(next) = status.next {
+            wake.at(next);
+            if !matches!(gate.kind, GateType::DeviceHealth | GateType::Cel) {
+                let people = population.get_or_insert_with(|| everybody(run, position));
+                orders.push(order(run, stage, gate, &status, people));
+            }
+        }
+        statuses.push(status);
+    }
+    run.status.stages[position].gates = statuses;
+}
+
+/// When the phases of a stage began, as far as they have.
+struct Begins {
+    frozen: Option<Timestamp>,
+    started: Option<Timestamp>,
+    soaked: Option<Timestamp>,
+}
+
+impl Begins {
+    fn of(status: &StageStatus, run: &Run<'_>, position: usize) -> Begins {
+        let soak = run.stages[position].rules.soak;
+        let soaking = status.soak_started_at.filter(|_| status.state == StageState::Soaking);
+        Begins {
+            frozen: status.frozen_at.or(status.started_at),
+            started: status.started_at.filter(|_| status.state != StageState::Gated),
+            soaked: soaking.map(|since| later(since, soak)),
+        }
+    }
+
+    fn of_phase(&self, phase: GatePhase, now: Timestamp) -> Option<Timestamp> {
+        match phase {
+            GatePhase::Before => self.frozen,
+            GatePhase::During => self.started,
+            GatePhase::After => self.soaked.filter(|soaked| now >= *soaked),
+        }
+    }
+}
+
+/// The gate's status to go on with. One that says something else now, or whose phase began anew, begins
+/// anew.
+fn entry(
+    gate: &Gate,
+    phase: GatePhase,
+    old: Option<GateStatus>,
+    began: Timestamp,
+    scene: &Scene<'_>,
+) -> GateStatus {
+    let definition = gate_definition(gate);
+    let started_at = match &old {
+        Some(old) if old.definition == definition && old.started_at >= began => {
+            return old.clone();
+        }
+        Some(old) if old.definition != definition => whole_seconds(scene.now),
+        _ => whole_seconds(began),
+    };
+    GateStatus {
+        name: gate.name.clone(),
+        phase,
+        state: GateState::Waiting,
+        since: whole_seconds(scene.now),
+        started_at,
+        definition,
+        query: None,
+        value: None,
+        threshold: Some(crate::condition::threshold(gate)).filter(|text| !text.is_empty()),
+        result: None,
+        // A measurement that was counted is not counted again.
+        measured_at: old.and_then(|old| old.measured_at),
+        next: None,
+        answers: 0,
+        failures: 0,
+        consecutive_successes: 0,
+        consecutive_errors: 0,
+        message: None,
+    }
+}
+
+/// When the gate is to be measured next.
+fn due(gate: &Gate, status: &GateStatus) -> Timestamp {
+    let delay = gate.initial_delay.map_or(SignedDuration::ZERO, |span| span.duration());
+    let first = later(status.started_at, delay);
+    let again = status.measured_at.filter(|at| *at >= status.started_at);
+    again.map_or(first, |at| later(at, gate.interval().duration()).max(first))
+}
+
+/// A measurement that counts for the gate and was not counted yet.
+fn arrived<'a>(
+    gate: &Gate,
+    status: &GateStatus,
+    run: &Run<'_>,
+    stage: &Stage,
+    scene: &Scene<'a>,
+) -> Option<&'a Measurement> {
+    let mine = scene.snapshot.measurements.iter().filter(|measured| {
+        measured.rollout_uid == run.id.uid
+            && measured.stage == stage.name
+            && measured.gate == gate.name
+            && measured.definition == status.definition
+    });
+    let fresh = mine.filter(|measured| {
+        let at = whole_seconds(measured.at);
+        at >= status.started_at
+            && status.measured_at.is_none_or(|last| at > last)
+            && measured.at <= scene.now
+            && scene.now < fresh_until(gate, measured.at)
+    });
+    fresh.max_by_key(|measured| (measured.at, measured.result as u8))
+}
+
+/// A gate of `during` that nobody has measured for too long cannot be measured.
+fn expire(stage: &Stage, gate: &Gate, status: &mut GateStatus, wake: &mut Wake) {
+    if status.phase != GatePhase::During || status.state == GateState::Failed {
+        return;
+    }
+    let delay = gate.initial_delay.map_or(SignedDuration::ZERO, |span| span.duration());
+    let first = later(status.started_at, delay);
+    let last = status.measured_at.map_or(first, |at| at.max(first));
+    if wake.is_due(fresh_until(gate, last)) && status.state != GateState::Error {
+        status.state = GateState::Error;
+        status.consecutive_successes = 0;
+        told::tell(stage, gate, status, Some("no measurement has come in for too long"));
+    }
+}
+
+fn announce(run: &mut Run<'_>, stage: &Stage, gate: &Gate, status: &GateStatus, was: GateState) {
+    // What people and later grants rely on is written before anything is granted on it.
+    run.gating = true;
+    let (kind, reason) = match (status.state, was) {
+        // The halt tells it.
+        (GateState::Failed, _) if is_enforced(gate) && gate.on_failure != GateFailure::Hold => {
+            return;
+        }
+        (GateState::Failed, _) => (EventKind::Warning, Reason::GateFailed),
+        (GateState::Error, _) => (EventKind::Warning, Reason::GateError),
+        (GateState::Passed, GateState::Failed | GateState::Error) => {
+            (EventKind::Normal, Reason::GatePassed)
+        }
+        (GateState::Passed, _) if status.phase != GatePhase::During => {
+            (EventKind::Normal, Reason::GatePassed)
+        }
+        _ => return,
+    };
+    let text = status.message.clone().unwrap_or_else(|| told::sentence(stage, gate, status, None));
+    run.emit(kind, reason, text);
+}
+
+/// The frozen devices of the stage, for whoever measures.
+fn everybody(run: &Run<'_>, position: usize) -> Population {
+    let stage = &run.stages[position];
+    let slices = stage.frozen.iter().flat_map(|frozen| &frozen.slices);
+    Population {
+        slices: Arc::new(slices.map(|slice| Arc::clone(slice)).collect()),
+        counts: stage.tally.counts,
+    }
+}
+
+fn order(
+    run: &Run<'_>,
+    stage: &Stage,
+    gate: &Gate,
+    status: &GateStatus,
+    population: &Population,
+) -> MeasureOrder {
+    let of = run.status.stages.iter().find(|status| status.name == stage.name);
+    let began = of.and_then(|status| status.started_at.or(status.frozen_at));
+    MeasureOrder {
+        rollout: run.id.clone(),
+        stage: stage.name.clone(),
+        phase: status.phase,
+        gate: gate.clone(),
+        due: status.next.unwrap_or(status.started_at),
+        stage_began: began.unwrap_or(status.started_at),
+        status: status.clone(),
+        population: population.clone(),
+    }
+}
+
+/// Begins every gate anew that has not passed for good: a person has answered what it said.
+pub(crate) fn begin_anew(status: &mut StageStatus, now: Timestamp) {
+    for gate in &mut status.gates {
+        if gate.phase == GatePhase::Before && gate.state == GateState::Passed {
+            continue;
+        }
+        (gate.state, gate.since) = (GateState::Waiting, whole_seconds(now));
+        gate.started_at = whole_seconds(now);
+        (gate.answers, gate.failures) = (0, 0);
+        (gate.consecutive_successes, gate.consecutive_errors) = (0, 0);
+        (gate.result, gate.value, gate.message) = (None, None, None);
+    }
+}
+
+/// The status of a gate in a stage, by name.
+pub(crate) fn status_of<'s>(
+    status: &'s StageStatus,
+    phase: GatePhase,
+    gate: &Gate,
+) -> Option<&'s GateStatus> {
+    status.gates.iter().find(|known| known.phase == phase && known.name == gate.name)
+}
+
+/// Whether every gate of the phase that is enforced has passed.
+pub(crate) fn have_passed(stage: &Stage, status: &StageStatus, phase: GatePhase) -> bool {
+    let mut gates = stage.gates.all().filter(|(of, gate)| *of == phase && is_enforced(gate));
+    gates.all(|(phase, gate)| {
+        status_of(status, phase, gate).is_some_and(|known| known.state == GateState::Passed)
+    })
+}
+
+pub(crate) fn is_enforced(gate: &Gate) -> bool {
+    gate.mode == GateMode::Enforce
+}
+
+/// The gate that failed and halts the run, with the sentence, and whether it rolls back.
+pub(crate) fn verdict(run: &Run<'_>, position: usize) -> Option<(Complaint, bool)> {
+    let (stage, status) = (run.stages[position].spec, &run.status.stages[position]);
+    if status.state == StageState::Completed {
+        return None;
+    }
+    stage.gates.all().find_map(|(phase, gate)| {
+        let known = status_of(status, phase, gate)?;
+        let halts = is_enforced(gate) && gate.on_failure != GateFailure::Hold;
+        if !halts || known.state != GateState::Failed {
+            return None;
+        }
+        let message = known.message.clone().unwrap_or_default();
+        let rolls_back = gate.on_failure == GateFailure::Rollback && phase != GatePhase::Before;
+        Some((Complaint::new(Reason::GateFailed, message), rolls_back))
+    })
+}
+
+/// What is wrong with a gate of the stage before it was ever measured.
+pub(crate) fn unreadable(run: &Run<'_>, position: usize) -> Option<Complaint> {
+    let stage = run.stages[position].spec;
+    stage.gates.all().find_map(|(_, gate)| {
+        let told = crate::condition::unreadable(gate)?;
+        let message = format!("Stage {}, gate {}: {told}.", stage.name, gate.name);
+        Some(Complaint::new(Reason::InvalidSpec, message))
+    })
+}
