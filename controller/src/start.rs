@@ -16,6 +16,7 @@ use crate::{
     clock::{ClockWatch, MAX_SKEW},
     crds,
     events::Events,
+    gates::{self, Registry},
     health::{self, Health},
     identity::{self, CaError, Identity, SignerSettings},
     leader::lead,
@@ -167,6 +168,11 @@ fn side_tasks(desk: &Desk, settings: &Settings) -> JoinSet<()> {
             metrics: desk.metrics.clone(),
             events: desk.events.clone(),
         },
+    ));
+    side.spawn(gates::keep(
+        desk.client.clone(),
+        settings.system_namespace.clone(),
+        Registry::default(),
     ));
     side.spawn(stops::publish(desk.client.clone(), desk.cache.clone(), desk.board.clone()));
     side.spawn(identity::announce_quarantines(

@@ -250,6 +250,12 @@ reasons! {
     ScanFailed,
     /// Nothing else patches the device.
     SoleSource,
+    // Gate providers.
+    /// Address, certificates and credentials of the GateProvider can be used.
+    ProviderUsable,
+    /// The Secret of the GateProvider is missing, lacks a key, or the controller may not read it; the
+    /// message says which. Secrets that it may read stand in the chart's `controller.gateSecrets`.
+    CredentialsUnusable,
     // Enrolment.
     /// The token is unknown, spent, expired or revoked.
     TokenRefused,

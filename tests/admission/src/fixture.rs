@@ -13,8 +13,8 @@ use kube::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 use wardring_api::{
-    Device, DeviceGroup, EmergencyStop, EnrollmentRequest, EnrollmentToken, MaintenanceWindow,
-    PatchJob, PatchLedger, PatchRollout, PatchRolloutSlice, Update, UpdateHold,
+    Device, DeviceGroup, EmergencyStop, EnrollmentRequest, EnrollmentToken, GateProvider,
+    MaintenanceWindow, PatchJob, PatchLedger, PatchRollout, PatchRolloutSlice, Update, UpdateHold,
 };
 
 use crate::cluster::objects_of;
@@ -154,6 +154,7 @@ fn read(kind: &str, stored: Value) -> Result<()> {
         "UpdateHold" => as_type::<UpdateHold>(stored),
         "MaintenanceWindow" => as_type::<MaintenanceWindow>(stored),
         "EmergencyStop" => as_type::<EmergencyStop>(stored),
+        "GateProvider" => as_type::<GateProvider>(stored),
         "EnrollmentToken" => as_type::<EnrollmentToken>(stored),
         "EnrollmentRequest" => as_type::<EnrollmentRequest>(stored),
         _ => bail!("there is no kind {kind:?}"),

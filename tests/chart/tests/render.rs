@@ -226,6 +226,24 @@ fn the_controller_deletes_only_records_and_answered_requests() {
 }
 
 #[test]
+fn of_all_secrets_the_controller_reads_those_that_gates_were_given_and_writes_none_of_them() {
+    let objects =
+        template(&["--set", "controller.gateSecrets={prometheus-token,helpdesk}"]).unwrap();
+    let rules = named(&objects, "Role", "wardring-controller")["rules"].as_array().unwrap();
+    let of_gates: Vec<_> = rules
+        .iter()
+        .filter(|rule| rule["resourceNames"].to_string().contains("helpdesk"))
+        .collect();
+    assert_eq!(of_gates.len(), 1);
+    assert_eq!(of_gates[0]["resourceNames"], serde_json::json!(["prometheus-token", "helpdesk"]));
+    assert_eq!(of_gates[0]["verbs"], serde_json::json!(["get"]));
+    for own in ["wardring-ca", "wardring-gateway-tls", "-x", "A"] {
+        let error = template(&["--set", &format!("controller.gateSecrets={{{own}}}")]).unwrap_err();
+        assert!(error.to_string().contains("/controller/gateSecrets/0"), "{own}: {error}");
+    }
+}
+
+#[test]
 fn secrets_are_reached_by_name_only() {
     let objects = template(&[]).unwrap();
     for name in ["wardring-controller", "wardring-gateway"] {

@@ -6,6 +6,7 @@
 
 pub mod cluster;
 mod command;
+pub mod https;
 pub mod monitoring;
 pub mod process;
 pub mod tools;

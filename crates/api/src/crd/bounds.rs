@@ -44,6 +44,8 @@ const SETS: &[&str] = &[
     "spec.stages[].gates.before[].deviceHealth.signals",
     "spec.stages[].gates.during[].deviceHealth.signals",
     "spec.stages[].gates.after[].deviceHealth.signals",
+    "spec.allowedNetworks",
+    "spec.namespaces",
 ];
 
 /// Completes `schema` in place.

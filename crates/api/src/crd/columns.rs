@@ -85,6 +85,11 @@ fn table(kind: &str) -> Vec<Column> {
             ("Reason", "string", ".spec.reason", Always),
             ("Rollbacks", "string", ".spec.rollbacks", Wide),
         ],
+        "GateProvider" => vec![
+            ("Type", "string", ".spec.type", Always),
+            ("Ready", "string", ".status.conditions[?(@.type==\"Ready\")].status", Always),
+            ("URL", "string", ".spec.url", Wide),
+        ],
         // Not of type date: kubectl shows an instant that lies ahead as `<invalid>`.
         "EnrollmentToken" => vec![
             ("Uses", "integer", ".status.uses", Always),

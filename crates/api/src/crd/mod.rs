@@ -17,8 +17,8 @@ use serde_json::Value;
 pub use rules::{Rule, rules};
 
 use crate::{
-    Device, DeviceGroup, EmergencyStop, EnrollmentRequest, EnrollmentToken, MaintenanceWindow,
-    PatchJob, PatchLedger, PatchRollout, PatchRolloutSlice, Update, UpdateHold,
+    Device, DeviceGroup, EmergencyStop, EnrollmentRequest, EnrollmentToken, GateProvider,
+    MaintenanceWindow, PatchJob, PatchLedger, PatchRollout, PatchRolloutSlice, Update, UpdateHold,
 };
 
 /// Every CRD of the group, complete, in the order of the reference page.
@@ -34,6 +34,7 @@ pub fn all_crds() -> Vec<CustomResourceDefinition> {
         UpdateHold::crd(),
         MaintenanceWindow::crd(),
         EmergencyStop::crd(),
+        GateProvider::crd(),
         EnrollmentToken::crd(),
         EnrollmentRequest::crd(),
     ]

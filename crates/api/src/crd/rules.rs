@@ -3,6 +3,7 @@
 //! A rule that mentions `oldSelf` is skipped when its own field is set or unset, so one-way rules on
 //! optional fields sit on the parent. Every message starts with the field and says what is right.
 
+mod gate_provider;
 mod gates;
 
 /// One rule and where it sits.
@@ -37,6 +38,7 @@ fn table(kind: &str) -> &'static [Rule] {
         "Update" => UPDATE,
         "MaintenanceWindow" => MAINTENANCE_WINDOW,
         "EmergencyStop" => EMERGENCY_STOP,
+        "GateProvider" => gate_provider::RULES,
         "EnrollmentToken" => ENROLLMENT_TOKEN,
         "EnrollmentRequest" => ENROLLMENT_REQUEST,
         _ => &[],
