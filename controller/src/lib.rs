@@ -4,6 +4,7 @@
 //! This crate must not speak the agents' protocol, and decides nothing itself: what is to be done
 //! stands in the plan.
 
+pub mod activity;
 pub mod cache;
 pub mod clock;
 mod crds;

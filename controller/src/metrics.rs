@@ -14,6 +14,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::activity::Activities;
+
 /// Which pass results are counted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct PassLabels {
@@ -114,6 +116,8 @@ pub struct Metrics {
     pub certificates_issued: Family<CertificateLabels, Counter>,
     /// When certificates expire, seconds since 1970.
     pub certificate_expiry: Family<CertificateLabels, Gauge>,
+    /// What devices in flight are going through.
+    pub activities: Activities,
     registry: Arc<Registry>,
 }
 
@@ -124,9 +128,13 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Fresh numbers, registered under `wardring_controller_`.
+    /// Fresh numbers, registered under `wardring_controller_` except for those about devices.
     pub fn new() -> Metrics {
-        let mut registry = Registry::with_prefix("wardring_controller");
+        let mut all = Registry::default();
+        let activities = Activities::default();
+        // Told of devices, and not of this process: without its prefix.
+        all.register_collector(Box::new(activities.clone()));
+        let registry = all.sub_registry_with_prefix("wardring_controller");
         // From 1 ms to about 30 s: a pass without writes takes milliseconds, a big one seconds.
         let pass_seconds = Histogram::new(exponential_buckets(0.001, 2.0, 16));
         let passes = Family::default();
@@ -205,7 +213,8 @@ impl Metrics {
             enrolment_removals,
             certificates_issued,
             certificate_expiry,
-            registry: Arc::new(registry),
+            activities,
+            registry: Arc::new(all),
         }
     }
 

@@ -145,6 +145,7 @@ async fn serve_terms(
             side.abort_all();
             desk.presence.set_leading(false);
             desk.metrics.leader.set(0);
+            desk.metrics.activities.forget();
             tracing::info!(term = term.number, "no longer leading");
         }
         tokio::select! {

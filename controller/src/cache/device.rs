@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Resource;
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use wardring_api::{Attendance, Device, DeviceMode, DeviceRole, Hold, conditions, names};
-use wardring_planner::DeviceRow;
+use wardring_planner::{DeviceRow, host_name};
 
 use super::intern::Interner;
 
@@ -63,6 +63,8 @@ struct SlimStartup {
 
 #[derive(Clone, Debug, Deserialize)]
 struct SlimIdentity {
+    #[serde(default)]
+    hostname: String,
     #[serde(default)]
     roles: Vec<DeviceRole>,
 }
@@ -159,6 +161,10 @@ impl SlimDevice {
                 _ => None,
             }),
             online_since: online.and_then(|condition| condition.last_transition_time),
+            hostname: status
+                .identity
+                .as_ref()
+                .and_then(|identity| host_name(&identity.hostname, metadata.name.as_deref())),
             product: status
                 .os
                 .as_ref()
@@ -210,7 +216,7 @@ mod tests {
                     { "type": "Quarantined", "status": "True", "reason": "TwoAgents",
                       "message": "", "lastTransitionTime": "2026-11-21T01:00:00Z" },
                 ],
-                "identity": { "hostname": "WS-17", "roles": ["HyperVHost"], "addresses": ["::1"] },
+                "identity": { "hostname": "DESK-4711", "roles": ["HyperVHost"], "addresses": ["::1"] },
                 "os": { "product": "Windows Server 2022", "build": "20348.2762" },
                 "missing": ["KB5068787"],
                 "pendingReboot": [{ "source": "ComponentBasedServicing", "hard": true }],

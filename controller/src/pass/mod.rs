@@ -20,7 +20,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Namespace as KubeNamespace;
 use kube::{Api, Client};
 use wardring_api::{PatchRolloutStatus, RolloutPhase, conditions, reasons::Reason};
-use wardring_planner::{GrantId, Plan, Snapshot, check, plan};
+use wardring_planner::{GrantId, Plan, Snapshot, activities, check, plan};
 
 pub use apply::Stop;
 
@@ -164,6 +164,7 @@ async fn attempt(desk: &Desk, namespace: &str, memory: &mut Memory) -> Pass {
     let intent = desk.intent(namespace);
     let basis = desk.cache.read(namespace, |space| space.map(Basis::of)).unwrap_or_default();
     let Some(snapshot) = observe::observe(desk, namespace, memory, terminating, now) else {
+        desk.metrics.activities.note(namespace, Vec::new());
         return Pass::Done(None);
     };
     let plan = plan(&snapshot);
@@ -338,6 +339,7 @@ fn publish_numbers(
     memory.phases = phases.into_keys().collect();
     let labels = NamespaceLabels { namespace: namespace.to_owned() };
     desk.metrics.devices_in_flight.get_or_create(&labels).set(in_flight);
+    desk.metrics.activities.note(namespace, activities(snapshot, plan));
     let jobs = snapshot.jobs.iter().map(|job| job.device.clone()).collect();
     desk.presence.set_jobs(namespace, jobs);
 }

@@ -30,6 +30,8 @@ pub struct DeviceRow {
     pub online: Option<bool>,
     /// Since when `online` has its value.
     pub online_since: Option<Timestamp>,
+    /// Reported host name, in lower case, where it differs from the Device's name.
+    pub hostname: Option<Arc<str>>,
     /// Product that updates are matched by; `None` until the agent has reported it.
     pub product: Option<Arc<str>>,
     /// `build.UBR`.
@@ -64,6 +66,7 @@ impl DeviceRow {
             quarantined: false,
             online: Some(true),
             online_since: None,
+            hostname: None,
             product: Some(product.into()),
             build: None,
             roles: Arc::from([]),
@@ -96,6 +99,9 @@ impl DeviceRow {
                 _ => None,
             }),
             online_since: online.map(|condition| condition.last_transition_time.0),
+            hostname: status.and_then(|status| status.identity.as_ref()).and_then(|identity| {
+                host_name(&identity.hostname, device.metadata.name.as_deref())
+            }),
             product: status
                 .and_then(|status| status.os.as_ref())
                 .filter(|os| !os.product.is_empty())
@@ -123,10 +129,24 @@ impl DeviceRow {
         }
     }
 
+    /// The name that other systems know the device by: what it reports, else the Device's own name.
+    pub fn hostname(&self) -> &str {
+        self.hostname.as_deref().unwrap_or(&self.name)
+    }
+
     /// Whether an agent is known to be in contact.
     pub fn is_online(&self) -> bool {
         self.online == Some(true)
     }
+}
+
+/// A reported host name as it is kept: in lower case and without its domain, if it is a name at all and
+/// says more than the Device's `name`. Devices report what they like, and this goes into labels.
+pub fn host_name(reported: &str, name: Option<&str>) -> Option<Arc<str>> {
+    let host = reported.split('.').next().unwrap_or_default().to_ascii_lowercase();
+    let is_part = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_');
+    let is_name = (1..=63).contains(&host.len()) && host.chars().all(is_part);
+    (is_name && name != Some(&host)).then(|| host.into())
 }
 
 /// A DeviceGroup.

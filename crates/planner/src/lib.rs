@@ -5,6 +5,7 @@
 //! no map whose order is random: time and every measurement are fields of the snapshot, so one
 //! input always has one answer. `clippy.toml` beside this crate enforces it.
 
+mod activity;
 mod agenda;
 mod autonomy;
 mod calendar;
@@ -41,6 +42,7 @@ mod validate;
 mod wake;
 mod windows;
 
+pub use activity::{Activity, Doings, activities};
 pub use autonomy::{JobAutonomy, NoAutonomy, network_lost};
 pub use calendar::{Opening, WindowView};
 pub use caps::DEFAULT_CONCURRENCY;
