@@ -55,6 +55,22 @@ pub struct NamespaceLabels {
     pub namespace: String,
 }
 
+/// Measurements of gates at one provider.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct MeasurementLabels {
+    /// Name of the GateProvider; `none` if the gate named none that there is.
+    pub provider: String,
+    /// `pass`, `fail`, `inconclusive`, `nodata` or `error`.
+    pub result: &'static str,
+}
+
+/// One GateProvider.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ProviderLabels {
+    /// Its name; `none` if the gate named none that there is.
+    pub provider: String,
+}
+
 /// One answer to an EnrollmentRequest.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct AnswerLabels {
@@ -104,6 +120,12 @@ pub struct Metrics {
     pub rollouts: Family<PhaseLabels, Gauge>,
     /// Devices granted and without outcome.
     pub devices_in_flight: Family<NamespaceLabels, Gauge>,
+    /// Measurements of gates, by provider and result.
+    pub gate_measurements: Family<MeasurementLabels, Counter>,
+    /// Time of one measurement, waiting for a turn included.
+    pub gate_seconds: Family<ProviderLabels, Histogram>,
+    /// Gates that are being measured.
+    pub gates_running: Gauge,
     /// How far our clock is behind the API server's.
     pub clock_skew_seconds: Gauge<f64, AtomicU64>,
     /// Answers to EnrollmentRequests.
@@ -144,6 +166,10 @@ impl Metrics {
         let leader: Gauge = Gauge::default();
         let rollouts = Family::default();
         let devices_in_flight = Family::default();
+        let gate_measurements = Family::default();
+        // From 5 ms to 40 s: a measurement ends after half a minute.
+        let gate_seconds = Family::new_with_constructor(seconds_of_a_measurement as fn() -> _);
+        let gates_running: Gauge = Gauge::default();
         let clock_skew_seconds = Gauge::default();
         let enrolment_answers = Family::default();
         let enrolment_requests = Family::default();
@@ -167,6 +193,21 @@ impl Metrics {
             "devices_in_flight",
             "Devices granted and without outcome",
             devices_in_flight.clone(),
+        );
+        registry.register(
+            "gate_measurements",
+            "Measurements of gates, by provider and result",
+            gate_measurements.clone(),
+        );
+        registry.register(
+            "gate_measurement_seconds",
+            "Time of one measurement of a gate, waiting for a turn included",
+            gate_seconds.clone(),
+        );
+        registry.register(
+            "gates_measuring",
+            "Gates that are being measured",
+            gates_running.clone(),
         );
         registry.register(
             "clock_skew_seconds",
@@ -207,6 +248,9 @@ impl Metrics {
             leader,
             rollouts,
             devices_in_flight,
+            gate_measurements,
+            gate_seconds,
+            gates_running,
             clock_skew_seconds,
             enrolment_answers,
             enrolment_requests,
@@ -224,6 +268,10 @@ impl Metrics {
         prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
         Ok(text)
     }
+}
+
+fn seconds_of_a_measurement() -> Histogram {
+    Histogram::new(exponential_buckets(0.005, 2.0, 14))
 }
 
 #[cfg(test)]

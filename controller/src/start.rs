@@ -16,7 +16,7 @@ use crate::{
     clock::{ClockWatch, MAX_SKEW},
     crds,
     events::Events,
-    gates::{self, Registry},
+    gates::{self, Gates, Registry},
     health::{self, Health},
     identity::{self, CaError, Identity, SignerSettings},
     leader::lead,
@@ -98,7 +98,9 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         "identity": holder,
     });
     println!("{ready}");
+    let gates = Gates::new(Registry::default(), cache.clone(), metrics.clone());
     let desk = Desk {
+        gates,
         events: Events::new(client.clone(), &holder),
         client,
         cache,
@@ -143,6 +145,7 @@ async fn serve_terms(
             lead(desk.clone(), progress.clone(), usize::from(settings.concurrency), stop.clone())
                 .await;
             side.abort_all();
+            desk.gates.stop();
             desk.presence.set_leading(false);
             desk.metrics.leader.set(0);
             desk.metrics.activities.forget();
@@ -173,7 +176,7 @@ fn side_tasks(desk: &Desk, settings: &Settings) -> JoinSet<()> {
     side.spawn(gates::keep(
         desk.client.clone(),
         settings.system_namespace.clone(),
-        Registry::default(),
+        desk.gates.registry(),
     ));
     side.spawn(stops::publish(desk.client.clone(), desk.cache.clone(), desk.board.clone()));
     side.spawn(identity::announce_quarantines(

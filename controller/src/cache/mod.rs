@@ -122,6 +122,12 @@ impl Cache {
         watched.max(listed)
     }
 
+    /// Something that a pass over the namespace reads elsewhere changed.
+    pub fn touch(&self, namespace: &str) {
+        self.state().dirty.insert(namespace.to_owned());
+        self.dirty.notify_one();
+    }
+
     /// Namespaces that changed since the last call.
     pub fn take_dirty(&self) -> BTreeSet<String> {
         std::mem::take(&mut self.state().dirty)

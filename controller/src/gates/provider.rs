@@ -196,8 +196,9 @@ fn authorization(auth: &ProviderAuth, data: &SecretData) -> Result<Option<Header
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use serde_json::{Value, json};
+    use wardring_harness::https::HttpsServer;
 
     use super::*;
 
@@ -217,6 +218,18 @@ mod tests {
     fn read(changes: Value, secret: &[(&str, &str)]) -> Result<Provider, Unusable> {
         let data = secret.iter().map(|(key, value)| ((*key).to_owned(), value.as_bytes().to_vec()));
         Provider::new(&spec(changes), Some(&data.collect()), Arc::new(Semaphore::new(1)))
+    }
+
+    /// A test server as a provider of namespace `clinic`.
+    pub(crate) fn spec_at(server: &HttpsServer) -> GateProviderSpec {
+        spec(json!({
+            "url": server.url(), "caBundle": server.ca(), "allowedNetworks": ["127.0.0.1"],
+        }))
+    }
+
+    /// The endpoint of a test server.
+    pub(crate) fn endpoint(server: &HttpsServer) -> Endpoint {
+        Provider::new(&spec_at(server), None, Arc::new(Semaphore::new(1))).unwrap().endpoint
     }
 
     #[test]

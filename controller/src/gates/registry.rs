@@ -74,6 +74,14 @@ impl Registry {
         let _ = is_synced.wait_for(|is_synced| *is_synced).await;
     }
 
+    /// Knows these providers, too, as if they had been read.
+    #[cfg(test)]
+    pub fn know(&self, providers: BTreeMap<String, Arc<Provider>>) {
+        let standing = |(name, provider)| (name, Standing::Usable(provider));
+        self.known().providers.extend(providers.into_iter().map(standing));
+        self.is_synced.send_replace(true);
+    }
+
     fn turns(&self, object: &GateProvider) -> Arc<Semaphore> {
         let (name, wanted) = (object.name_any(), turns(&object.spec));
         let mut known = self.known();

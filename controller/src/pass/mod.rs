@@ -29,6 +29,7 @@ use crate::{
     cache::{Cache, Kind},
     clock::ClockWatch,
     events::Events,
+    gates::Gates,
     identity::Identity,
     lease::{Office, holds},
     metrics::{Metrics, NamespaceLabels, PassLabels, PhaseLabels, RuleLabels},
@@ -61,6 +62,8 @@ pub struct Desk {
     pub metrics: Metrics,
     /// What EmergencyStops keep back.
     pub board: Board,
+    /// What is measured for gates.
+    pub gates: Gates,
     /// Kubernetes Events.
     pub events: Events,
     /// Whether we lead.
@@ -77,9 +80,10 @@ impl Desk {
         holds(&self.office, self.term)
     }
 
-    /// Counter of what people want in the namespace.
+    /// Counter of what people want in the namespace, and of what gates found: both end a plan that is
+    /// being carried out.
     pub fn intent(&self, namespace: &str) -> u64 {
-        self.cache.intent(namespace)
+        self.cache.intent(namespace) + self.gates.news(namespace)
     }
 }
 
@@ -177,6 +181,7 @@ async fn attempt(desk: &Desk, namespace: &str, memory: &mut Memory) -> Pass {
     let listens = listens.and_then(|_| now.checked_add(LISTEN).ok());
     publish_numbers(desk, namespace, memory, &snapshot, &plan);
     desk.board.note(namespace, &plan.stops);
+    desk.gates.follow(namespace, &plan.measure);
     forget_settled(memory, &snapshot);
     memory.pace.begin(Instant::now());
     match apply::apply(desk, namespace, memory, basis, plan, intent).await {

@@ -62,7 +62,7 @@ pub fn observe(
             windows: space.windows.values().map(|stored| stored.value.clone()).collect(),
             stops,
             holds: space.holds.values().map(|stored| (*stored.value).clone()).collect(),
-            measurements: Vec::new(),
+            measurements: desk.gates.measurements(namespace),
             uncreated: memory.uncreated.clone(),
             cannot_create: memory.cannot_create.clone(),
         })

@@ -3,4 +3,5 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may, as tests do")]
 
+mod monitors;
 mod providers;

@@ -191,10 +191,11 @@ pub struct PrometheusGate {
     /// A GateProvider of type Prometheus.
     #[schemars(length(min = 1, max = 63))]
     pub provider: String,
-    /// The query.
+    /// The query; it must come to one number. `{{devices}}` stands for every name of the stage's devices,
+    /// to be put behind `=~`; also `{{namespace}}`, `{{rollout}}` and `{{stage}}`.
     #[schemars(length(min = 1, max = 2048))]
     pub query: String,
-    /// Asks for a range instead of an instant; conditions then see `result` as a list of samples.
+    /// Asks for a range instead of an instant, and reduces it to one number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub range: Option<PrometheusRange>,
     /// Asks the same of an earlier time; conditions then see that value as `baseline`.
@@ -211,14 +212,40 @@ pub struct PrometheusRange {
     /// Time between samples; default a tenth of `over`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<Span>,
+    /// What becomes of the samples.
+    pub reduce: RangeReduction,
+}
+
+impl PrometheusRange {
+    /// Time between samples, with its default: whole seconds, at least one.
+    pub fn step(&self) -> Span {
+        let tenth = u32::try_from(self.over.duration().as_secs() / 10).unwrap_or(u32::MAX);
+        self.step.unwrap_or(Span::from_secs(tenth)).max(Span::from_secs(1))
+    }
+}
+
+/// How the samples of a range become one number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RangeReduction {
+    /// The newest.
+    Last,
+    /// Their mean.
+    Average,
+    /// The smallest.
+    Min,
+    /// The largest.
+    Max,
+    /// All of them together.
+    Sum,
 }
 
 /// The earlier time that a query is compared with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PrometheusBaseline {
-    /// How long before now.
-    pub offset: Span,
+    /// How long before now. Default: when the stage began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offset: Option<Span>,
 }
 
 /// Alerts that are new since the stage began and concern its devices. Conditions see their number as
@@ -237,9 +264,15 @@ pub struct AlertmanagerGate {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub device_label: Option<String>,
+    /// An alert that always fires, by label: `alertname="Watchdog"`. Where it does not, no other alert
+    /// would come either, and there is no data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub watchdog: Option<String>,
 }
 
-/// What a web service answers.
+/// What a web service answers. Without a condition its verdict stands; conditions are held against what
+/// it passes, and see its value as `result`, or its verdict if it gives none.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WebhookGate {

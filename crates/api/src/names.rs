@@ -30,6 +30,9 @@ pub const GATEWAY_MANAGER: &str = "wardring-gateway";
 /// Field manager of `kubectl wardring` (not `kubectl*`, whose fields Flux strips).
 pub const PLUGIN_MANAGER: &str = "wardring";
 
+/// `createdBy` of a silence in Alertmanager that keeps nothing from our own gates.
+pub const SILENCE_AUTHOR: &str = "wardring";
+
 /// Name of the one PatchLedger in a namespace.
 pub const LEDGER_NAME: &str = "ledger";
 /// Name of the Lease that elects the controller.

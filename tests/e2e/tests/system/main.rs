@@ -13,6 +13,7 @@ mod emergency;
 mod garbage;
 mod hostile;
 mod jobs;
+mod measured;
 mod monitoring;
 mod outages;
 mod restore;
