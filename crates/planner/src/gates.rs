@@ -43,27 +43,28 @@ pub(crate) fn fresh_until(gate: &Gate, at: Timestamp) -> Timestamp {
 }
 
 /// Follows every active gate of the run's current stage, and orders what is to be measured outside.
+/// Returns whether a gate changed its state, which later grants rely on.
 pub(crate) fn follow(
     run: &mut Run<'_>,
     scene: &Scene<'_>,
     wake: &mut Wake,
     orders: &mut Vec<MeasureOrder>,
-) {
-    let Some(position) = current_stage(run) else { return };
+) -> bool {
+    let Some(position) = current_stage(run) else { return false };
     let stage = run.stages[position].spec;
     if stage.gates.is_empty() && run.status.stages[position].gates.is_empty() {
-        return;
+        return false;
     }
     let stands = run.stop.is_some() || run.complaint.is_some() || scene.guard.is_some();
     if stands || run.status.stages[position].freeze_id.is_none() {
         for gate in &mut run.status.stages[position].gates {
             gate.next = None;
         }
-        return;
+        return false;
     }
     let begins = Begins::of(&run.status.stages[position], run, position);
     let mut known = std::mem::take(&mut run.status.stages[position].gates);
-    let mut population = None;
+    let (mut population, mut moved) = (None, false);
     let mut statuses = Vec::new();
     for (phase, gate) in stage.gates.all() {
         let old = known.iter().position(|known| known.name == gate.name && known.phase == phase);
@@ -87,6 +88,7 @@ pub(crate) fn follow(
             expire(stage, gate, &mut status, wake);
             if status.state != before {
                 status.since = whole_seconds(scene.now);
+                moved = true;
                 announce(run, stage, gate, &status, before);
             }
         }
@@ -102,6 +104,7 @@ pub(crate) fn follow(
         statuses.push(status);
     }
     run.status.stages[position].gates = statuses;
+    moved
 }
 
 /// When the phases of a stage began, as far as they have.
@@ -218,8 +221,6 @@ fn expire(stage: &Stage, gate: &Gate, status: &mut GateStatus, wake: &mut Wake) 
 }
 
 fn announce(run: &mut Run<'_>, stage: &Stage, gate: &Gate, status: &GateStatus, was: GateState) {
-    // What people and later grants rely on is written before anything is granted on it.
-    run.gating = true;
     let (kind, reason) = match (status.state, was) {
         // The halt tells it.
         (GateState::Failed, _) if is_enforced(gate) && gate.on_failure != GateFailure::Hold => {

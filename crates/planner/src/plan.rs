@@ -121,8 +121,9 @@ fn decide(
         resolve::resolve_run(run, scene);
         outcomes::fold(run, scene, wake);
         halt::add_up(run, scene);
-        gates::follow(run, scene, wake, measure);
+        let moved = gates::follow(run, scene, wake, measure);
         let halted = halt::judge(run, scene, wake);
+        run.gating |= moved;
         if !halted {
             rollback::steer(run, scene, wake, lanes);
         }

@@ -152,6 +152,21 @@ impl Desk {
         })
     }
 
+    fn gated(&mut self, state: &str) {
+        let rollout = self.rollout.as_mut().unwrap();
+        let name = self.job.as_ref().unwrap().stage.clone();
+        let stage = rollout.spec.stages.iter_mut().find(|stage| stage.name == name).unwrap();
+        stage.gates =
+            serde_yaml::from_str("during: [{name: health, type: DeviceHealth, deviceHealth: {}}]")
+                .unwrap();
+        let status = serde_yaml::from_str(&format!(
+            "{{name: {name}, state: Open, counts: {{}}, gates: [{{name: health, phase: During, state: {state}, \
+             since: '2026-11-20T22:00:00Z', startedAt: '2026-11-20T22:00:00Z', definition: v1, \
+             message: It fails.}}]}}"
+        ));
+        rollout.status.get_or_insert_default().stages = vec![status.unwrap()];
+    }
+
     fn verdict(&self) -> &'static str {
         match self.ask() {
             PermitVerdict::Granted { repeated: false } => "granted",
@@ -557,4 +572,18 @@ fn a_device_asks_again_when_the_window_opens_but_soon_enough_to_see_an_edit() {
     assert_eq!(wait("2026-11-20T12:00:00Z"), 300);
     assert_eq!(wait("2026-11-20T21:58:00Z"), 120);
     assert_eq!(wait("2026-11-20T21:59:59Z"), 30);
+}
+
+#[test]
+fn a_gate_that_fails_or_cannot_be_measured_lets_nothing_begin_and_lets_restarts_finish() {
+    for (state, reason) in [("Failed", Reason::GateFailed), ("Error", Reason::GateError)] {
+        let desk = Desk::install().with(|desk| desk.gated(state));
+        assert_eq!(desk.reason(), Some(reason));
+        let desk = Desk::reboot().with(|desk| desk.gated(state));
+        assert_eq!(desk.verdict(), "granted", "half installed is the worst place to be");
+        let desk = Desk::uninstall().with(|desk| desk.gated(state));
+        assert_eq!(desk.verdict(), "granted");
+    }
+    let desk = Desk::install().with(|desk| desk.gated("Waiting"));
+    assert_eq!(desk.verdict(), "granted");
 }

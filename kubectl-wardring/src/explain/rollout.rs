@@ -66,6 +66,9 @@ pub fn sentences(rollout: &PatchRollout) -> Vec<String> {
             counts.failed + counts.rollback_failed,
             counts.unreachable,
         ));
+        let waits = |told: &&String| status.waiting_for.iter().any(|all| all.message == **told);
+        let gates = stage.gates.iter().filter_map(|gate| gate.message.as_ref());
+        lines.extend(gates.filter(|told| !waits(told)).map(|told| format!("  {told}")));
         lines.extend(stage.failed_sample.iter().map(|sample| format!("  ✗ {sample}")));
     }
     // What stopped it stands above already.
