@@ -176,8 +176,6 @@ impl SlimDevice {
             attended_boot: status
                 .startup
                 .is_some_and(|startup| startup.attendance == Attendance::Needed),
-            unhealthy: condition(conditions::HEALTHY)
-                .is_some_and(|condition| condition.status == "False"),
             other_patch_sources: !status.other_patch_sources.is_empty(),
             release_requested_at: metadata
                 .annotations

@@ -297,12 +297,13 @@ pub struct TicketsGate {
     pub baseline: Option<Span>,
 }
 
-/// The share of the stage's devices that are not well. Conditions see it as `result`, between 0 and
+/// The share of the stage's devices that are not well. It halts at most: what it counts may be silence,
+/// and silence takes nothing back. Conditions see it as `result`, between 0 and
 /// 1, and `unhealthy` and `total` in devices; without a condition, any such device is a fail.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceHealthGate {
-    /// What counts. Default everything.
+    /// What counts. Default everything but Silent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4))]
     pub signals: Vec<HealthSignal>,
@@ -313,9 +314,9 @@ pub struct DeviceHealthGate {
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 pub enum HealthSignal {
-    /// A watched service does not run.
+    /// A watched service did not run after the update.
     Service,
-    /// A probe fails.
+    /// A probe failed after the update.
     Probe,
     /// It restarted when nobody had permitted it, or again and again, or Windows took the update back.
     UnexpectedReboot,
@@ -323,7 +324,7 @@ pub enum HealthSignal {
     Silent,
 }
 
-/// A CEL expression over `stage` and `rollout`. Conditions see its value as `result`.
+/// A CEL expression over `stage` and `rollout`. It halts at most. Conditions see its value as `result`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CelGate {

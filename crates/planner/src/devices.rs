@@ -42,8 +42,6 @@ pub struct DeviceRow {
     pub hard_pending_reboot: bool,
     /// The device says that it would wait for a person at its next start.
     pub attended_boot: bool,
-    /// A watched service does not run, by the device's own word.
-    pub unhealthy: bool,
     /// Something else patches the device.
     pub other_patch_sources: bool,
     /// Value of the release annotation, if it is a time.
@@ -72,7 +70,6 @@ impl DeviceRow {
             roles: Arc::from([]),
             hard_pending_reboot: false,
             attended_boot: false,
-            unhealthy: false,
             other_patch_sources: false,
             release_requested_at: None,
             time_zone: None,
@@ -116,9 +113,6 @@ impl DeviceRow {
             attended_boot: status
                 .and_then(|status| status.startup.as_ref())
                 .is_some_and(|startup| startup.attendance == Attendance::Needed),
-            unhealthy: list.iter().any(|condition| {
-                condition.type_ == conditions::HEALTHY && condition.status == "False"
-            }),
             other_patch_sources: status
                 .is_some_and(|status| !status.other_patch_sources.is_empty()),
             release_requested_at: annotations

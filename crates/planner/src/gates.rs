@@ -319,7 +319,10 @@ pub(crate) fn verdict(run: &Run<'_>, position: usize) -> Option<(Complaint, bool
             return None;
         }
         let message = known.message.clone().unwrap_or_default();
-        let rolls_back = gate.on_failure == GateFailure::Rollback && phase != GatePhase::Before;
+        // Counters hold silence, too, and silence takes nothing back: an outage of ours would uninstall.
+        let is_outside = !matches!(gate.kind, GateType::DeviceHealth | GateType::Cel);
+        let rolls_back =
+            gate.on_failure == GateFailure::Rollback && phase != GatePhase::Before && is_outside;
         Some((Complaint::new(Reason::GateFailed, message), rolls_back))
     })
 }

@@ -116,23 +116,25 @@ fn is_target(run: &Run<'_>, position: usize, line: &Line, scene: &Scene<'_>) -> 
     let stage = &run.stages[position];
     let wanted = match line.state {
         LineState::Failed | LineState::RevertedByWindows => {
-            on_failure.action == FailureAction::Rollback
+            (on_failure.action == FailureAction::Rollback || is_in_scope(run, position))
                 && line.tries > 0
                 && !line.may_try_again(&stage.rules)
                 && !matches!(line.reason, Some(Reason::Replaced | Reason::Released))
         }
-        LineState::Succeeded => match &run.status.rollback {
-            Some(rollback) => match rollback.scope {
-                RollbackScope::Device => false,
-                RollbackScope::Stage => rollback.stage == stage.spec.name,
-                RollbackScope::AllStages => true,
-            },
-            None => false,
-        },
+        LineState::Succeeded => is_in_scope(run, position),
         LineState::Granted => is_held_installed(run, line, scene),
         _ => false,
     };
     wanted && scene.row(line).is_some() && !forbids_rollback(line.row as usize, scene.table)
+}
+
+/// Whether the whole stage is being rolled back.
+fn is_in_scope(run: &Run<'_>, position: usize) -> bool {
+    run.status.rollback.as_ref().is_some_and(|rollback| match rollback.scope {
+        RollbackScope::Device => false,
+        RollbackScope::Stage => rollback.stage == run.stages[position].spec.name,
+        RollbackScope::AllStages => true,
+    })
 }
 
 /// Installed at the halt, restart outstanding, and the rollout says to uninstall then.

@@ -178,6 +178,56 @@ fn a_gate_that_rolls_back_reaches_at_least_its_stage() {
 }
 
 #[test]
+fn what_counts_silence_halts_and_takes_nothing_back() {
+    let mut world = gated(
+        "during: [{name: errors, type: Cel, cel: {expression: stage.inProgress}, interval: 1m, \
+         successCondition: result == 0, onFailure: Rollback}]",
+    );
+    world.settle();
+    world.minute(|_| {});
+    let status = world.status("november");
+    assert_eq!(status.halted.map(|halt| halt.reason), Some("GateFailed".into()));
+    assert!(status.rollback.is_none());
+}
+
+#[test]
+fn a_rollback_by_a_gate_reaches_the_devices_that_failed_too() {
+    let mut world = during(", onFailure: Rollback");
+    world.edit("november", |spec| spec.stages[0].max_failures = Some(wardring_api::Cap::Count(1)));
+    world.agents.get_mut("test-1").unwrap().script = support::agent::Script::ServiceDown;
+    world.meters.insert("errors".to_owned(), Meter::Value(0.01));
+    world.settle();
+    while world.state("november", "test-1") != Some(LineState::Failed) {
+        world.minute(|_| {});
+    }
+    world.meters.insert("errors".to_owned(), Meter::Value(0.3));
+    for _ in 0..60 {
+        world.minute(|_| {});
+    }
+    assert_eq!(world.state("november", "test-1"), Some(LineState::RolledBack));
+}
+
+#[test]
+fn a_gate_that_halts_stays_failed_until_a_person_answers() {
+    let mut world = during(", onFailure: Halt");
+    world.settle();
+    let bad = measured(&world, world.now, GateResult::Fail);
+    hand_in(&mut world, bad);
+    // The same pass resumes the rollout, so that it cannot judge yet.
+    world.edit("november", |spec| spec.suspend = Some(true));
+    let suspended = world.plan();
+    suspended.actions.iter().for_each(|action| world.apply(action));
+    world.edit("november", |spec| spec.suspend = Some(false));
+    let resumed = world.plan();
+    resumed.actions.iter().for_each(|action| world.apply(action));
+    world.now += SignedDuration::from_secs(61);
+    let good = measured(&world, world.now, GateResult::Pass);
+    hand_in(&mut world, good);
+    world.settle();
+    assert_eq!(world.status("november").halted.map(|halt| halt.reason), Some("GateFailed".into()));
+}
+
+#[test]
 fn a_retry_answers_what_the_gate_said_and_begins_it_anew() {
     let mut world = during(", onFailure: Halt");
     world.meters.insert("errors".to_owned(), Meter::Value(0.3));

@@ -99,7 +99,6 @@ enum What {
     Meter,
     /// A person puts the gate's conditions right, or wrong.
     GateEdited,
-    ServiceStops,
 }
 
 impl Story {
@@ -204,7 +203,6 @@ fn happen(world: &mut World, happening: &Happening) {
             let named = gates.find(|gate| Some(&gate.name) == happening.gate.as_ref());
             named.unwrap().success_condition = Some("result < 100".to_owned());
         }),
-        What::ServiceStops => world.devices.get_mut(&device).unwrap().unhealthy = true,
     }
 }
 

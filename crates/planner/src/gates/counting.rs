@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use wardring_api::{
-    Gate, GatePhase, GateResult, GateState, GateStatus,
+    Gate, GateFailure, GateMode, GatePhase, GateResult, GateState, GateStatus,
     conditions::{clip, whole_seconds},
 };
 
@@ -44,8 +44,10 @@ pub(super) fn fold(gate: &Gate, status: &mut GateStatus, measured: &Measurement,
 fn state(gate: &Gate, status: &mut GateStatus, result: GateResult) -> GateState {
     let has_failed = status.failures > gate.failure_limit.unwrap_or(0);
     let in_a_row = status.consecutive_successes >= gate.consecutive_success_limit.unwrap_or(1);
+    // What halts stays failed until a person has answered it.
+    let recovers = gate.on_failure == GateFailure::Hold || gate.mode == GateMode::DryRun;
     match result {
-        GateResult::Pass if has_failed && !in_a_row => GateState::Failed,
+        GateResult::Pass if has_failed && !(in_a_row && recovers) => GateState::Failed,
         GateResult::Pass => {
             if has_failed {
                 // It has recovered, and is counted from its recovery on.

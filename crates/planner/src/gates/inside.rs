@@ -72,11 +72,15 @@ fn counters(run: &Run<'_>, position: usize) -> Variables {
 /// The share of devices that are not well, of those that came to an end in the stage.
 fn health(gate: &Gate, run: &Run<'_>, position: usize, scene: &Scene<'_>) -> (Judgement, String) {
     let signals = gate.device_health.as_ref().map(|all| all.signals.as_slice()).unwrap_or_default();
-    let asks = |signal| signals.is_empty() || signals.contains(&signal);
+    let is_default = |signal| signals.is_empty() && signal != HealthSignal::Silent;
+    let asks = |signal| is_default(signal) || signals.contains(&signal);
+    let since = run.status.stages[position].started_at;
     let (mut total, mut unhealthy, mut names) = (0_u32, 0_u32, Vec::new());
     if let Some(frozen) = &run.stages[position].frozen {
         for (index, line) in frozen.lines.iter().enumerate() {
-            if !has_ended(line) {
+            // Bad ends from before a person's retry were answered by it.
+            let is_answered = line.state != LineState::Succeeded && line.at < since;
+            if !has_ended(line) || is_answered {
                 continue;
             }
             total += 1;
@@ -133,7 +137,6 @@ fn signal(line: &Line, scene: &Scene<'_>) -> Option<HealthSignal> {
     };
     let row = scene.row(line);
     match line.state {
-        LineState::Succeeded if row.is_some_and(|row| row.unhealthy) => Some(HealthSignal::Service),
         LineState::Succeeded if row.is_some_and(|row| row.online == Some(false)) => {
             Some(HealthSignal::Silent)
         }
