@@ -24,6 +24,7 @@ use crate::identity::Identity;
 use crate::platform::wall_clock;
 
 const CONNECT: Duration = Duration::from_secs(5);
+/// How often the system itself asks whether a silent connection still stands, which wakes nobody here.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Longest for a small question. Two gateways must fit into the life of a permit.
 const SHORT: Duration = Duration::from_secs(15);
@@ -94,7 +95,22 @@ pub struct HttpGateway {
     addresses: Addresses,
     /// The one that answered last comes first.
     current: AtomicUsize,
-    client: RwLock<Client>,
+    way: RwLock<Way>,
+}
+
+/// The connections in use.
+struct Way {
+    client: Client,
+    /// What new ones are made with.
+    tls: ClientConfig,
+    /// How many were left for new ones.
+    number: u64,
+}
+
+impl Way {
+    fn new(addresses: &Addresses, tls: ClientConfig, number: u64) -> Result<Way, ClientError> {
+        Ok(Way { client: client(addresses, tls.clone())?, tls, number })
+    }
 }
 
 impl HttpGateway {
@@ -125,7 +141,7 @@ impl HttpGateway {
 
     fn new(addresses: &Addresses, tls: ClientConfig) -> Result<Self, ClientError> {
         Ok(HttpGateway {
-            client: RwLock::new(client(addresses, tls)?),
+            way: RwLock::new(Way::new(addresses, tls, 0)?),
             // A fleet has one list of gateways: whoever began with its first would leave the others idle.
             current: AtomicUsize::new(chance::below(addresses.gateways.len())),
             addresses: addresses.clone(),
@@ -137,9 +153,34 @@ impl HttpGateway {
     /// # Errors
     /// TLS or HTTP cannot be set up; the old one stays in use.
     pub fn use_identity(&self, identity: &Identity) -> Result<(), ClientError> {
-        let client = client(&self.addresses, identified_config(identity)?)?;
-        *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
+        let tls = identified_config(identity)?;
+        self.go_another(tls, self.way().1 + 1)
+    }
+
+    fn go_another(&self, tls: ClientConfig, number: u64) -> Result<(), ClientError> {
+        let way = Way::new(&self.addresses, tls, number)?;
+        *self.way.write().unwrap_or_else(PoisonError::into_inner) = way;
         Ok(())
+    }
+
+    /// The connections in use, and their number.
+    fn way(&self) -> (Client, u64) {
+        let way = self.way.read().unwrap_or_else(PoisonError::into_inner);
+        (way.client.clone(), way.number)
+    }
+
+    /// Leaves the connections of this number: a gateway that froze keeps its connection, and the next
+    /// question would wait on it just as long.
+    fn leave(&self, number: u64) {
+        let tls = {
+            let way = self.way.read().unwrap_or_else(PoisonError::into_inner);
+            (way.number == number).then(|| way.tls.clone())
+        };
+        // Somebody else may have left them already.
+        let Some(tls) = tls else { return };
+        if let Err(error) = self.go_another(tls, number + 1) {
+            tracing::warn!(%error, "the connection stays in use");
+        }
     }
 
     /// Hands in a claim: `/v1/enroll`, or `/v1/renew`.
@@ -171,7 +212,7 @@ impl HttpGateway {
         limit: Duration,
         fill: impl Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<A, GatewayError> {
-        let client = self.client.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let (client, number) = self.way();
         let first = self.current.load(Ordering::Relaxed);
         let count = self.addresses.gateways.len();
         let mut last = GatewayError::Unreachable { detail: "there is none".to_owned() };
@@ -191,7 +232,12 @@ impl HttpGateway {
                     return Ok(answer);
                 }
                 Err(error @ GatewayError::Refused { .. }) => return Err(error),
-                Err(error) => last = error,
+                Err(error) => {
+                    if matches!(error, GatewayError::Unreachable { .. }) {
+                        self.leave(number);
+                    }
+                    last = error;
+                }
             }
         }
         Err(last)
@@ -214,7 +260,7 @@ impl Gateway for HttpGateway {
     }
 
     async fn is_there(&self) -> bool {
-        let client = self.client.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let (client, _) = self.way();
         let mut asked = tokio::task::JoinSet::new();
         for url in &self.addresses.gateways {
             let mut url = url.clone();
@@ -246,8 +292,9 @@ fn client(addresses: &Addresses, mut tls: ClientConfig) -> Result<Client, Client
         .tls_backend_preconfigured(tls)
         .connect_timeout(CONNECT)
         // A gateway that vanished without a word must not hold the connection for minutes.
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .http2_keep_alive_timeout(CONNECT)
+        .tcp_keepalive(KEEP_ALIVE)
+        // There is one connection, and looking for idle ones would wake the device for nothing.
+        .pool_idle_timeout(None)
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("wardring-agent/", env!("CARGO_PKG_VERSION")));
     let builder = match &addresses.proxy {
@@ -401,6 +448,19 @@ mod tests {
         let query = JobQuery::default();
         let error = gateway.poll(&query).await.unwrap_err().to_string();
         assert!(error.contains("(by the proxy http://127.0.0.1:1)"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_connection_on_which_nobody_answers_is_left_for_a_new_one_once() {
+        let list = ["https://127.0.0.1:1".to_owned()];
+        let addresses = Addresses::parse(&list, None).unwrap();
+        let gateway = HttpGateway::first_contact(&addresses, Fingerprint::of(b"root")).unwrap();
+        assert_eq!(gateway.way().1, 0);
+        gateway.poll(&JobQuery::default()).await.unwrap_err();
+        assert_eq!(gateway.way().1, 1);
+        // What was asked on the old one and failed later is no reason to leave the new one.
+        gateway.leave(0);
+        assert_eq!(gateway.way().1, 1);
     }
 
     #[tokio::test]

@@ -14,8 +14,13 @@ use crate::files::replace;
 use crate::outbox::Outbox;
 use crate::state::State;
 
-/// Version of the file's layout. A newer one is not read: its meaning is not known.
-pub const SCHEMA: u32 = 1;
+/// Version of the file's layout. Every field that is added makes it another one: an agent that does not
+/// know a field would leave it out of its next write, and do again what the field says is done. So a
+/// newer layout is not read at all, and going back to an older agent is refused until that journal is at
+/// rest elsewhere.
+pub const SCHEMA: u32 = 2;
+/// The oldest layout that is read: what it lacks was not there in its time either.
+const OLDEST: u32 = 1;
 const FILE: &str = "journal";
 const PREVIOUS: &str = "journal.prev";
 const TEMPORARY: &str = "journal.new";
@@ -180,7 +185,7 @@ fn decode(bytes: &[u8]) -> Result<Saved, Unreadable> {
         return Err("its checksum does not fit".into());
     }
     match schema.parse() {
-        Ok(SCHEMA) => serde_json::from_slice(body)
+        Ok(OLDEST..=SCHEMA) => serde_json::from_slice(body)
             .map_err(|error| Unreadable::Damaged(format!("its content is not a state: {error}"))),
         Ok(newer) if newer > SCHEMA => Err(Unreadable::Newer(newer)),
         _ => Err(Unreadable::Damaged(format!("it has the unknown layout {schema}"))),
@@ -265,9 +270,19 @@ mod tests {
         let (folder, journal) = journal();
         journal.save(&saved(1)).unwrap();
         let text = fs::read_to_string(folder.path().join(FILE)).unwrap();
-        let newer = text.replacen("wardring-journal 1 ", "wardring-journal 2 ", 1);
-        fs::write(folder.path().join(FILE), newer).unwrap();
-        assert_eq!(journal.load(), Loaded::Newer(2));
+        let layout = |number: u32| {
+            let of = format!("wardring-journal {number} ");
+            text.replacen(&format!("wardring-journal {SCHEMA} "), &of, 1)
+        };
+        fs::write(folder.path().join(FILE), layout(SCHEMA + 1)).unwrap();
+        assert_eq!(journal.load(), Loaded::Newer(SCHEMA + 1));
+        for known in OLDEST..=SCHEMA {
+            fs::write(folder.path().join(FILE), layout(known)).unwrap();
+            assert_eq!(journal.load(), Loaded::Found(Box::new(saved(1))), "{known}");
+        }
+        fs::write(folder.path().join(FILE), layout(0)).unwrap();
+        assert!(matches!(journal.load(), Loaded::Lost(_)));
+        fs::write(folder.path().join(FILE), layout(SCHEMA + 1)).unwrap();
         // One that is damaged as well is damaged: nobody knows that it was newer.
         let path = folder.path().join(FILE);
         let text = fs::read_to_string(&path).unwrap();

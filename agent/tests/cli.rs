@@ -11,9 +11,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -114,20 +114,29 @@ impl Failure {
     }
 }
 
-/// Waits for a program that must end by itself.
+/// Waits for a program that must end by itself: when both of its ends are closed.
 fn ended(mut command: Command) -> Output {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    let begun = Instant::now();
-    while child.try_wait().unwrap().is_none() {
-        if begun.elapsed() > Duration::from_secs(60) {
-            child.kill().unwrap();
-            let output = child.wait_with_output().unwrap();
-            panic!("it does not end: {}", String::from_utf8_lossy(&output.stderr));
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-    child.wait_with_output().unwrap()
+    let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let (said, heard) = mpsc::channel();
+    thread::spawn(move || {
+        let errors = thread::spawn(move || {
+            let mut text = Vec::new();
+            stderr.read_to_end(&mut text).map(|_| text)
+        });
+        let mut text = Vec::new();
+        stdout.read_to_end(&mut text).unwrap();
+        // Nobody listens any more when it took too long.
+        let _ = said.send((text, errors.join().unwrap().unwrap()));
+    });
+    let Ok((stdout, stderr)) = heard.recv_timeout(Duration::from_secs(60)) else {
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let (_, stderr) = heard.recv().unwrap();
+        panic!("it does not end: {}", String::from_utf8_lossy(&stderr));
+    };
+    Output { status: child.wait().unwrap(), stdout, stderr }
 }
 
 fn authority() -> Authority {

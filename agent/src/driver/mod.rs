@@ -26,7 +26,8 @@ use crate::milestone::{self, Milestone};
 use crate::platform::{Platform, wall_clock};
 use crate::state::{self, Answer, BootRecord, Effect, Event, Now, Start};
 
-/// How often the device is looked at for changed facts.
+/// How often the device is looked at for changed facts, with the first answer to a poll after that: a
+/// timer of its own would wake an idle device, and without contact nobody could be told.
 const FACTS_EVERY: Duration = Duration::from_secs(300);
 /// Pause between something that may change facts and looking at them.
 const FACTS_SOON: Duration = Duration::from_millis(300);
@@ -77,7 +78,8 @@ impl<P: Platform, G: Gateway> Agent<P, G> {
             view: watch::Sender::new(View::default()),
             tasks: JoinSet::new(),
             timer: None,
-            facts_at: Instant::now(),
+            facts_at: Some(Instant::now()),
+            facts_due: Instant::now(),
             send_at: None,
             send_pause: SEND_RETRY.0,
             is_sending: false,
@@ -102,9 +104,9 @@ impl<P: Platform, G: Gateway> Agent<P, G> {
                 () = at(run.send_at) => run.send(),
                 () = &mut changed => {
                     changed.set(self.platform.changed());
-                    run.facts_at = run.facts_at.min(Instant::now() + FACTS_SOON);
+                    run.look_soon();
                 }
-                () = at(Some(run.facts_at)) => run.look_at_facts(),
+                () = at(run.facts_at) => run.look_at_facts(),
                 Some(_) = run.tasks.join_next() => {}
             }
         }
@@ -138,7 +140,10 @@ struct Run<'a, P, G> {
     tasks: JoinSet<()>,
     /// When the state machine wants to be woken, and its turn.
     timer: Option<(Instant, u64)>,
-    facts_at: Instant,
+    /// When the device is looked at because something may have changed.
+    facts_at: Option<Instant>,
+    /// When it is looked at anyway.
+    facts_due: Instant,
     send_at: Option<Instant>,
     send_pause: Duration,
     is_sending: bool,
@@ -259,10 +264,15 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
     async fn receive(&mut self, message: Msg) {
         match message {
             Msg::Event(event) => {
-                self.facts_at = self.facts_at.min(Instant::now() + FACTS_SOON);
+                self.look_soon();
                 self.take(event).await;
             }
-            Msg::Polled(answer, taken) => self.polled(*answer, taken).await,
+            Msg::Polled(answer, taken) => {
+                if Instant::now() >= self.facts_due {
+                    self.look_soon();
+                }
+                self.polled(*answer, taken).await;
+            }
             Msg::Reported(result) => self.reported(result).await,
             Msg::Facts(facts) => self.facts(*facts).await,
         }
@@ -304,9 +314,15 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
         self.take(Event::Answered { turn, answer: Answer::Woke }).await;
     }
 
+    /// Looks at the device in a moment, together with what else may change until then.
+    fn look_soon(&mut self) {
+        self.facts_at.get_or_insert_with(|| Instant::now() + FACTS_SOON);
+    }
+
     /// Looks at the device; a scan of services may take a while.
     fn look_at_facts(&mut self) {
-        self.facts_at = Instant::now() + chance::around(FACTS_EVERY);
+        self.facts_at = None;
+        self.facts_due = Instant::now() + chance::around(FACTS_EVERY);
         let (platform, tx) = (Arc::clone(&self.agent.platform), self.tx.clone());
         self.tasks.spawn_blocking(move || {
             // Nobody reads it when the run is over.

@@ -57,7 +57,9 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
                         asked_pause(&error).unwrap_or(Duration::ZERO).max(pauses.failed())
                     }
                 };
-                tokio::time::sleep(chance::around(pause)).await;
+                if !pause.is_zero() {
+                    tokio::time::sleep(chance::around(pause)).await;
+                }
             }
         });
     }

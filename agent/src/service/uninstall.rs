@@ -90,13 +90,20 @@ pub fn uninstall(removal: Removal) -> Result<Removed, UninstallError> {
     let found = manager.find(&program)?;
     let named = found.as_ref().and_then(|service| service.command.folder.clone());
     let folder = named.map_or_else(program::default_folder, Ok).map_err(UninstallError::Places)?;
+    let at_rest = || match working_for(&folder).filter(|_| !removal.abandon_job) {
+        Some(why) => Err(UninstallError::AtWork { why }),
+        None => Ok(()),
+    };
+    // Also where the service stands still: somebody may have stopped it in the middle of a job.
+    at_rest()?;
     if let Some(service) = &found {
         if service.is_active()? {
-            let at_work = if removal.abandon_job { None } else { working_for(&folder) };
-            if let Some(why) = at_work {
-                return Err(UninstallError::AtWork { why });
-            }
             service.stop()?;
+            // It may have taken a job in between, and now it takes none.
+            if let Err(at_work) = at_rest() {
+                service.start()?;
+                return Err(at_work);
+            }
         }
         service.delete()?;
     }

@@ -3,7 +3,8 @@
 use wardring_protocol::Mode;
 use wardring_seal::{Action, JobPayload, OutcomePayload, OutcomeResult};
 
-use super::job::{End, JobRun};
+use super::JobRun;
+use super::end::End;
 use super::{
     Effect, Move, Phase, Unexpected, UpdateState, autonomous, permits, preflight, rollback,
 };

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use wardring_protocol::{Mode, PermitAnswer};
 use wardring_seal::{Action, OutcomePayload, OutcomeResult};
 
-use super::job::End;
+use super::end::End;
 use super::{
     BootKind, BootRecord, Contact, Inspection, JobRun, Move, Phase, UpdateRun, UpdateState,
     UpdateStatus, proof, reboot, rollback, verify,

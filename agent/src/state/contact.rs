@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use wardring_seal::{Action, Endpoint, NetworkLost};
 
-use super::job::End;
+use super::end::End;
 use super::{Ask, Awaits, JobRun, Move, Phase, autonomous, hooks, verify};
 
 /// Pause between two looks, where the wait is long enough for it.

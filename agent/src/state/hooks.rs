@@ -8,7 +8,7 @@
 use serde::{Deserialize, Serialize};
 use wardring_seal::{HookMoment, OutcomeResult};
 
-use super::job::End;
+use super::end::End;
 use super::{
     Ask, JobRun, Move, Phase, RebootWhy, install, permits, preflight, reboot, rollback, verify,
 };

@@ -3,7 +3,8 @@
 use wardring_protocol::{PermitAnswer, Step};
 use wardring_seal::{Action, HookMoment, OutcomeResult};
 
-use super::job::{End, Trouble};
+use super::end::End;
+use super::job::Trouble;
 use super::permits::{self, Permitted};
 use super::retry::{self, Next};
 use super::{

@@ -10,6 +10,7 @@ mod autonomous;
 mod boots;
 mod changes;
 mod contact;
+mod end;
 mod event;
 mod health;
 mod hooks;
@@ -341,11 +342,15 @@ mod autonomous_stories;
 #[cfg(test)]
 mod bench;
 #[cfg(test)]
+mod broken_stories;
+#[cfg(test)]
 mod check_stories;
 #[cfg(test)]
 mod considerate;
 #[cfg(test)]
 mod contact_stories;
+#[cfg(test)]
+mod layout;
 #[cfg(test)]
 mod milestones;
 #[cfg(test)]

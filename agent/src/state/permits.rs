@@ -4,7 +4,7 @@ use jiff::SignedDuration;
 use wardring_protocol::{Mode, PERMIT_LIFE_MS, PermitAnswer, Step};
 use wardring_seal::OutcomeResult;
 
-use super::job::End;
+use super::end::End;
 use super::{Ask, JobRun, Move, accept, autonomous, contact};
 
 /// First and longest pause after no gateway could be reached; the driver tried all of them before it

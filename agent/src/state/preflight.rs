@@ -2,7 +2,7 @@
 
 use wardring_seal::{Action, OutcomeResult, UpdateTarget};
 
-use super::job::End;
+use super::end::End;
 use super::{
     Baseline, Inspection, JobRun, Move, Phase, RebootWhy, Reversible, ServicingResult, UpdateState,
     UpdateStatus, install, permits, proof, reboot, retry, rollback, surroundings, verify,

@@ -7,7 +7,7 @@
 use wardring_protocol::{PermitAnswer, Step};
 use wardring_seal::HookMoment;
 
-use super::job::End;
+use super::end::End;
 use super::permits::{self, Permitted};
 use super::surroundings::{self, Surroundings};
 use super::{AfterHook, Ask, Awaits, Effect, JobRun, MAX_REBOOTS, Move, Phase, RebootWhy, hooks};

@@ -5,7 +5,7 @@ use wardring_seal::{HookMoment, OutcomeResult};
 
 use crate::hresult::Hresult;
 
-use super::job::End;
+use super::end::End;
 use super::permits::{self, Permitted};
 use super::retry::{self, Next};
 use super::{

@@ -1,7 +1,7 @@
 //! The beginning of a run: which boot this is, and where the job goes on.
 
 use super::boots::is_strike;
-use super::job::End;
+use super::end::End;
 use super::{
     AfterHook, Contact, JobRun, MAX_BOOTS, Move, Phase, RebootWhy, Start, UpdateState, Waiting,
     autonomous, hooks, install, preflight, reboot, retry, rollback, verify,

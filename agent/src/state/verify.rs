@@ -2,7 +2,7 @@
 
 use wardring_seal::{OutcomeResult, UpdateTarget};
 
-use super::job::End;
+use super::end::End;
 use super::{
     Ask, Inspection, JobRun, Move, Phase, ProbeSample, RebootWhy, ServiceSample, ServicingResult,
     UpdateState, Verdict, boots, changes, contact, health, install, permits, proof, reboot, wake,

@@ -69,6 +69,10 @@ impl IUpdate_Impl for Found_Impl {
     }
 
     fn EulaAccepted(&self) -> Result<VARIANT_BOOL> {
+        // Without this a search of thousands would read the world once for each of them.
+        if !self.0.needs_eula {
+            return Ok(VARIANT_TRUE);
+        }
         world::with(|world| {
             let update = world.update(&self.0.id);
             VARIANT_BOOL::from(update.is_some_and(|update| !update.needs_eula))

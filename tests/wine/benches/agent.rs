@@ -23,6 +23,10 @@ const REST: Duration = Duration::from_secs(20);
 /// Two polls of the default length and a little: each round has the same number of them.
 const ROUND: Duration = Duration::from_secs(112);
 const ROUNDS: usize = 2;
+/// Updates of a device that is looked after, and of one whose Windows Update knows far too many.
+const FEW: usize = 20;
+const MANY: usize = 2_000;
+
 /// A process that ends with the value.
 struct Ends(Child);
 
@@ -79,16 +83,27 @@ fn on_linux(program: &Path, gateway: &TestGateway, folder: &Path) -> Ends {
     Ends(command.spawn().unwrap())
 }
 
-/// The agent under Wine.
-fn under_wine(prefix: &Prefix, gateway: &TestGateway) -> Agent {
+/// The agent under Wine, after its first scan of so many updates.
+async fn scanned(
+    program: &Path,
+    gateway: &TestGateway,
+    name: &str,
+    count: usize,
+) -> (Prefix, Agent) {
+    let prefix = Prefix::create(program).unwrap();
+    FakeWua::install(&prefix, &updates(count)).unwrap();
     let (url, token) = (gateway.url(), gateway.token.reveal());
-    let fixed = ["--name", "wine", "--data-dir", r"C:\wardring\data"];
+    let fixed = ["--name", name, "--data-dir", r"C:\wardring\data"];
     let line = ["run", "--gateway", &url, "--token", &token].into_iter().chain(fixed);
-    prefix.start_agent(line).unwrap()
+    let agent = prefix.start_agent(line).unwrap();
+    let is_scanned = |facts: &Facts| facts.last_scan.is_some();
+    let scanned = |seen: &Seen| seen.facts.as_ref().is_some_and(is_scanned);
+    gateway.wait_for(name, "a scan", scanned).await;
+    (prefix, agent)
 }
 
-/// What Windows Update knows of a device that is looked after.
-fn updates() -> Value {
+/// What Windows Update knows of a device, by the number of its updates.
+fn updates(count: usize) -> Value {
     let update = |number: usize| {
         json!({
             "id": format!("cccccccc-0000-0000-0000-{number:012}"), "revision": 200,
@@ -96,7 +111,7 @@ fn updates() -> Value {
             "title": format!("2026-11 Cumulative Update for Windows Server 2022 (KB5{number:06})"),
         })
     };
-    json!({ "updates": (0..20).map(update).collect::<Vec<_>>() })
+    json!({ "updates": (0..count).map(update).collect::<Vec<_>>() })
 }
 
 #[tokio::main]
@@ -107,18 +122,18 @@ async fn main() {
     gateway.wait_for("linux", "facts", |seen| seen.facts.is_some()).await;
 
     let program = build_optimised(true).unwrap();
-    let prefix = Prefix::create(&program).unwrap();
-    FakeWua::install(&prefix, &updates()).unwrap();
-    let agent = under_wine(&prefix, &gateway);
-    let is_scanned = |facts: &Facts| facts.last_scan.is_some();
-    let scanned = |seen: &Seen| seen.facts.as_ref().is_some_and(is_scanned);
-    gateway.wait_for("wine", "a scan", scanned).await;
+    let (_many, many) = scanned(&program, &gateway, "many", MANY).await;
+    let scan = memory(many.pid(), "VmHWM:");
+    drop(many);
+    let (_prefix, agent) = scanned(&program, &gateway, "wine", FEW).await;
+    let growth = scan - memory(agent.pid(), "VmHWM:");
     let ((woken, resident), wine) = tokio::join!(idle(linux.0.id()), idle(agent.pid()));
     let size = fs::metadata(&program).unwrap().len() as f64 / (1024.0 * 1024.0);
     let result = json!({
         "size": [size],
         "resident": resident,
         "woken": woken,
+        "scanGrowth": [growth],
         "wineResident": wine.1,
         "wineWoken": wine.0,
     });

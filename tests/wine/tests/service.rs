@@ -13,10 +13,14 @@ use std::time::{Duration, Instant};
 use jiff::SignedDuration;
 use serde_json::Value;
 use tokio::sync::watch;
-use wardring_agent::journal::Durability;
+use wardring_agent::journal::{Durability, Journal, Loaded};
 use wardring_agent::platform::scripted::World;
 use wardring_agent::run::{Setup, live_scripted};
+use wardring_agent::state::{Event, Now, step};
+use wardring_protocol::Mode;
+use wardring_seal::Action;
 use wardring_wine_tests::gateway::TestGateway;
+use wardring_wine_tests::jobs::job;
 use wardring_wine_tests::prefix::{Prefix, build_agent};
 
 const AGENT: &str = r"C:\wardring\wardring-agent.exe";
@@ -384,4 +388,35 @@ async fn enrolled_without_wrapping(gateway: &TestGateway, folder: &Path) -> Stri
     stop.send_replace(true);
     life.await.unwrap().unwrap();
     fs::read_to_string(folder.join("data/identity.json")).unwrap()
+}
+
+/// Gives the agent whose service stands still a job in its journal, as it would have left one.
+fn leave_a_job(device: &Device) {
+    let journal = Journal::new(&device.data(), Durability::Disk);
+    let Loaded::Found(mut saved) = journal.load() else { panic!("no journal") };
+    let mut payload = job(1, Action::Install);
+    payload.key.device_id = saved.state.me.as_ref().unwrap().device_id.clone();
+    let now = Now { wall: jiff::Timestamp::now(), mono_ms: 0 };
+    for event in [Event::ModeSet(Mode::Manage), Event::Offered(Box::new(payload))] {
+        saved.state = step(&saved.state, now, event).unwrap().0;
+    }
+    assert!(saved.state.job.is_some());
+    journal.save(&saved).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_was_stopped_in_the_middle_of_a_job_is_removed_only_on_demand() {
+    let gateway = TestGateway::start(SignedDuration::from_hours(24)).await.unwrap();
+    let device = Device::new(&gateway).await;
+    device.install();
+    gateway.wait_for("srv-1", "facts", |seen| seen.facts.is_some()).await;
+    device.prefix.wine(["sc", "stop", "WardringAgent"]).unwrap();
+    device.wait("the stop", |device| device.state().contains("STOPPED"));
+    leave_a_job(&device);
+
+    let said = device.refuses(&["uninstall"]);
+    assert!(said.contains("carries out a job of rollout 2026-11"), "{said}");
+    assert!(device.has_service());
+    device.does(&["uninstall", "--abandon-job"]);
+    assert!(device.is_untouched());
 }
