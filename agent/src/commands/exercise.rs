@@ -51,7 +51,15 @@ pub fn run(asked: Exercise) -> anyhow::Result<Option<Record>> {
         println!("The exercise is ended, and its record is gone.");
         return Ok(None);
     }
-    if service::record()?.is_none() {
+    if let Some(record) = service::record()? {
+        let restarts = asked.no_restart.then_some(Restarts::LeftOut);
+        if let Some(why) = record.contradicts(asked.kb.as_deref(), restarts) {
+            anyhow::bail!(
+                "an exercise is on this device already, and {why}; leave the wish out to see it, or end it \
+                 with --forget first"
+            );
+        }
+    } else {
         let wish = Wish {
             kb: asked.kb,
             restarts: if asked.no_restart { Restarts::LeftOut } else { Restarts::Allowed },

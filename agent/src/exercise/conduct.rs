@@ -74,7 +74,7 @@ pub async fn conduct<P: Platform>(
             continue;
         }
         let journal = Journal::new(folder, Durability::Disk);
-        begin(&journal, &*platform, &record.me(), record.job(chosen, action, wall_clock()))?;
+        begin(&journal, &*platform, &record.me(), record.job(chosen, action))?;
         let desk = Desk::new(record.key(action), record.wish.restarts, forbidden.clone());
         let (ran, paused) = run(&journal, record, desk, &platform, stop.clone()).await?;
         if let Some(paused) = paused {

@@ -19,8 +19,9 @@ const FILE: &str = "exercise.json";
 /// An exercise is over within a night, whatever hangs.
 const BEGINS_WITHIN: SignedDuration = SignedDuration::from_hours(4);
 const ENDS_WITHIN: SignedDuration = SignedDuration::from_hours(24);
-/// Services that every Windows has: they show that health is read at all.
-const SERVICES: [&str; 3] = ["RpcSs", "EventLog", "Winmgmt"];
+/// A service that runs on every Windows: it shows that health is read at all. Not one that ours needs, which
+/// would end with it.
+const SERVICE: &str = "EventLog";
 /// A restart that did not happen for so long is stuck.
 const STUCK_AFTER_MS: u64 = 15 * 60_000;
 /// Samples of health that a settle time is worth.
@@ -179,8 +180,34 @@ impl Record {
         }
     }
 
+    /// After this, nothing more is begun.
+    pub fn ends(&self) -> Timestamp {
+        self.begun_at + ENDS_WITHIN
+    }
+
+    /// What a new order wishes that this exercise was not begun with, if anything.
+    pub fn contradicts(&self, kb: Option<&str>, restarts: Option<Restarts>) -> Option<String> {
+        let own =
+            self.wish.kb.as_deref().or(self.chosen.as_ref().map(|own| own.target.kb.as_str()));
+        if kb.is_some() && kb != own {
+            return Some(format!("it takes {}", own.unwrap_or("another update")));
+        }
+        let differs = restarts.is_some_and(|wanted| wanted != self.wish.restarts);
+        differs.then(|| "it was begun with restarts".to_owned())
+    }
+
+    /// What stays on the device when it ends now, as the end of a sentence.
+    pub fn leftover(&self) -> Option<String> {
+        let is_there = self
+            .install
+            .as_ref()
+            .is_none_or(|ran| ran.outcome.as_ref().is_none_or(|it| it.started));
+        let kb = &self.chosen.as_ref()?.target.kb;
+        (is_there && self.removal.is_none()).then(|| format!("{kb} may still be installed"))
+    }
+
     /// The job that installs the update, or the one that removes it again.
-    pub(super) fn job(&self, chosen: &Chosen, action: Action, now: Timestamp) -> JobPayload {
+    pub(super) fn job(&self, chosen: &Chosen, action: Action) -> JobPayload {
         let me = self.me();
         let settle_ms = self.wish.settle_ms;
         JobPayload {
@@ -195,21 +222,27 @@ impl Record {
             updates: vec![chosen.target.clone()],
             source: UpdateSource::Default,
             accept_eula: false,
-            start_by: now + BEGINS_WITHIN,
-            finish_by: now + ENDS_WITHIN,
+            // Both from the beginning of the whole: what was switched off in the middle must not go on weeks later.
+            start_by: match action {
+                Action::Rollback => self.ends(),
+                _ => self.begun_at + BEGINS_WITHIN,
+            },
+            finish_by: self.ends(),
             preflight: Preflight {
                 // What waits for a restart is somebody else's work, which is not to be exercised.
                 reboot_first: false,
                 min_free_disk_gb: 1,
                 require_reversible: true,
-                ignore_attended_boot: false,
+                // Whoever began it can type a PIN, and BitLocker of a new machine may not answer.
+                ignore_attended_boot: true,
                 ignore_battery: false,
             },
             health: HealthChecks {
-                services: SERVICES.map(str::to_owned).to_vec(),
+                services: vec![SERVICE.to_owned()],
                 probes: Vec::new(),
                 settle_ms,
-                restart_attempts: 1,
+                // What breaks is told, and nothing is mended: that is not what is exercised.
+                restart_attempts: 0,
                 sample_interval_ms: settle_ms / SAMPLES,
             },
             reboot: RebootRules {
@@ -234,5 +267,34 @@ impl Record {
             attempt: 1,
             action,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_jobs_end_with_the_day_in_which_the_whole_began() {
+        let wish = Wish { kb: None, restarts: Restarts::Allowed, settle_ms: 0, countdown_ms: 0 };
+        let record = Record::begin("e1".to_owned(), wish, Timestamp::UNIX_EPOCH);
+        let target = UpdateTarget {
+            kb: "KB5060001".to_owned(),
+            product: String::new(),
+            kind: wardring_seal::UpdateKind::Other,
+            target_build: None,
+            identities: Vec::new(),
+            package: None,
+        };
+        let chosen = Chosen { target, title: String::new(), size_bytes: 0 };
+        for action in [Action::Install, Action::Rollback] {
+            let job = record.job(&chosen, action);
+            assert!(job.start_by <= job.finish_by && job.finish_by == record.ends());
+        }
+        assert_eq!(record.ends(), Timestamp::UNIX_EPOCH + ENDS_WITHIN);
+        assert_eq!(record.contradicts(None, None), None);
+        assert!(record.contradicts(Some("KB5060001"), None).is_some());
+        assert!(record.contradicts(None, Some(Restarts::LeftOut)).is_some());
+        assert_eq!(record.contradicts(None, Some(Restarts::Allowed)), None);
     }
 }

@@ -3,7 +3,7 @@
 use wardring_seal::{Action, OutcomeResult};
 
 use super::{Ran, Record};
-use crate::selftest::{Finding, Row, Weight};
+use crate::selftest::{Answer, Finding, Row, Weight};
 use crate::state::BootKind;
 
 /// The rows, in the order in which an exercise goes. What it did not come to is unknown.
@@ -69,7 +69,7 @@ fn offer(record: &Record) -> Finding {
 /// The code of Windows' own answer; what becomes of it is another question.
 fn installed(ran: &Ran) -> Finding {
     let Some(result) = ran.results.first() else {
-        return ended(ran, |_| false);
+        return Finding::unknown("the answer of Windows is not known, or nothing was installed");
     };
     let code = result.hresult.as_deref().unwrap_or("no code");
     let restart = if result.reboot_required { ", wants a restart" } else { "" };
@@ -83,13 +83,21 @@ fn installed(ran: &Ran) -> Finding {
 }
 
 fn proven(ran: &Ran) -> Finding {
-    ended(ran, |result| {
-        matches!(result, OutcomeResult::Succeeded | OutcomeResult::AlreadyInstalled)
-    })
+    let finding = ended(ran, |result| result == OutcomeResult::Succeeded);
+    if finding.answer == Answer::Ok && ran.boots.is_empty() {
+        return Finding::unknown(format!("{}; no restart was needed", finding.evidence));
+    }
+    finding
 }
 
 fn removed(ran: &Ran) -> Finding {
-    ended(ran, |result| result == OutcomeResult::RolledBack)
+    let finding = ended(ran, |result| result == OutcomeResult::RolledBack);
+    // Nothing to remove ends as well, and shows nothing.
+    let is_done = ran.results.first().is_some_and(|result| result.operation_result_code == 2);
+    if finding.answer == Answer::Ok && !is_done {
+        return Finding::unknown(format!("{}; nothing was removed", finding.evidence));
+    }
+    finding
 }
 
 /// The end of the job: as believed, something else, or nothing that was begun.
@@ -141,16 +149,15 @@ fn packages(ran: &Ran) -> Finding {
 }
 
 fn absent(ran: &Ran, record: &Record) -> Finding {
-    let Some(outcome) = &ran.outcome else { return removed(ran) };
+    let removed = removed(ran);
+    let Some(outcome) = ran.outcome.as_ref().filter(|_| removed.answer == Answer::Ok) else {
+        return removed;
+    };
     let (before, now) = (&record.build_before, &outcome.build);
-    match outcome.result {
-        OutcomeResult::RolledBack if before == now => {
-            Finding::ok(format!("nothing of it is left; the build is {now} again"))
-        }
-        OutcomeResult::RolledBack => {
-            Finding::differs(format!("nothing of it is left; the build is {now}, and was {before}"))
-        }
-        _ => removed(ran),
+    if before == now {
+        Finding::ok(format!("nothing of it is left; the build is {now} again"))
+    } else {
+        Finding::differs(format!("nothing of it is left; the build is {now}, and was {before}"))
     }
 }
 
@@ -170,7 +177,7 @@ mod tests {
 
     use super::*;
     use crate::exercise::{Restarts, Wish};
-    use crate::selftest::{Answer, exit_code};
+    use crate::selftest::exit_code;
     use crate::state::BootRecord;
 
     fn record() -> Record {
@@ -272,6 +279,25 @@ mod tests {
         assert_eq!(answer(&record, "exercise-absence"), Answer::Differs);
         record.is_hidden = Some(false);
         assert_eq!(answer(&record, "exercise-hidden"), Answer::Differs);
+    }
+
+    #[test]
+    fn what_was_not_done_is_not_told_as_done() {
+        let mut record = record();
+        let kinds = [BootKind::Expected];
+        record.install = Some(ran(&record, Action::Install, OutcomeResult::Succeeded, &[]));
+        assert_eq!(answer(&record, "exercise-proof"), Answer::Unknown, "no restart");
+        let mut removal = ran(&record, Action::Rollback, OutcomeResult::RolledBack, &kinds);
+        removal.results[0].operation_result_code = 0;
+        record.removal = Some(removal);
+        for check in ["exercise-removal", "exercise-absence"] {
+            assert_eq!(answer(&record, check), Answer::Unknown, "there was nothing to remove");
+        }
+        // Cut off between the end of a job and its record.
+        if let Some(install) = &mut record.install {
+            install.results.clear();
+        }
+        assert_eq!(answer(&record, "exercise-install"), Answer::Unknown);
     }
 
     #[test]

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use windows_registry::LOCAL_MACHINE;
 use windows_service::service::{
-    Service, ServiceAccess, ServiceControl, ServiceDependency, ServiceErrorControl, ServiceInfo,
+    Service, ServiceAccess, ServiceAction, ServiceActionType, ServiceControl, ServiceDependency,
+    ServiceErrorControl, ServiceFailureActions, ServiceFailureResetPeriod, ServiceInfo,
     ServiceStartType, ServiceState, ServiceType,
 };
 use windows_service::service_control_handler::{ServiceControlHandlerResult, register};
@@ -21,7 +22,7 @@ use windows_service::service_manager::{ServiceManager, ServiceManagerAccess};
 
 use super::host::{PATIENCE, STATUS, begin_log, report, runtime, told, whole};
 use super::manager::does_not_exist;
-use super::{program, uninstall};
+use super::{fit, program, uninstall};
 use crate::chance;
 use crate::exercise::{
     Consent, Ground, Paused, Record, RecordError, Trouble, Wish, choose, conduct, refusal,
@@ -44,6 +45,9 @@ const PROGRAM: &str = "wardring-agent.exe";
 /// Longest that the service may take to run after Windows' start, and to stop.
 const WAIT: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// Pauses before Windows starts it again that ended in the middle; after that it waits for the next boot.
+const RESTART_AFTER: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(60)];
+const FORGIVEN_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Why there is no exercise.
 #[derive(Debug, thiserror::Error)]
@@ -151,21 +155,67 @@ pub fn begin(wish: Wish, consent: Consent) -> Result<(), ExerciseError> {
     if let Some(why) = refusal(&ground, consent) {
         return Err(ExerciseError::Refused(why));
     }
+    fit::check().map_err(|unfit| ExerciseError::Refused(unfit.to_string()))?;
     let folder = folder()?;
-    folder::secure(&folder)?;
+    // What is there already, somebody else may have made who may still write to it.
+    if !folder::secure(&folder)? {
+        let why = format!("{} is there already; remove it with --forget", folder.display());
+        return Err(ExerciseError::Refused(why));
+    }
+    let begun = set_up(&folder, wish);
+    if begun.is_err() {
+        // Nothing of it may begin by itself with the next start of Windows.
+        if let Err(error) = clear(&folder) {
+            tracing::error!(error = whole(&error), "a part of the exercise is left");
+        }
+    }
+    begun
+}
+
+fn set_up(folder: &Path, wish: Wish) -> Result<(), ExerciseError> {
     // Not from where it was started: what runs as SYSTEM lies where only administrators may write.
     let program = folder.join(PROGRAM);
     let running = std::env::current_exe().map_err(ExerciseError::Places)?;
     program::copy(&running, &program)
         .map_err(|source| ExerciseError::Program { program: program.clone(), source })?;
-    Record::begin(chance::id(), wish, wall_clock()).save(&folder)?;
+    Record::begin(chance::id(), wish, wall_clock()).save(folder)?;
     let refused = |act| move |source| ExerciseError::Service { act, source };
     let access = ServiceManagerAccess::CONNECT | ServiceManagerAccess::CREATE_SERVICE;
     let manager = ServiceManager::local_computer(None::<&OsStr>, access);
     let manager = manager.map_err(refused("reach"))?;
     let service = manager.create_service(&info(&program), ServiceAccess::ALL_ACCESS);
     let service = service.map_err(refused("create"))?;
+    let restart = |delay| ServiceAction { action_type: ServiceActionType::Restart, delay };
+    let actions = ServiceFailureActions {
+        reset_period: ServiceFailureResetPeriod::After(FORGIVEN_AFTER),
+        reboot_msg: None,
+        command: None,
+        actions: Some(RESTART_AFTER.map(restart).to_vec()),
+    };
+    service.update_failure_actions(actions).map_err(refused("set the recovery of"))?;
     service.start::<&OsStr>(&[]).map_err(refused("start"))
+}
+
+/// Removes service and folder, wherever it stands.
+fn clear(folder: &Path) -> Result<(), ExerciseError> {
+    let refused = |act| move |source| ExerciseError::Service { act, source };
+    if let Some(service) = find()? {
+        // It may have ended by itself.
+        let _ = service.stop();
+        let begun = Instant::now();
+        while is_running()? {
+            if begun.elapsed() > WAIT {
+                return Err(ExerciseError::Stands { log: folder.join("log") });
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        service.delete().map_err(refused("remove"))?;
+    }
+    let removed = std::fs::remove_dir_all(folder).or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    });
+    removed.map_err(|source| ExerciseError::Left { folder: folder.to_owned(), source })
 }
 
 fn info(program: &Path) -> ServiceInfo {
@@ -259,27 +309,22 @@ fn state(folder: &Path) -> String {
 /// There is none, or something of it stays.
 pub fn forget() -> Result<(), ExerciseError> {
     let folder = folder()?;
-    let service = find()?;
-    if service.is_none() && !folder.exists() {
+    let is_under_way = find()?.is_some();
+    if !is_under_way && !folder.exists() {
         return Err(ExerciseError::Nothing);
     }
-    let refused = |act| move |source| ExerciseError::Service { act, source };
-    if let Some(service) = service {
-        // It may have ended by itself.
-        let _ = service.stop();
-        let begun = Instant::now();
-        while is_running()? && begun.elapsed() < WAIT {
-            std::thread::sleep(LOOK_AGAIN);
-        }
-        service.delete().map_err(refused("remove"))?;
+    if is_under_way && let Ok(device) = Windows::open(&folder, None) {
+        // One that it ordered would still come.
+        device.take_back_restart();
     }
-    let removed = std::fs::remove_dir_all(&folder).or_else(|error| match error.kind() {
-        io::ErrorKind::NotFound => Ok(()),
-        _ => Err(error),
-    });
-    removed.map_err(|source| ExerciseError::Left { folder, source })?;
-    // An agent that is there by now has its own use for them.
-    if has_service(super::NAME) {
+    clear(&folder)?;
+    // Whoever ran here since has its own use for them.
+    if is_under_way { forget_boots() } else { Ok(()) }
+}
+
+/// Forgets which boot this is, as long as no agent can know it.
+fn forget_boots() -> Result<(), ExerciseError> {
+    if has_service(super::NAME) || has_identity() {
         return Ok(());
     }
     uninstall::forget_boots().map_err(ExerciseError::Registry)
@@ -324,10 +369,15 @@ fn live(stop: watch::Receiver<bool>) -> Result<(), ExerciseError> {
         match go_on(&folder, &mut record, stop) {
             Ok(Paused::Over) => {}
             Ok(Paused::DeviceDown | Paused::Stopped) => return Ok(()),
-            Err(why) => record.over = Some(why),
+            Err(why) => {
+                let left = record.leftover().map(|left| format!("; {left}")).unwrap_or_default();
+                record.over = Some(format!("{why}{left}"));
+            }
         }
         record.save(&folder)?;
         tracing::info!(over = record.over, "the exercise is over");
+        // While its service is there, no agent runs that these belong to.
+        forget_boots()?;
     }
     if let Some(service) = find()? {
         let removed = service.delete();
@@ -344,6 +394,9 @@ fn go_on(
 ) -> Result<Paused, String> {
     if let Some(why) = forbidden() {
         return Err(why);
+    }
+    if wall_clock() > record.ends() {
+        return Err("it was not over within its day".to_owned());
     }
     let runtime = runtime().map_err(|error| whole(&error))?;
     let end = runtime.block_on(carry_on(folder, record, stop));

@@ -7,7 +7,7 @@ use windows_registry::LOCAL_MACHINE;
 
 use super::install::working_for;
 use super::manager::{Manager, ManagerError};
-use super::{event_log, program};
+use super::{event_log, exercise, program};
 use crate::data;
 
 /// What the agent keeps in the registry: which boot this is, and what it did in it.
@@ -56,6 +56,12 @@ pub enum UninstallError {
         /// What it has in hand.
         why: String,
     },
+    /// An exercise is under way.
+    #[error(
+        "an exercise is under way on this device; end it with `wardring-agent selftest --exercise \
+         --forget` first"
+    )]
+    Exercise,
     /// Windows.
     #[error("Windows does not tell where programs and data belong")]
     Places(#[source] io::Error),
@@ -85,6 +91,9 @@ pub enum UninstallError {
 /// # Errors
 /// Something is left, and the error says what.
 pub fn uninstall(removal: Removal) -> Result<Removed, UninstallError> {
+    if exercise::is_under_way() {
+        return Err(UninstallError::Exercise);
+    }
     let manager = Manager::open()?;
     let program = program::installed().map_err(UninstallError::Places)?;
     let found = manager.find(&program)?;

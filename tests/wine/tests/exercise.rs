@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
 
 use std::collections::BTreeMap;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -29,14 +31,15 @@ struct Device {
 impl Device {
     fn new() -> Device {
         let prefix = Prefix::create(&build_agent().unwrap()).unwrap();
-        let update = |number: u32, title: &str, size: u64| {
+        let update = |number: u32, title: &str, size: u64, takes_ms: u64| {
             json!({"id": format!("aaaaaaaa-0000-0000-0000-00000000000{number}"), "revision": 1,
                    "title": title, "kbs": [format!("506000{number}")], "size": size,
-                   "isUninstallable": true, "install": {"takesMs": 3_000, "needsReboot": true}})
+                   "isUninstallable": true, "install": {"takesMs": takes_ms, "needsReboot": true}})
         };
+        // Long enough to give it its package meanwhile, on a busy machine too.
         let updates = [
-            update(1, "Kumulatives Update (KB5060001) (20348.2762)", 5 << 20),
-            update(2, "Update (KB5060002)", 900 << 20),
+            update(1, "Kumulatives Update (KB5060001) (20348.2762)", 5 << 20, 20_000),
+            update(2, "Update (KB5060002)", 900 << 20, 100),
         ];
         let fake = FakeWua::install(&prefix, &json!({ "updates": updates })).unwrap();
         compile("dism.c", &prefix.drive().join("windows/system32/dism.exe")).unwrap();
@@ -175,6 +178,10 @@ fn an_exercise_goes_through_both_restarts_by_itself_and_removes_its_service() {
     let (is_done, said) = device.exercise(&[CONSENT]);
     assert!(!is_done && said.contains("7 ok, 0 differ, 2 unknown"), "{said}");
     assert_eq!(device.fake.calls("Install").len(), 1);
+    for wish in [&["--no-restart"][..], &["--kb", "KB5060002"]] {
+        let (is_done, said) = device.exercise(wish);
+        assert!(!is_done && said.contains("leave the wish out to see it"), "{wish:?}: {said}");
+    }
     let (is_done, said) = device.exercise(&["--forget"]);
     assert!(is_done && !device.folder().exists(), "{said}");
     assert!(!device.prefix.attempt(&["reg", "query", r"HKLM\SOFTWARE\Wardring"]).unwrap().0);
@@ -203,6 +210,14 @@ fn no_exercise_takes_place_where_it_is_not_wanted_or_somebody_would_miss_the_dev
     device.prefix.make_key(r"SOFTWARE\Wardring").unwrap();
     device.refuses(&[CONSENT], "an agent ran on this device");
     device.prefix.wine(["reg", "delete", r"HKLM\SOFTWARE\Wardring", "/f"]).unwrap();
+
+    // Somebody who may still write there may have made it.
+    std::fs::create_dir(device.folder()).unwrap();
+    std::fs::set_permissions(device.folder(), Permissions::from_mode(0o700)).unwrap();
+    let (is_done, said) = device.exercise(&[CONSENT]);
+    assert!(!is_done && said.contains("is there already"), "{said}");
+    assert!(!device.has_service());
+    std::fs::remove_dir(device.folder()).unwrap();
 
     let (is_done, said) = device.exercise(&["--forget"]);
     assert!(!is_done && said.contains("there is no exercise"), "{said}");

@@ -104,14 +104,16 @@ fn build_and_ubr() -> String {
     format!("{build}.{}", number(&LocalMachine, CURRENT_VERSION, "UBR").unwrap_or(0))
 }
 
-/// Names of the packages in force; an installation is known by their difference.
-fn packages() -> BTreeSet<String> {
-    let installed = dism::installed(&LocalMachine).map(|packages| dism::in_force(&packages));
-    installed.unwrap_or_else(|error| {
-        // The difference is told as nothing then, and a removal finds out for itself.
-        tracing::warn!(%error, "the packages of Windows cannot be listed");
-        BTreeSet::new()
-    })
+/// Names of the packages in force; an installation is known by their difference. None where they cannot
+/// be listed: then there is no difference, and a removal finds out for itself.
+fn packages() -> Option<BTreeSet<String>> {
+    match dism::installed(&LocalMachine) {
+        Ok(packages) => Some(dism::in_force(&packages)),
+        Err(error) => {
+            tracing::warn!(%error, "the packages of Windows cannot be listed");
+            None
+        }
+    }
 }
 
 fn product_name() -> String {

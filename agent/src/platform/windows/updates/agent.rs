@@ -63,7 +63,7 @@ pub struct Device {
     /// The running `build.UBR`.
     pub build: fn() -> String,
     /// Names of the packages of Windows.
-    pub packages: fn() -> BTreeSet<String>,
+    pub packages: fn() -> Option<BTreeSet<String>>,
     /// The policies of Windows Update.
     pub policy: fn() -> Policy,
 }

@@ -48,7 +48,7 @@ pub struct Act {
     /// The record.
     pub record: Record,
     /// Lists the packages of Windows.
-    pub packages: fn() -> BTreeSet<String>,
+    pub packages: fn() -> Option<BTreeSet<String>>,
     /// The packages that jobs bring themselves.
     pub shelf: Arc<Shelf>,
 }
@@ -161,7 +161,7 @@ fn begin(wua: &dyn Wua, act: &Act, permit: Permit) -> Result<Performed, Failure>
     for update in updates {
         let mut is_begun = whole.is_some();
         let mut go = || {
-            is_begun = is_begun || permit.is_alive() && write_down(act, &before, permit);
+            is_begun = is_begun || permit.is_alive() && write_down(act, before.as_ref(), permit);
             is_begun
         };
         let part = match wua.install(&update.identity, &client, &mut go) {
@@ -182,18 +182,18 @@ fn begin(wua: &dyn Wua, act: &Act, permit: Permit) -> Result<Performed, Failure>
         }
     }
     let Some(mut whole) = whole else { return Ok(Performed::PermitExpired) };
-    whole.packages = difference(&before, &(act.packages)());
+    whole.packages = difference(before.as_ref(), (act.packages)().as_ref());
     end(act, &whole);
     Ok(Performed::Ended(whole))
 }
 
 /// Writes down that it begins. The write itself takes time, so the permit is looked at once more.
-pub(super) fn write_down(act: &Act, before: &BTreeSet<String>, permit: Permit) -> bool {
+pub(super) fn write_down(act: &Act, before: Option<&BTreeSet<String>>, permit: Permit) -> bool {
     let written = act.record.begin(Installation {
         act: act.name.clone(),
         boot: act.boot.clone(),
         began: wall_clock(),
-        packages_before: before.clone(),
+        packages_before: before.cloned(),
         result: None,
     });
     if let Err(error) = written {
@@ -248,7 +248,7 @@ fn ended_before(wua: &dyn Wua, act: &Act, begun: Installation) -> ServicingResul
     };
     match seen {
         Ok(mut result) => {
-            result.packages = difference(&begun.packages_before, &(act.packages)());
+            result.packages = difference(begun.packages_before.as_ref(), (act.packages)().as_ref());
             end(act, &result);
             result
         }
@@ -306,6 +306,27 @@ fn unreadable(error: &std::io::Error) -> ServicingResult {
     result(FAILED, UNEXPECTED, false)
 }
 
-pub(super) fn difference(before: &BTreeSet<String>, after: &BTreeSet<String>) -> Vec<String> {
-    after.difference(before).cloned().collect()
+pub(super) fn difference(
+    before: Option<&BTreeSet<String>>,
+    after: Option<&BTreeSet<String>>,
+) -> Vec<String> {
+    match (before, after) {
+        (Some(before), Some(after)) => after.difference(before).cloned().collect(),
+        // To a list that nobody could read, all that Windows is made of would have come with the update.
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_that_could_not_be_read_makes_no_package_the_updates() {
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        let (before, after): (BTreeSet<_>, BTreeSet<_>) = (names(&["a"]), names(&["a", "b"]));
+        assert_eq!(difference(Some(&before), Some(&after)), ["b"]);
+        assert!(difference(None, Some(&after)).is_empty(), "not everything");
+        assert!(difference(Some(&before), None).is_empty());
+    }
 }

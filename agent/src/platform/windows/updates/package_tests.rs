@@ -366,7 +366,7 @@ async fn an_installer_whose_end_nobody_saw_is_found_and_not_run_again() {
     let rig = Rig::new();
     begun(&rig);
     rig.session.with(|world| world.updates.clear());
-    let found = rig.agent_on(|| BTreeSet::from([ROLLUP.to_owned()]), Policy::default);
+    let found = rig.agent_on(|| Some(BTreeSet::from([ROLLUP.to_owned()])), Policy::default);
     match found.find_install(&key(1), &update, 0, TERMS).await {
         InstallFound::Ended(result) => {
             assert_eq!((result.code, result.packages), (2, vec![ROLLUP.to_owned()]));

@@ -22,7 +22,7 @@ pub fn open(
     boot: &str,
     proxy: Option<&str>,
     build: fn() -> String,
-    packages: fn() -> BTreeSet<String>,
+    packages: fn() -> Option<BTreeSet<String>>,
 ) -> WindowsUpdate {
     let device = Device { build, packages, policy: read_policy };
     let shelf = Shelf::new(folder, proxy, Arc::new(Installer));

@@ -33,8 +33,8 @@ pub struct Installation {
     pub boot: String,
     /// When it began.
     pub began: Timestamp,
-    /// Packages of Windows before it.
-    pub packages_before: BTreeSet<String>,
+    /// Packages of Windows before it; none where they could not be listed.
+    pub packages_before: Option<BTreeSet<String>>,
     /// How it ended; nothing while it runs, or when the agent did not see its end.
     pub result: Option<ServicingResult>,
 }
@@ -128,7 +128,7 @@ impl Record {
             if installation.act == act {
                 installation.result = Some(result.clone());
                 // Only the difference was of interest.
-                installation.packages_before.clear();
+                installation.packages_before = None;
             }
         }
         self.write(&book)
@@ -197,7 +197,7 @@ mod tests {
             act: act.to_owned(),
             boot: "b1".to_owned(),
             began: "2026-11-21T02:00:00Z".parse().unwrap(),
-            packages_before: BTreeSet::from(["a".to_owned()]),
+            packages_before: Some(BTreeSet::from(["a".to_owned()])),
             result: None,
         }
     }

@@ -84,7 +84,7 @@ pub(super) fn begin(
         return Err(Failure(INSTALL_NOT_ALLOWED));
     }
     let before = (act.packages)();
-    if !permit.is_alive() || !write_down(act, &before, permit) {
+    if !permit.is_alive() || !write_down(act, before.as_ref(), permit) {
         return Ok(Performed::PermitExpired);
     }
     let mut ended = match act.shelf.windows().install(&path) {
@@ -95,7 +95,7 @@ pub(super) fn begin(
         }
     };
     drop(held);
-    ended.packages = difference(&before, &(act.packages)());
+    ended.packages = difference(before.as_ref(), (act.packages)().as_ref());
     end(act, &ended);
     if ended.is_success() {
         act.shelf.remove(package);
@@ -125,7 +125,7 @@ pub(super) fn seen_after(
         std::thread::sleep(BUSY_POLL);
     }
     let waits = wua.reboot_required()?;
-    let brought = difference(&begun.packages_before, &(act.packages)());
+    let brought = difference(begun.packages_before.as_ref(), (act.packages)().as_ref());
     if brought.iter().any(|name| crate::platform::windows::dism::is_of(&act.target, name)) {
         return Ok(result(SUCCEEDED, 0, waits));
     }

@@ -159,13 +159,13 @@ impl Rig {
     /// A run of the agent. It is impatient only with what hangs: on a busy machine, what does not may
     /// still take its time.
     pub fn agent(&self) -> WindowsUpdate {
-        self.agent_on(BTreeSet::new, Policy::default)
+        self.agent_on(|| Some(BTreeSet::new()), Policy::default)
     }
 
     /// The same on a Windows of these packages and policies.
     pub fn agent_on(
         &self,
-        packages: fn() -> BTreeSet<String>,
+        packages: fn() -> Option<BTreeSet<String>>,
         policy: fn() -> Policy,
     ) -> WindowsUpdate {
         let session = self.session.clone();
@@ -242,7 +242,7 @@ pub(super) fn begun(rig: &Rig) {
             act: act(&key(1), "KB5068787", 0),
             boot: "b1".to_owned(),
             began: wall_clock(),
-            packages_before: BTreeSet::new(),
+            packages_before: Some(BTreeSet::new()),
             result: None,
         })
         .unwrap();
@@ -506,7 +506,7 @@ async fn microsoft_update_is_registered_for_a_job_that_names_it_and_for_no_other
 async fn a_policy_against_microsofts_services_is_named_and_nothing_is_registered() {
     let rig = Rig::new();
     let policy = || Policy { no_internet: Some(1), ..Policy::default() };
-    let agent = rig.agent_on(BTreeSet::new, policy);
+    let agent = rig.agent_on(|| Some(BTreeSet::new()), policy);
     let microsoft = Terms { source: UpdateSource::MicrosoftUpdate, ..TERMS };
     let error = agent.look(&[target()], microsoft).await.unwrap_err();
     assert!(error.contains("DoNotConnectToWindowsUpdateInternetLocations"), "{error}");
