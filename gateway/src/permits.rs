@@ -15,7 +15,7 @@ use kube::{
 use tokio::time;
 use wardring_api::{
     Device, DeviceGroup, EmergencyStop, JobAction, MaintenanceWindow, PatchJob, PatchRollout,
-    PatchRolloutSlice, Permit, PermitStep, Reboots, SliceLine, conditions, names::GATEWAY_MANAGER,
+    PatchRolloutSlice, Permit, PermitStep, SliceLine, conditions, names::GATEWAY_MANAGER,
     reasons::Reason,
 };
 use wardring_planner::{
@@ -210,7 +210,9 @@ impl Desk<'_> {
         let device = read.device.as_ref().map(DeviceRow::new);
         let line = read.slice().and_then(|slice| line_of(slice, &self.speaker.device.name));
         let groups = device.as_ref().map(|row| groups_of(row, &read.groups)).unwrap_or_default();
-        let held = groups.iter().find(|group| group.status.reboots == Reboots::Held);
+        let holds =
+            |row: &DeviceRow| groups.iter().find(|group| group.holds_reboots_of(&row.labels));
+        let held = device.as_ref().and_then(holds);
         let lists: Vec<&[String]> = groups.iter().map(|group| &*group.spec.windows).collect();
         let key = &self.request.key;
         rule(&PermitFacts {

@@ -63,6 +63,7 @@ struct SlimStartup {
 
 #[derive(Clone, Debug, Deserialize)]
 struct SlimIdentity {
+    model: Option<String>,
     #[serde(default)]
     hostname: String,
     #[serde(default)]
@@ -171,6 +172,12 @@ impl SlimDevice {
                 .filter(|os| !os.product.is_empty())
                 .map(|os| pool.text(&os.product)),
             build: status.os.as_ref().map(|os| pool.text(&os.build)),
+            model: status
+                .identity
+                .as_ref()
+                .and_then(|identity| identity.model.as_deref())
+                .filter(|model| !model.is_empty())
+                .map(|model| pool.text(model)),
             roles: pool.roles(status.identity.as_ref().map_or(&[], |identity| &identity.roles)),
             hard_pending_reboot: status.pending_reboot.iter().any(|source| source.hard),
             attended_boot: status
@@ -214,7 +221,10 @@ mod tests {
                     { "type": "Quarantined", "status": "True", "reason": "TwoAgents",
                       "message": "", "lastTransitionTime": "2026-11-21T01:00:00Z" },
                 ],
-                "identity": { "hostname": "DESK-4711", "roles": ["HyperVHost"], "addresses": ["::1"] },
+                "identity": {
+                    "hostname": "DESK-4711", "model": "R640", "roles": ["HyperVHost"],
+                    "addresses": ["::1"],
+                },
                 "os": { "product": "Windows Server 2022", "build": "20348.2762" },
                 "missing": ["KB5068787"],
                 "pendingReboot": [{ "source": "ComponentBasedServicing", "hard": true }],

@@ -56,7 +56,12 @@ pub fn is_only_progress(before: &PatchRolloutStatus, after: &PatchRolloutStatus)
 
 /// Whether two statuses of a group differ in nothing but counters.
 pub fn is_only_load(before: &DeviceGroupStatus, after: &DeviceGroupStatus) -> bool {
-    before.reboots == after.reboots
+    // Which restarts are held is no counter.
+    let held = |status: &DeviceGroupStatus| {
+        let over = status.full.iter().filter(|full| full.unavailable > full.max);
+        over.map(|full| (full.key.clone(), full.value.clone())).collect::<Vec<_>>()
+    };
+    before.reboots == after.reboots && held(before) == held(after)
 }
 
 fn without_progress(status: &PatchRolloutStatus) -> PatchRolloutStatus {
@@ -94,7 +99,7 @@ fn trouble(counts: &StageCounts) -> StageCounts {
 
 #[cfg(test)]
 mod tests {
-    use wardring_api::{Reboots, RolloutPhase, StageStatus, Waiting};
+    use wardring_api::{FullValue, Reboots, RolloutPhase, StageStatus, Waiting};
 
     use super::*;
 
@@ -141,11 +146,21 @@ mod tests {
 
     #[test]
     fn the_flag_of_a_group_is_news_and_its_load_is_not() {
-        let before = DeviceGroupStatus { devices: 9, unavailable: 1, reboots: Reboots::Open };
+        let before = DeviceGroupStatus { devices: 9, unavailable: 1, ..Default::default() };
         let load = DeviceGroupStatus { unavailable: 2, ..before.clone() };
         assert!(is_only_load(&before, &load));
-        let held = DeviceGroupStatus { reboots: Reboots::Held, ..load };
+        let held = DeviceGroupStatus { reboots: Reboots::Held, ..load.clone() };
         assert!(!is_only_load(&before, &held));
+        let value = |unavailable| FullValue {
+            key: "site".to_owned(),
+            value: "north".to_owned(),
+            unavailable,
+            max: 1,
+        };
+        let full = DeviceGroupStatus { full: vec![value(1)], ..load.clone() };
+        assert!(is_only_load(&before, &full), "nobody's restart is held by that");
+        let over = DeviceGroupStatus { full: vec![value(2)], ..load };
+        assert!(!is_only_load(&before, &over));
     }
 
     #[test]

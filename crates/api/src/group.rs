@@ -33,6 +33,11 @@ pub struct DeviceGroupSpec {
     /// Devices unavailable at once, over all rollouts: granted and unproven, or known to be offline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_unavailable: Option<Cap>,
+    /// Labels that keep devices apart: of those with one value of a label, at most so many are
+    /// unavailable at once, over all rollouts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4))]
+    pub anti_affinity: Vec<AntiAffinity>,
     /// Whether the group's devices may be rolled back automatically. Default Allow.
     #[serde(default)]
     pub rollback: RollbackPolicy,
@@ -48,6 +53,20 @@ pub struct DeviceGroupSpec {
     /// Programs on the group's devices that run around installations and restarts.
     #[serde(default, skip_serializing_if = "Hooks::is_empty")]
     pub hooks: Hooks,
+}
+
+/// A label that keeps devices apart, such as that of a cluster or a site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AntiAffinity {
+    /// Key of the label. Devices without it are not kept apart.
+    #[schemars(length(min = 1, max = 317))]
+    pub key: String,
+    /// Devices with one value that may be unavailable at once: granted and unproven, or known to be
+    /// offline. Default 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub max: Option<u32>,
 }
 
 /// Who else may patch the devices of a group.
@@ -85,6 +104,27 @@ pub struct DeviceGroupStatus {
     /// Whether gateways may give reboot permits.
     #[serde(default)]
     pub reboots: Reboots,
+    /// Values of `antiAffinity` labels of which no further device may become unavailable, at most 32.
+    /// Where more than `max` are, the restarts of devices with that value are held.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub full: Vec<FullValue>,
+}
+
+/// A value of an `antiAffinity` label of which no further device may become unavailable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FullValue {
+    /// Key of the label.
+    #[schemars(length(max = 317))]
+    pub key: String,
+    /// Its value.
+    #[schemars(length(max = 63))]
+    pub value: String,
+    /// Devices with it that are unavailable.
+    pub unavailable: u32,
+    /// Devices with it that may be.
+    pub max: u32,
 }
 
 /// Whether gateways may give reboot permits in a group.

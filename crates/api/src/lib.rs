@@ -6,6 +6,7 @@
 
 mod autonomous;
 pub mod conditions;
+mod correlated;
 pub mod crd;
 mod device;
 mod emergency;
@@ -31,6 +32,7 @@ mod update;
 mod window;
 
 pub use autonomous::*;
+pub use correlated::*;
 pub use device::*;
 pub use emergency::*;
 pub use enrollment::*;

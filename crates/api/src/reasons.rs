@@ -48,6 +48,11 @@ reasons! {
     FailureBudgetSpent,
     /// More devices fell silent than `maxUnreachable` allows.
     UnreachableBudgetSpent,
+    /// Devices that have something in common failed (`correlatedFailures`); the message names what.
+    CorrelatedFailure,
+    /// Devices that have something in common failed or fell silent (`correlatedFailures`); the message
+    /// names what. Silence only halts and rolls nothing back.
+    CorrelatedSilence,
     /// The stage did not finish within its `progressDeadline`.
     ProgressDeadlineExceeded,
     /// Fewer devices than `minProven` were really installed and proven, so nothing opens.
@@ -135,6 +140,9 @@ reasons! {
     NoTimeZone,
     /// The group's `maxUnavailable` is reached.
     GroupUnavailable,
+    /// As many devices with the same value of a label that a group keeps apart (`antiAffinity`) are
+    /// unavailable as may be.
+    KeptApart,
     /// The group's reboots are held.
     RebootsHeld,
     /// The stage is not open yet.

@@ -5,8 +5,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AutonomousRollback, Cap, Health, LabelSelector, PatchRolloutStatus, Reboot, Span, StageGates,
-    UpdatePackage,
+    AutonomousRollback, Cap, CorrelatedFailures, Health, LabelSelector, PatchRolloutStatus, Reboot,
+    Span, StageGates, UpdatePackage,
 };
 
 /// One run: which updates, which devices in which order, and what must hold on the way.
@@ -41,12 +41,20 @@ pub struct PatchRolloutSpec {
     /// What happens when a device or a stage fails.
     #[serde(default)]
     pub on_failure: OnFailure,
+    /// When failures that are alike halt the rollout, though the stages' budgets bear them.
+    #[serde(default)]
+    pub correlated_failures: CorrelatedFailures,
     /// What happens at a halt to devices that installed and have not restarted.
     #[serde(default)]
     pub on_halt: OnHalt,
     /// What devices may take back by themselves. Default nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autonomous_rollback: Option<AutonomousRollback>,
+    /// Which of two rollouts gets a device, or the last place that a group has for one, first: the
+    /// higher one; of equal ones the older. Nothing is kept free for it. Default 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = -1000, max = 1000))]
+    pub priority: Option<i32>,
     /// A person's pause. Latches: only an explicit `false` resumes, absence changes nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,

@@ -2,6 +2,7 @@
 //! planner: it replays the plan's writes over the snapshot, in order, and looks at what stands there
 //! at every moment, because a process may die between any two writes.
 
+mod apart;
 mod batches;
 mod gates;
 
@@ -46,6 +47,8 @@ struct Replay<'a> {
     doubtful: BTreeSet<String>,
     /// What is in flight, by rollout uid and stage; added up when it is first asked for.
     flights: BTreeMap<(String, String), Flight>,
+    /// Unavailable devices that groups keep apart; added up when a batch first opens.
+    crowds: Option<apart::Crowds>,
     /// The last batch, and whether its lines are still to be written.
     batch: Option<(wardring_api::Batch, bool)>,
     violations: Vec<Violation>,
@@ -66,6 +69,7 @@ impl<'a> Replay<'a> {
             sequence: snapshot.ledger.sequence,
             doubtful: BTreeSet::new(),
             flights: BTreeMap::new(),
+            crowds: None,
             batch: snapshot.ledger.batch.clone().map(|batch| (batch, true)),
             violations: Vec::new(),
         }

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use wardring_api::{
     Attendance, Device, DeviceGroup, DeviceGroupSpec, DeviceGroupStatus, DeviceMode, DeviceRole,
-    Hold, conditions, names,
+    Hold, Reboots, conditions, names,
 };
 
 use crate::{names::NameKey, selector::Selector};
@@ -36,6 +36,8 @@ pub struct DeviceRow {
     pub product: Option<Arc<str>>,
     /// `build.UBR`.
     pub build: Option<Arc<str>>,
+    /// Model of the hardware.
+    pub model: Option<Arc<str>>,
     /// Roles that make a restart delicate.
     pub roles: Arc<[DeviceRole]>,
     /// Windows waits for a restart in a way that blocks an installation.
@@ -67,6 +69,7 @@ impl DeviceRow {
             hostname: None,
             product: Some(product.into()),
             build: None,
+            model: None,
             roles: Arc::from([]),
             hard_pending_reboot: false,
             attended_boot: false,
@@ -104,6 +107,10 @@ impl DeviceRow {
                 .filter(|os| !os.product.is_empty())
                 .map(|os| Arc::from(os.product.as_str())),
             build: status.and_then(|status| status.os.as_ref()).map(|os| Arc::from(&*os.build)),
+            model: status
+                .and_then(|status| status.identity.as_ref()?.model.as_deref())
+                .filter(|model| !model.is_empty())
+                .map(Arc::from),
             roles: status
                 .and_then(|status| status.identity.as_ref())
                 .map(|identity| Arc::from(identity.roles.as_slice()))
@@ -155,6 +162,15 @@ pub struct GroupView {
 }
 
 impl GroupView {
+    /// Whether the group keeps a device with these labels from restarting: too many of its devices are
+    /// unavailable, or too many of those that it is kept apart from.
+    pub fn holds_reboots_of(&self, labels: &BTreeMap<String, String>) -> bool {
+        let is_crowded = |full: &wardring_api::FullValue| {
+            full.unavailable > full.max && labels.get(&full.key) == Some(&full.value)
+        };
+        self.status.reboots == Reboots::Held || self.status.full.iter().any(is_crowded)
+    }
+
     /// The view of an API object.
     pub fn new(group: &DeviceGroup) -> GroupView {
         GroupView {

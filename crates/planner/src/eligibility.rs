@@ -2,12 +2,13 @@
 //! hold a slot, and one that waits for a slot must be able to start.
 
 use wardring_api::{
-    DeviceGroupStatus, DeviceMode, LineState, PatchAuthority, PatchRolloutSpec,
+    DeviceGroupStatus, DeviceMode, FullValue, LineState, PatchAuthority, PatchRolloutSpec,
     PendingRebootPolicy, Reboots, RollbackPolicy, UnattendedBootPolicy, reasons::Reason,
 };
 
 use crate::{
     DeviceRow, DeviceTable,
+    apart::Apart,
     caps::{Rules, group_limit, later},
     line::{Line, NONE},
     resolve::Coverage,
@@ -127,7 +128,7 @@ pub(crate) fn line_hold(
     {
         return Some(Reason::Backoff);
     }
-    (!claims.has_room(position, scene.table)).then_some(Reason::GroupUnavailable)
+    claims.crowd(position, scene.table)
 }
 
 /// Which devices are taken, and how many of each group are unavailable: one decision over all
@@ -137,6 +138,8 @@ pub(crate) struct Claims {
     taken: Vec<bool>,
     /// By position of the group.
     groups: Vec<Load>,
+    /// Which of their devices are kept apart.
+    apart: Apart,
 }
 
 /// How many of a group's devices are unavailable.
@@ -149,12 +152,14 @@ pub(crate) struct Load {
 
 impl Load {
     /// The group's status as it should be.
-    pub fn status(&self) -> DeviceGroupStatus {
-        let held = self.limit.is_some_and(|limit| self.unavailable > limit);
+    fn status(&self, (full, more): (Vec<FullValue>, bool)) -> DeviceGroupStatus {
+        // Values that the status has no room for must not restart either.
+        let held = more || self.limit.is_some_and(|limit| self.unavailable > limit);
         DeviceGroupStatus {
             devices: self.size as u32,
             unavailable: self.unavailable as u32,
             reboots: if held { Reboots::Held } else { Reboots::Open },
+            full,
         }
     }
 }
@@ -192,12 +197,16 @@ impl Claims {
         for row in silent {
             unavailable[row] = true;
         }
+        let mut apart = Apart::new(table);
         // Devices share few lists of groups.
         let mut lists = vec![Load::default(); table.memberships().len()];
         for (position, unavailable) in unavailable.into_iter().enumerate() {
             let load = &mut lists[table.membership_of(position)];
             load.size += 1;
-            load.unavailable += usize::from(unavailable || !table.is_online(position));
+            if unavailable || !table.is_online(position) {
+                load.unavailable += 1;
+                apart.add(position, table);
+            }
         }
         let mut groups = vec![Load::default(); table.groups().len()];
         for (list, sum) in table.memberships().iter().zip(lists) {
@@ -210,12 +219,13 @@ impl Claims {
         for (load, group) in groups.iter_mut().zip(table.groups()) {
             load.limit = group.spec.max_unavailable.map(|cap| group_limit(cap, load.size));
         }
-        Claims { taken, groups }
+        Claims { taken, groups, apart }
     }
 
-    /// The load of every group, by position.
-    pub fn loads(&self) -> &[Load] {
-        &self.groups
+    /// The status of every group as it should be, by position.
+    pub fn statuses(&self) -> impl Iterator<Item = DeviceGroupStatus> {
+        let loads = self.groups.iter().enumerate();
+        loads.map(|(position, load)| load.status(self.apart.told(position)))
     }
 
     /// Whether another grant or an unfinished job has the device.
@@ -230,12 +240,16 @@ impl Claims {
         }
     }
 
-    /// Whether every group of the device can spare one more.
-    pub fn has_room(&self, row: usize, table: &DeviceTable) -> bool {
-        table.groups_of(row).iter().all(|&group| {
+    /// Why a group of the device cannot spare it now.
+    pub fn crowd(&self, row: usize, table: &DeviceTable) -> Option<Reason> {
+        let has_room = table.groups_of(row).iter().all(|&group| {
             let load = self.groups[group as usize];
             load.limit.is_none_or(|limit| load.unavailable < limit)
-        })
+        });
+        if !has_room {
+            return Some(Reason::GroupUnavailable);
+        }
+        (!self.apart.has_room(row, table)).then_some(Reason::KeptApart)
     }
 
     /// Takes a device: from now on it is unavailable in its groups.
@@ -245,6 +259,7 @@ impl Claims {
             for &group in table.groups_of(row) {
                 self.groups[group as usize].unavailable += 1;
             }
+            self.apart.add(row, table);
         }
     }
 }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use wardring_api::{
-    AwaitingRebootAction, JobAction, LineState, PatchRollout, Reboots, SliceLine,
-    conditions::whole_seconds, reasons::Reason,
+    AwaitingRebootAction, JobAction, LineState, PatchRollout, SliceLine, conditions::whole_seconds,
+    reasons::Reason,
 };
 
 use crate::{
@@ -281,7 +281,7 @@ fn is_restart_held(story: &DeviceStory<'_>) -> bool {
 fn held_group<'a>(story: &DeviceStory<'a>) -> Option<&'a str> {
     let row = story.device?;
     let mut held = story.groups.iter().filter(|group| {
-        group.status.reboots == Reboots::Held
+        group.holds_reboots_of(&row.labels)
             && Selector::new(&group.spec.selector).matches(&row.labels)
     });
     held.next().map(|group| group.name.as_str())

@@ -219,8 +219,10 @@ impl Desk<'_, '_> {
             return Decision::Hold(reason);
         }
         let row = line.row as usize;
-        if line.state != LineState::Granted && !self.claims.has_room(row, self.scene.table) {
-            return Decision::Hold(Reason::GroupUnavailable);
+        if line.state != LineState::Granted
+            && let Some(reason) = self.claims.crowd(row, self.scene.table)
+        {
+            return Decision::Hold(reason);
         }
         if *slots == 0 {
             return Decision::Hold(Reason::SlotsTaken);

@@ -13,7 +13,7 @@ use wardring_api::{
 use crate::{
     EventKind,
     caps::later,
-    emergency, explain, freeze, gates,
+    correlated, emergency, explain, freeze, gates,
     line::{Line, Tally},
     validate::{Complaint, Run, Scene, Stop},
     wake::Wake,
@@ -259,6 +259,9 @@ pub(crate) fn judge(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) -> bo
     let by_budget = (0..run.stages.len()).find_map(|position| {
         verdict(run, position, scene, wake).map(|verdict| (position, (verdict, false)))
     });
+    let by_budget = by_budget.or_else(|| {
+        correlated::verdict(run, scene).map(|(position, verdict)| (position, (verdict, false)))
+    });
     let Some((position, (Complaint { reason, message }, gate_rolls_back))) = by_budget.or(by_gate)
     else {
         return false;
@@ -268,8 +271,8 @@ pub(crate) fn judge(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) -> bo
         Some(Latch { stage: Some(stage.clone()), ..set(run, reason, message.clone(), scene) });
     let on_failure = &run.rollout.spec.on_failure;
     // Silence and lateness only halt: an outage of ours must uninstall nothing.
-    let budget_rolls_back =
-        reason == Reason::FailureBudgetSpent && on_failure.action == FailureAction::Rollback;
+    let is_failure = matches!(reason, Reason::FailureBudgetSpent | Reason::CorrelatedFailure);
+    let budget_rolls_back = is_failure && on_failure.action == FailureAction::Rollback;
     if budget_rolls_back || gate_rolls_back {
         // No single device is what failed a gate.
         let least = if gate_rolls_back { RollbackScope::Stage } else { RollbackScope::Device };

@@ -7,12 +7,14 @@
 
 mod activity;
 mod agenda;
+mod apart;
 mod autonomy;
 mod calendar;
 mod caps;
 mod check;
 mod checks;
 pub mod condition;
+mod correlated;
 mod devices;
 mod eligibility;
 mod emergency;

@@ -1,6 +1,6 @@
 //! One pass, from top to bottom. The steps are those of a stage's life; each is a file of its own.
 
-use std::sync::Arc;
+use std::{cmp::Reverse, sync::Arc};
 
 use crate::{
     Action, Decision, DeviceTable, MeasureOrder, Plan, RolloutDecisions, Snapshot, StageDecisions,
@@ -87,10 +87,11 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     };
     let mut claims = Claims::new(&runs, &scene);
     let mut pen = Pen::new(&scene);
-    let decisions: Vec<grants::Decisions> = runs
-        .iter_mut()
-        .map(|run| grants::admit(run, &scene, &mut claims, &mut pen, &mut lanes, &mut wake))
-        .collect();
+    let mut decisions: Vec<grants::Decisions> = vec![Vec::new(); runs.len()];
+    for turn in turns(&runs) {
+        let run = &mut runs[turn];
+        decisions[turn] = grants::admit(run, &scene, &mut claims, &mut pen, &mut lanes, &mut wake);
+    }
     if scene.guard.is_none() {
         write_jobs(&runs, &scene, &mut lanes, &mut wake);
         write_groups(&claims, scene.table, &mut lanes);
@@ -101,6 +102,19 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     let rollouts = publish(&mut runs, decisions, &waits, &latched, &scene, &mut lanes, &wake);
     let actions = lanes.into_actions();
     Plan { actions, rollouts, stops, measure, next_evaluation: wake.next() }
+}
+
+/// In which order rollouts take devices and places: by priority, then by age. Only a device that can
+/// start takes anything, so whatever stands still keeps nothing from those behind it.
+fn turns(runs: &[Run<'_>]) -> Vec<usize> {
+    let rank = |turn: &usize| {
+        let rollout = runs[*turn].rollout;
+        let created = rollout.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        (Reverse(rollout.spec.priority.unwrap_or_default()), created)
+    };
+    let mut turns: Vec<usize> = (0..runs.len()).collect();
+    turns.sort_by_key(rank);
+    turns
 }
 
 /// Everything up to the grants: what happened, what it means, and how far the stages move.
@@ -156,8 +170,7 @@ fn write_jobs(runs: &[Run<'_>], scene: &Scene<'_>, lanes: &mut Lanes, wake: &mut
 
 /// Group statuses, with the flag that holds restarts while too many devices are unavailable.
 fn write_groups(claims: &Claims, table: &DeviceTable, lanes: &mut Lanes) {
-    for (group, load) in table.groups().iter().zip(claims.loads()) {
-        let status = load.status();
+    for (group, status) in table.groups().iter().zip(claims.statuses()) {
         if status != group.status {
             lanes.groups.push(Action::WriteGroupStatus { group: group.name.clone(), status });
         }

@@ -9,7 +9,7 @@
 
 mod support;
 
-use std::{collections::BTreeMap, fmt::Write as _, path::Path};
+use std::{collections::BTreeMap, fmt::Write as _, path::Path, sync::Arc};
 
 use serde::Deserialize;
 use support::{Meter, SERVER, World, agent::Script, start};
@@ -52,6 +52,11 @@ struct Devices {
     observe: bool,
     #[serde(default)]
     roles: Vec<wardring_api::DeviceRole>,
+    #[serde(default)]
+    model: Option<String>,
+    /// Beside the label of the group.
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -110,6 +115,8 @@ impl Story {
                 let product = devices.product.as_deref().unwrap_or(SERVER);
                 let row = world.device(name, &devices.group, product);
                 row.roles = devices.roles.clone().into();
+                Arc::make_mut(&mut row.labels).extend(devices.labels.clone());
+                row.model = devices.model.as_deref().map(Into::into);
                 if devices.observe {
                     row.mode = wardring_api::DeviceMode::Observe;
                 }

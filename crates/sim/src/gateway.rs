@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::SignedDuration;
-use wardring_api::{
-    DeviceMode, Permit, PermitStep, Reboots, SliceLine, conditions, reasons::Reason,
-};
+use wardring_api::{DeviceMode, Permit, PermitStep, SliceLine, conditions, reasons::Reason};
 use wardring_gateway::{
     merge::{
         FactsReport, OutcomeReport, ProgressReport, apply_facts, apply_outcome, apply_permit,
@@ -661,7 +659,7 @@ fn reboots_held_by(row: &DeviceRow, api: &crate::api::Api) -> Option<String> {
     let groups = groups.map(|group| GroupView::new(group)).collect();
     let table = DeviceTable::new(vec![row.clone()], groups);
     let mut held = table.groups_of(0).iter().map(|&group| &table.groups()[usize::from(group)]);
-    held.find(|group| group.status.reboots == Reboots::Held).map(|group| group.name.clone())
+    held.find(|group| group.holds_reboots_of(&row.labels)).map(|group| group.name.clone())
 }
 
 fn stops(api: &crate::api::Api) -> Vec<Arc<StopView>> {

@@ -20,6 +20,7 @@ const KEYED: &[(&str, &[&str])] = &[
     ("spec.stages[].gates.before", &["name"]),
     ("spec.stages[].gates.during", &["name"]),
     ("spec.stages[].gates.after", &["name"]),
+    ("spec.antiAffinity", &["key"]),
     ("status.stages", &["name"]),
     ("status.conditions", &["type"]),
 ];

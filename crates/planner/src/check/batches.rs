@@ -81,6 +81,7 @@ impl Replay<'_> {
             self.grant(batch, text);
         }
         self.caps(batch);
+        self.apart(batch);
     }
 
     /// Whether a line of the batch still lacks its sequence.

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use wardring_api::{
-    JobAction, LineState, RollbackWindows, StageState, Waiting, WindowAction, reasons::Reason,
+    FullValue, JobAction, LineState, RollbackWindows, StageState, Waiting, WindowAction,
+    reasons::Reason,
 };
 
-use super::{DeviceStory, Explanation, is_stopped, last_end, lower_first, one_line, told};
+use super::{DeviceStory, Explanation, devices, is_stopped, last_end, lower_first, one_line, told};
 use crate::{
     DeviceTable, JobView, Selector, StopView,
     agenda::{Agenda, Closed},
@@ -95,6 +96,15 @@ pub(super) fn waiting(story: &DeviceStory<'_>, line: &Line, rules: &Rules) -> Ex
         Reason::Backoff => {
             format!("{device} gets its next attempt later; it {}", last_end(story.line))
         }
+        Reason::KeptApart if let Some((group, full)) = kept_apart(story) => format!(
+            "{device} does not start: {} of group {group} with {}={} {} unavailable, and antiAffinity \
+             allows {}.",
+            devices(full.unavailable as usize),
+            full.key,
+            full.value,
+            if full.unavailable == 1 { "is" } else { "are" },
+            full.max
+        ),
         reason if windows::is_reason(reason) => {
             let closed = agenda(story).and_then(|all| all.may_install(story.now).err());
             let why = closed.map_or(reason.meaning().to_owned(), |closed| closed.message);
@@ -175,5 +185,20 @@ fn hold(story: &DeviceStory<'_>, line: &Line, rules: &Rules) -> (Reason, Option<
             group.status.unavailable as usize >= crate::caps::group_limit(cap, size)
         })
     });
-    if crowded { (Reason::GroupUnavailable, None) } else { (Reason::InProgress, None) }
+    if crowded {
+        return (Reason::GroupUnavailable, None);
+    }
+    let reason = kept_apart(story).map_or(Reason::InProgress, |_| Reason::KeptApart);
+    (reason, None)
+}
+
+/// The group, and what of it is full, that keeps the device apart from others.
+fn kept_apart<'a>(story: &DeviceStory<'a>) -> Option<(&'a str, &'a FullValue)> {
+    let labels = &story.device?.labels;
+    let mine = story.groups.iter().filter(|group| {
+        !group.status.full.is_empty() && Selector::new(&group.spec.selector).matches(labels)
+    });
+    let mut full = mine
+        .flat_map(|group| group.status.full.iter().map(move |full| (group.name.as_str(), full)));
+    full.find(|(_, full)| labels.get(&full.key) == Some(&full.value))
 }

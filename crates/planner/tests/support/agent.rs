@@ -329,7 +329,7 @@ impl Agent {
             labels.into_iter().all(|(key, value)| row.labels.get(key) == Some(value))
         };
         let groups: Vec<&GroupView> = world.groups.values().filter(mine).collect();
-        let held = groups.iter().find(|group| group.status.reboots == wardring_api::Reboots::Held);
+        let held = groups.iter().find(|group| group.holds_reboots_of(&row.labels));
         let lists: Vec<&[String]> = groups.iter().map(|group| &*group.spec.windows).collect();
         let verdict = permit(&PermitFacts {
             now: world.now,

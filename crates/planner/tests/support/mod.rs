@@ -131,6 +131,7 @@ impl World {
             patch_authority: Default::default(),
             roles: Vec::new(),
             max_unavailable: None,
+            anti_affinity: Vec::new(),
             rollback: Default::default(),
             health_presets: Vec::new(),
             hooks: Default::default(),
