@@ -5,6 +5,7 @@
 //! async runtime, so that every process can depend on it.
 
 mod autonomous;
+mod canary;
 pub mod conditions;
 mod correlated;
 pub mod crd;
@@ -32,6 +33,7 @@ mod update;
 mod window;
 
 pub use autonomous::*;
+pub use canary::*;
 pub use correlated::*;
 pub use device::*;
 pub use emergency::*;

@@ -140,6 +140,9 @@ reasons! {
     NoTimeZone,
     /// The group's `maxUnavailable` is reached.
     GroupUnavailable,
+    /// No earlier stage proved a device of the same product, model or role, and the stage asks for that
+    /// (`requireProven`).
+    CanaryGap,
     /// As many devices with the same value of a label that a group keeps apart (`antiAffinity`) are
     /// unavailable as may be.
     KeptApart,

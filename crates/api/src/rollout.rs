@@ -281,6 +281,9 @@ pub struct Stage {
     /// Share of the applicable devices that must be done before the next stage opens. Default 100%.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_coverage: Option<Cap>,
+    /// Holds devices of a product, a model or a role of which no earlier stage proved one.
+    #[serde(default)]
+    pub require_proven: bool,
     /// Watch time after the last proof, before the next stage opens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub soak: Option<Span>,

@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{GateStatus, KbId, PackageSource, RollbackScope, UpdateKind};
+use crate::{CanaryGap, GateStatus, KbId, PackageSource, RollbackScope, UpdateKind};
 
 /// Where a rollout stands.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -212,6 +212,11 @@ pub struct StageStatus {
     /// When the stage was done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completed_at: Option<Timestamp>,
+    /// Products, models and roles of the stage's devices that no earlier stage proved, at most 20; before
+    /// the stage opens, those that no earlier stage has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    pub canary_gaps: Vec<CanaryGap>,
     /// At most 20 failed devices: what failed, in the device's own signed words, and what came of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20), inner(length(max = 256)))]

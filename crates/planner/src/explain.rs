@@ -14,6 +14,7 @@ use wardring_api::{
 
 use crate::{
     DeviceRow, GroupView, HoldView, JobOutcome, JobView, Selector, StopView, Unheard, WindowView,
+    canary::canary_gaps,
     caps::{Rules, later},
     emergency,
     line::{Doing, Frozen, Line, NONE, doing, failed_before, notes_itself},
@@ -120,6 +121,7 @@ pub fn explain_rollout(rollout: &PatchRollout) -> Vec<String> {
     if !status.uncovered_products.is_empty() {
         lines.push(uncovered(&status.uncovered_products));
     }
+    lines.extend(status.stages.iter().filter_map(canary_gaps));
     lines
 }
 

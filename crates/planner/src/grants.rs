@@ -6,7 +6,7 @@ use wardring_api::{
 };
 
 use crate::{
-    Decision,
+    Decision, canary,
     eligibility::{Claims, line_hold},
     freeze, gates,
     ledger::{Pen, Start, write_ahead},
@@ -66,6 +66,8 @@ pub(crate) fn admit<'a>(
         let has_limits = freeze::missing_group(run, position, scene).is_none();
         let starts = Vec::new();
         let windows = StageWindows::new(scene, &run.stages[position].spec.windows);
+        let asks = run.stages[position].spec.require_proven;
+        let proven = asks.then(|| canary::proven(run, position, scene));
         let mut desk = Desk {
             run,
             scene,
@@ -78,6 +80,7 @@ pub(crate) fn admit<'a>(
             has_limits,
             slots,
             windows,
+            proven,
             starts,
         };
         let mut here = desk.decide(&frozen, &rollback);
@@ -113,6 +116,8 @@ struct Desk<'d, 'a> {
     has_limits: bool,
     slots: usize,
     windows: StageWindows<'d>,
+    /// What earlier stages proved, where the stage asks for it.
+    proven: Option<canary::Kinds<'d>>,
     starts: Vec<Start>,
 }
 
@@ -284,6 +289,10 @@ impl Desk<'_, '_> {
         let hold = line_hold(line, self.run, &stage.rules, self.claims, self.scene, self.wake);
         if let Some(reason) = hold {
             return Decision::Hold(reason);
+        }
+        let row = self.scene.row(line);
+        if self.proven.as_ref().is_some_and(|proven| row.is_some_and(|row| !proven.cover(row))) {
+            return Decision::Hold(Reason::CanaryGap);
         }
         if self.run.stop.is_some() || self.run.complaint.is_some() || self.scene.guard.is_some() {
             return Decision::Hold(Reason::RolloutStopped);

@@ -8,7 +8,7 @@ use wardring_api::{
 };
 
 use crate::{
-    DeviceRow, DeviceTable, HoldView, NO_PRODUCT, Selector, freeze, packages,
+    DeviceRow, DeviceTable, HoldView, NO_PRODUCT, Selector, canary, freeze, packages,
     validate::{Complaint, Run, Scene},
 };
 
@@ -151,6 +151,7 @@ pub(crate) fn resolve_run(run: &mut Run<'_>, scene: &Scene<'_>) {
                 run.status.plan_hash = Some(plan_hash(spec, &updates));
                 run.status.uncovered_products = uncovered(run, &updates, scene);
                 run.status.resolved_updates = updates;
+                canary::foresee(run, scene);
                 run.gating = true;
             }
             Err((reason, message)) => run.complaint = Some(Complaint::new(reason, message)),

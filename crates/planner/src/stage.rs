@@ -6,7 +6,7 @@ use wardring_api::{
 };
 
 use crate::{
-    Action, EventKind,
+    Action, EventKind, canary,
     caps::later,
     explain, freeze, gates, halt,
     plan::Lanes,
@@ -163,9 +163,13 @@ fn freeze(
         },
         frozen_at: is_gated.then(|| whole_seconds(scene.now)),
         started_at: (!is_gated).then(|| whole_seconds(scene.now)),
+        canary_gaps: canary::unproven(run, position, &members, scene),
         ..StageStatus::default()
     };
     run.gating = true;
+    if let Some(gaps) = canary::canary_gaps(&run.status.stages[position]) {
+        run.emit(EventKind::Warning, Reason::CanaryGap, gaps);
+    }
     let devices = explain::devices(members.len());
     let note = if is_gated {
         format!("Stage {} froze {devices} and waits for its gates.", stage.name)

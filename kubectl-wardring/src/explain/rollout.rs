@@ -49,7 +49,10 @@ pub fn sentences(rollout: &PatchRollout) -> Vec<String> {
     for stage in &status.stages {
         let counts = &stage.counts;
         let sentence = match stage.state {
-            StageState::Pending => continue,
+            StageState::Pending => {
+                lines.extend(wardring_planner::canary_gaps(stage));
+                continue;
+            }
             StageState::Gated => "waits for its gates",
             StageState::Open => "is open",
             StageState::Soaking => "is proven and being watched",
@@ -69,6 +72,7 @@ pub fn sentences(rollout: &PatchRollout) -> Vec<String> {
         let waits = |told: &&String| status.waiting_for.iter().any(|all| all.message == **told);
         let gates = stage.gates.iter().filter_map(|gate| gate.message.as_ref());
         lines.extend(gates.filter(|told| !waits(told)).map(|told| format!("  {told}")));
+        lines.extend(wardring_planner::canary_gaps(stage));
         lines.extend(stage.failed_sample.iter().map(|sample| format!("  ✗ {sample}")));
     }
     // What stopped it stands above already.

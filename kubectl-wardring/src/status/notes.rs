@@ -97,6 +97,7 @@ pub fn of_stage(stage: &StageStatus, view: &View) -> Vec<(Tone, String)> {
         let time = age(view.now.duration_since(since));
         notes.push((Tone::Busy, format!("proven; being watched for {time} now")));
     }
+    notes.extend(wardring_planner::canary_gaps(stage).map(|gaps| (Tone::Warn, gaps)));
     let shown = if view.wide { stage.failed_sample.len() } else { SHORT_SAMPLE };
     let sample = stage.failed_sample.iter().take(shown);
     notes.extend(sample.map(|line| (Tone::Bad, format!("✗ {line}"))));

@@ -171,6 +171,11 @@ const PATCH_ROLLOUT: &[Rule] = &[
         "spec.stages[].gates: cannot change once devices of the stage may start; append a stage, or abort and make a new PatchRollout",
     ),
     rule(
+        "spec.stages",
+        "size(self) == 0 || !self[0].requireProven",
+        "spec.stages[0].requireProven: no stage comes before the first one; set it on a later one",
+    ),
+    rule(
         "spec.stages[]",
         "has(self.group) != has(self.selector)",
         "spec.stages[]: give exactly one of `group` (a DeviceGroup's name) and `selector` (devices by label)",

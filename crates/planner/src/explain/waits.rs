@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use wardring_api::{
-    FullValue, JobAction, LineState, RollbackWindows, StageState, Waiting, WindowAction,
-    reasons::Reason,
+    FullValue, JobAction, LineState, RollbackWindows, StageState, StageStatus, Waiting,
+    WindowAction, reasons::Reason,
 };
 
 use super::{DeviceStory, Explanation, devices, is_stopped, last_end, lower_first, one_line, told};
 use crate::{
     DeviceTable, JobView, Selector, StopView,
     agenda::{Agenda, Closed},
+    canary::{self, canary_gaps},
     caps::{Rules, later},
     eligibility::device_hold,
     gates,
@@ -96,6 +97,9 @@ pub(super) fn waiting(story: &DeviceStory<'_>, line: &Line, rules: &Rules) -> Ex
         Reason::Backoff => {
             format!("{device} gets its next attempt later; it {}", last_end(story.line))
         }
+        Reason::CanaryGap if let Some(gaps) = unproven(story).and_then(canary_gaps) => {
+            format!("{device} does not start, because requireProven asks for proof. {gaps}")
+        }
         Reason::KeptApart if let Some((group, full)) = kept_apart(story) => format!(
             "{device} does not start: {} of group {group} with {}={} {} unavailable, and antiAffinity \
              allows {}.",
@@ -145,6 +149,9 @@ fn hold(story: &DeviceStory<'_>, line: &Line, rules: &Rules) -> (Reason, Option<
     if story.job.is_some() {
         return (Reason::Busy, None);
     }
+    if unproven(story).is_some() {
+        return (Reason::CanaryGap, None);
+    }
     if is_stopped(rollout) {
         return (Reason::RolloutStopped, None);
     }
@@ -190,6 +197,14 @@ fn hold(story: &DeviceStory<'_>, line: &Line, rules: &Rules) -> (Reason, Option<
     }
     let reason = kept_apart(story).map_or(Reason::InProgress, |_| Reason::KeptApart);
     (reason, None)
+}
+
+/// The stage's status, if it asks for proof and says that the device is of a kind without.
+fn unproven<'a>(story: &DeviceStory<'a>) -> Option<&'a StageStatus> {
+    let stage = story.rollout.spec.stages.iter().find(|stage| stage.name == story.stage)?;
+    let mut known = story.rollout.status.iter().flat_map(|status| &status.stages);
+    let status = known.find(|status| status.name == story.stage)?;
+    (stage.require_proven && canary::is_named(status, story.device?)).then_some(status)
 }
 
 /// The group, and what of it is full, that keeps the device apart from others.
