@@ -2,7 +2,8 @@
 //!
 //! An alert that a person silenced is known to that person and does not count. One that is silenced by
 //! Wardring's own hand still does: what we keep from waking people must not keep us from seeing it.
-//! What another alert inhibits does not count beside that other one.
+//! What another alert inhibits does not count beside that other one, nor while a restart is expected; where
+//! the other one is not counted either, it does.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +11,7 @@ use std::{
 };
 
 use http::StatusCode;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use wardring_api::{AlertmanagerGate, names::SILENCE_AUTHOR};
 use wardring_planner::condition::ConditionValue;
@@ -24,6 +25,10 @@ use crate::outbound::{Endpoint, Question};
 
 /// Label that names an alert's device, unless the gate says another one.
 const DEVICE_LABEL: &str = "instance";
+/// Our own alert that says that a device restarts because we let it.
+const EXPECTED: &str = "WardringRebootExpected";
+/// An alert's time is its sender's: one that seems a little older than the stage may be its work.
+const CLOCKS: SignedDuration = SignedDuration::from_mins(2);
 /// Silences that are looked up for one measurement; alerts behind further ones count.
 const MAX_SILENCES: usize = 20;
 
@@ -53,21 +58,30 @@ async fn count(
                 .to_owned(),
         ));
     }
+    if context.population.is_empty() {
+        return Ok(Found::Nothing("the stage has no devices".to_owned()));
+    }
     let names = by_name(context);
     let all = alerts(endpoint, &gate.matchers).await?;
+    let since = context.stage_began.checked_sub(CLOCKS).unwrap_or(context.stage_began);
     let mut fresh = Vec::new();
-    for alert in &all {
-        let device = alert.labels.get(label).and_then(|value| device_of(value, &names));
-        if let Some(device) = device
-            && alert.starts_at > context.stage_began
-            && alert.status.inhibited_by.is_empty()
-        {
-            fresh.push((alert, device));
+    for alert in all.iter().filter(|alert| alert.starts_at > since) {
+        let value = alert.labels.get(label).map_or("", String::as_str);
+        match device_of(value, &names) {
+            Some(device) => fresh.push((alert, device)),
+            // It may be one of ours under a name that we do not know.
+            None if value.is_empty() || device_name(value).parse::<IpAddr>().is_ok() => {
+                return Err(format!(
+                    "a new alert names no device in its label {label}; choose `deviceLabel` or `matchers`"
+                ));
+            }
+            None => {}
         }
     }
     let ours = our_silences(endpoint, fresh.iter().map(|(alert, _)| *alert)).await?;
     let is_known = |alert: &Alert| alert.status.silenced_by.iter().any(|id| !ours.contains(id));
     fresh.retain(|(alert, _)| !is_known(alert));
+    let fresh = without_consequences(endpoint, fresh).await?;
     let devices: BTreeSet<usize> = fresh.iter().map(|(_, device)| *device).collect();
     let share = devices.len() as f64 / context.population.len().max(1) as f64;
     Ok(Found::values([
@@ -77,9 +91,29 @@ async fn count(
     ]))
 }
 
+/// Leaves out what another alert explains: one that is counted itself, or a restart that is expected.
+async fn without_consequences<'a>(
+    endpoint: &Endpoint,
+    mut fresh: Vec<(&'a Alert, usize)>,
+) -> Result<Vec<(&'a Alert, usize)>, String> {
+    if fresh.iter().all(|(alert, _)| alert.status.inhibited_by.is_empty()) {
+        return Ok(fresh);
+    }
+    let expected = alerts(endpoint, &[format!("alertname=\"{EXPECTED}\"")]).await?;
+    let counted = fresh.iter().filter(|(alert, _)| alert.status.inhibited_by.is_empty());
+    let explains: BTreeSet<String> = counted
+        .map(|(alert, _)| &alert.fingerprint)
+        .chain(expected.iter().map(|alert| &alert.fingerprint))
+        .cloned()
+        .collect();
+    fresh.retain(|(alert, _)| !alert.status.inhibited_by.iter().any(|id| explains.contains(id)));
+    Ok(fresh)
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Alert {
+    fingerprint: String,
     labels: BTreeMap<String, String>,
     starts_at: Timestamp,
     status: Status,
@@ -154,10 +188,14 @@ fn device_of(value: &str, names: &BTreeMap<String, usize>) -> Option<usize> {
 }
 
 fn device_name(value: &str) -> String {
+    if value.parse::<IpAddr>().is_ok() {
+        return value.to_owned();
+    }
     let name = match value.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => value,
     };
+    let name = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
     name.trim_end_matches('.').to_ascii_lowercase()
 }
 
@@ -172,13 +210,13 @@ mod tests {
     };
 
     const NEW: &str = "2026-11-21T02:30:00.000Z";
-    const OLD: &str = "2026-11-21T01:59:59.000Z";
+    const OLD: &str = "2026-11-21T01:57:59.000Z";
 
     fn alert(instance: &str, since: &str, silenced: &[&str], inhibited: &[&str]) -> Value {
         json!({
             "labels": { "alertname": "Down", "instance": instance }, "annotations": {},
             "startsAt": since, "endsAt": "2026-11-21T04:00:00Z", "updatedAt": since,
-            "fingerprint": "f", "receivers": [],
+            "fingerprint": format!("f-{instance}"), "receivers": [],
             "status": { "state": "active", "silencedBy": silenced, "inhibitedBy": inhibited },
         })
     }
@@ -190,8 +228,8 @@ mod tests {
                 "/api/v2/silence/ours" => silence("wardring"),
                 "/api/v2/silence/theirs" => silence("amtool"),
                 "/api/v2/silence/gone" => reply(404, "application/json", "{}"),
-                target if target.contains("filter=alertname%3D%22Watchdog") => {
-                    https::json(&json!([]))
+                target if target.contains("WardringRebootExpected") => {
+                    https::json(&json!([alert("reboot", NEW, &[], &[])]))
                 }
                 _ => https::json(&list),
             }
@@ -220,16 +258,17 @@ mod tests {
         let list = json!([
             alert("web-1", NEW, &[], &[]),
             alert("WEB1.clinic.example:9182", NEW, &[], &[]),
-            alert("web-2.clinic.example", NEW, &[], &["Watchdog"]),
+            // Explained by a counted one, and by a restart that is expected.
+            alert("web-2.clinic.example", NEW, &[], &["f-web-1"]),
+            alert("web-2", NEW, &[], &["f-reboot"]),
             // Neither new nor of this stage.
-            alert("10.0.0.1:9182", NEW, &[], &[]),
+            alert("10.0.0.1:9182", OLD, &[], &[]),
             alert("web-2", OLD, &[], &[]),
             alert("web-3", NEW, &[], &[]),
             alert("web-10", NEW, &[], &[]),
             // Known to a person; only our own silence is no reason to look away.
             alert("web-2:9182", NEW, &["theirs"], &[]),
             alert("web-2:9182", NEW, &["ours", "theirs"], &[]),
-            alert("web-2", NEW, &[], &["other"]),
         ]);
         assert_eq!(measured(list).await, counted(2, 1, 0.5));
         let list = json!([
@@ -239,6 +278,24 @@ mod tests {
         ]);
         assert_eq!(measured(list).await, counted(3, 2, 1.0));
         assert_eq!(measured(json!([])).await, counted(0, 0, 0.0));
+        // Such as one of ours that pages in its place and does not match the gate.
+        let list = json!([alert("web-2", NEW, &[], &["f-not-counted"])]);
+        assert_eq!(measured(list).await, counted(1, 1, 0.5));
+        // Clocks differ by a little.
+        let list = json!([alert("web-2", "2026-11-21T01:59:00Z", &[], &[])]);
+        assert_eq!(measured(list).await, counted(1, 1, 0.5));
+    }
+
+    #[tokio::test]
+    async fn a_new_alert_that_could_be_any_devices_is_no_silence() {
+        for instance in ["", "10.0.0.1", "10.0.0.1:9182", "[fd12::1]:9182", "fd12::1"] {
+            let found = measured(json!([alert(instance, NEW, &[], &[])])).await;
+            assert!(matches!(found, Found::Fault(_)), "{instance}: {found:?}");
+        }
+        let server = HttpsServer::start(|_| https::json(&json!([]))).await.unwrap();
+        let nobody = Context { population: Vec::new(), ..context() };
+        let reading = read(&endpoint(&server), &gate(), &nobody).await;
+        assert!(matches!(reading.found, Found::Nothing(_)), "{reading:?}");
     }
 
     #[tokio::test]

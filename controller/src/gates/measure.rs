@@ -29,7 +29,7 @@ pub async fn measure(
     registry: &Registry,
     gate: &Gate,
     context: &Context,
-    is_told: &mut bool,
+    told: &mut Option<String>,
 ) -> (Measurement, Option<String>) {
     let mut provider = None;
     let asked = tokio::time::timeout(DEADLINE, async {
@@ -37,7 +37,9 @@ pub async fn measure(
         provider = provider_of(gate).map(str::to_owned);
         let turn = found.turns.acquire().await;
         let _turn = turn.map_err(|_| "the provider's turns are closed".to_owned())?;
-        Ok(read(&found, gate, context, is_told).await)
+        // It may have changed while others had their turn.
+        let found = find(registry, gate, context).await?;
+        Ok(read(&found, gate, context, told).await)
     });
     let reading = match asked.await {
         Ok(Ok(reading)) => reading,
@@ -105,12 +107,17 @@ async fn find(
     }
 }
 
-async fn read(provider: &Provider, gate: &Gate, context: &Context, is_told: &mut bool) -> Reading {
+async fn read(
+    provider: &Provider,
+    gate: &Gate,
+    context: &Context,
+    told: &mut Option<String>,
+) -> Reading {
     let endpoint = &provider.endpoint;
     match (&gate.prometheus, &gate.alertmanager, &gate.webhook, &gate.tickets) {
         (Some(gate), None, None, None) => prometheus::read(endpoint, gate, context).await,
         (None, Some(gate), None, None) => alertmanager::read(endpoint, gate, context).await,
-        (None, None, Some(_), None) => webhook::read(endpoint, context, is_told).await,
+        (None, None, Some(_), None) => webhook::read(endpoint, context, told).await,
         (None, None, None, Some(gate)) => tickets::read(endpoint, gate, context).await,
         _ => Reading {
             query: String::new(),

@@ -138,6 +138,9 @@ struct Envelope {
     data: Option<Data>,
     #[serde(default)]
     warnings: Vec<IgnoredAny>,
+    /// VictoriaMetrics' word for the same.
+    #[serde(default, rename = "isPartial")]
+    is_partial: bool,
 }
 
 #[derive(Deserialize)]
@@ -163,10 +166,8 @@ fn judge(answer: Envelope, at: Timestamp, range: Option<Span>) -> Result<Sample,
         return Err("Prometheus could not answer the query".to_owned());
     }
     // Such as a store behind it that is down: a part of the truth looks just like the truth.
-    if !answer.warnings.is_empty() {
-        return Err(
-            "Prometheus answered with warnings, so the answer may be a part only".to_owned()
-        );
+    if answer.is_partial || !answer.warnings.is_empty() {
+        return Err("the answer comes with warnings, so it may be a part only".to_owned());
     }
     let data = answer.data.ok_or_else(malformed)?;
     let (start, step, reduction) = match (range, data.result_type.as_str()) {
@@ -286,7 +287,12 @@ mod tests {
             "status": "success", "warnings": ["a store is down"],
             "data": { "resultType": "vector", "result": [{ "value": [NOW, "0"] }] },
         });
+        let half = json!({
+            "status": "success", "isPartial": true,
+            "data": { "resultType": "vector", "result": [{ "value": [NOW, "0"] }] },
+        });
         for answer in [
+            half,
             success("vector", two),
             success("vector", histogram),
             success("vector", json!([{ "value": [NOW - 600.0, "0"] }])),

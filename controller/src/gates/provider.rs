@@ -63,6 +63,9 @@ pub enum Unusable {
         "spec.url: plain HTTP needs `allowHttp: true` and `allowedNetworks` that name where the host is"
     )]
     PlainHttp,
+    /// Credentials that everybody on the way would read.
+    #[error("spec.auth: needs an address that begins with `https://`")]
+    PlainCredentials,
     /// A network.
     #[error("spec.allowedNetworks: {0}")]
     Network(#[from] NetworkError),
@@ -128,6 +131,7 @@ impl Provider {
                 let tls = client_config(spec.ca_bundle.as_deref(), identity.flatten())?;
                 (Allowed::networks(networks), Some(tls))
             }
+            Scheme::Http if secret.is_some() => return Err(Unusable::PlainCredentials),
             Scheme::Http if spec.allow_http && !networks.is_empty() => {
                 (Allowed::only(networks), None)
             }
@@ -258,6 +262,12 @@ pub(super) mod tests {
         let networks = vec![Network::parse("10.0.0.0/8").unwrap()];
         assert_eq!(provider.endpoint.allowed, Allowed::only(networks));
         assert!(provider.endpoint.tls.is_none());
+        let with_token = json!({
+            "url": url, "allowHttp": true, "allowedNetworks": ["10.0.0.0/8"],
+            "auth": { "type": "Bearer", "secret": "prom" },
+        });
+        let refused = read(with_token, &[("token", "t")]);
+        assert!(matches!(refused, Err(Unusable::PlainCredentials)), "{refused:?}");
     }
 
     #[test]

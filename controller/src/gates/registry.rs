@@ -19,16 +19,18 @@ use tokio::sync::{Semaphore, watch};
 use wardring_api::{
     GateProvider, GateProviderStatus, ProviderAuth,
     conditions::{self, Truth},
-    names::CONTROLLER_MANAGER,
+    names::{CONTROLLER_MANAGER, GATE_HOST_ANNOTATION},
     reasons::Reason,
 };
 
 use super::provider::{Provider, SecretData, Tenants, Unusable, turns};
-use crate::cache::Pause;
+use crate::{cache::Pause, outbound::Target};
 
 /// Secrets are read again this often: nobody tells us that one changed, because watching Secrets would
 /// be a right to read more than one.
 const AGAIN: Duration = Duration::from_secs(60);
+/// A Secret of this type opens the API server.
+const ACCOUNT_TOKEN: &str = "kubernetes.io/service-account-token";
 /// What Wardring's own Secrets begin with; none of them is anybody's credential for a gate.
 const OWN: &str = "wardring-";
 
@@ -72,6 +74,12 @@ impl Registry {
         let mut is_synced = self.is_synced.subscribe();
         // The sender lives as long as this.
         let _ = is_synced.wait_for(|is_synced| *is_synced).await;
+    }
+
+    /// Knows nothing any more: the next term reads for itself.
+    pub fn forget(&self) {
+        self.is_synced.send_replace(false);
+        *self.known() = Known::default();
     }
 
     /// Knows these providers, too, as if they had been read.
@@ -173,6 +181,9 @@ pub async fn keep(client: Client, system: String, registry: Registry) {
                 if objects.get(&name).is_some_and(is_same) {
                     objects.insert(name, object);
                 } else {
+                    // Nobody asks by what stood there before while its Secret is read.
+                    let unusable = Standing::Unusable(Tenants::new(&object.spec));
+                    keeper.registry.known().providers.insert(name.clone(), unusable);
                     keeper.look(&mut object).await;
                     objects.insert(name, object);
                 }
@@ -201,7 +212,7 @@ impl Keeper {
     async fn look(&self, object: &mut GateProvider) {
         let secret = match &object.spec.auth {
             None => Ok(None),
-            Some(auth) => self.secret(auth).await.map(Some),
+            Some(auth) => self.secret(auth, &object.spec.url).await.map(Some),
         };
         let status = self.registry.put(object, secret);
         if object.status.as_ref() == Some(&status) {
@@ -225,7 +236,8 @@ impl Keeper {
         }
     }
 
-    async fn secret(&self, auth: &ProviderAuth) -> Result<SecretData, Unusable> {
+    async fn secret(&self, auth: &ProviderAuth, url: &str) -> Result<SecretData, Unusable> {
+        let host = Target::parse(url)?.authority();
         // The rules of the kind say so, too; this stands where they are not installed.
         if auth.secret.starts_with(OWN) {
             return Err(Unusable::OwnSecret);
@@ -236,6 +248,13 @@ impl Keeper {
             why,
         };
         match self.secrets.get_opt(&auth.secret).await {
+            // Whoever may write providers could else have it sent to a server of their own.
+            Ok(Some(secret)) if secret.annotations().get(GATE_HOST_ANNOTATION) != Some(&host) => {
+                Err(unusable(format!("it must have the annotation {GATE_HOST_ANNOTATION}: {host}")))
+            }
+            Ok(Some(secret)) if secret.type_.as_deref() == Some(ACCOUNT_TOKEN) => {
+                Err(unusable("a service account's token is no credential for a gate".to_owned()))
+            }
             Ok(Some(secret)) => {
                 let data = secret.data.unwrap_or_default();
                 Ok(data.into_iter().map(|(key, value)| (key, value.0)).collect())

@@ -20,25 +20,27 @@ use crate::outbound::{Endpoint, Question};
 /// The header that says that telling twice means telling once.
 const KEY_HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// Measures. `is_told` is whether this process has told the service of this key before.
-pub async fn read(endpoint: &Endpoint, context: &Context, is_told: &mut bool) -> Reading {
+/// Measures. `told` is what this process told a service last: where, and under which key.
+pub async fn read(endpoint: &Endpoint, context: &Context, told: &mut Option<String>) -> Reading {
     let key = key(context);
-    let found = verdict(endpoint, context, &key, is_told).await.unwrap_or_else(Found::Fault);
-    Reading { query: format!("verdict on {key}"), found }
+    let answer = verdict(endpoint, context, &key, told).await;
+    Reading { query: format!("verdict on {key}"), found: answer.unwrap_or_else(Found::Fault) }
 }
 
 async fn verdict(
     endpoint: &Endpoint,
     context: &Context,
     key: &str,
-    is_told: &mut bool,
+    told: &mut Option<String>,
 ) -> Result<Found, String> {
     let question = Question { path: format!("/{key}"), ..Question::default() };
     let known = ask(endpoint, question, Speak::Webhook).await?;
     if known.status != StatusCode::NOT_FOUND {
-        return told(read_answer(&known, Speak::Webhook)?);
+        return found(read_answer(&known, Speak::Webhook)?);
     }
-    if *is_told {
+    let target = &endpoint.target;
+    let news = format!("{}{}/{key}", target.authority(), target.path);
+    if told.as_ref() == Some(&news) {
         return Err("the webhook was told and does not know of it".to_owned());
     }
     let mut headers = HeaderMap::new();
@@ -49,10 +51,10 @@ async fn verdict(
     if !answer.status.is_success() {
         return Err(refused(answer.status, Speak::Webhook));
     }
-    *is_told = true;
+    *told = Some(news);
     // It may have its verdict at once; most have not.
     match read_answer(&answer, Speak::Webhook) {
-        Ok(verdict) => told(verdict),
+        Ok(verdict) => found(verdict),
         Err(_) => Ok(states("wait", None)),
     }
 }
@@ -71,7 +73,7 @@ enum State {
     Wait,
 }
 
-fn told(verdict: Verdict) -> Result<Found, String> {
+fn found(verdict: Verdict) -> Result<Found, String> {
     let state = match verdict.state {
         State::Pass => "pass",
         State::Fail => "fail",
@@ -152,20 +154,23 @@ mod tests {
         .await
         .unwrap();
         let (endpoint, context) = (endpoint(&server), context());
-        let mut is_told = false;
+        let mut is_told = None;
         assert_eq!(read(&endpoint, &context, &mut is_told).await.found, state("wait"));
         let passed = states("pass", Some(0.5));
         assert_eq!(read(&endpoint, &context, &mut is_told).await.found, passed);
         // Another process, which knows nothing of it.
-        assert_eq!(read(&endpoint, &context, &mut false).await.found, passed);
+        assert_eq!(read(&endpoint, &context, &mut None).await.found, passed);
         let told = |received: &[https::Received]| {
             received.iter().filter(|request| request.method == "POST").count()
         };
         assert_eq!(told(&server.received()), 1);
-        // Another phase is another question.
-        let after = Context { phase: GatePhase::After, ..context };
-        assert_eq!(read(&endpoint, &after, &mut false).await.found, state("wait"));
+        // A gate that begins anew, as after a retry, and another phase are other questions.
+        let anew = Context { gate_began: at("2026-11-21T02:40:00Z"), ..context.clone() };
+        assert_eq!(read(&endpoint, &anew, &mut is_told).await.found, state("wait"));
         assert_eq!(told(&server.received()), 2);
+        let after = Context { phase: GatePhase::After, ..context };
+        assert_eq!(read(&endpoint, &after, &mut None).await.found, state("wait"));
+        assert_eq!(told(&server.received()), 3);
     }
 
     #[tokio::test]
@@ -175,7 +180,7 @@ mod tests {
         })
         .await
         .unwrap();
-        let (endpoint, mut is_told) = (endpoint(&server), false);
+        let (endpoint, mut is_told) = (endpoint(&server), None);
         assert_eq!(read(&endpoint, &context(), &mut is_told).await.found, state("wait"));
         for _ in 0..3 {
             let found = read(&endpoint, &context(), &mut is_told).await.found;
@@ -202,7 +207,7 @@ mod tests {
         ] {
             let answer = move |_: &https::Received| reply(200, "application/json", body);
             let server = HttpsServer::start(answer).await.unwrap();
-            let reading = read(&endpoint(&server), &context(), &mut false).await;
+            let reading = read(&endpoint(&server), &context(), &mut None).await;
             assert!(matches!(reading.found, Found::Fault(_)), "{body}: {reading:?}");
             assert!(!format!("{reading:?}").contains("secret"), "{reading:?}");
         }

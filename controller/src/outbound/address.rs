@@ -125,10 +125,9 @@ impl Allowed {
         if reached.into_iter().flatten().any(is_nobodys) {
             return Err(Forbidden::Never(address));
         }
-        let is_listed = self.networks.iter().any(|network| {
-            network.holds(address)
-                || (is_nat64(address) && inner.is_some_and(|inner| network.holds(inner.into())))
-        });
+        // What a translator makes of an address is where it leads.
+        let judged = inner.filter(|_| is_nat64(address)).map_or(address, IpAddr::V4);
+        let is_listed = self.networks.iter().any(|network| network.holds(judged));
         let is_open = match inner {
             // Networks without IPv4 reach the rest of the world through such addresses.
             Some(inner) if is_nat64(address) => is_public(inner.into()),
@@ -149,6 +148,9 @@ impl Allowed {
 const METADATA: &[IpAddr] = &[
     IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
     IpAddr::V4(Ipv4Addr::new(169, 254, 169, 253)),
+    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 252)),
+    IpAddr::V4(Ipv4Addr::new(169, 254, 0, 23)),
+    IpAddr::V4(Ipv4Addr::new(169, 254, 42, 42)),
     IpAddr::V4(Ipv4Addr::new(169, 254, 170, 2)),
     IpAddr::V4(Ipv4Addr::new(169, 254, 170, 23)),
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
@@ -156,6 +158,8 @@ const METADATA: &[IpAddr] = &[
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42)),
+    IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe)),
     IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
 ];
 

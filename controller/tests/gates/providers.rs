@@ -6,7 +6,7 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
-use wardring_api::{GateProvider, conditions};
+use wardring_api::{GateProvider, conditions, names::GATE_HOST_ANNOTATION};
 use wardring_controller::gates::{Registry, Standing, keep};
 use wardring_harness::{DevCluster, cluster::client_from, wait_until_ok};
 
@@ -43,10 +43,11 @@ async fn becomes(api: &Api<GateProvider>, name: &str, truth: &str, words: &str) 
     .unwrap();
 }
 
-async fn put_secret(client: &Client, name: &str, token: &str) {
+async fn put_secret(client: &Client, name: &str, host: &str) {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), SYSTEM);
     let secret = serde_json::from_value(json!({
-        "metadata": { "name": name }, "stringData": { "token": token },
+        "metadata": { "name": name, "annotations": { GATE_HOST_ANNOTATION: host } },
+        "stringData": { "token": "t0ken" },
     }));
     secrets.create(&PostParams::default(), &secret.unwrap()).await.unwrap();
 }
@@ -81,12 +82,17 @@ async fn a_provider_says_whether_it_can_be_used_and_only_listed_secrets_are_read
     create(&api, "listed", bearer("prometheus-token")).await;
     becomes(&api, "listed", "False", "it does not exist").await;
     assert!(matches!(registry.find("listed"), Standing::Unusable(_)));
-    put_secret(&admin, "prometheus-token", "t0ken").await;
-    put_secret(&admin, "other", "t0ken").await;
+    put_secret(&admin, "prometheus-token", "prometheus.example.com").await;
+    put_secret(&admin, "other", "prometheus.example.com").await;
     // Looked at again each minute, or when the provider changes.
     let patch = Patch::Merge(json!({ "spec": { "timeout": "5s" } }));
     api.patch("listed", &PatchParams::default(), &patch).await.unwrap();
     becomes(&api, "listed", "True", "").await;
+    // Another host does not get what was given for this one.
+    let mut elsewhere = bearer("prometheus-token");
+    elsewhere["url"] = json!("https://prometheus.example.com:8443");
+    create(&api, "elsewhere", elsewhere).await;
+    becomes(&api, "elsewhere", "False", "gate-host: prometheus.example.com:8443").await;
     create(&api, "unlisted", bearer("other")).await;
     becomes(&api, "unlisted", "False", "may not read it").await;
     create(&api, "inward", json!({ "url": "https://0x7f000001" })).await;

@@ -30,6 +30,10 @@ pub const GATEWAY_MANAGER: &str = "wardring-gateway";
 /// Field manager of `kubectl wardring` (not `kubectl*`, whose fields Flux strips).
 pub const PLUGIN_MANAGER: &str = "wardring";
 
+/// Annotation on a Secret with credentials for a GateProvider: the host (and port, if it is not the usual
+/// one) that they are for. They are sent nowhere else, whatever the provider says.
+pub const GATE_HOST_ANNOTATION: &str = "wardring.dev/gate-host";
+
 /// `createdBy` of a silence in Alertmanager that keeps nothing from our own gates.
 pub const SILENCE_AUTHOR: &str = "wardring";
 
