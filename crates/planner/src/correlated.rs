@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use wardring_api::{DeviceRole, JobAction, LineState, reasons::Reason};
+use wardring_api::{DeviceRole, JobAction, LineState, StageState, UpdateKind, reasons::Reason};
 
 use crate::{
     DeviceRow, explain,
@@ -52,16 +52,9 @@ impl Factor {
         roles.chain(model).chain(product).chain(build)
     }
 
-    fn is_of(&self, row: &DeviceRow) -> bool {
-        match self {
-            Factor::Code(_) => false,
-            Factor::Role(role) => row.roles.contains(role),
-            Factor::Model(model) => row.model.as_deref() == Some(model),
-            Factor::Product(product) => row.product.as_deref() == Some(product),
-            Factor::Build(family) => {
-                row.build.as_deref().and_then(|build| build.split('.').next()) == Some(family)
-            }
-        }
+    /// Whether an upgrade changes it: then proven devices always differ from failed ones.
+    fn is_moved_by_an_upgrade(&self) -> bool {
+        matches!(self, Factor::Product(_) | Factor::Build(_))
     }
 }
 
@@ -115,13 +108,13 @@ impl Share {
 type Fallen = (usize, usize);
 
 /// Why failures that are alike halt the run, if they do, with the last stage that has one of them.
-/// Failures alone come first: only they may lead to a rollback.
+/// Failures alone come first: only they may lead to a rollback, and only of the devices that failed.
 pub(crate) fn verdict(run: &Run<'_>, scene: &Scene<'_>) -> Option<(usize, Complaint)> {
     let most = run.rollout.spec.correlated_failures.devices;
     let most = most.map_or(DEFAULT_DEVICES, |devices| devices as usize);
     let bad: usize = run.stages.iter().map(|stage| stage.tally.bad).sum();
     let silent: usize = run.stages.iter().map(|stage| stage.tally.silent).sum();
-    if most == 0 || bad + silent < most {
+    if most == 0 || bad + silent < most || is_completed(run) {
         return None;
     }
     let (failed, silent) = fallen(run);
@@ -134,6 +127,12 @@ pub(crate) fn verdict(run: &Run<'_>, scene: &Scene<'_>) -> Option<(usize, Compla
         let all: Vec<Fallen> = failed.iter().chain(&silent).copied().collect();
         (!silent.is_empty()).then(|| complaint(&all, Reason::CorrelatedSilence)).flatten()
     })
+}
+
+/// Nothing of a run that is through can be stopped any more, and what its devices report by then is not
+/// what they were when they were tried.
+fn is_completed(run: &Run<'_>) -> bool {
+    run.status.stages.iter().all(|stage| stage.state == StageState::Completed)
 }
 
 /// Devices that failed by the update, and devices that fell silent. What a retry answered does not count,
@@ -169,13 +168,20 @@ fn failure(line: &Line) -> (LineState, Option<Reason>) {
 
 /// Whether the failure can be the update's doing. The rest is of the device, of people or of us.
 fn speaks_of_the_update(line: &Line) -> bool {
+    let (state, reason) = failure(line);
+    // What was proven and could not be taken back is the rollback's own brake's business.
+    if state == LineState::Succeeded {
+        return false;
+    }
     !matches!(
-        failure(line).1,
+        reason,
         Some(
             Reason::Replaced
                 | Reason::Released
                 | Reason::OfflineTooLong
                 | Reason::CannotCreate
+                | Reason::DownloadFailed
+                | Reason::PreflightFailed
                 | Reason::BadSignature
                 | Reason::StateLost
                 | Reason::StartByPassed
@@ -185,15 +191,16 @@ fn speaks_of_the_update(line: &Line) -> bool {
     )
 }
 
-/// The failure's code: Windows' own number where the device told one, our reason beside it.
-fn code(frozen: &Frozen<'_>, index: usize) -> Factor {
+/// The failure's code: Windows' own number where the device told one, our reason beside it. A bare
+/// "Failed" says nothing that two devices could share.
+fn code(frozen: &Frozen<'_>, index: usize) -> Option<Factor> {
     let (state, reason) = failure(&frozen.lines[index]);
     let word = reason.map_or(state.as_str(), Reason::as_str);
-    let number = frozen.note(index).and_then(hresult);
-    Factor::Code(match number {
-        Some(number) => format!("{word} {number}"),
-        None => word.to_owned(),
-    })
+    match frozen.note(index).and_then(hresult) {
+        Some(number) => Some(Factor::Code(format!("{word} {number}"))),
+        None if reason.is_none() && state == LineState::Failed => None,
+        None => Some(Factor::Code(word.to_owned())),
+    }
 }
 
 /// The first HRESULT in a sentence, as agents write it: `0x80070643`.
@@ -213,6 +220,8 @@ fn common(
     most: usize,
     scene: &Scene<'_>,
 ) -> Vec<(Factor, Share)> {
+    let kinds = run.status.resolved_updates.iter().map(|update| update.kind);
+    let moves = kinds.into_iter().any(|kind| kind == UpdateKind::FeatureUpdate);
     let mut counts: BTreeMap<Factor, usize> = BTreeMap::new();
     let frozen_at = |position: usize| run.stages[position].frozen.as_ref();
     for &(position, index) in fallen {
@@ -220,9 +229,12 @@ fn common(
         let line = &frozen.lines[index];
         // Silence is nobody's code; it has a budget of its own.
         if line.is_bad(&run.stages[position].rules) {
-            *counts.entry(code(frozen, index)).or_default() += 1;
+            if let Some(code) = code(frozen, index) {
+                *counts.entry(code).or_default() += 1;
+            }
         }
-        for factor in scene.row(line).into_iter().flat_map(Factor::of_device) {
+        let properties = scene.row(line).into_iter().flat_map(Factor::of_device);
+        for factor in properties.filter(|factor| !(moves && factor.is_moved_by_an_upgrade())) {
             *counts.entry(factor).or_default() += 1;
         }
     }
@@ -231,28 +243,63 @@ fn common(
         return Vec::new();
     }
     let fell: BTreeSet<Fallen> = fallen.iter().copied().collect();
-    let tried = || {
-        run.stages.iter().enumerate().flat_map(|(position, stage)| {
-            let lines = stage.frozen.iter().flat_map(|frozen| frozen.lines.iter().enumerate());
-            lines.map(move |(index, line)| ((position, index), line))
-        })
-    };
-    let tried =
-        || tried().filter(|(at, line)| line.state == LineState::Succeeded || fell.contains(at));
-    let all = tried().count();
+    // One walk, however many factors there are: a fleet of laptops has dozens of models.
+    let mut all = 0;
+    let mut tried = Tried::default();
+    for (position, stage) in run.stages.iter().enumerate() {
+        for (index, line) in stage.frozen.iter().flat_map(|frozen| frozen.lines.iter().enumerate())
+        {
+            if line.state == LineState::Succeeded || fell.contains(&(position, index)) {
+                all += 1;
+                tried.add(scene.row(line));
+            }
+        }
+    }
     let shares = counts.into_iter().map(|(factor, failed)| {
-        let mut share = Share { failed, ..Share::default() };
-        share.tried = match factor {
-            Factor::Code(_) => all,
-            _ => tried()
-                .filter(|(_, line)| scene.row(line).is_some_and(|row| factor.is_of(row)))
-                .count(),
-        };
-        share.other_failed = fallen.len() - failed;
-        share.other_tried = all - share.tried;
-        (factor, share)
+        let alike = tried.with(&factor).unwrap_or(all);
+        let (other_failed, other_tried) = (fallen.len() - failed, all - alike);
+        (factor, Share { failed, tried: alike, other_failed, other_tried })
     });
     shares.filter(|(factor, share)| share.explains(factor, most)).collect()
+}
+
+/// How many tried devices have each property.
+#[derive(Default)]
+struct Tried<'a> {
+    roles: BTreeMap<DeviceRole, usize>,
+    models: BTreeMap<&'a str, usize>,
+    products: BTreeMap<&'a str, usize>,
+    builds: BTreeMap<&'a str, usize>,
+}
+
+impl<'a> Tried<'a> {
+    fn add(&mut self, row: Option<&'a DeviceRow>) {
+        let Some(row) = row else { return };
+        for role in row.roles.iter() {
+            *self.roles.entry(*role).or_default() += 1;
+        }
+        for (map, value) in [
+            (&mut self.models, row.model.as_deref()),
+            (&mut self.products, row.product.as_deref()),
+            (&mut self.builds, row.build.as_deref().and_then(|build| build.split('.').next())),
+        ] {
+            if let Some(value) = value {
+                *map.entry(value).or_default() += 1;
+            }
+        }
+    }
+
+    /// How many have the property; `None` of a code, which is no property of a device.
+    fn with(&self, factor: &Factor) -> Option<usize> {
+        let found = match factor {
+            Factor::Code(_) => return None,
+            Factor::Role(role) => self.roles.get(role),
+            Factor::Model(model) => self.models.get(&**model),
+            Factor::Product(product) => self.products.get(&**product),
+            Factor::Build(family) => self.builds.get(&**family),
+        };
+        Some(found.copied().unwrap_or(0))
+    }
 }
 
 fn told(

@@ -205,7 +205,10 @@ impl Claims {
             load.size += 1;
             if unavailable || !table.is_online(position) {
                 load.unavailable += 1;
-                apart.add(position, table);
+                // Nobody is behind an object that never enrolled.
+                if unavailable || table.rows()[position].enrolment_id.is_some() {
+                    apart.add(position, table);
+                }
             }
         }
         let mut groups = vec![Load::default(); table.groups().len()];

@@ -274,10 +274,16 @@ pub(crate) fn judge(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) -> bo
     let is_failure = matches!(reason, Reason::FailureBudgetSpent | Reason::CorrelatedFailure);
     let budget_rolls_back = is_failure && on_failure.action == FailureAction::Rollback;
     if budget_rolls_back || gate_rolls_back {
-        // No single device is what failed a gate.
-        let least = if gate_rolls_back { RollbackScope::Stage } else { RollbackScope::Device };
+        let scope = match (gate_rolls_back, reason) {
+            // No single device is what failed a gate.
+            (true, _) => on_failure.scope.max(RollbackScope::Stage),
+            // What devices have in common is partly their own unsigned word, and the budget bears the
+            // failures: nothing is taken back where it is proven.
+            (false, Reason::CorrelatedFailure) => RollbackScope::Device,
+            (false, _) => on_failure.scope,
+        };
         run.status.rollback = Some(RollbackStatus {
-            scope: on_failure.scope.max(least),
+            scope,
             stage,
             started_at: whole_seconds(scene.now),
             completed_at: None,

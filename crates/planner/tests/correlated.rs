@@ -156,10 +156,11 @@ fn silence_that_devices_have_in_common_halts_and_takes_nothing_back() {
 }
 
 #[test]
-fn failures_that_are_alike_are_rolled_back_where_failures_are() {
+fn what_failed_alike_is_rolled_back_and_what_is_proven_stays_whatever_the_scope() {
     let mut world = world(&alike());
     let rollout = world.rollouts.get_mut("november").unwrap();
     rollout.spec.on_failure.action = wardring_api::FailureAction::Rollback;
+    rollout.spec.on_failure.scope = wardring_api::RollbackScope::AllStages;
     run(&mut world, 90);
     assert_eq!(halt(&world).unwrap().0, "CorrelatedFailure");
     assert_eq!(world.state("november", "ward-00"), Some(LineState::RolledBack));

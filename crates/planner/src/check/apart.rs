@@ -69,7 +69,8 @@ impl Replay<'_> {
     fn crowds(&self) -> Crowds {
         let mut unavailable: BTreeSet<&str> = BTreeSet::new();
         let rows = self.snapshot.devices.rows().iter();
-        unavailable.extend(rows.filter(|row| row.online != Some(true)).map(|row| &*row.name));
+        let away = |row: &&DeviceRow| row.online != Some(true) && row.enrolment_id.is_some();
+        unavailable.extend(rows.filter(away).map(|row| &*row.name));
         for view in self.slices.values() {
             let status = self.rollouts.get(view.rollout_uid.as_str()).map(|(_, status)| status);
             let is_named = status.is_some_and(|status| {
