@@ -26,7 +26,7 @@ use wardring_e2e::writes::{self, Writes};
 use super::{
     bare::{Bare, Samples},
     program,
-    site::Site,
+    site::{Crew, Site},
     table::{Limit, Measure},
 };
 
@@ -44,6 +44,9 @@ pub struct Options {
     /// Devices of the stage, or agents that ask for permits (converge, halt)
     #[arg(long)]
     pub devices: Option<usize>,
+    /// Agents that are connected in the second half (halt)
+    #[arg(long)]
+    pub connected: Option<usize>,
     /// How often it is measured (converge, halt)
     #[arg(long)]
     pub rounds: Option<usize>,
@@ -76,7 +79,8 @@ pub async fn measure(options: Options) -> Result<()> {
     let rounds = options.rounds.unwrap_or(3);
     let folder = tempfile::tempdir().context("failed to make a folder")?;
     let bare = Bare::open(&folder.path().join("bare")).await?;
-    let site = Site::open(&folder.path().join("site"), devices, rounds).await?;
+    let crew = Crew { devices, updates: rounds, ..Crew::default() };
+    let site = Site::open(&folder.path().join("site"), crew).await?;
     eprintln!("   {devices} devices enrolled");
     let mut results: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for round in 1..=rounds {
@@ -118,8 +122,8 @@ async fn stage(site: &Site, round: usize) -> Result<Stage> {
     let job = Arc::new(Mutex::new(None));
     let watch = tokio::spawn(watch_one_job(site.api(), job.clone()));
     let began = Instant::now();
-    let rollout = site.roll_out(round, (site.devices / SHARE).max(1)).await?;
-    let limit = Duration::from_secs(120) + Duration::from_millis(200) * site.devices as u32;
+    let rollout = site.roll_out(round, (site.crew.devices / SHARE).max(1)).await?;
+    let limit = Duration::from_secs(120) + Duration::from_millis(200) * site.crew.devices as u32;
     site.until_completed(&rollout, limit).await?;
     site.until_patched(round).await?;
     site.until_swept().await?;

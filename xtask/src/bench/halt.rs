@@ -1,5 +1,5 @@
-//! How long a person's stop takes to stop: from the suspension of a rollout in full swing to the last
-//! permit that any gateway still granted.
+//! How long a stop takes to stop: from whatever stops a rollout in full swing to the last permit that any
+//! gateway still granted.
 //!
 //! Seen from outside, by a watch on the jobs, so the API server's and the watch's own delay count too.
 
@@ -14,89 +14,196 @@ use anyhow::{Context, Result};
 use futures::StreamExt;
 use kube::{
     Api,
-    api::{Patch, PatchParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams},
     runtime::{WatchStreamExt, watcher},
 };
 use serde_json::json;
-use wardring_api::{PatchJob, PatchRollout};
+use wardring_api::{EmergencyStop, EmergencyStopSpec, PatchJob, PatchRollout};
 use wardring_harness::wait_until_ok;
 
 use super::{
     converge::Options,
     program,
-    site::Site,
+    site::{Crew, Site},
     table::{Limit, Measure},
 };
 
-/// Suspension to last permit; the design's figure for agents that are connected.
+/// Stop to last permit; the design's figure for agents that are connected.
 const LIMIT_S: f64 = 2.0;
-/// Every device of a rollout gets two permits, for the installation and for the restart; a rollout is
-/// suspended when these shares of them are granted.
-const SUSPENDED_AT: [f64; 2] = [0.3, 0.65];
+/// What twenty times as many connected agents may make of it.
+const RATIO: f64 = 1.2;
+/// Every device of a rollout gets two permits, for the installation and for the restart; people stop a
+/// rollout when these shares of them are granted.
+const STOPPED_AT: [(Brake, f64); 2] = [(Brake::Suspend, 0.3), (Brake::Stop, 0.65)];
 /// No permit for so long means that there will be none.
 const QUIET: Duration = Duration::from_secs(5);
 const LIMIT: Duration = Duration::from_secs(600);
+/// Name of the EmergencyStop.
+const STOP: &str = "bench";
+
+/// What stops a rollout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Brake {
+    /// A person suspends it.
+    Suspend,
+    /// A person stops everything everywhere.
+    Stop,
+    /// A device fails, which is more than the stage bears.
+    Budget,
+}
+
+impl Brake {
+    const ALL: [Brake; 3] = [Brake::Suspend, Brake::Stop, Brake::Budget];
+
+    /// The field of the result, and what the table says.
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Brake::Suspend => ("suspend", "suspension"),
+            Brake::Stop => ("stop", "EmergencyStop"),
+            Brake::Budget => ("budget", "failure over the budget"),
+        }
+    }
+}
 
 /// Measures in optimised programs; returns what the table shows.
 pub fn run(options: Options) -> Result<Vec<Measure>> {
     let outcome = program::optimised("halt", options)?;
-    let name = "halt: suspension to last permit";
-    let ninety_nine = format!("{name}, 99th percentile");
-    Ok(vec![
-        outcome.measure("seconds", name, "s", Limit::AtMost(LIMIT_S))?,
-        outcome.measure("p99", &ninety_nine, "s", Limit::AtMost(LIMIT_S))?,
-        outcome.measure("late", "halt: permits after the suspension", "permits", Limit::None)?,
-    ])
+    let mut measures = Vec::new();
+    for (few_or_many, crowd) in [("few", "few agents"), ("many", "many agents")] {
+        for brake in Brake::ALL {
+            let (field, words) = brake.words();
+            let field = format!("{field}-{few_or_many}");
+            let name = format!("halt: {words}, {crowd}");
+            measures.push(outcome.measure(&field, &name, "s", Limit::AtMost(LIMIT_S))?);
+        }
+        let name = format!("halt: 99th percentile, {crowd}");
+        let field = format!("p99-{few_or_many}");
+        measures.push(outcome.measure(&field, &name, "s", Limit::AtMost(LIMIT_S))?);
+    }
+    let name = "halt: median, many to few agents";
+    measures.push(outcome.measure("ratio", name, "ratio", Limit::AtMost(RATIO))?);
+    measures.push(outcome.measure(
+        "late",
+        "halt: permits after the stop",
+        "permits",
+        Limit::None,
+    )?);
+    Ok(measures)
 }
 
 /// The measuring itself; prints one JSON object.
 pub async fn measure(options: Options) -> Result<()> {
     let devices = options.devices.unwrap_or(1_000);
-    let halts = options.rounds.unwrap_or(12);
-    let rollouts = halts.div_ceil(SUSPENDED_AT.len());
-    let folder = tempfile::tempdir().context("failed to make a folder")?;
-    let site = Site::open(folder.path(), devices, rollouts).await?;
-    eprintln!("   {devices} devices enrolled");
-    let (mut seconds, mut late) = (Vec::new(), Vec::new());
-    for round in 1..=rollouts {
-        let permits = Permits::watch(site.api());
-        let rollout = site.roll_out(round, devices).await?;
-        for share in SUSPENDED_AT.into_iter().take(halts - seconds.len()) {
-            let wanted = (share * 2.0 * devices as f64) as usize;
-            permits.until(wanted).await?;
-            let (took, more) = halt(&site.api(), &rollout, &permits).await?;
-            eprintln!("   suspended at {wanted} permits: {more} more, within {took:.3} s");
-            seconds.push(took);
-            late.push(more);
-            suspend(&site.api(), &rollout, false).await?;
+    let connected = options.connected.unwrap_or(20_000).max(devices);
+    let rounds = options.rounds.unwrap_or(6);
+    let mut result: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    let mut medians = Vec::new();
+    for (crowd, bystanders) in [("few", 0), ("many", connected - devices)] {
+        let times =
+            site(Crew { devices, bystanders, updates: rounds, faulty_updates: rounds }).await?;
+        let mut all: Vec<f64> = times.iter().map(|time| time.seconds).collect();
+        all.sort_by(f64::total_cmp);
+        medians.push(all[all.len() / 2]);
+        result.insert(format!("p99-{crowd}"), vec![all[(all.len() * 99).div_ceil(100) - 1]]);
+        for time in times {
+            let field = format!("{}-{crowd}", time.brake.words().0);
+            result.entry(field).or_default().push(time.seconds);
+            result.entry("late".into()).or_default().push(time.late);
         }
-        site.until_completed(&rollout, LIMIT).await?;
-        site.until_patched(round).await?;
     }
-    let mut sorted = seconds.clone();
-    sorted.sort_by(f64::total_cmp);
-    let p99 = sorted[(sorted.len() * 99).div_ceil(100) - 1];
-    println!("{}", json!({ "seconds": seconds, "late": late, "p99": [p99] }));
+    result.insert("ratio".into(), vec![medians[1] / medians[0]]);
+    println!("{}", json!(result));
     Ok(())
 }
 
-/// Suspends; answers after how many seconds the last permit was seen, and how many were.
-async fn halt(
-    rollouts: &Api<PatchRollout>,
-    rollout: &str,
-    permits: &Permits,
-) -> Result<(f64, f64)> {
-    let (began, before) = (Instant::now(), permits.lock().total);
-    suspend(rollouts, rollout, true).await?;
-    loop {
-        let (last, total) = {
-            let seen = permits.lock();
-            (seen.last.map_or(began, |last| last.max(began)), seen.total)
-        };
-        if last.elapsed() > QUIET {
-            return Ok((last.duration_since(began).as_secs_f64(), (total - before) as f64));
+/// What one stop took.
+struct Time {
+    brake: Brake,
+    seconds: f64,
+    late: f64,
+}
+
+/// Every stop, again and again, in an installation of its own.
+async fn site(crew: Crew) -> Result<Vec<Time>> {
+    let folder = tempfile::tempdir().context("failed to make a folder")?;
+    let site = Site::open(folder.path(), crew).await?;
+    eprintln!("   {} devices and {} bystanders enrolled", crew.devices, crew.bystanders);
+    let mut times = Vec::new();
+    for round in 1..=crew.updates {
+        times.extend(by_people(&site, round).await?);
+    }
+    for round in crew.updates + 1..=crew.updates + crew.faulty_updates {
+        times.push(by_budget(&site, round).await?);
+    }
+    Ok(times)
+}
+
+/// A rollout that people stop twice and let go on.
+async fn by_people(site: &Site, round: usize) -> Result<Vec<Time>> {
+    let devices = site.crew.devices;
+    let permits = Permits::watch(site.api());
+    let rollout = site.roll_out(round, devices).await?;
+    let mut times = Vec::new();
+    for (brake, share) in STOPPED_AT {
+        permits.until((share * 2.0 * devices as f64) as usize).await?;
+        let (began, before) = (Instant::now(), permits.lock().total);
+        pull(site, &rollout, brake).await?;
+        times.push(permits.last(brake, began, before).await);
+        release(site, &rollout, brake).await?;
+    }
+    site.until_completed(&rollout, LIMIT).await?;
+    site.until_patched(round).await?;
+    Ok(times)
+}
+
+/// A rollout that halts by itself, because a device in its middle fails. The time counts from when the
+/// device's own word stands in its job.
+async fn by_budget(site: &Site, round: usize) -> Result<Time> {
+    let permits = Permits::watch(site.api());
+    let rollout = site.roll_out(round, site.crew.devices).await?;
+    let (began, before) = permits.until_outcome(&site.faulty()).await?;
+    // The failing device has a permit, too, and so had everybody before it.
+    let left = site.crew.devices.saturating_sub(before);
+    anyhow::ensure!(left > 0, "nobody was left to stop; measure with more devices");
+    let time = permits.last(Brake::Budget, began, before).await;
+    let rollouts = site.api::<PatchRollout>();
+    let halted = rollouts.get(&rollout).await.context("failed to read the rollout")?;
+    let halted = halted.status.is_some_and(|status| status.halted.is_some());
+    anyhow::ensure!(halted, "the rollout did not halt although a device failed");
+    let deleted = rollouts.delete(&rollout, &DeleteParams::default()).await;
+    deleted.context("failed to delete the rollout")?;
+    site.until_swept().await?;
+    Ok(time)
+}
+
+async fn pull(site: &Site, rollout: &str, brake: Brake) -> Result<()> {
+    match brake {
+        Brake::Suspend => suspend(&site.api(), rollout, true).await,
+        Brake::Stop => {
+            let spec = EmergencyStopSpec {
+                reason: "a benchmark".into(),
+                kbs: Vec::new(),
+                selector: None,
+                rollbacks: Default::default(),
+            };
+            let stops: Api<EmergencyStop> = Api::all(site.client.clone());
+            let stop = EmergencyStop::new(STOP, spec);
+            let created = stops.create(&PostParams::default(), &stop).await;
+            created.map(drop).context("failed to create the EmergencyStop")
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        Brake::Budget => Ok(()),
+    }
+}
+
+async fn release(site: &Site, rollout: &str, brake: Brake) -> Result<()> {
+    match brake {
+        Brake::Suspend => suspend(&site.api(), rollout, false).await,
+        Brake::Stop => {
+            let stops: Api<EmergencyStop> = Api::all(site.client.clone());
+            let deleted = stops.delete(STOP, &DeleteParams::default()).await;
+            deleted.map(drop).context("failed to delete the EmergencyStop")
+        }
+        Brake::Budget => Ok(()),
     }
 }
 
@@ -119,6 +226,8 @@ struct Seen {
     jobs: BTreeMap<String, usize>,
     total: usize,
     last: Option<Instant>,
+    /// When the outcome of a device's job was first seen, and how many permits there were then.
+    outcomes: BTreeMap<String, (Instant, usize)>,
 }
 
 impl Permits {
@@ -151,6 +260,33 @@ impl Permits {
     }
 }
 
+impl Permits {
+    /// When the device's outcome was seen, and how many permits there were then.
+    async fn until_outcome(&self, device: &str) -> Result<(Instant, usize)> {
+        wait_until_ok(LIMIT, "the failing device's outcome", async || {
+            self.lock().outcomes.get(device).copied().ok_or_else(|| "none yet".to_owned())
+        })
+        .await
+    }
+
+    /// Waits until no permit comes any more; what the stop that began then took.
+    async fn last(&self, brake: Brake, began: Instant, before: usize) -> Time {
+        loop {
+            let (last, total) = {
+                let seen = self.lock();
+                (seen.last.map_or(began, |last| last.max(began)), seen.total)
+            };
+            if last.elapsed() > QUIET {
+                let seconds = last.duration_since(began).as_secs_f64();
+                let late = (total - before) as f64;
+                eprintln!("   {}: {late} permits more, within {seconds:.3} s", brake.words().1);
+                return Time { brake, seconds, late };
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
 impl Drop for Permits {
     fn drop(&mut self) {
         self.watch.abort();
@@ -166,6 +302,10 @@ impl Seen {
             self.total += permits - *known;
             self.last = Some(Instant::now());
             *known = permits;
+        }
+        if job.status.as_ref().is_some_and(|status| status.outcome.is_some()) {
+            let device = job.metadata.name.clone().unwrap_or_default();
+            self.outcomes.entry(device).or_insert((Instant::now(), self.total));
         }
     }
 }

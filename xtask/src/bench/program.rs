@@ -37,7 +37,11 @@ pub fn optimised(bench: &str, options: Options) -> Result<Outcome> {
     step("build", &mut build)?;
     let mut inside = cargo(&["run", "--quiet", "--release", "--package", "xtask", "--"]);
     inside.args(["bench", bench, "--inside"]);
-    for (flag, value) in [("--devices", options.devices), ("--rounds", options.rounds)] {
+    for (flag, value) in [
+        ("--devices", options.devices),
+        ("--connected", options.connected),
+        ("--rounds", options.rounds),
+    ] {
         inside.args(value.map(|value| format!("{flag}={value}")));
     }
     last_object(&output(&mut inside)?)

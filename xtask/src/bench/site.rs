@@ -17,23 +17,53 @@ use wardring_harness::{DevCluster, wait_until_ok};
 pub const FLEET: &str = "fleet";
 
 const PRODUCT: &str = "Windows Server 2022";
+/// The scripted Windows on which the faulty updates fail.
+const FAULTY: &str = "faulty";
 /// Longest time until every device has reported what it runs.
 const REPORT_LIMIT: Duration = Duration::from_secs(300);
 
 /// Programs for a benchmark write as fast as they can, and enrol as many at once as come.
 const GATEWAY: [&str; 6] = ["--write-cap", "0", "--enrol-rate", "1000", "--device-rate", "50"];
 
+/// Devices in one process of the fleet at most: each holds two files open, and a process may not hold
+/// more than some thousands.
+const PER_PROCESS: usize = 5_000;
+
+/// Which devices a benchmark wants, and which updates they are offered.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Crew {
+    /// Devices that rollouts are about.
+    pub devices: usize,
+    /// Devices that are connected and that no rollout is about.
+    pub bystanders: usize,
+    /// Updates 1 to this ask for a restart, and go well everywhere.
+    pub updates: usize,
+    /// As many updates after them ask for none, and fail on [`FAULTY`].
+    pub faulty_updates: usize,
+}
+
+impl Crew {
+    /// Number of the device on which the faulty updates fail: it gets its job while most of the others
+    /// wait for theirs.
+    fn faulty(&self) -> usize {
+        (self.devices / 4).max(1)
+    }
+}
+
+/// Label of the devices that no rollout is about.
+const BYSTANDERS: &str = "bystanders";
+
 /// An installation with a controller, two gateways and enrolled devices that have reported.
 pub struct Site {
     _installation: Installation,
     pub client: Client,
-    pub devices: usize,
-    _fleet: Fleet,
+    pub crew: Crew,
+    _fleets: Vec<Fleet>,
 }
 
 impl Site {
-    /// Sets everything up. Each device is offered `updates` updates, one for each rollout to come.
-    pub async fn open(folder: &Path, devices: usize, updates: usize) -> Result<Site> {
+    /// Sets everything up.
+    pub async fn open(folder: &Path, crew: Crew) -> Result<Site> {
         let cluster = DevCluster::start().await?;
         let mut installation = Installation::install(cluster, folder).await?;
         installation.start_controller(&[]).await?;
@@ -45,11 +75,11 @@ impl Site {
         let selector = json!({ "matchLabels": { "group": FLEET } });
         let group = json!({ "metadata": { "name": FLEET }, "spec": { "selector": selector } });
         create::<DeviceGroup>(&client, group).await?;
-        for round in 1..=updates {
+        for round in 1..=crew.updates + crew.faulty_updates {
             create::<Update>(&client, update(round)).await?;
         }
-        let fleet = enrol(&tenant, devices, updates).await?;
-        let site = Site { client, devices, _fleet: fleet, _installation: installation };
+        let fleets = enrol(&tenant, crew).await?;
+        let site = Site { client, crew, _fleets: fleets, _installation: installation };
         site.until_builds(&build(0)).await?;
         Ok(site)
     }
@@ -60,6 +90,11 @@ impl Site {
         K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
     {
         Api::namespaced(self.client.clone(), FLEET)
+    }
+
+    /// Name of the device on which the faulty updates fail.
+    pub fn faulty(&self) -> String {
+        device_name(self.crew.faulty())
     }
 
     /// Applies the rollout of one update over the whole fleet; returns its name.
@@ -118,20 +153,25 @@ impl Site {
         wait_until_ok(REPORT_LIMIT, "every device to report", async || {
             let list = devices.list(&params).await.map_err(|error| error.to_string())?;
             let reported = list.items.iter().filter(|device| {
+                let labels = device.metadata.labels.as_ref();
+                let is_bystander =
+                    labels.and_then(|labels| labels.get("group")) == Some(&BYSTANDERS.to_owned());
                 device.status.as_ref().is_some_and(|status| {
                     let is_online = wardring_api::conditions::is_true(
                         &status.conditions,
                         wardring_api::conditions::ONLINE,
                     );
-                    is_online && status.os.as_ref().is_some_and(|os| os.build == build)
+                    let has_build =
+                        |os: &wardring_api::OperatingSystem| is_bystander || os.build == build;
+                    is_online && status.os.as_ref().is_some_and(has_build)
                 })
             });
-            let reported = reported.count();
-            if reported == self.devices {
+            let (reported, all) = (reported.count(), self.crew.devices + self.crew.bystanders);
+            if reported == all {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
-            Err(format!("{reported} of {} did", self.devices))
+            Err(format!("{reported} of {all} did"))
         })
         .await
     }
@@ -155,29 +195,63 @@ fn update(round: usize) -> Value {
     })
 }
 
-async fn enrol(tenant: &Tenant<'_>, devices: usize, updates: usize) -> Result<Fleet> {
-    let label = format!("group={FLEET}");
-    let options =
-        TokenOptions { name: FLEET, labels: &[&label], max_uses: devices, may_replace: false };
-    let token = tenant.token(&options).await?;
-    let mut file = FleetFile::default();
-    let updates: Vec<_> = (1..=updates)
-        .map(|round| json!({ "kb": kb(round), "targetBuild": build(round), "installMs": 1 }))
-        .collect();
-    file.world(
-        PRODUCT,
-        json!({
-            "product": PRODUCT,
-            "build": build(0),
-            "services": { "W32Time": "Running" },
-            "updates": updates,
-            "rebootMs": 1,
-        }),
-    );
-    for number in 1..=devices {
-        file.device(&format!("device-{number:05}"), PRODUCT, &token);
+fn device_name(number: usize) -> String {
+    format!("device-{number:05}")
+}
+
+/// Enrols everybody, a process of the fleet for each few thousand.
+async fn enrol(tenant: &Tenant<'_>, crew: Crew) -> Result<Vec<Fleet>> {
+    let mut members: Vec<(String, String, &str)> = Vec::new();
+    let token = token(tenant, FLEET, crew.devices).await?;
+    for number in 1..=crew.devices {
+        let is_faulty = crew.faulty_updates > 0 && number == crew.faulty();
+        let world = if is_faulty { FAULTY } else { PRODUCT };
+        members.push((device_name(number), token.clone(), world));
     }
-    tenant.fleet(&file).await
+    if crew.bystanders > 0 {
+        let token = self::token(tenant, BYSTANDERS, crew.bystanders).await?;
+        let names = (1..=crew.bystanders).map(|number| format!("bystander-{number:05}"));
+        members.extend(names.map(|name| (name, token.clone(), PRODUCT)));
+    }
+    let mut fleets = Vec::new();
+    for (part, members) in members.chunks(PER_PROCESS).enumerate() {
+        let mut file = FleetFile::default();
+        file.world(PRODUCT, world(crew, false));
+        file.world(FAULTY, world(crew, true));
+        for (name, token, world) in members {
+            file.device(name, world, token);
+        }
+        fleets.push(tenant.named_fleet(&format!("fleet-{part}"), &file).await?);
+    }
+    Ok(fleets)
+}
+
+async fn token(tenant: &Tenant<'_>, group: &str, uses: usize) -> Result<String> {
+    let label = format!("group={group}");
+    let options =
+        TokenOptions { name: group, labels: &[&label], max_uses: uses, may_replace: false };
+    tenant.token(&options).await
+}
+
+/// A Windows that takes every update within milliseconds, the faulty ones aside.
+fn world(crew: Crew, is_faulty: bool) -> Value {
+    let sound = (1..=crew.updates)
+        .map(|round| json!({ "kb": kb(round), "targetBuild": build(round), "installMs": 1 }));
+    let faulty = (1..=crew.faulty_updates).map(|number| {
+        let effects = if is_faulty { json!({ "failInstall": "0x80070643" }) } else { json!({}) };
+        let round = crew.updates + number;
+        json!({
+            "kb": kb(round), "targetBuild": build(round), "installMs": 1, "rebootRequired": false,
+            "effects": effects,
+        })
+    });
+    json!({
+        "product": PRODUCT,
+        "build": build(0),
+        "services": { "W32Time": "Running" },
+        "updates": sound.chain(faulty).collect::<Vec<_>>(),
+        "rebootMs": 1,
+    })
 }
 
 async fn create<K>(client: &Client, object: Value) -> Result<()>
