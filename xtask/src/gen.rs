@@ -4,6 +4,7 @@
 //! Generated files are committed, so that people can read and apply them without building; a check
 //! fails when they drift from where they come from.
 
+mod advice;
 mod hresults;
 mod reference;
 
@@ -73,6 +74,7 @@ fn files() -> Result<BTreeMap<PathBuf, String>> {
     }
     files.insert("docs/reference/api.md".into(), reference::api(&crds));
     files.insert("docs/reference/reasons.md".into(), reference::reasons());
+    files.insert("docs/operations/reasons.md".into(), advice::page());
     files.insert("docs/reference/hresults.md".into(), hresults::page());
     Ok(files)
 }
