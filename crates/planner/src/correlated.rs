@@ -228,10 +228,10 @@ fn common(
         let Some(frozen) = frozen_at(position) else { continue };
         let line = &frozen.lines[index];
         // Silence is nobody's code; it has a budget of its own.
-        if line.is_bad(&run.stages[position].rules) {
-            if let Some(code) = code(frozen, index) {
-                *counts.entry(code).or_default() += 1;
-            }
+        if line.is_bad(&run.stages[position].rules)
+            && let Some(code) = code(frozen, index)
+        {
+            *counts.entry(code).or_default() += 1;
         }
         let properties = scene.row(line).into_iter().flat_map(Factor::of_device);
         for factor in properties.filter(|factor| !(moves && factor.is_moved_by_an_upgrade())) {

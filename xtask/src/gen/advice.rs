@@ -115,6 +115,33 @@ const PARTS: &[Part] = &[
                 CrdOutdated,
                 "Apply the CRDs of this version: `helm upgrade` with the chart, or `crds/`.",
             ),
+            (
+                GateWaiting,
+                "Wait: the message says what the gate measures and when it does so next. A gate that never \
+                 gets data waits for ever unless `noData` says otherwise.",
+            ),
+            (
+                GateFailed,
+                "The message holds the value against its threshold. Mend the cause; a gate that holds \
+                 recovers by itself, one that halted waits for `kubectl wardring retry NAME`.",
+            ),
+            (
+                GateError,
+                "Nobody answered, or nothing that can be read. Look at the provider that the gate names: \
+                 `kubectl get gateproviders`.",
+            ),
+            (
+                CredentialsUnusable,
+                "Create the Secret with the key that the message names, and list it in the chart's `controller.gateSecrets`. Until then every gate at this provider is an error, and nothing starts behind it.",
+            ),
+            (
+                CorrelatedFailure,
+                "Look at what the failed devices share: the message names it. Hold those devices or leave them out of the stage, then `kubectl wardring retry NAME`.",
+            ),
+            (
+                CorrelatedSilence,
+                "Look first at what the silent devices share: a site, a model, a driver. Nothing is taken back because of silence.",
+            ),
             (WriteInFlight, "Wait a second; the next pass goes on."),
         ],
     },
@@ -187,6 +214,14 @@ const PARTS: &[Part] = &[
             (
                 RebootsHeld,
                 "The same: too many devices of the group are unavailable to restart another.",
+            ),
+            (
+                CanaryGap,
+                "Put a device of that product, model or role into an earlier stage, or set `requireProven: false` if it is borne.",
+            ),
+            (
+                KeptApart,
+                "Wait until the other device of the same value is back; `antiAffinity` of the group says how many may be away.",
             ),
             (StageNotOpen, "Wait for the stages before it."),
             (RolloutStopped, "See why the rollout stands still."),
