@@ -104,10 +104,12 @@ fn activity(job: &JobView, record: &Record<'_>, snapshot: &Snapshot) -> Option<A
         },
         _ => return None,
     };
-    let row = snapshot.devices.get(&job.device);
+    // A device says what it is called. It does not get to speak for one that is another Device.
+    let claimed = snapshot.devices.get(&job.device).map(|row| row.hostname());
+    let claimed = claimed.filter(|name| snapshot.devices.get(name).is_none());
     Some(Activity {
         device: job.device.clone(),
-        hostname: row.map_or(job.device.as_str(), |row| row.hostname()).to_owned(),
+        hostname: claimed.unwrap_or(&job.device).to_owned(),
         rollout: rollout.metadata.name.clone().unwrap_or_default(),
         stage: stage.name.clone(),
         doing,

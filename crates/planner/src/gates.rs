@@ -71,9 +71,11 @@ pub(crate) fn follow(
         let old = old.map(|index| known.swap_remove(index));
         let Some(began) = begins.of_phase(phase, scene.now) else { continue };
         let mut status = entry(gate, phase, old, began, scene);
+        let soaked =
+            soaked_from(&run.status.stages[position]).filter(|_| phase == GatePhase::During);
         if status.phase == GatePhase::During || status.state != GateState::Passed {
             let before = status.state;
-            let due = due(gate, &status);
+            let due = due(gate, &status, soaked);
             let measured = match gate.kind {
                 GateType::DeviceHealth | GateType::Cel if scene.now >= due => {
                     inside::measure(gate, run, position, scene)
@@ -93,7 +95,7 @@ pub(crate) fn follow(
             }
         }
         let is_over = phase != GatePhase::During && status.state == GateState::Passed;
-        status.next = (!is_over).then(|| due(gate, &status));
+        status.next = (!is_over).then(|| due(gate, &status, soaked));
         if let Some(next) = status.next {
             wake.at(next);
             if !matches!(gate.kind, GateType::DeviceHealth | GateType::Cel) {
@@ -173,12 +175,33 @@ fn entry(
     }
 }
 
-/// When the gate is to be measured next.
-fn due(gate: &Gate, status: &GateStatus) -> Timestamp {
+/// When the gate is to be measured next: at once when the stage's watch begins, and in its own time else.
+fn due(gate: &Gate, status: &GateStatus, soaked_from: Option<Timestamp>) -> Timestamp {
     let delay = gate.initial_delay.map_or(SignedDuration::ZERO, |span| span.duration());
     let first = later(status.started_at, delay);
     let again = status.measured_at.filter(|at| *at >= status.started_at);
-    again.map_or(first, |at| later(at, gate.interval().duration()).max(first))
+    let next = again.map_or(first, |at| later(at, gate.interval().duration()).max(first));
+    match soaked_from {
+        Some(from) if !is_measured_since(status, from) => next.min(from.max(first)),
+        _ => next,
+    }
+}
+
+/// Since when the stage is being watched, if it is.
+pub(crate) fn soaked_from(status: &StageStatus) -> Option<Timestamp> {
+    status.soak_started_at.filter(|_| status.state == StageState::Soaking)
+}
+
+fn is_measured_since(status: &GateStatus, since: Timestamp) -> bool {
+    status.measured_at.is_some_and(|at| at >= since)
+}
+
+/// Whether a gate of the stage says that the watch is no watch: it failed, or nobody can say.
+pub(crate) fn interrupt_the_soak(stage: &Stage, status: &StageStatus) -> bool {
+    stage.gates.during.iter().filter(|gate| is_enforced(gate)).any(|gate| {
+        status_of(status, GatePhase::During, gate)
+            .is_some_and(|known| matches!(known.state, GateState::Failed | GateState::Error))
+    })
 }
 
 /// A measurement that counts for the gate and was not counted yet.
@@ -271,8 +294,12 @@ fn order(
     }
 }
 
-/// Begins every gate anew that has not passed for good: a person has answered what it said.
+/// Begins every gate anew that has not passed for good: a person has answered what it said. A stage that
+/// was being watched is watched anew from then on.
 pub(crate) fn begin_anew(status: &mut StageStatus, now: Timestamp) {
+    if status.state == StageState::Soaking && !status.gates.is_empty() {
+        status.soak_started_at = Some(whole_seconds(now));
+    }
     for gate in &mut status.gates {
         if gate.phase == GatePhase::Before && gate.state == GateState::Passed {
             continue;
@@ -331,7 +358,7 @@ pub(crate) fn verdict(run: &Run<'_>, position: usize) -> Option<(Complaint, bool
 pub(crate) fn unreadable(run: &Run<'_>, position: usize) -> Option<Complaint> {
     let stage = run.stages[position].spec;
     stage.gates.all().find_map(|(_, gate)| {
-        let told = crate::condition::unreadable(gate)?;
+        let told = crate::condition::unreadable(gate).or_else(|| inside::unanswerable(gate))?;
         let message = format!("Stage {}, gate {}: {told}.", stage.name, gate.name);
         Some(Complaint::new(Reason::InvalidSpec, message))
     })

@@ -67,7 +67,8 @@ fn prove(
     let waits = halt::shortfall(run, position);
     let is_proven = waits.is_none()
         && !halt::is_waiting_for_devices(run, position)
-        && !rollback::is_running(run);
+        && !rollback::is_running(run)
+        && !gates::interrupt_the_soak(run.stages[position].spec, &run.status.stages[position]);
     let soak = run.stages[position].rules.soak;
     let status = &mut run.status.stages[position];
     if !is_proven {

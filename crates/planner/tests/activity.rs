@@ -82,3 +82,18 @@ fn a_plan_that_ends_a_line_tells_no_more_of_its_device() {
     }
     assert!(told(&world).is_empty(), "the plan records the outcome: {:?}", told(&world));
 }
+
+#[test]
+fn a_device_does_not_go_by_the_name_of_another_device() {
+    let mut world = world(Script::Silent);
+    world.device("dc-1", "other", SERVER);
+    world.devices.get_mut("test-1").unwrap().hostname = Some("dc-1".into());
+    while told(&world).is_empty() {
+        world.minute(|_| {});
+    }
+    assert_eq!(
+        told(&world)[0].hostname,
+        "test-1",
+        "its restart must not hush up alerts about dc-1"
+    );
+}

@@ -404,3 +404,89 @@ proptest! {
         }
     }
 }
+
+/// Minutes until the stage is done, of so many at most.
+fn minutes_until_completed(world: &mut World, most: u32) -> Option<u32> {
+    (0..most).find(|_| {
+        world.minute(|_| {});
+        stage(world) == StageState::Completed
+    })
+}
+
+#[test]
+fn a_stage_does_not_end_on_what_was_measured_before_it_was_patched() {
+    let seldom = ERRORS.replace("interval: 1m", "interval: 10h");
+    let mut world = gated(&format!("during: [{{{seldom}, onFailure: Hold}}]"));
+    world.meters.insert("errors".to_owned(), Meter::Value(0.01));
+    world.settle();
+    assert_eq!(gate(&world).state, GateState::Passed, "of devices that nobody has touched yet");
+    world.meters.insert("errors".to_owned(), Meter::Value(0.3));
+    assert_eq!(minutes_until_completed(&mut world, 120), None, "the update doubled the errors");
+    assert_eq!(gate(&world).state, GateState::Failed);
+    assert!(world.jobs.is_empty(), "every device is done");
+}
+
+#[test]
+fn a_soak_in_which_a_gate_fails_begins_anew_when_it_recovers() {
+    let mut world = during(", onFailure: Hold");
+    world.rollouts.get_mut("november").unwrap().spec.stages[0].soak = Some("60m".parse().unwrap());
+    world.meters.insert("errors".to_owned(), Meter::Value(0.01));
+    world.settle();
+    while stage(&world) != StageState::Soaking {
+        world.minute(|_| {});
+    }
+    for _ in 0..50 {
+        world.minute(|_| {});
+    }
+    world.meters.insert("errors".to_owned(), Meter::Value(0.3));
+    for _ in 0..5 {
+        world.minute(|_| {});
+    }
+    assert_eq!(stage(&world), StageState::Open, "that is no watch");
+    assert_eq!(world.status("november").waiting_for[0].reason, "GateFailed");
+    world.meters.insert("errors".to_owned(), Meter::Value(0.01));
+    let minutes = minutes_until_completed(&mut world, 120).expect("it goes on");
+    assert!(minutes >= 58, "the hour is whole again, not {minutes} minutes");
+}
+
+#[test]
+fn a_retry_after_a_halt_in_the_soak_begins_the_soak_anew() {
+    let mut world = during(", onFailure: Halt");
+    world.rollouts.get_mut("november").unwrap().spec.stages[0].soak = Some("60m".parse().unwrap());
+    world.meters.insert("errors".to_owned(), Meter::Value(0.01));
+    world.settle();
+    while stage(&world) != StageState::Soaking {
+        world.minute(|_| {});
+    }
+    world.meters.insert("errors".to_owned(), Meter::Value(0.3));
+    for _ in 0..5 {
+        world.minute(|_| {});
+    }
+    assert!(world.status("november").halted.is_some());
+    world.now += SignedDuration::from_hours(70);
+    world.meters.insert("errors".to_owned(), Meter::Value(0.01));
+    world.retry("november");
+    let minutes = minutes_until_completed(&mut world, 120).expect("it goes on");
+    assert!(minutes >= 58, "nobody watched while it stood: {minutes} minutes");
+}
+
+#[test]
+fn a_counter_that_does_not_exist_is_told_before_the_first_device_is_touched() {
+    for wrong in ["stage.faild", "rollout.failed + sum"] {
+        let mut world = gated(&format!(
+            "during: [{{name: counters, type: Cel, cel: {{expression: {wrong}}}, \
+             successCondition: result == 0}}]"
+        ));
+        world.settle();
+        assert!(world.jobs.is_empty());
+        let status = world.status("november");
+        assert_eq!(status.phase, Some(RolloutPhase::Invalid), "{wrong}");
+        assert!(status.message.unwrap().contains("gate counters"), "{wrong}");
+    }
+    let mut world = gated(
+        "during: [{name: share, type: Cel, cel: {expression: 'double(stage.failed) / \
+         double(stage.total - stage.pending)'}, successCondition: result < 0.1}]",
+    );
+    world.settle();
+    assert!(!world.jobs.is_empty(), "what cannot be told yet keeps nobody from starting");
+}

@@ -391,6 +391,8 @@ const GOOD_NEWS: &[Reason] = &[
     ScanFailed,
     SoleSource,
     Issued,
+    GatePassed,
+    ProviderUsable,
 ];
 
 #[cfg(test)]

@@ -23,6 +23,20 @@ fn unpassed<'g>(gates: &'g [Gate], phase: GatePhase, status: &StageStatus) -> Op
     })
 }
 
+/// The first enforced gate of `during` that was measured last before the soak began.
+fn older<'g>(
+    gates: &'g [Gate],
+    status: &StageStatus,
+    soaked: Option<Timestamp>,
+) -> Option<&'g Gate> {
+    let soaked = soaked?.as_second();
+    gates.iter().filter(|gate| gate.mode == GateMode::Enforce).find(|gate| {
+        let known = state_of(status, GatePhase::During, gate);
+        let at = known.and_then(|known| known.measured_at);
+        at.is_none_or(|at| at.as_second() < soaked)
+    })
+}
+
 impl Replay<'_> {
     /// A stage that opens or ends, and every gate that says it passed.
     pub(super) fn gates(
@@ -44,7 +58,9 @@ impl Replay<'_> {
                 self.breaks("S7", message);
             }
             if now.state == StageState::Completed && was_state != StageState::Completed {
-                let during = unpassed(&stage.gates.during, GatePhase::During, now);
+                let soaked = was.and_then(|was| was.soak_started_at).or(now.soak_started_at);
+                let during = unpassed(&stage.gates.during, GatePhase::During, now)
+                    .or_else(|| older(&stage.gates.during, now, soaked));
                 let after = unpassed(&stage.gates.after, GatePhase::After, now);
                 if let Some(gate) = during.or(after) {
                     let message = format!(

@@ -49,12 +49,30 @@ pub(super) fn measure(
     })
 }
 
+/// What is wrong with a gate over counters whatever they are: a name that no counter has, say.
+pub(super) fn unanswerable(gate: &Gate) -> Option<String> {
+    if gate.kind != GateType::Cel {
+        return None;
+    }
+    let ConditionValue::Map(mut some) = by_name(&StageCounts::default()) else { return None };
+    // Different from each other and from zero: neither a quotient nor a difference of them is none.
+    for (number, value) in (1_i64..).map(|number| number * number).zip(some.values_mut()) {
+        *value = ConditionValue::Int(number);
+    }
+    let some = ConditionValue::Map(some);
+    let counters =
+        Variables::from([("stage".to_owned(), some.clone()), ("rollout".to_owned(), some)]);
+    let judged = condition::measure(gate, &counters);
+    (judged.result == GateResult::Error).then_some(judged.message)
+}
+
+fn by_name(counts: &StageCounts) -> ConditionValue {
+    ConditionValue::from(serde_json::to_value(counts).expect("counters are plain JSON"))
+}
+
 /// Counters of the stage and of the whole run, by the names that the status has for them.
 fn counters(run: &Run<'_>, position: usize) -> Variables {
-    let of = |counts: &StageCounts| {
-        let value = serde_json::to_value(counts).expect("counters are plain JSON");
-        ConditionValue::from(value)
-    };
+    let of = by_name;
     let stage = of(&run.stages[position].tally.counts);
     let mut sums: BTreeMap<String, ConditionValue> = BTreeMap::new();
     for each in &run.stages {

@@ -8,7 +8,7 @@ use wardring_api::{
 
 use jiff::Timestamp;
 
-use super::{is_enforced, status_of};
+use super::{is_enforced, soaked_from, status_of};
 use crate::validate::Complaint;
 
 /// Writes the sentence about the gate into its status.
@@ -118,6 +118,11 @@ fn in_the_way<'s>(
 ) -> impl Iterator<Item = (Option<Timestamp>, Complaint)> + 's {
     let starts = matches!(status.state, StageState::Gated | StageState::Open);
     let gates = stage.gates.all().filter(|(_, gate)| is_enforced(gate));
+    // What was measured while devices were still being patched says nothing about how they do since.
+    let soaked = soaked_from(status);
+    let is_from_before = move |known: Option<&GateStatus>| {
+        soaked.is_some_and(|from| known.and_then(|known| known.measured_at) < Some(from))
+    };
     gates.filter_map(move |(phase, gate)| {
         let known = status_of(status, phase, gate);
         let state = known.map_or(GateState::Waiting, |known| known.state);
@@ -127,7 +132,7 @@ fn in_the_way<'s>(
                 status.state == StageState::Open
                     && matches!(state, GateState::Failed | GateState::Error)
             }
-            GatePhase::During => state != GateState::Passed,
+            GatePhase::During => state != GateState::Passed || is_from_before(known),
             GatePhase::After => !starts && state != GateState::Passed,
         };
         if !is_in_the_way {
@@ -138,9 +143,15 @@ fn in_the_way<'s>(
             GateState::Error => Reason::GateError,
             GateState::Waiting | GateState::Passed => Reason::GateWaiting,
         };
-        let message = known.and_then(|known| known.message.clone()).unwrap_or_else(|| {
+        let first = if state == GateState::Passed {
+            "first measurement of the soak"
+        } else {
+            "first measurement"
+        };
+        let told = known.filter(|_| state != GateState::Passed);
+        let message = told.and_then(|known| known.message.clone()).unwrap_or_else(|| {
             format!(
-                "Stage {}: gate {} waits for its first measurement{}.",
+                "Stage {}: gate {} waits for its {first}{}.",
                 stage.name,
                 gate.name,
                 source(gate)
