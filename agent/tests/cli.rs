@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use wardring_agent::journal::SCHEMA;
 use wardring_seal::tls::{Clients, server_config};
 use wardring_seal::{Authority, Token};
 
@@ -370,10 +371,12 @@ fn the_status_reads_like_a_few_lines_and_needs_to_know_where_to_look() {
 #[test]
 fn the_journal_of_a_newer_agent_is_refused_and_left_alone() {
     let device = Device::new(&closed_port(), &token_of(&authority()));
-    let path = write_journal(&device, 2);
+    let newer = SCHEMA + 1;
+    let path = write_journal(&device, newer);
+    let told = format!("written by a newer agent (layout {newer}; this one reads {SCHEMA})");
     let before = fs::read(&path).unwrap();
     for failure in [device.run(), device.status()] {
-        failure.says(&["written by a newer agent (layout 2; this one reads 1)", "newer agent"]);
+        failure.says(&[&told, "newer agent"]);
     }
     assert_eq!(fs::read(&path).unwrap(), before);
     assert!(!previous(&path).exists());
