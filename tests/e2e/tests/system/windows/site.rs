@@ -7,7 +7,9 @@ use anyhow::{Context, Result};
 use k8s_openapi::api::events::v1::Event;
 use kube::{Api, api::ListParams};
 use serde_json::{Value, json};
-use wardring_api::{Device, PatchRollout, PatchRolloutStatus, PermitStep, RolloutPhase, SliceLine};
+use wardring_api::{
+    Device, LineState, PatchRollout, PatchRolloutStatus, PermitStep, RolloutPhase, SliceLine,
+};
 use wardring_harness::wait_until_ok;
 use wardring_wine_tests::{registry::Changes, server::Server};
 
@@ -96,10 +98,15 @@ impl Site {
         })
     }
 
-    /// The device's line in the record of the rollout.
+    /// The device's line in the record of the rollout, once it has its outcome: a halt is written before
+    /// what it follows from.
     pub async fn line(&self) -> Result<SliceLine> {
-        let mut lines = self.place.lines().await?;
-        lines.remove(DEVICE).ok_or_else(|| anyhow::anyhow!("{DEVICE} has no line"))
+        wait_until_ok(SHORT, "the outcome in the record", async || {
+            let mut lines = self.place.lines().await.map_err(|error| error.to_string())?;
+            let line = lines.remove(DEVICE).ok_or_else(|| format!("{DEVICE} has no line"))?;
+            if line.state == LineState::Granted { Err(format!("{line:?}")) } else { Ok(line) }
+        })
+        .await
     }
 
     /// Waits until the device has reported something.
