@@ -36,7 +36,7 @@ fn said(path: &Path) -> String {
 }
 
 /// Programs that stand for what the system's packages bring, and for Rust.
-const SYSTEM: [(&str, &str); 8] = [
+const SYSTEM: [(&str, &str); 10] = [
     ("g++", "exit 0"),
     ("x86_64-w64-mingw32-gcc", "exit 0"),
     ("wine", "exit 0"),
@@ -44,6 +44,8 @@ const SYSTEM: [(&str, &str); 8] = [
     ("wixl", "exit 0"),
     ("msibuild", "exit 0"),
     ("openssl", "exit 0"),
+    ("prometheus", "exit 0"),
+    ("prometheus-alertmanager", "exit 0"),
     ("rustc", "echo /"),
 ];
 
@@ -51,8 +53,9 @@ const SYSTEM: [(&str, &str); 8] = [
 fn without_apt_the_packages_to_install_are_named() {
     let error = said(path_with(&[]).path());
 
-    let sentence = "x86_64-w64-mingw32-gcc, wine, osslsigncode, wixl, msibuild, openssl are needed: \
-                    `apt-get install g++ gcc-mingw-w64-x86-64 wine wine64 osslsigncode wixl msitools openssl` (as root)";
+    let sentence = "x86_64-w64-mingw32-gcc, wine, osslsigncode, wixl, msibuild, openssl, prometheus, \
+                    prometheus-alertmanager are needed: `apt-get install g++ gcc-mingw-w64-x86-64 wine wine64 \
+                    osslsigncode wixl msitools openssl prometheus prometheus-alertmanager` (as root)";
     assert!(error.contains(sentence), "{error}");
 }
 
@@ -68,7 +71,8 @@ fn an_apt_that_fails_leaves_its_own_words_and_the_next_step() {
 
     assert!(
         error.contains(
-            "install g++ gcc-mingw-w64-x86-64 wine wine64 osslsigncode wixl msitools openssl yourself"
+            "install g++ gcc-mingw-w64-x86-64 wine wine64 osslsigncode wixl msitools openssl prometheus \
+             prometheus-alertmanager yourself"
         ),
         "{error}"
     );
