@@ -1,7 +1,8 @@
 //! The command line, with kubectl's words for what kubectl has words for.
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use wardring_api::{KbId, Span};
+use jiff::Timestamp;
+use wardring_api::{Cap, KbId, Span};
 
 /// Patch rollouts of Windows devices.
 #[derive(Parser)]
@@ -70,8 +71,14 @@ pub enum Command {
     Abort(Abort),
     /// Gives the failed devices of a rollout another attempt
     Retry(Rollout),
-    /// Lets go of something that is held
-    Release(Release),
+    /// Takes back what a rollout brought, also long after it was completed (PatchRollback)
+    Rollback(Rollback),
+    /// Keeps devices from getting jobs, or updates from being brought to devices
+    #[command(subcommand)]
+    Hold(Held),
+    /// Lets go of devices and updates that are held, and of the job of a lost device
+    #[command(subcommand)]
+    Release(Released),
     /// Stops installs and restarts at once, in every namespace (EmergencyStop)
     Stop(Stop),
     /// Lifts an emergency stop; what it kept back goes on
@@ -206,25 +213,162 @@ pub struct Abort {
     pub output: Option<Format>,
 }
 
-/// `release`.
+/// `rollback`.
 #[derive(ClapArgs)]
-pub struct Release {
-    /// Kind of object
-    pub kind: Released,
-    /// Its name
+pub struct Rollback {
+    /// The rollout
     #[arg(value_parser = object)]
     pub name: String,
+    /// Only this device (repeatable)
+    #[arg(long = "device", value_name = "NAME", value_parser = object)]
+    pub devices: Vec<String>,
+    /// Only devices of this DeviceGroup
+    #[arg(long, value_parser = object, conflicts_with_all = ["devices", "selector"])]
+    pub group: Option<String>,
+    /// Only devices with these labels
+    #[arg(short = 'l', long, value_name = "KEY=VALUE[,…]", value_parser = labels, conflicts_with = "devices")]
+    pub selector: Option<Labels>,
+    /// Why; the rollout and the UpdateHold say it
+    #[arg(long, value_parser = reason)]
+    pub reason: String,
+    /// Devices rolled back at once, a number or a share; default: what the rollout says, or 1
+    #[arg(long, value_name = "N|N%")]
+    pub max_concurrency: Option<Cap>,
+    /// Waits for maintenance windows and freezes; it goes on whatever they say otherwise
+    #[arg(long)]
+    pub in_windows: bool,
+    /// Name of the order; default: made of the rollout and the time
+    #[arg(long = "order-name", value_name = "NAME", value_parser = object)]
+    pub order: Option<String>,
+    /// Only asks the API server, and tells whom it reaches and which fixes go missing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT")]
+    pub output: Option<Format>,
+}
+
+/// What can be held.
+#[derive(Subcommand)]
+pub enum Held {
+    /// Devices: no job begins there, no permit is given, no rollback begins
+    #[command(alias = "devices", alias = "wdev")]
+    Device(HoldDevices),
+    /// Updates: no rollout of the namespace brings them to a device (UpdateHold)
+    #[command(alias = "updates", alias = "wupd")]
+    Update(HoldUpdates),
+}
+
+/// `hold device`.
+#[derive(ClapArgs)]
+pub struct HoldDevices {
+    /// The devices
+    #[arg(value_name = "NAME", value_parser = object, required = true)]
+    pub names: Vec<String>,
+    /// Why; everybody who waits reads it
+    #[arg(long, value_parser = reason)]
+    pub reason: String,
+    /// When it ends by itself: an instant such as 2026-11-22T14:00:00Z, or a time from now such as 4h
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<Until>,
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT")]
+    pub output: Option<Format>,
+}
+
+/// `hold update`.
+#[derive(ClapArgs)]
+pub struct HoldUpdates {
+    /// The updates
+    #[arg(value_name = "KB", value_parser = kb, required = true)]
+    pub kbs: Vec<KbId>,
+    /// Why; everybody who waits reads it
+    #[arg(long, value_parser = reason)]
+    pub reason: String,
+    /// Only on devices with these labels
+    #[arg(short = 'l', long, value_name = "KEY=VALUE[,…]", value_parser = labels)]
+    pub selector: Option<Labels>,
+    /// Bars updates that took their place, too
+    #[arg(long)]
+    pub superseding: bool,
+    /// Name of the bar; default: made of what it bars
+    #[arg(long, value_parser = object)]
+    pub name: Option<String>,
     /// Output format
     #[arg(short, long, value_name = "FORMAT")]
     pub output: Option<Format>,
 }
 
 /// What can be released.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Subcommand)]
 pub enum Released {
-    /// A Device: its job is given up, for a machine that will not come back.
-    #[value(alias = "wdev")]
-    Device,
+    /// A device: a person's hold is lifted; without one, its job is given up, for a machine that will
+    /// not come back
+    #[command(alias = "wdev")]
+    Device(Release),
+    /// Updates: bars on them are lifted; a bar on more than these keeps the rest
+    #[command(alias = "updates", alias = "wupd")]
+    Update(ReleaseUpdates),
+}
+
+/// `release device`.
+#[derive(ClapArgs)]
+pub struct Release {
+    /// Its name
+    #[arg(value_parser = object)]
+    pub name: String,
+    /// Gives up its job, also where a person holds it; the hold stays
+    #[arg(long)]
+    pub job: bool,
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT")]
+    pub output: Option<Format>,
+}
+
+/// `release update`.
+#[derive(ClapArgs)]
+pub struct ReleaseUpdates {
+    /// The updates
+    #[arg(value_name = "KB", value_parser = kb, required = true)]
+    pub kbs: Vec<KbId>,
+    /// Lifts the bars; without it, they are only named
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT")]
+    pub output: Option<Format>,
+}
+
+/// An end, as an instant or as a time from now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// Then.
+    At(Timestamp),
+    /// So long from now.
+    In(Span),
+}
+
+impl Until {
+    /// The instant. One that is over already would hold nothing.
+    pub fn from(self, now: Timestamp) -> anyhow::Result<Timestamp> {
+        let at = match self {
+            Until::At(at) => at,
+            Until::In(span) => now.saturating_add(span.duration())?,
+        };
+        anyhow::ensure!(at > now, "--until {at} is over already");
+        Ok(at)
+    }
+}
+
+impl std::str::FromStr for Until {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Until, String> {
+        let span = text.parse().map(Until::In);
+        span.or_else(|_| text.parse().map(Until::At)).map_err(|_| {
+            "give an instant such as 2026-11-22T14:00:00Z, or a time from now such as 4h".to_owned()
+        })
+    }
 }
 
 /// `stop`.
@@ -438,6 +582,29 @@ mod tests {
         }
         let empty = Args::try_parse_from(["kubectl-wardring", "stop", "--reason", " "]);
         assert!(empty.is_err());
+    }
+
+    #[test]
+    fn a_hold_wants_a_reason_and_an_end_that_is_ahead() {
+        let line = "kubectl-wardring hold device srv-01 srv-02 --reason audit --until 4h";
+        let parsed = Args::try_parse_from(line.split(' ')).unwrap();
+        let Command::Hold(Held::Device(hold)) = parsed.command else { panic!("{line}") };
+        assert_eq!(hold.names, ["srv-01", "srv-02"]);
+        let now: Timestamp = "2026-11-22T08:00:00Z".parse().unwrap();
+        let until = hold.until.unwrap().from(now).unwrap();
+        assert_eq!(until, "2026-11-22T12:00:00Z".parse::<Timestamp>().unwrap());
+        let over: Until = "2026-11-22T07:00:00Z".parse().unwrap();
+        assert!(over.from(now).is_err());
+        assert!("tomorrow".parse::<Until>().is_err());
+        for line in [
+            "kubectl-wardring hold device srv-01",
+            "kubectl-wardring hold device --reason r",
+            "kubectl-wardring hold update november --reason r",
+            "kubectl-wardring hold srv-01 --reason r",
+            "kubectl-wardring release update",
+        ] {
+            assert!(Args::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
     }
 
     #[test]

@@ -8,8 +8,10 @@ mod cluster;
 mod complaint;
 mod enroll;
 mod explain;
+mod hold;
 mod output;
 mod paint;
+mod rollback;
 mod standing;
 mod status;
 mod stop;
@@ -22,7 +24,7 @@ use anyhow::{Result, bail};
 use clap::Parser;
 
 use crate::{
-    args::{Args, Command},
+    args::{Args, Command, Held, Released},
     cluster::Cluster,
 };
 
@@ -61,7 +63,11 @@ async fn obey(cluster: &Cluster, command: &Command) -> Result<ExitCode> {
         Command::Resume(verb) => verbs::resume(cluster, verb).await?,
         Command::Abort(verb) => verbs::abort(cluster, verb).await?,
         Command::Retry(verb) => verbs::retry(cluster, verb).await?,
-        Command::Release(verb) => verbs::release(cluster, verb).await?,
+        Command::Hold(Held::Device(verb)) => hold::devices(cluster, verb).await?,
+        Command::Hold(Held::Update(verb)) => hold::updates(cluster, verb).await?,
+        Command::Release(Released::Device(verb)) => verbs::release(cluster, verb).await?,
+        Command::Release(Released::Update(verb)) => hold::release_updates(cluster, verb).await?,
+        Command::Rollback(verb) => rollback::run(cluster, verb).await?,
         Command::Stop(verb) => stop::stop(cluster, verb).await?,
         Command::Lift(verb) => stop::lift(cluster, verb).await?,
     }

@@ -16,8 +16,9 @@ use wardring_api::{
 };
 
 use crate::{
-    args::{Abort, Release, Released, Rollout},
+    args::{Abort, Release, Rollout},
     cluster::Cluster,
+    hold,
     output::{done, resource_name},
     standing::Standing,
 };
@@ -93,30 +94,31 @@ pub async fn retry(cluster: &Cluster, args: &Rollout) -> Result<()> {
     done(&rollout, "asked to retry its failed devices", args.output)
 }
 
-/// `release device NAME`.
+/// `release device NAME`. A person's hold goes first; only without one is it the job that is given up.
 pub async fn release(cluster: &Cluster, args: &Release) -> Result<()> {
-    match args.kind {
-        Released::Device => {
-            // A release counts only for a job that exists when it is asked for.
-            let job: Result<Option<PatchJob>, _> = cluster.here().get_opt(&args.name).await;
-            if matches!(job, Ok(None)) {
-                let device = cluster.here::<Device>().get(&args.name).await?;
-                bail!("{} has no job; nothing to release", resource_name(&device));
-            }
-            let device: Option<Device> = look(cluster, &args.name).await;
-            if let (Ok(Some(job)), Some(device)) = (&job, &device)
-                && is_at_work(job, device)
-            {
-                bail!(
-                    "{} is in contact and at work; a release gives up a machine that will not come back (`kubectl wardring explain device {}` tells what it does)",
-                    resource_name(device),
-                    args.name
-                );
-            }
-            let device: Device = cluster.merge(&args.name, &stamp(RELEASE_ANNOTATION)).await?;
-            done(&device, "released; its job is given up", args.output)
-        }
+    let device: Option<Device> = look(cluster, &args.name).await;
+    if let Some(device) = device.as_ref().filter(|_| !args.job)
+        && hold::release_device(cluster, device, args.output).await?
+    {
+        return Ok(());
     }
+    // A release counts only for a job that exists when it is asked for.
+    let job: Result<Option<PatchJob>, _> = cluster.here().get_opt(&args.name).await;
+    if matches!(job, Ok(None)) {
+        let device = cluster.here::<Device>().get(&args.name).await?;
+        bail!("{} has no job; nothing to release", resource_name(&device));
+    }
+    if let (Ok(Some(job)), Some(device)) = (&job, &device)
+        && is_at_work(job, device)
+    {
+        bail!(
+            "{} is in contact and at work; a release gives up a machine that will not come back (`kubectl wardring explain device {}` tells what it does)",
+            resource_name(device),
+            args.name
+        );
+    }
+    let device: Device = cluster.merge(&args.name, &stamp(RELEASE_ANNOTATION)).await?;
+    done(&device, "released; its job is given up", args.output)
 }
 
 /// Whether a device that began its job is in contact: its job has an end without anybody's help.

@@ -421,3 +421,55 @@ async fn a_stop_is_made_once_tells_who_is_mid_flight_and_is_lifted_on_confirmati
     assert!(!cluster.kubectl(&["get", "estop", &name]).await?.succeeded());
     cluster.stop().await
 }
+
+#[tokio::test]
+async fn holds_are_put_and_lifted_and_an_order_is_looked_at_before_it_is_made() -> Result<()> {
+    let cluster = with_crds().await?;
+    let config = cluster.kubeconfig_path().to_owned();
+    let run = |args: &[&str]| stdout(&plugin(&config, &[args, &["-n", "patching"]].concat()));
+    let fails = |args: &[&str]| complaint(&plugin(&config, &[args, &["-n", "patching"]].concat()));
+    cluster.kubectl_apply(ROLLOUT).await?.ok()?;
+    let device = json!({
+        "apiVersion": "wardring.dev/v1alpha1", "kind": "Device",
+        "metadata": { "name": "srv-01", "namespace": "patching" }, "spec": { "mode": "Manage" },
+    });
+    cluster.kubectl_apply(&device.to_string()).await?.ok()?;
+    cluster.kubectl_apply(&job("srv-01")).await?.ok()?;
+
+    let held = run(&["hold", "device", "srv-01", "--reason", "audit", "--until", "4h"]);
+    assert!(held.contains("srv-01 held until 2"), "{held}");
+    run(&["hold", "device", "srv-01", "--reason", "audit"]);
+    let hold = field(&cluster, "wdev", "srv-01", "/spec/hold").await?;
+    assert_eq!(hold, json!({ "reason": "audit" }), "an end that is not given is none");
+    assert!(run(&["release", "device", "srv-01"]).contains("is held no longer (audit)"));
+    assert!(field(&cluster, "wdev", "srv-01", "/spec/hold").await?.is_null());
+    let stamp = "/metadata/annotations/wardring.dev~1release-requested-at";
+    assert!(field(&cluster, "wdev", "srv-01", stamp).await?.is_null(), "its job is not given up");
+
+    let bar = ["hold", "update", "5068787", "KB5068791", "--reason", "label printers"];
+    assert!(run(&bar).contains("updatehold.wardring.dev/kb5068787-kb5068791 bars"));
+    assert!(run(&bar).contains("bars it already"));
+    let asks = fails(&["release", "update", "5068787"]);
+    assert!(asks.contains("label printers") && asks.contains("--yes"), "{asks}");
+    let kept = run(&["release", "update", "5068787", "--yes"]);
+    assert!(kept.contains("still bars KB5068791"), "{kept}");
+    assert!(run(&["release", "update", "5068791", "--yes"]).contains("is gone"));
+    let none = fails(&["release", "update", "5068791", "--yes"]);
+    assert!(none.contains("no UpdateHold in namespace patching bars KB5068791"), "{none}");
+
+    let order = ["rollback", "november", "--device", "srv-01", "--reason", "the ERP is down"];
+    let dry = run(&[&order[..], &["--dry-run"]].concat());
+    assert!(dry.contains("would be made (dry run)") && dry.contains("reaches no device"), "{dry}");
+    assert!(
+        !cluster
+            .kubectl(&["get", "prollback", "-n", "patching"])
+            .await?
+            .stdout
+            .contains("november")
+    );
+    let made = run(&[&order[..], &["--order-name", "erp-down"]].concat());
+    assert!(made.contains("patchrollback.wardring.dev/erp-down is made"), "{made}");
+    assert!(made.contains("kubectl delete patchrollback erp-down -n patching"), "{made}");
+    assert_eq!(field(&cluster, "prollback", "erp-down", "/spec/devices/0").await?, "srv-01");
+    cluster.stop().await
+}

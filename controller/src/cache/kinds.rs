@@ -38,11 +38,13 @@ pub enum Kind {
     Hold,
     /// MaintenanceWindow.
     Window,
+    /// PatchRollback.
+    Rollback,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 9] = [
+    pub const ALL: [Kind; 10] = [
         Kind::Ledger,
         Kind::Rollout,
         Kind::Slice,
@@ -52,6 +54,7 @@ impl Kind {
         Kind::Update,
         Kind::Hold,
         Kind::Window,
+        Kind::Rollback,
     ];
 
     /// The kind as the API names it.
@@ -66,6 +69,7 @@ impl Kind {
             Kind::Update => "Update",
             Kind::Hold => "UpdateHold",
             Kind::Window => "MaintenanceWindow",
+            Kind::Rollback => "PatchRollback",
         }
     }
 }
@@ -97,13 +101,17 @@ pub trait Cached:
     fn names_in(space: &Namespace) -> Vec<String>;
 }
 
-fn stored<T>(object: &impl Resource, version: u64, value: T) -> Stored<T> {
+pub(super) fn stored<T>(object: &impl Resource, version: u64, value: T) -> Stored<T> {
     let uid = object.meta().uid.as_deref().unwrap_or_default();
     Stored { uid: Arc::from(uid), version, value: Arc::new(value) }
 }
 
 /// Puts `item` into `map` unless the same or a newer version is there.
-fn put_newer<T>(map: &mut BTreeMap<String, Stored<T>>, name: String, item: Stored<T>) -> bool {
+pub(super) fn put_newer<T>(
+    map: &mut BTreeMap<String, Stored<T>>,
+    name: String,
+    item: Stored<T>,
+) -> bool {
     if map.get(&name).is_some_and(|known| known.version >= item.version) {
         return false;
     }

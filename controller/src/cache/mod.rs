@@ -11,6 +11,7 @@ mod fence;
 mod intern;
 mod kinds;
 mod namespace;
+mod rollback;
 mod watch;
 
 use std::{

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use wardring_api::{DeviceGroup, PatchJob, PatchLedger, PatchRollout, SignedBytes, UpdateSpec};
+use wardring_api::{
+    DeviceGroup, PatchJob, PatchLedger, PatchRollback, PatchRollout, SignedBytes, UpdateSpec,
+};
 use wardring_planner::{DeviceTable, GroupView, HoldView, JobView, SliceView, WindowView};
 
 use super::Kind;
@@ -64,6 +66,8 @@ pub struct Namespace {
     pub holds: BTreeMap<String, Stored<HoldView>>,
     /// Maintenance windows by name.
     pub windows: BTreeMap<String, Stored<WindowView>>,
+    /// People's orders to roll back, by name.
+    pub rollbacks: BTreeMap<String, Stored<PatchRollback>>,
     /// The ledger.
     pub ledger: Option<Stored<PatchLedger>>,
     /// Highest sequence ever seen in this very ledger: one that goes back was restored.
@@ -107,7 +111,10 @@ impl Namespace {
 
     /// Whether a pass over the namespace can have anything to do.
     pub fn is_active(&self) -> bool {
-        self.has_runs() || !self.groups.is_empty() || !self.windows.is_empty()
+        self.has_runs()
+            || !self.groups.is_empty()
+            || !self.windows.is_empty()
+            || !self.rollbacks.is_empty()
     }
 
     /// Takes the groups into the device table, with as little work as the change needs.

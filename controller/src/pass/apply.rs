@@ -237,6 +237,9 @@ async fn carry_out(
             Action::WriteWindowStatus { window, status } => {
                 writer.write_window_status(&window, status).await;
             }
+            Action::WriteRollbackStatus { rollback, uid, status } => {
+                writer.write_rollback_status(&rollback, &uid, &status).await;
+            }
             // Told at the end, however it comes about.
             Action::Emit(_) => {}
         }

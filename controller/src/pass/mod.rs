@@ -9,6 +9,7 @@ mod online;
 mod pace;
 mod takeover;
 mod write;
+mod write_rollback;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -61,6 +61,7 @@ pub fn observe(
             updates: space.updates.values().map(|stored| stored.value.clone()).collect(),
             windows: space.windows.values().map(|stored| stored.value.clone()).collect(),
             stops,
+            orders: space.rollbacks.values().map(|stored| stored.value.clone()).collect(),
             holds: space.holds.values().map(|stored| (*stored.value).clone()).collect(),
             measurements: desk.gates.measurements(namespace),
             uncreated: memory.uncreated.clone(),

@@ -49,7 +49,7 @@ impl<'a> Writer<'a> {
         Writer { desk, namespace, memory }
     }
 
-    fn api<K>(&self) -> Api<K>
+    pub(super) fn api<K>(&self) -> Api<K>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
     {
@@ -62,7 +62,7 @@ impl<'a> Writer<'a> {
         *wait = version.max(*wait);
     }
 
-    fn wrote(&mut self, kind: Kind, verb: &'static str, meta: &ObjectMeta) -> u64 {
+    pub(super) fn wrote(&mut self, kind: Kind, verb: &'static str, meta: &ObjectMeta) -> u64 {
         self.count(kind, verb);
         let version = meta.resource_version.as_deref().map_or(0, version_number);
         self.memory_wait(kind, version);

@@ -38,7 +38,7 @@ pub struct DeviceGroupSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4))]
     pub anti_affinity: Vec<AntiAffinity>,
-    /// Whether the group's devices may be rolled back automatically. Default Allow.
+    /// Whether the group's devices may be rolled back. Default Allow.
     #[serde(default)]
     pub rollback: RollbackPolicy,
     /// What must be healthy on the group's devices after every update, beside what a rollout says.
@@ -81,13 +81,17 @@ pub enum PatchAuthority {
     Observe,
 }
 
-/// Whether a group's devices may be rolled back automatically.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// Whether a group's devices may be rolled back.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 pub enum RollbackPolicy {
     /// Yes.
     #[default]
     Allow,
-    /// Never.
+    /// Only on a person's order, a PatchRollback.
+    Ask,
+    /// Never, by nobody.
     Forbid,
 }
 

@@ -27,6 +27,10 @@ pub struct UpdateHoldSpec {
     /// Devices concerned; without it, every device of the namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<LabelSelector>,
+    /// What it means for updates that contain a barred one: those that the catalogue says took its place,
+    /// one after the other. Default Warn.
+    #[serde(default)]
+    pub include_superseding: IncludeSuperseding,
     /// Why.
     #[schemars(length(min = 1, max = 512))]
     pub reason: String,
@@ -38,4 +42,14 @@ pub struct UpdateHoldSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub rollout: Option<String>,
+}
+
+/// What a bar means for updates that took the place of a barred one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum IncludeSuperseding {
+    /// They may go; the rollout that brings one says that it contains a barred update.
+    #[default]
+    Warn,
+    /// They are barred, too.
+    Hold,
 }

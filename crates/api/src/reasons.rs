@@ -92,6 +92,20 @@ reasons! {
     RollbackSucceeded,
     /// A device could not be rolled back.
     RollbackFailed,
+    /// A person ordered that what the rollout brought is taken back (a PatchRollback); nothing of it is
+    /// installed any more.
+    RollbackOrdered,
+    /// The PatchRollback was deleted; what had not begun stays as it is.
+    RollbackWithdrawn,
+    /// A group of the device says `rollback: Ask`; nothing is taken back there until a person makes a
+    /// PatchRollback.
+    RollbackAsks,
+    /// No device that the PatchRollback names has anything of the rollout.
+    NothingToRollBack,
+    /// The PatchRollback names no PatchRollout that existed when it was made.
+    RolloutNotFound,
+    /// The rollout brings an update that took the place of one that an UpdateHold bars.
+    SupersedesHeld,
     /// The rollout was deleted; jobs that have not started are recalled.
     Deleting,
     /// The CRDs in the cluster are older than the controller.

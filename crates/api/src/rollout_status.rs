@@ -5,7 +5,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{CanaryGap, GateStatus, KbId, PackageSource, RollbackScope, UpdateKind};
+use crate::{
+    CanaryGap, GateStatus, KbId, PackageSource, RollbackScope, RollbackWindows, UpdateKind,
+};
 
 /// Where a rollout stands.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -45,6 +47,10 @@ pub struct PatchRolloutStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20), inner(length(max = 128)))]
     pub uncovered_products: Vec<String>,
+    /// What people should know and nothing waits for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10), inner(length(max = 512)))]
+    pub warnings: Vec<String>,
     /// Next instant at which the plan can change without an event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_evaluation: Option<Timestamp>,
@@ -175,6 +181,34 @@ pub struct RollbackStatus {
     /// When the last device was done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completed_at: Option<Timestamp>,
+    /// The PatchRollback that reaches further devices, if a person ordered one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<RollbackOrder>,
+}
+
+/// A PatchRollback that has begun. The devices that it reaches are marked in the slices.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RollbackOrder {
+    /// Name of the PatchRollback.
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// Its uid.
+    #[schemars(length(max = 64))]
+    pub uid: String,
+    /// Whether it waits for maintenance windows and freezes.
+    #[serde(default)]
+    pub windows: RollbackWindows,
+    /// Rollbacks that had failed before: its brake counts from there.
+    #[serde(default)]
+    pub failed_before: u32,
+}
+
+impl RollbackStatus {
+    /// The person's order that is being carried out.
+    pub fn ordered(&self) -> Option<&RollbackOrder> {
+        self.order.as_ref().filter(|_| self.completed_at.is_none())
+    }
 }
 
 /// Where a stage stands.

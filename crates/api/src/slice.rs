@@ -50,7 +50,7 @@ pub struct PatchRolloutSliceSpec {
 }
 
 /// Where one device of a rollout stands, in one line:
-/// `name attempt state at [action=…] [tries=…] [eid=…] [seq=…] [reason=…] [was=…[/…]] [note=…]`.
+/// `name attempt state at [action=…] [tries=…] [eid=…] [seq=…] [reason=…] [was=…[/…]] [ordered=yes] [note=…]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SliceLine {
     /// Device.
@@ -75,6 +75,8 @@ pub struct SliceLine {
     pub was: Option<LineState>,
     /// Detail of that outcome.
     pub was_reason: Option<Reason>,
+    /// The rollout's last PatchRollback reaches the device.
+    pub ordered: bool,
     /// What failed, in the words of the device's signed outcome; at most [`MAX_NOTE`] bytes.
     pub note: Option<String>,
 }
@@ -197,6 +199,7 @@ impl SliceLine {
             reason: None,
             was: None,
             was_reason: None,
+            ordered: false,
             note: None,
         }
     }
@@ -235,6 +238,9 @@ impl fmt::Display for SliceLine {
             if let Some(reason) = self.was_reason {
                 write!(out, "/{}", reason.as_str())?;
             }
+        }
+        if self.ordered {
+            write!(out, " ordered=yes")?;
         }
         // It ends the line, because it may hold anything.
         if let Some(note) = &self.note {
@@ -290,6 +296,7 @@ impl FromStr for SliceLine {
                         line.was_reason = Some(known);
                     }
                 }
+                Some(("ordered", "yes")) => line.ordered = true,
                 Some(_) => return Err(fail("it has an unknown key")),
             }
         }
@@ -323,12 +330,13 @@ mod tests {
         assert_eq!(line.to_string().parse::<SliceLine>().unwrap(), line);
         let told = SliceLine {
             was_reason: Some(Reason::ServiceDown),
+            ordered: true,
             note: SliceLine::note_of("MSSQLSERVER (it was Running, is Stopped) note=no"),
             ..line
         };
         assert!(
             told.to_string().ends_with(
-                " was=Failed/ServiceDown note=MSSQLSERVER (it was Running, is Stopped) note=no"
+                " was=Failed/ServiceDown ordered=yes note=MSSQLSERVER (it was Running, is Stopped) note=no"
             ),
             "{told}"
         );
@@ -351,6 +359,7 @@ mod tests {
             reason: Some(Reason::ProgressDeadlineExceeded),
             was: Some(LineState::RevertedByWindows),
             was_reason: Some(Reason::RollbackSucceeded),
+            ordered: true,
             note: SliceLine::note_of(&"ä".repeat(200)),
             ..SliceLine::pending(&"d".repeat(63))
         };

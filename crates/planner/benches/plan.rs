@@ -127,6 +127,7 @@ fn world() -> Snapshot {
         updates: vec![Arc::new(serde_yaml::from_str(update).unwrap())],
         holds: Vec::new(),
         windows: Vec::new(),
+        orders: Vec::new(),
         stops: Vec::new(),
         measurements: Vec::new(),
         uncreated: Default::default(),

@@ -5,6 +5,7 @@
 mod apart;
 mod batches;
 mod gates;
+mod rollbacks;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -114,6 +115,7 @@ impl<'a> Replay<'a> {
             | Action::CreateHold { .. }
             | Action::WriteGroupStatus { .. }
             | Action::WriteWindowStatus { .. }
+            | Action::WriteRollbackStatus { .. }
             | Action::Emit(_) => {}
         }
     }
@@ -127,6 +129,7 @@ impl<'a> Replay<'a> {
         {
             self.breaks("S12", format!("the resolved updates of rollout {name} would change"));
         }
+        self.order_begins(uid, &before, status);
         for (position, stage) in status.stages.iter().enumerate() {
             let was = before.stages.iter().find(|known| known.name == stage.name);
             let was_completed = was.is_some_and(|known| known.state == StageState::Completed);
@@ -189,6 +192,9 @@ impl<'a> Replay<'a> {
         if line.attempt < before.attempt || line.sequence < before.sequence {
             self.breaks("S4", format!("the attempt of {} would shrink", line.device));
         }
+        if line.ordered != before.ordered && self.is_carried_out(slice) {
+            self.breaks("S13", format!("an order would reach {} afterwards", line.device));
+        }
         let becomes_granted = line.state == LineState::Granted
             && (before.state != LineState::Granted || before.attempt != line.attempt);
         if becomes_granted {
@@ -208,6 +214,9 @@ impl<'a> Replay<'a> {
             {
                 self.limits(rollout, view, &line.device);
                 self.emergency(&view.rollout_uid, &line.device, line.action);
+                if line.action == JobAction::Rollback {
+                    self.may_be_taken_back(view, &before);
+                }
                 // A device that fell silent in the middle comes back to what it had begun.
                 let returns =
                     before.state == LineState::Unreachable && before.attempt == line.attempt;

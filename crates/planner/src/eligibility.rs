@@ -96,12 +96,11 @@ pub(crate) fn rollback_hold(row: &DeviceRow, wake: &mut Wake) -> Option<Reason> 
     person_hold(row, wake).or_else(|| (!row.is_online()).then_some(Reason::Offline))
 }
 
-/// Whether a group of the device forbids automatic rollbacks.
-pub(crate) fn forbids_rollback(position: usize, table: &DeviceTable) -> bool {
-    table
-        .groups_of(position)
-        .iter()
-        .any(|&group| table.groups()[group as usize].spec.rollback == RollbackPolicy::Forbid)
+/// What the device's groups say of rollbacks; the strictest one counts.
+pub(crate) fn rollback_policy(position: usize, table: &DeviceTable) -> RollbackPolicy {
+    let groups = table.groups_of(position).iter();
+    let policies = groups.map(|&group| table.groups()[group as usize].spec.rollback);
+    policies.max().unwrap_or_default()
 }
 
 /// Why a waiting line may not be granted yet, apart from slots.

@@ -118,6 +118,7 @@ pub fn explain_rollout(rollout: &PatchRollout) -> Vec<String> {
             lines.push(waiting.message.clone());
         }
     }
+    lines.extend(status.warnings.iter().cloned());
     if !status.uncovered_products.is_empty() {
         lines.push(uncovered(&status.uncovered_products));
     }
@@ -305,6 +306,7 @@ fn working_copy(line: &SliceLine) -> Line {
         reason: line.reason,
         was: line.was,
         was_reason: line.was_reason,
+        ordered: line.ordered,
         attempt: line.attempt,
         tries: line.tries,
         sequence: line.sequence,

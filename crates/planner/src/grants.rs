@@ -142,8 +142,10 @@ impl Desk<'_, '_> {
         for (index, line) in frozen.lines.iter().enumerate() {
             let decision = if returned.binary_search(&index).is_ok() || line.granted_now {
                 Decision::Start
-            } else if rollback.wants(self.run, self.position, line, self.scene) {
+            } else if rollback.wants(self.run, (self.position, frozen, index), self.scene) {
                 self.roll_back(index, line, rollback, &mut rollback_slots)
+            } else if rollback::asks(self.run, self.position, line, self.scene) {
+                Decision::Hold(Reason::RollbackAsks)
             } else {
                 self.install(index, line)
             };

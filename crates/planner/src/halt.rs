@@ -15,6 +15,7 @@ use crate::{
     caps::later,
     correlated, emergency, explain, freeze, gates,
     line::{Line, Tally},
+    order,
     validate::{Complaint, Run, Scene, Stop},
     wake::Wake,
     windows,
@@ -140,9 +141,12 @@ fn guarded_since(run: &Run<'_>) -> Option<Timestamp> {
 
 /// The strongest stop that holds.
 pub(crate) fn stop_of(run: &Run<'_>) -> Option<Stop> {
+    // An order goes on where everything else of the run is over. It halted the run before it began.
+    let is_ordered = run.status.halted.is_some()
+        && run.status.rollback.as_ref().is_some_and(|rollback| rollback.ordered().is_some());
     if run.is_deleting() {
         Some(Stop::Deleting)
-    } else if run.status.aborted.is_some() {
+    } else if run.status.aborted.is_some() && !is_ordered {
         Some(Stop::Aborted)
     } else if run.status.suspended.is_some() {
         Some(Stop::Suspended)
@@ -151,6 +155,11 @@ pub(crate) fn stop_of(run: &Run<'_>) -> Option<Stop> {
     } else {
         None
     }
+}
+
+/// A latch that begins now.
+pub(crate) fn latched(run: &Run<'_>, reason: Reason, message: &str, scene: &Scene<'_>) -> Latch {
+    set(run, reason, message.to_owned(), scene)
 }
 
 fn set(run: &Run<'_>, reason: Reason, message: String, scene: &Scene<'_>) -> Latch {
@@ -181,6 +190,10 @@ fn retry(run: &mut Run<'_>, scene: &Scene<'_>) -> bool {
     // A device in the middle of its rollback must come to an end first.
     let mut lines = run.stages.iter().flat_map(|stage| &stage.frozen).flat_map(|all| &all.lines);
     if lines.any(|line| line.state == LineState::Granted && line.action == JobAction::Rollback) {
+        return false;
+    }
+    // What a person ordered comes to its end first, and is said.
+    if order::is_open(run, scene) {
         return false;
     }
     run.status.last_handled_retry = Some(stamp);
@@ -287,6 +300,7 @@ pub(crate) fn judge(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) -> bo
             stage,
             started_at: whole_seconds(scene.now),
             completed_at: None,
+            order: None,
         });
     }
     run.emit(EventKind::Warning, reason, message);

@@ -3,8 +3,8 @@
 
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
-    JobAction, LineState, OnBattery, PendingRebootPolicy, Span, UnattendedBootPolicy, WindowAction,
-    reasons::Reason,
+    JobAction, LineState, OnBattery, PendingRebootPolicy, RollbackPolicy, Span,
+    UnattendedBootPolicy, WindowAction, reasons::Reason,
 };
 
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     RecallLine, RecordCause, autonomy,
     caps::later,
     checks,
-    eligibility::forbids_rollback,
+    eligibility::rollback_policy,
     line::{Frozen, Line},
     plan::Lanes,
     validate::{Run, Scene, StageRun, Stop},
@@ -45,6 +45,7 @@ pub(crate) fn record_lines(run: &Run<'_>, scene: &Scene<'_>, lanes: &mut Lanes) 
             for (set, cause, lane) in [
                 (&frozen.outcomes, RecordCause::Outcomes, &mut lanes.outcomes),
                 (&frozen.retried, RecordCause::Retry, &mut lanes.retries),
+                (&frozen.ordered, RecordCause::Order, &mut lanes.orders),
             ] {
                 let changes: Vec<LineChange> =
                     set.range(from..to).map(|&index| change(index)).collect();
@@ -149,7 +150,7 @@ fn job(
             spec.autonomous_rollback.as_ref(),
             line.action,
             &row.roles,
-            forbids_rollback(line.row as usize, table),
+            rollback_policy(line.row as usize, table) != RollbackPolicy::Allow,
         ),
         repaired,
     })

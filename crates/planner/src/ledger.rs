@@ -9,6 +9,7 @@ use crate::{
     Action, BATCH_SIZE, LineChange, RecordCause, freeze,
     line::{Frozen, Line},
     plan::Lanes,
+    rollback,
     sequence::next_batch,
     validate::{Run, Scene, Stop},
     windows::{self, StageWindows},
@@ -47,6 +48,8 @@ pub(crate) fn close_open_batch(runs: &mut [Run<'_>], scene: &Scene<'_>, lanes: &
         let limits: Vec<bool> = (0..run.stages.len())
             .map(|position| freeze::missing_group(run, position, scene).is_none())
             .collect();
+        // What was to be taken back may be wanted no more: a person withdrew it.
+        let wanted = rollback::wanted(run, &batch.slice, scene);
         for (stage, has_limits) in run.stages.iter_mut().zip(limits) {
             let Some(frozen) = stage.frozen.as_mut() else { continue };
             let Some(slice) = frozen.slices.iter().position(|slice| slice.name == batch.slice)
@@ -71,6 +74,9 @@ pub(crate) fn close_open_batch(runs: &mut [Run<'_>], scene: &Scene<'_>, lanes: &
                 }
                 let row = scene.row(&line).filter(|row| row.enrolment_id.is_some());
                 let allowed = match action {
+                    JobAction::Rollback if attempt > line.attempt => {
+                        may_roll_back && wanted.contains(&position)
+                    }
                     JobAction::Rollback => may_roll_back,
                     JobAction::Install | JobAction::Download => may_grant,
                 };

@@ -22,6 +22,8 @@ pub(crate) struct Line {
     pub reason: Option<Reason>,
     pub was: Option<LineState>,
     pub was_reason: Option<Reason>,
+    /// The rollout's last PatchRollback reaches the device.
+    pub ordered: bool,
     pub attempt: u32,
     pub tries: u32,
     pub sequence: i64,
@@ -157,6 +159,8 @@ pub(crate) struct Frozen<'a> {
     pub outcomes: BTreeSet<usize>,
     /// Lines that a person's retry reset.
     pub retried: BTreeSet<usize>,
+    /// Lines that a PatchRollback marks or leaves.
+    pub ordered: BTreeSet<usize>,
     /// Lines to take back, with the attempt of the job that goes first.
     pub recalls: BTreeMap<usize, Option<u32>>,
     /// What answers of this pass say about the failures they tell of.
@@ -228,6 +232,7 @@ impl<'a> Frozen<'a> {
             reason: line.reason,
             was: line.was,
             was_reason: line.was_reason,
+            ordered: line.ordered,
             note: self.note(index).map(str::to_owned),
         }
     }

@@ -5,14 +5,18 @@
 //! where one was required. Silence ends as a failure of its own kind, never as nothing.
 
 use jiff::{SignedDuration, Timestamp};
-use wardring_api::{JobAction, LineState, OfflineAction, PermitStep, SliceLine, reasons::Reason};
+use wardring_api::{
+    JobAction, LineState, OfflineAction, PermitStep, RollbackPolicy, SliceLine, reasons::Reason,
+};
 
 use crate::{
     DeviceRow, GrantId, JobOutcome, JobView, NO_PRODUCT, Outcome, OutcomeResult,
     caps::{Rules, later},
+    eligibility::rollback_policy,
     emergency::Brakes,
     halt::stood_still,
     line::{Doing, Line, NONE, doing},
+    order,
     validate::{Run, Scene, Stop},
     wake::Wake,
 };
@@ -43,12 +47,15 @@ struct Facts<'s, 'a> {
     still: SignedDuration,
     /// Everything waits for a window now: nobody could begin in contact either.
     awaits: bool,
+    /// The PatchRollback that is being carried out was deleted.
+    withdrawn: bool,
     covers: &'s dyn Fn(u16) -> bool,
 }
 
 /// Folds what happened into every frozen line of a run.
 pub(crate) fn fold(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) {
     let awaits = run.awaits.is_some();
+    let withdrawn = order::is_withdrawn(run, scene);
     let Run { id, stop, stages, status, coverage, brakes, .. } = run;
     for (stage, stage_status) in stages.iter_mut().zip(&status.stages) {
         let Some(frozen) = &mut stage.frozen else { continue };
@@ -63,6 +70,7 @@ pub(crate) fn fold(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) {
                 .filter(|_| stage_status.state == wardring_api::StageState::Open),
             still: stood_still(stage_status),
             awaits,
+            withdrawn,
             covers: &|product| coverage.covers(product),
         };
         for index in 0..frozen.lines.len() {
@@ -317,6 +325,17 @@ impl Facts<'_, '_> {
     fn is_recalled(&self, line: &Line) -> bool {
         // A grant that cannot begin would only keep a slot from a device that no stop concerns.
         if self.brakes.hold(line, line.action, self.scene) {
+            return true;
+        }
+        // A group that forbids rollbacks forbids those that have not begun, too.
+        if line.action == JobAction::Rollback
+            && line.row != NONE
+            && rollback_policy(line.row as usize, self.scene.table) == RollbackPolicy::Forbid
+        {
+            return true;
+        }
+        // Whoever deletes an order wants it ended, not carried out.
+        if self.withdrawn && line.ordered && line.action == JobAction::Rollback {
             return true;
         }
         match self.stop {

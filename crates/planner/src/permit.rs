@@ -10,8 +10,12 @@ use wardring_api::{
 use std::sync::Arc;
 
 use crate::{
-    DeviceRow, JobView, StopView, WindowView, agenda::Agenda, emergency, explain::one_line, gates,
-    windows::installed_at,
+    DeviceRow, JobView, StopView, WindowView,
+    agenda::Agenda,
+    emergency,
+    explain::one_line,
+    gates,
+    windows::{self, installed_at},
 };
 
 /// Everything the rule looks at. Objects are as just read from the API server.
@@ -265,7 +269,11 @@ fn rollout(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
         && rollout.spec.on_halt.installed_awaiting_reboot == AwaitingRebootAction::Finish;
     let is_aborted =
         rollout.spec.abort.is_some() || status.is_some_and(|status| status.aborted.is_some());
-    if is_aborted && !finishes {
+    // What an aborted rollout brought may still be taken back, on a person's order.
+    let is_ordered = facts.request.action == JobAction::Rollback
+        && facts.line.is_some_and(|line| line.ordered)
+        && status.and_then(|status| status.rollback.as_ref()?.ordered()).is_some();
+    if is_aborted && !finishes && !is_ordered {
         return ended(Reason::AbortedByPerson, Reason::AbortedByPerson.meaning());
     }
     let is_suspended = rollout.spec.suspend == Some(true)
@@ -320,7 +328,10 @@ fn bounds(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
 fn window(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
     let (job, row, rollout) = (facts.job?, facts.device?, facts.rollout?);
     let spec = &rollout.spec;
-    if job.action == JobAction::Rollback && spec.on_failure.windows == RollbackWindows::Ignore {
+    let is_ordered = facts.line.is_some_and(|line| line.ordered);
+    let status = rollout.status.as_ref().filter(|_| is_ordered);
+    let of_rollbacks = windows::of_rollbacks(spec, status);
+    if job.action == JobAction::Rollback && of_rollbacks == RollbackWindows::Ignore {
         return None;
     }
     let Some(stage) = spec.stages.iter().find(|stage| stage.name == job.stage) else {

@@ -9,7 +9,7 @@ use crate::{
     halt::{self, Latched},
     jobs,
     ledger::{self, Pen},
-    outcomes, resolve, rollback, stage, status,
+    order, outcomes, resolve, rollback, stage, status,
     validate::{Complaint, Run, Scene, validate},
     wake::Wake,
     windows,
@@ -27,6 +27,8 @@ pub(crate) struct Lanes {
     pub recalls: Vec<Action>,
     pub outcomes: Vec<Action>,
     pub retries: Vec<Action>,
+    /// Which lines a PatchRollback reaches: before the status that names it.
+    pub orders: Vec<Action>,
     pub slices: Vec<Action>,
     pub holds: Vec<Action>,
     /// Statuses that later passes build on.
@@ -52,6 +54,7 @@ impl Lanes {
             self.recalls,
             self.outcomes,
             self.retries,
+            self.orders,
             self.slices,
             self.holds,
             self.gates,
@@ -99,6 +102,9 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
         collect_garbage(&runs, &scene, &mut lanes, &mut wake);
     }
     let stops = emergency::tallies(&runs, &decisions, &scene);
+    if scene.guard.is_none() {
+        order::write_statuses(&runs, &decisions, &scene, &mut lanes);
+    }
     let rollouts = publish(&mut runs, decisions, &waits, &latched, &scene, &mut lanes, &wake);
     let actions = lanes.into_actions();
     Plan { actions, rollouts, stops, measure, next_evaluation: wake.next() }
@@ -136,7 +142,10 @@ fn decide(
         outcomes::fold(run, scene, wake);
         halt::add_up(run, scene);
         let moved = gates::follow(run, scene, wake, measure);
-        let halted = halt::judge(run, scene, wake);
+        let mut halted = halt::judge(run, scene, wake);
+        if !halted {
+            halted = order::begin(run, scene, lanes);
+        }
         run.gating |= moved;
         if !halted {
             rollback::steer(run, scene, wake, lanes);

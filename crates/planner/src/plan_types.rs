@@ -5,8 +5,8 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
     ActiveHours, Batch, DeviceGroupStatus, JobAction, LineState, MaintenanceWindowStatus,
-    PatchRolloutStatus, Probe, ResolvedUpdate, SliceLine, UpdateHoldSpec, UpdateSource,
-    reasons::Reason,
+    PatchRollbackStatus, PatchRolloutStatus, Probe, ResolvedUpdate, SliceLine, UpdateHoldSpec,
+    UpdateSource, reasons::Reason,
 };
 
 use crate::{JobAutonomy, MeasureOrder, SliceView};
@@ -18,8 +18,8 @@ use crate::{JobAutonomy, MeasureOrder, SliceView};
 /// write-ahead rule: ledger, then slice, then job, so whatever prefix was applied, nothing that a
 /// device may act on is unrecorded. Consecutive actions of one kind that touch different objects
 /// (`CreateJob`, `DeleteJob`, `CreateSlice`, `DeleteSlice`, `WriteGroupStatus`) may run side by side.
-/// A failed `CreateJob`, `DeleteJob`, `DeleteSlice`, `WriteGroupStatus`, `WriteWindowStatus` or `Emit`
-/// does not stop the rest: nothing later in the plan builds on it.
+/// A failed `CreateJob`, `DeleteJob`, `DeleteSlice`, `WriteGroupStatus`, `WriteWindowStatus`,
+/// `WriteRollbackStatus` or `Emit` does not stop the rest: nothing later in the plan builds on it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     /// Writes, in order.
@@ -143,6 +143,15 @@ pub enum Action {
         /// The whole status.
         status: MaintenanceWindowStatus,
     },
+    /// Write a PatchRollback's status.
+    WriteRollbackStatus {
+        /// Name of the PatchRollback.
+        rollback: String,
+        /// Its uid.
+        uid: String,
+        /// The whole status.
+        status: Box<PatchRollbackStatus>,
+    },
     /// Emit a Kubernetes Event about a rollout.
     Emit(Event),
 }
@@ -157,6 +166,8 @@ pub enum RecordCause {
     Outcomes,
     /// A person's retry: lines that are not proven begin anew.
     Retry,
+    /// A person's PatchRollback: the lines that it reaches.
+    Order,
     /// The grants of the open batch: this closes it.
     Grants,
 }

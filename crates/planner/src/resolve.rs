@@ -8,7 +8,9 @@ use wardring_api::{
 };
 
 use crate::{
-    DeviceRow, DeviceTable, HoldView, NO_PRODUCT, Selector, canary, freeze, packages,
+    DeviceRow, DeviceTable, HoldView, NO_PRODUCT, Selector,
+    bars::{self, Bar},
+    canary, freeze, packages,
     validate::{Complaint, Run, Scene},
 };
 
@@ -157,12 +159,12 @@ pub(crate) fn resolve_run(run: &mut Run<'_>, scene: &Scene<'_>) {
             Err((reason, message)) => run.complaint = Some(Complaint::new(reason, message)),
         }
     }
-    run.coverage = Coverage::new(
-        &run.status.resolved_updates,
-        &snapshot.updates.iter().map(AsRef::as_ref).collect::<Vec<_>>(),
-        &snapshot.holds,
-        scene.table,
-    );
+    let catalogue: Vec<&UpdateSpec> = snapshot.updates.iter().map(AsRef::as_ref).collect();
+    let updates = &run.status.resolved_updates;
+    run.coverage = Coverage::new(updates, &catalogue, &snapshot.holds, scene.table);
+    let mut warnings = bars::warnings(updates, &snapshot.holds, &catalogue);
+    warnings.truncate(MAX_WARNINGS);
+    run.status.warnings = warnings;
 }
 
 /// Products among the devices of all stages that no update is for.
@@ -191,6 +193,9 @@ fn uncovered(run: &Run<'_>, updates: &[ResolvedUpdate], scene: &Scene<'_>) -> Ve
     names
 }
 
+/// Warnings that a status has room for.
+const MAX_WARNINGS: usize = 10;
+
 /// What a run's updates mean for each product that devices report.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Coverage {
@@ -217,9 +222,12 @@ impl Coverage {
         holds: &[HoldView],
         table: &DeviceTable,
     ) -> Coverage {
+        let is_barred = |hold: &HoldView, update: &ResolvedUpdate| {
+            bars::bar(hold, update, catalogue) == Some(Bar::Barred)
+        };
         let relevant: Vec<&HoldView> = holds
             .iter()
-            .filter(|hold| updates.iter().any(|update| hold.spec.kbs.contains(&update.kb)))
+            .filter(|hold| updates.iter().any(|update| is_barred(hold, update)))
             .collect();
         let products = table
             .products()
@@ -237,9 +245,7 @@ impl Coverage {
                         })
                     }),
                     holds: (0..relevant.len())
-                        .filter(|&hold| {
-                            here.iter().any(|update| relevant[hold].spec.kbs.contains(&update.kb))
-                        })
+                        .filter(|&hold| here.iter().any(|update| is_barred(relevant[hold], update)))
                         .collect(),
                 }
             })

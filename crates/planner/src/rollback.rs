@@ -4,9 +4,11 @@
 //! to the stage or the whole run, later stages first. Silence never rolls back anybody else, and
 //! when rollbacks themselves fail, no further one begins until a person has looked.
 
+use std::collections::BTreeSet;
+
 use wardring_api::{
-    AwaitingRebootAction, Cap, FailureAction, JobAction, LineState, RollbackScope, RollbackStatus,
-    UpdateHoldSpec,
+    AwaitingRebootAction, Cap, FailureAction, IncludeSuperseding, JobAction, KbId, LineState,
+    PatchRollback, RollbackPolicy, RollbackScope, RollbackStatus, UpdateHoldSpec,
     conditions::{clip, whole_seconds},
     reasons::Reason,
 };
@@ -14,10 +16,11 @@ use wardring_api::{
 use crate::{
     Action, EventKind,
     caps::later,
-    eligibility::{Claims, forbids_rollback},
+    eligibility::{Claims, rollback_policy},
     emergency, explain,
     halt::stood_still,
-    line::{Doing, Line, doing},
+    line::{Doing, Frozen, Line, doing},
+    order,
     plan::Lanes,
     validate::{Run, Scene, Stop},
     wake::Wake,
@@ -44,11 +47,14 @@ impl Round {
             && !is_over_time(run, scene, wake);
         let turn = (0..run.stages.len()).rev().find(|&position| {
             let lines = run.stages[position].frozen.iter().flat_map(|frozen| &frozen.lines);
-            let mut lines = lines.filter(|line| !line.moved);
-            lines.any(|line| is_rolling(line) || is_target(run, position, line, scene))
+            let mut lines = lines.enumerate().filter(|(_, line)| !line.moved);
+            lines.any(|(index, line)| {
+                is_rolling(line) || is_target(run, position, index, line, scene)
+            })
         });
         let running: usize = run.stages.iter().map(|stage| stage.tally.rolling_back).sum();
-        let cap = run.rollout.spec.on_failure.max_concurrency.unwrap_or(Cap::Count(1));
+        let ordered = order::in_force(run, scene).and_then(|order| order.spec.max_concurrency);
+        let cap = ordered.or(run.rollout.spec.on_failure.max_concurrency).unwrap_or(Cap::Count(1));
         let size = turn.map_or(0, |position| {
             run.stages[position].frozen.as_ref().map_or(0, |frozen| frozen.lines.len())
         });
@@ -61,8 +67,14 @@ impl Round {
     }
 
     /// Whether the line's device is to be rolled back, now or in its turn.
-    pub fn wants(&self, run: &Run<'_>, position: usize, line: &Line, scene: &Scene<'_>) -> bool {
-        self.is_open && !line.moved && is_target(run, position, line, scene)
+    pub fn wants(
+        &self,
+        run: &Run<'_>,
+        (position, frozen, index): (usize, &Frozen<'_>, usize),
+        scene: &Scene<'_>,
+    ) -> bool {
+        let line = &frozen.lines[index];
+        self.is_open && !line.moved && is_wanted(run, (position, frozen, index), line, scene)
     }
 
     /// Whether it is the stage's turn.
@@ -88,8 +100,8 @@ fn is_over_time(run: &Run<'_>, scene: &Scene<'_>, wake: &mut Wake) -> bool {
             return false;
         }
         // Time in which no window lets anything be taken back is not the devices'.
-        if let Some(until) = windows::rollback_waits(run, scene, |position, line| {
-            is_target(run, position, line, scene)
+        if let Some(until) = windows::rollback_waits(run, scene, |position, index, line| {
+            is_target(run, position, index, line, scene)
         }) {
             wake.at(until);
             return false;
@@ -107,14 +119,85 @@ fn is_braked(run: &Run<'_>) -> bool {
     let stage = run.status.rollback.as_ref().map(|rollback| &rollback.stage);
     let status = run.status.stages.iter().find(|status| Some(&status.name) == stage);
     let borne = status.and_then(|status| status.caps).map_or(0, |caps| caps.max_failures as usize);
-    failed > borne
+    // Whoever orders a rollback knows of those that failed before.
+    let order = run.status.rollback.as_ref().and_then(|rollback| rollback.ordered());
+    let known = order.map_or(0, |order| order.failed_before as usize);
+    failed.saturating_sub(known) > borne
 }
 
-/// Whether the device carries something that is to be taken back.
-fn is_target(run: &Run<'_>, position: usize, line: &Line, scene: &Scene<'_>) -> bool {
+/// Whether the device carries something that is to be taken back: a person ordered it, or it follows from
+/// a failure and its groups let that be. While an order is carried out, nothing else is taken back.
+fn is_target(run: &Run<'_>, position: usize, index: usize, line: &Line, scene: &Scene<'_>) -> bool {
+    let frozen = run.stages[position].frozen.as_ref();
+    frozen.is_some_and(|frozen| is_wanted(run, (position, frozen, index), line, scene))
+}
+
+/// The same while the stage's lines are in somebody's hands.
+fn is_wanted(
+    run: &Run<'_>,
+    (position, frozen, index): (usize, &Frozen<'_>, usize),
+    line: &Line,
+    scene: &Scene<'_>,
+) -> bool {
+    if scene.row(line).is_none() {
+        return false;
+    }
+    let policy = || rollback_policy(line.row as usize, scene.table);
+    if order::is_carried_out(run) {
+        return order::reaches(run, line, scene)
+            && is_ordered_target(run, line, scene)
+            && policy() != RollbackPolicy::Forbid
+            && order::is_same_machine(frozen, index, line, scene);
+    }
+    is_failure_target(run, position, line, scene) && policy() == RollbackPolicy::Allow
+}
+
+/// Lines of a slice whose devices are to be taken back, by position in it.
+pub(crate) fn wanted(run: &Run<'_>, slice: &str, scene: &Scene<'_>) -> BTreeSet<usize> {
+    let mut wanted = BTreeSet::new();
+    for (position, stage) in run.stages.iter().enumerate() {
+        let Some(frozen) = &stage.frozen else { continue };
+        let Some(found) = frozen.slices.iter().position(|known| known.name == slice) else {
+            continue;
+        };
+        let start = frozen.starts[found];
+        let lines = frozen.lines[start..].iter().take(frozen.slices[found].lines.len());
+        let targets = lines
+            .enumerate()
+            .filter(|(index, line)| is_target(run, position, start + index, line, scene));
+        wanted.extend(targets.map(|(index, _)| index));
+    }
+    wanted
+}
+
+/// Whether a group of the device asks a person before what follows from a failure.
+pub(crate) fn asks(run: &Run<'_>, position: usize, line: &Line, scene: &Scene<'_>) -> bool {
+    let is_over = matches!(run.stop, Some(Stop::Deleting | Stop::Aborted));
+    !is_over
+        && line.state != LineState::Granted
+        && scene.row(line).is_some()
+        && rollback_policy(line.row as usize, scene.table) == RollbackPolicy::Ask
+        && !order::is_carried_out(run)
+        && is_failure_target(run, position, line, scene)
+}
+
+/// What a person ordered and is still there.
+fn is_ordered_target(run: &Run<'_>, line: &Line, scene: &Scene<'_>) -> bool {
+    match line.state {
+        LineState::Succeeded => true,
+        LineState::Failed | LineState::RevertedByWindows => {
+            line.tries > 0 && !matches!(line.reason, Some(Reason::Replaced | Reason::Released))
+        }
+        LineState::Granted => is_held_installed(run, line, scene),
+        _ => false,
+    }
+}
+
+/// What failed, or is in the scope of a failure.
+fn is_failure_target(run: &Run<'_>, position: usize, line: &Line, scene: &Scene<'_>) -> bool {
     let on_failure = &run.rollout.spec.on_failure;
     let stage = &run.stages[position];
-    let wanted = match line.state {
+    match line.state {
         LineState::Failed | LineState::RevertedByWindows => {
             (on_failure.action == FailureAction::Rollback || is_in_scope(run, position))
                 && line.tries > 0
@@ -122,10 +205,12 @@ fn is_target(run: &Run<'_>, position: usize, line: &Line, scene: &Scene<'_>) -> 
                 && !matches!(line.reason, Some(Reason::Replaced | Reason::Released))
         }
         LineState::Succeeded => is_in_scope(run, position),
-        LineState::Granted => is_held_installed(run, line, scene),
+        LineState::Granted => {
+            let on_halt = run.rollout.spec.on_halt.installed_awaiting_reboot;
+            on_halt == AwaitingRebootAction::Uninstall && is_held_installed(run, line, scene)
+        }
         _ => false,
-    };
-    wanted && scene.row(line).is_some() && !forbids_rollback(line.row as usize, scene.table)
+    }
 }
 
 /// Whether the whole stage is being rolled back.
@@ -137,10 +222,9 @@ fn is_in_scope(run: &Run<'_>, position: usize) -> bool {
     })
 }
 
-/// Installed at the halt, restart outstanding, and the rollout says to uninstall then.
+/// Installed at the halt, restart outstanding.
 fn is_held_installed(run: &Run<'_>, line: &Line, scene: &Scene<'_>) -> bool {
     run.stop == Some(Stop::Halted)
-        && run.rollout.spec.on_halt.installed_awaiting_reboot == AwaitingRebootAction::Uninstall
         && line.action == JobAction::Install
         && scene
             .own_job(line, run.uid())
@@ -177,6 +261,8 @@ pub(crate) fn steer(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake, lanes
             complete(run, scene, lanes);
         }
     } else if let Some(position) = first
+        // After a person's order it is a person who goes on, with a retry.
+        && run.status.rollback.as_ref().is_none_or(|rollback| rollback.order.is_none())
         && !is_braked(run)
         && (run.status.rollback.is_none() || !is_over_time(run, scene, wake))
     {
@@ -187,6 +273,7 @@ pub(crate) fn steer(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake, lanes
             stage,
             started_at,
             completed_at: None,
+            order: None,
         });
         run.status.rollback = Some(RollbackStatus { started_at, completed_at: None, ..rollback });
         run.gating = true;
@@ -206,8 +293,8 @@ pub(crate) fn steer(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake, lanes
 fn first_target(run: &Run<'_>, scene: &Scene<'_>) -> Option<usize> {
     (0..run.stages.len()).find(|&position| {
         let lines = run.stages[position].frozen.iter().flat_map(|frozen| &frozen.lines);
-        let mut lines = lines.filter(|line| !line.moved || !is_rolling(line));
-        lines.any(|line| is_target(run, position, line, scene))
+        let mut lines = lines.enumerate().filter(|(_, line)| !line.moved || !is_rolling(line));
+        lines.any(|(index, line)| is_target(run, position, index, line, scene))
     })
 }
 
@@ -216,8 +303,13 @@ fn may_get_targets(run: &Run<'_>, scene: &Scene<'_>) -> bool {
     if run.status.halted.is_none() {
         return false;
     }
+    let is_ordered = order::is_carried_out(run);
     let lines = run.stages.iter().flat_map(|stage| &stage.frozen).flat_map(|all| &all.lines);
-    let mut granted = lines.filter(|line| line.state == LineState::Granted);
+    let mut granted = lines.filter(|line| {
+        let is_at_work = line.state == LineState::Granted
+            || (line.ordered && is_ordered && scene.leftover(line));
+        is_at_work && (line.ordered || !is_ordered)
+    });
     granted.any(|line| {
         let job = scene.own_job(line, run.uid());
         job.is_none_or(|job| doing(job) != Doing::AwaitingReboot)
@@ -225,9 +317,11 @@ fn may_get_targets(run: &Run<'_>, scene: &Scene<'_>) -> bool {
 }
 
 fn complete(run: &mut Run<'_>, scene: &Scene<'_>, lanes: &mut Lanes) {
-    let braked = is_braked(run);
+    let (braked, withdrawn) = (is_braked(run), order::is_withdrawn(run, scene));
+    let waits = asking(run, scene);
     let taken_back: u32 = run.stages.iter().map(|stage| stage.tally.counts.rolled_back).sum();
-    if run.status.halted.is_some() && taken_back > 0 {
+    let is_ordered = order::is_carried_out(run);
+    if run.status.halted.is_some() && taken_back > 0 && !is_ordered {
         lanes.holds.push(hold(run, scene));
     }
     if let Some(rollback) = &mut run.status.rollback {
@@ -236,6 +330,10 @@ fn complete(run: &mut Run<'_>, scene: &Scene<'_>, lanes: &mut Lanes) {
     run.gating = true;
     let (kind, reason) = if braked {
         (EventKind::Warning, Reason::RollbackFailed)
+    } else if withdrawn {
+        (EventKind::Warning, Reason::RollbackWithdrawn)
+    } else if waits > 0 {
+        (EventKind::Warning, Reason::RollbackAsks)
     } else {
         (EventKind::Normal, Reason::RollbackSucceeded)
     };
@@ -246,7 +344,21 @@ fn complete(run: &mut Run<'_>, scene: &Scene<'_>, lanes: &mut Lanes) {
         None => String::new(),
     };
     let count = explain::devices(taken_back as usize);
-    run.emit(kind, reason, format!("The rollback ended; rolled back: {count}{told}."));
+    let asked = match waits {
+        0 => String::new(),
+        1 => " 1 device waits for a person's PatchRollback: its group asks.".to_owned(),
+        waits => format!(" {waits} devices wait for a person's PatchRollback: their group asks."),
+    };
+    run.emit(kind, reason, format!("The rollback ended; rolled back: {count}{told}.{asked}"));
+}
+
+/// Devices whose group asks a person before they are rolled back.
+fn asking(run: &Run<'_>, scene: &Scene<'_>) -> usize {
+    let stages = run.stages.iter().enumerate();
+    let lines = stages.flat_map(|(position, stage)| {
+        stage.frozen.iter().flat_map(|all| &all.lines).map(move |line| (position, line))
+    });
+    lines.filter(|(position, line)| asks(run, *position, line, scene)).count()
 }
 
 /// What was seen on the first few devices that were rolled back.
@@ -262,32 +374,59 @@ fn evidence(run: &Run<'_>) -> Vec<String> {
 
 /// The bar that keeps the updates from coming back until a person lifts it.
 fn hold(run: &Run<'_>, scene: &Scene<'_>) -> Action {
+    let halt = run.status.halted.as_ref().map_or("", |halt| halt.message.as_str());
+    let reason = format!("Rollout {} was rolled back. {halt}", run.id.name);
+    let kbs = barred(run, |line| line.state == LineState::RolledBack, scene);
+    bar(run, run.uid(), kbs, reason, IncludeSuperseding::Warn)
+}
+
+/// The same for an order: it bars what is on the devices that it reaches.
+pub(crate) fn ordered_hold(run: &Run<'_>, order: &PatchRollback, scene: &Scene<'_>) -> Action {
+    let name = order.metadata.name.as_deref().unwrap_or_default();
+    let why = explain::one_line(&order.spec.reason);
+    let reason = format!("PatchRollback {name} takes rollout {} back: {why}", run.id.name);
+    let kbs = barred(run, |line| line.ordered, scene);
+    bar(run, order::uid(order), kbs, reason, order.spec.include_superseding)
+}
+
+/// KBs of the run for the products of these lines' devices.
+fn barred(run: &Run<'_>, is_meant: impl Fn(&Line) -> bool, scene: &Scene<'_>) -> Vec<KbId> {
     let lines = run.stages.iter().flat_map(|stage| &stage.frozen).flat_map(|all| &all.lines);
-    let products: Vec<_> = lines
-        .filter(|line| line.state == LineState::RolledBack)
+    let products: BTreeSet<_> = lines
+        .filter(|line| is_meant(line))
         .filter_map(|line| scene.row(line)?.product.clone())
         .collect();
     let updates = &run.status.resolved_updates;
-    let mut kbs: Vec<_> = updates
+    let of_products = updates
         .iter()
         .filter(|update| products.iter().any(|product| **product == *update.product))
-        .map(|update| update.kb.clone())
-        .collect();
+        .map(|update| update.kb.clone());
+    let mut kbs: Vec<_> = of_products.collect();
     if kbs.is_empty() {
         kbs = updates.iter().map(|update| update.kb.clone()).collect();
     }
     kbs.sort();
     kbs.dedup();
     kbs.truncate(50);
-    let halt = run.status.halted.as_ref().map_or("", |halt| halt.message.as_str());
-    let uid: String = run.uid().chars().filter(char::is_ascii_alphanumeric).take(8).collect();
+    kbs
+}
+
+fn bar(
+    run: &Run<'_>,
+    author: &str,
+    kbs: Vec<KbId>,
+    reason: String,
+    include_superseding: IncludeSuperseding,
+) -> Action {
+    let uid: String = author.chars().filter(char::is_ascii_alphanumeric).take(8).collect();
     Action::CreateHold {
         name: format!("{}-{}", run.id.name, uid.to_ascii_lowercase()),
         rollout_uid: run.uid().to_owned(),
         spec: Box::new(UpdateHoldSpec {
             kbs,
             selector: None,
-            reason: clip(&format!("Rollout {} was rolled back. {halt}", run.id.name), 512),
+            include_superseding,
+            reason: clip(&reason, 512),
             evidence: evidence(run),
             rollout: Some(run.id.name.clone()),
         }),

@@ -8,8 +8,8 @@ use std::{
 
 use jiff::Timestamp;
 use wardring_api::{
-    Batch, JobAction, JobState, PatchRollout, PatchRolloutSlice, Permit, SliceLine, UpdateHoldSpec,
-    UpdateSpec, reasons::Reason,
+    Batch, JobAction, JobState, PatchRollback, PatchRollout, PatchRolloutSlice, Permit, SliceLine,
+    UpdateHoldSpec, UpdateSpec, reasons::Reason,
 };
 
 use crate::{DeviceTable, Measurement, NamesDigest, StopView, WindowView, names_digest};
@@ -37,6 +37,8 @@ pub struct Snapshot {
     pub updates: Vec<Arc<UpdateSpec>>,
     /// Updates that are barred.
     pub holds: Vec<HoldView>,
+    /// Every PatchRollback of the namespace.
+    pub orders: Vec<Arc<PatchRollback>>,
     /// Every MaintenanceWindow of the namespace.
     pub windows: Vec<Arc<WindowView>>,
     /// Every EmergencyStop of the cluster.

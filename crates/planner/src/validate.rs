@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use wardring_api::{
-    JobAction, LineState, PatchRollout, PatchRolloutStatus, Stage, StageCounts, StageStatus, names,
-    reasons::Reason,
+    JobAction, LineState, PatchRollback, PatchRollout, PatchRolloutStatus, Stage, StageCounts,
+    StageStatus, names, reasons::Reason,
 };
 
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     freeze,
     line::{Doing, Frozen, Line, NONE, Tally, doing},
     names::NameKey,
-    packages,
+    order, packages,
     resolve::Coverage,
 };
 
@@ -31,6 +31,8 @@ pub(crate) struct Scene<'a> {
     pub windows: Vec<Arc<WindowView>>,
     /// EmergencyStops by name.
     pub stops: Vec<&'a StopView>,
+    /// PatchRollbacks, the oldest first.
+    pub orders: Vec<&'a PatchRollback>,
     /// Jobs by device.
     pub jobs: Vec<&'a JobView>,
     /// By row: position of the device's job in `jobs`, or [`NONE`].
@@ -87,7 +89,8 @@ impl<'a> Scene<'a> {
         };
         let table: &DeviceTable = &snapshot.devices;
         let row_jobs = row_jobs(table, &jobs);
-        Scene { snapshot, now: snapshot.now, table, windows, stops, jobs, row_jobs, guard }
+        let orders = order::sorted(&snapshot.orders);
+        Scene { snapshot, now: snapshot.now, table, windows, stops, orders, jobs, row_jobs, guard }
     }
 
     /// The device of a line, unless it is gone.
@@ -373,6 +376,7 @@ fn join<'a>(slices: Vec<&'a Arc<SliceView>>, scene: &Scene<'a>) -> Frozen<'a> {
                 reason: record.reason,
                 was: record.was,
                 was_reason: record.was_reason,
+                ordered: record.ordered,
                 attempt: record.attempt,
                 tries: record.tries,
                 sequence: record.sequence,
@@ -390,6 +394,7 @@ fn join<'a>(slices: Vec<&'a Arc<SliceView>>, scene: &Scene<'a>) -> Frozen<'a> {
         lines,
         outcomes: Default::default(),
         retried: Default::default(),
+        ordered: Default::default(),
         recalls: Default::default(),
         notes: Default::default(),
     }

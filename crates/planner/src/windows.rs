@@ -8,8 +8,8 @@ use std::{
 
 use jiff::{Timestamp, tz::TimeZone};
 use wardring_api::{
-    JobAction, LineState, MaintenanceWindowStatus, PermitStep, RollbackWindows, StageState,
-    WindowAction, WindowType,
+    JobAction, LineState, MaintenanceWindowStatus, PatchRolloutSpec, PatchRolloutStatus,
+    PermitStep, RollbackWindows, StageState, WindowAction, WindowType,
     conditions::{self, Truth},
     reasons::Reason,
 };
@@ -106,7 +106,17 @@ pub(crate) fn is_reason(reason: Reason) -> bool {
 
 /// Whether windows keep the run's rollbacks back.
 pub(crate) fn rollbacks_wait(run: &Run<'_>) -> bool {
-    run.rollout.spec.on_failure.windows == RollbackWindows::Respect
+    of_rollbacks(&run.rollout.spec, Some(&run.status)) == RollbackWindows::Respect
+}
+
+/// Whether rollbacks wait for windows: as the person says who ordered them, or else the rollout.
+pub(crate) fn of_rollbacks(
+    spec: &PatchRolloutSpec,
+    status: Option<&PatchRolloutStatus>,
+) -> RollbackWindows {
+    let rollback = status.and_then(|status| status.rollback.as_ref());
+    let ordered = rollback.and_then(|rollback| rollback.ordered());
+    ordered.map_or(spec.on_failure.windows, |order| order.windows)
 }
 
 /// Why all that the current stage still has to do waits for a window, if it does: then the stage's
@@ -161,7 +171,7 @@ fn restart(job: &JobView, scene: &Scene<'_>, stage: &[String], position: usize) 
 pub(crate) fn rollback_waits(
     run: &Run<'_>,
     scene: &Scene<'_>,
-    is_target: impl Fn(usize, &Line) -> bool,
+    is_target: impl Fn(usize, usize, &Line) -> bool,
 ) -> Option<Timestamp> {
     if !rollbacks_wait(run) {
         return None;
@@ -169,8 +179,9 @@ pub(crate) fn rollback_waits(
     let mut first: Option<Timestamp> = None;
     for (position, stage) in run.stages.iter().enumerate() {
         let mut windows = StageWindows::new(scene, &stage.spec.windows);
-        for line in stage.frozen.iter().flat_map(|frozen| &frozen.lines) {
-            if !is_target(position, line) {
+        let lines = stage.frozen.iter().flat_map(|frozen| &frozen.lines);
+        for (index, line) in lines.enumerate() {
+            if !is_target(position, index, line) {
                 continue;
             }
             let closed = windows.say(WindowAction::Uninstall, line.row as usize).err();

@@ -73,6 +73,8 @@ struct Happening {
     gate: Option<String>,
     #[serde(default)]
     says: Option<Meter>,
+    #[serde(default)]
+    order: Option<serde_yaml::Value>,
     what: What,
 }
 
@@ -104,6 +106,9 @@ enum What {
     Meter,
     /// A person puts the gate's conditions right, or wrong.
     GateEdited,
+    /// A person makes the PatchRollback that the story names.
+    Order,
+    DeleteOrder,
 }
 
 impl Story {
@@ -210,6 +215,11 @@ fn happen(world: &mut World, happening: &Happening) {
             let named = gates.find(|gate| Some(&gate.name) == happening.gate.as_ref());
             named.unwrap().success_condition = Some("result < 100".to_owned());
         }),
+        What::Order => {
+            let spec = serde_yaml::to_string(happening.order.as_ref().unwrap()).unwrap();
+            world.order("erp-down", &spec);
+        }
+        What::DeleteOrder => world.orders.clear(),
     }
 }
 
@@ -255,6 +265,15 @@ impl Teller {
         for (name, group) in &world.groups {
             if group.spec.max_unavailable.is_some() {
                 lines.push((format!("group {name}"), format!("{:?}", group.status)));
+            }
+        }
+        for name in world.orders.keys() {
+            let status = world.order_status(name);
+            let (phase, message) = (status.phase, status.message.unwrap_or_default());
+            let phase = phase.map_or("-".to_owned(), |phase| format!("{phase:?}"));
+            lines.push((format!("order {name}"), format!("{phase} {message}")));
+            if !status.missing_fixes.is_empty() {
+                lines.push((format!("order {name} fixes"), status.missing_fixes.join("; ")));
             }
         }
         for (name, hold) in &world.holds {

@@ -402,6 +402,7 @@ impl Controller {
                 .collect(),
             windows: Vec::new(),
             measurements: Vec::new(),
+            orders: Vec::new(),
             stops: all(Kind::Stop)
                 .filter_map(Object::stop)
                 .map(|stop| Arc::new(StopView::new(stop)))

@@ -14,7 +14,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use wardring_api::{
     Device, DeviceGroup, EmergencyStop, EnrollmentRequest, EnrollmentToken, GateProvider,
-    MaintenanceWindow, PatchJob, PatchLedger, PatchRollout, PatchRolloutSlice, Update, UpdateHold,
+    MaintenanceWindow, PatchJob, PatchLedger, PatchRollback, PatchRollout, PatchRolloutSlice,
+    Update, UpdateHold,
 };
 
 use crate::cluster::objects_of;
@@ -155,6 +156,7 @@ fn read(kind: &str, stored: Value) -> Result<()> {
         "MaintenanceWindow" => as_type::<MaintenanceWindow>(stored),
         "EmergencyStop" => as_type::<EmergencyStop>(stored),
         "GateProvider" => as_type::<GateProvider>(stored),
+        "PatchRollback" => as_type::<PatchRollback>(stored),
         "EnrollmentToken" => as_type::<EnrollmentToken>(stored),
         "EnrollmentRequest" => as_type::<EnrollmentRequest>(stored),
         _ => bail!("there is no kind {kind:?}"),

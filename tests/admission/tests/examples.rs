@@ -23,7 +23,9 @@ async fn the_api_server_takes_every_example_and_knows_every_field_of_it() {
         .unwrap();
 
     assert!(output.succeeded(), "{}", output.stderr);
-    for kind in ["patchrollout", "devicegroup", "update", "device", "maintenancewindow"] {
+    for kind in
+        ["patchrollout", "devicegroup", "update", "device", "maintenancewindow", "patchrollback"]
+    {
         let accepted = format!("{kind}.wardring.dev/");
         assert!(output.stdout.contains(&accepted), "no {kind} in:\n{}", output.stdout);
     }

@@ -210,6 +210,22 @@ fn gateway_and_controller_read_emergency_stops_and_neither_makes_or_lifts_one() 
 }
 
 #[test]
+fn nobody_of_us_orders_rollbacks_and_whoever_may_is_bound_by_people() {
+    let objects = template(&[]).unwrap();
+    let verbs = |name: &str| {
+        let grants = grants(&objects, name).into_iter();
+        let of = grants.filter(|(resource, _)| resource == "patchrollbacks");
+        of.map(|(_, verb)| verb).collect::<Vec<_>>()
+    };
+    assert_eq!(verbs("wardring-controller"), ["get", "list", "watch"]);
+    assert!(verbs("wardring-gateway").is_empty());
+    assert!(verbs("wardring-rollback").contains(&"create".to_owned()));
+    for object in objects.iter().filter(|all| !all["roleRef"].is_null()) {
+        assert_ne!(object["roleRef"]["name"], "wardring-rollback");
+    }
+}
+
+#[test]
 fn the_controller_deletes_only_records_and_answered_requests() {
     let objects = template(&[]).unwrap();
     let grants = grants(&objects, "wardring-controller");

@@ -39,6 +39,7 @@ const SETS: &[&str] = &[
     "spec.autonomousRollback.triggers",
     "spec.roles",
     "spec.kbs",
+    "spec.devices",
     "spec.allows",
     "spec.windows",
     "spec.stages[].windows",
@@ -89,7 +90,8 @@ pub(super) fn tighten(schema: &mut Value) {
             node["x-kubernetes-list-type"] = json!("map");
             node["x-kubernetes-list-map-keys"] = json!(keys);
         }
-        if SETS.contains(&path) {
+        // A kind may have a word by the name of another kind's list.
+        if SETS.contains(&path) && node["type"] == "array" {
             node["x-kubernetes-list-type"] = json!("set");
         }
     });

@@ -70,6 +70,13 @@ fn table(kind: &str) -> Vec<Column> {
             ("Rollout", "string", ".spec.rollout", Always),
             ("Reason", "string", ".spec.reason", Always),
         ],
+        "PatchRollback" => vec![
+            ("Rollout", "string", ".spec.rollout", Always),
+            ("Phase", "string", ".status.phase", Always),
+            ("Done", "string", ".status.progress", Always),
+            ("Message", "string", ".status.message", Always),
+            ("Reason", "string", ".spec.reason", Wide),
+        ],
         "MaintenanceWindow" => vec![
             ("Type", "string", ".spec.type", Always),
             ("Open", "boolean", ".status.open", Always),

@@ -18,7 +18,8 @@ pub use rules::{Rule, rules};
 
 use crate::{
     Device, DeviceGroup, EmergencyStop, EnrollmentRequest, EnrollmentToken, GateProvider,
-    MaintenanceWindow, PatchJob, PatchLedger, PatchRollout, PatchRolloutSlice, Update, UpdateHold,
+    MaintenanceWindow, PatchJob, PatchLedger, PatchRollback, PatchRollout, PatchRolloutSlice,
+    Update, UpdateHold,
 };
 
 /// Every CRD of the group, complete, in the order of the reference page.
@@ -35,6 +36,7 @@ pub fn all_crds() -> Vec<CustomResourceDefinition> {
         MaintenanceWindow::crd(),
         EmergencyStop::crd(),
         GateProvider::crd(),
+        PatchRollback::crd(),
         EnrollmentToken::crd(),
         EnrollmentRequest::crd(),
     ]

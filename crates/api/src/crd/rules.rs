@@ -39,6 +39,7 @@ fn table(kind: &str) -> &'static [Rule] {
         "MaintenanceWindow" => MAINTENANCE_WINDOW,
         "EmergencyStop" => EMERGENCY_STOP,
         "GateProvider" => gate_provider::RULES,
+        "PatchRollback" => PATCH_ROLLBACK,
         "EnrollmentToken" => ENROLLMENT_TOKEN,
         "EnrollmentRequest" => ENROLLMENT_REQUEST,
         _ => &[],
@@ -521,6 +522,63 @@ const EMERGENCY_STOP: &[Rule] = &[
         "spec.rollbacks",
         FIXED,
         "spec.rollbacks: cannot change; make another EmergencyStop, then delete this one",
+    ),
+];
+
+const PATCH_ROLLBACK: &[Rule] = &[
+    rule(
+        "",
+        SHORT_NAME,
+        "metadata.name: must have at most 63 characters, because every sentence about the order names it",
+    ),
+    rule(
+        "spec.reason",
+        "self.matches('[^ \\t\\r\\n]')",
+        "spec.reason: must say why; it is what people read when they ask why the rollout stands still",
+    ),
+    rule(
+        "spec",
+        "[has(self.devices), has(self.group), has(self.selector)].filter(given, given).size() <= 1",
+        "spec: give at most one of `devices`, `group` and `selector`",
+    ),
+    rule(
+        "spec",
+        "!has(self.devices) || size(self.devices) > 0",
+        "spec.devices: name at least one device, or leave `devices` out to reach every one that the rollout updated",
+    ),
+    rule(
+        "spec.selector",
+        SELECTS,
+        "spec.selector: write `matchLabels` or `matchExpressions`, or leave `selector` out to reach every device that the rollout updated",
+    ),
+    rule(
+        "spec.maxConcurrency",
+        AT_LEAST_ONE,
+        "spec.maxConcurrency: must be at least 1 (or `1%`); to end the order, delete it",
+    ),
+    // Whoever widened an order would take back more than was asked for when it was looked at.
+    rule("spec.rollout", FIXED, "spec.rollout: cannot change; make another PatchRollback"),
+    rule("spec.reason", FIXED, "spec.reason: cannot change; make another PatchRollback"),
+    rule(
+        "spec",
+        "has(self.devices) == has(oldSelf.devices) && (!has(self.devices) || self.devices == oldSelf.devices)",
+        "spec.devices: cannot change; make another PatchRollback",
+    ),
+    rule(
+        "spec",
+        "has(self.group) == has(oldSelf.group) && (!has(self.group) || self.group == oldSelf.group)",
+        "spec.group: cannot change; make another PatchRollback",
+    ),
+    rule(
+        "spec",
+        "has(self.selector) == has(oldSelf.selector) && (!has(self.selector) || self.selector == oldSelf.selector)",
+        "spec.selector: cannot change; make another PatchRollback",
+    ),
+    rule("spec.windows", FIXED, "spec.windows: cannot change; make another PatchRollback"),
+    rule(
+        "spec.includeSuperseding",
+        FIXED,
+        "spec.includeSuperseding: cannot change; edit the UpdateHold that the rollback leaves",
     ),
 ];
 

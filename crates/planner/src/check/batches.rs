@@ -150,9 +150,12 @@ impl Replay<'_> {
         returns: bool,
     ) {
         let is_install = action != Some(JobAction::Rollback);
+        // A person's order goes on where the rest was ended.
+        let uid = rollout.metadata.uid.as_deref().unwrap_or_default();
+        let is_ordered = !is_install && self.order_of(uid).is_some();
+        let is_aborted = rollout.spec.abort.is_some() || status.aborted.is_some();
         let over = rollout.metadata.deletion_timestamp.is_some()
-            || rollout.spec.abort.is_some()
-            || status.aborted.is_some()
+            || (is_aborted && !is_ordered)
             || rollout.spec.suspend == Some(true)
             || status.suspended.is_some();
         let finishes = returns
@@ -250,7 +253,12 @@ impl Replay<'_> {
             JobAction::Rollback => WindowAction::Uninstall,
             JobAction::Install | JobAction::Download => WindowAction::Install,
         };
-        let ignores = rollout.spec.on_failure.windows == RollbackWindows::Ignore;
+        let uid = rollout.metadata.uid.as_deref().unwrap_or_default();
+        let rollback = self.rollouts.get(uid).and_then(|(_, status)| status.rollback.as_ref());
+        let order =
+            rollback.filter(|all| all.completed_at.is_none()).and_then(|all| all.order.as_ref());
+        let of_rollbacks = order.map_or(rollout.spec.on_failure.windows, |order| order.windows);
+        let ignores = of_rollbacks == RollbackWindows::Ignore;
         let position = snapshot.devices.find(device);
         let Some(position) = position.filter(|_| action != JobAction::Rollback || !ignores) else {
             return;
@@ -360,7 +368,10 @@ impl Replay<'_> {
         if has("Install") && installs > most {
             self.breaks("S2", format!("{installs} devices in flight, and {most} are allowed"));
         }
-        let most = share(rollout.spec.on_failure.max_concurrency.unwrap_or(Cap::Count(1)));
+        let ordered =
+            self.order_of(&slice.rollout_uid).and_then(|order| order.spec.max_concurrency);
+        let most = ordered.or(rollout.spec.on_failure.max_concurrency).unwrap_or(Cap::Count(1));
+        let most = share(most);
         if has("Rollback") && rollbacks > most {
             self.breaks("S2", format!("{rollbacks} rollbacks in flight, and {most} are allowed"));
         }

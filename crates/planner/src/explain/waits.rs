@@ -35,9 +35,15 @@ fn agenda<'a>(story: &DeviceStory<'a>) -> Option<Agenda<'a>> {
     Some(Agenda::new(story.windows, &stage.windows, lists, row))
 }
 
+/// Whether rollbacks go on whatever the windows say.
+fn ignores_windows(story: &DeviceStory<'_>) -> bool {
+    let rollout = story.rollout;
+    windows::of_rollbacks(&rollout.spec, rollout.status.as_ref()) == RollbackWindows::Ignore
+}
+
 /// Why a window keeps the device from beginning what its job asks, if one does.
 pub(super) fn begin_window(story: &DeviceStory<'_>, job: &JobView) -> Option<Closed> {
-    let ignores = story.rollout.spec.on_failure.windows == RollbackWindows::Ignore;
+    let ignores = ignores_windows(story);
     let begins = match job.action {
         JobAction::Rollback if ignores => return None,
         JobAction::Rollback => WindowAction::Uninstall,
@@ -48,7 +54,7 @@ pub(super) fn begin_window(story: &DeviceStory<'_>, job: &JobView) -> Option<Clo
 
 /// Why a window keeps the device from restarting, if one does.
 pub(super) fn restart_window(story: &DeviceStory<'_>, job: &JobView) -> Option<Closed> {
-    let ignores = story.rollout.spec.on_failure.windows == RollbackWindows::Ignore;
+    let ignores = ignores_windows(story);
     if job.action == JobAction::Rollback && ignores {
         return None;
     }

@@ -15,9 +15,9 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use wardring_api::{
     DeviceGroupSpec, DeviceGroupStatus, EmergencyStop, EmergencyStopSpec, Gate, GateResult,
-    LabelSelector, LineState, MaintenanceWindow, PatchRollout, PatchRolloutSlice,
-    PatchRolloutSliceSpec, PatchRolloutSpec, PatchRolloutStatus, SliceLine, UpdateHoldSpec,
-    UpdateSpec, names,
+    LabelSelector, LineState, MaintenanceWindow, PatchRollback, PatchRollbackStatus, PatchRollout,
+    PatchRolloutSlice, PatchRolloutSliceSpec, PatchRolloutSpec, PatchRolloutStatus, SliceLine,
+    UpdateHoldSpec, UpdateSpec, names,
 };
 use wardring_planner::{
     Action, DeviceRow, DeviceStory, DeviceTable, GrantId, GroupView, Guards, HoldView, JobView,
@@ -46,6 +46,7 @@ pub struct World {
     pub holds: BTreeMap<String, UpdateHoldSpec>,
     pub stops: BTreeMap<String, EmergencyStopSpec>,
     pub windows: BTreeMap<String, MaintenanceWindow>,
+    pub orders: BTreeMap<String, PatchRollback>,
     pub agents: BTreeMap<String, Agent>,
     /// What providers answer to the gate of that name; without an answer, nobody measures it.
     pub meters: BTreeMap<String, Meter>,
@@ -111,6 +112,7 @@ impl World {
             holds: BTreeMap::new(),
             stops: BTreeMap::new(),
             windows: BTreeMap::new(),
+            orders: BTreeMap::new(),
             agents: BTreeMap::new(),
             meters: BTreeMap::new(),
             measurements: BTreeMap::new(),
@@ -242,6 +244,7 @@ impl World {
                 .map(|(name, spec)| HoldView { name: name.clone(), spec: spec.clone() })
                 .collect(),
             windows: self.windows(),
+            orders: self.orders.values().cloned().map(Arc::new).collect(),
             stops: self.stops(),
             measurements: self.measurements.values().cloned().collect(),
             uncreated: self.uncreated.clone(),
@@ -266,6 +269,21 @@ impl World {
     pub fn window(&mut self, name: &str, spec: &str) {
         let spec = serde_yaml::from_str(spec).expect("the window reads");
         self.windows.insert(name.to_owned(), MaintenanceWindow::new(name, spec));
+    }
+
+    /// Orders a rollback, from the YAML of its spec.
+    pub fn order(&mut self, name: &str, spec: &str) {
+        let spec = serde_yaml::from_str(spec).expect("the order reads");
+        self.next_uid += 1;
+        let mut order = PatchRollback::new(name, spec);
+        order.metadata.uid = Some(format!("{:08x}-{name}", self.next_uid));
+        order.metadata.generation = Some(1);
+        order.metadata.creation_timestamp = Some(api_time(self.now));
+        self.orders.insert(name.to_owned(), order);
+    }
+
+    pub fn order_status(&self, order: &str) -> PatchRollbackStatus {
+        self.orders.get(order).and_then(|all| all.status.clone()).unwrap_or_default()
     }
 
     /// Puts an EmergencyStop in force.
@@ -451,6 +469,9 @@ impl World {
             }
             Action::WriteWindowStatus { window, status } => {
                 self.windows.get_mut(window).unwrap().status = Some(status.clone());
+            }
+            Action::WriteRollbackStatus { rollback, status, .. } => {
+                self.orders.get_mut(rollback).unwrap().status = Some((**status).clone());
             }
             Action::Emit(event) => {
                 self.writes -= 1;

@@ -97,6 +97,7 @@ impl Controller {
                 }
                 Action::WriteGroupStatus { .. }
                 | Action::WriteWindowStatus { .. }
+                | Action::WriteRollbackStatus { .. }
                 | Action::CreateHold { .. } => true,
                 Action::CreateSlice(new) => is_same_list(refusal, new),
                 _ => false,
@@ -218,8 +219,10 @@ fn step(action: &Action, work: &Work) -> Step {
             object.status = Some(status.clone());
             replace(stored, object.into())
         }
-        // The simulator has no windows.
-        Action::WriteWindowStatus { .. } | Action::Emit(_) => Step::Done,
+        // The simulator has no windows and no orders of people.
+        Action::WriteWindowStatus { .. } | Action::WriteRollbackStatus { .. } | Action::Emit(_) => {
+            Step::Done
+        }
     }
 }
 

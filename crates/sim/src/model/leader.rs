@@ -123,6 +123,7 @@ impl Tenant {
             updates: self.updates.clone(),
             holds: Vec::new(),
             windows: Vec::new(),
+            orders: Vec::new(),
             stops: Vec::new(),
             measurements: Vec::new(),
             uncreated,
@@ -165,6 +166,7 @@ impl Tenant {
                 Action::Emit(_)
                 | Action::WriteGroupStatus { .. }
                 | Action::WriteWindowStatus { .. }
+                | Action::WriteRollbackStatus { .. }
                 | Action::CreateHold { .. } => false,
                 _ => true,
             })

@@ -15,6 +15,7 @@ mod hostile;
 mod jobs;
 mod measured;
 mod monitoring;
+mod orders;
 mod outages;
 mod restore;
 mod stories;

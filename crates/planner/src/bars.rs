@@ -1,0 +1,119 @@
+//! What an UpdateHold bars beyond its own list: updates that contain a barred one, because the
+//! catalogue says that they took its place.
+
+use std::collections::BTreeSet;
+
+use wardring_api::{IncludeSuperseding, KbId, ResolvedUpdate, UpdateSpec};
+
+use crate::HoldView;
+
+/// How an update stands to a bar.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Bar {
+    /// It may not go.
+    Barred,
+    /// It took the place of this one, which is barred, and may go all the same.
+    Contains(KbId),
+}
+
+/// How `update` stands to `hold`, if they have to do with each other.
+pub(crate) fn bar(
+    hold: &HoldView,
+    update: &ResolvedUpdate,
+    catalogue: &[&UpdateSpec],
+) -> Option<Bar> {
+    if hold.spec.kbs.contains(&update.kb) {
+        return Some(Bar::Barred);
+    }
+    let barred = hold.spec.kbs.iter().find(|kb| takes_the_place(update, kb, catalogue))?;
+    Some(match hold.spec.include_superseding {
+        IncludeSuperseding::Hold => Bar::Barred,
+        IncludeSuperseding::Warn => Bar::Contains(barred.clone()),
+    })
+}
+
+/// Whether `update` is what took the place of `old` in its product, over whatever is between them.
+fn takes_the_place(update: &ResolvedUpdate, old: &KbId, catalogue: &[&UpdateSpec]) -> bool {
+    let (mut seen, mut kb) = (BTreeSet::new(), old);
+    // A catalogue that goes round in circles ends, too.
+    while seen.insert(kb) {
+        let mut known = catalogue.iter();
+        let entry = known.find(|known| known.kb == *kb && known.product == update.product);
+        match entry.and_then(|known| known.superseded_by.as_ref()) {
+            Some(next) if *next == update.kb => return true,
+            Some(next) => kb = next,
+            None => return false,
+        }
+    }
+    false
+}
+
+/// Sentences about updates that contain a barred one and go all the same.
+pub(crate) fn warnings(
+    updates: &[ResolvedUpdate],
+    holds: &[HoldView],
+    catalogue: &[&UpdateSpec],
+) -> Vec<String> {
+    let mut told = BTreeSet::new();
+    for hold in holds {
+        for update in updates {
+            if let Some(Bar::Contains(old)) = bar(hold, update, catalogue) {
+                let (new, name) = (&update.kb, &hold.name);
+                told.insert(format!(
+                    "{new} took the place of {old}, which UpdateHold {name} bars; it goes all the same, because \
+                     includeSuperseding is Warn."
+                ));
+            }
+        }
+    }
+    told.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(kb: &str, product: &str, by: Option<&str>) -> UpdateSpec {
+        let by = by.map_or(String::new(), |by| format!(", supersededBy: {by}"));
+        serde_yaml::from_str(&format!(
+            "{{kb: {kb}, title: t, product: {product}, kind: Quality, release: 2026-11{by}}}"
+        ))
+        .expect("an update")
+    }
+
+    fn hold(kb: &str, include: IncludeSuperseding) -> HoldView {
+        let text = format!("{{kbs: [{kb}], reason: r}}");
+        let mut spec: wardring_api::UpdateHoldSpec = serde_yaml::from_str(&text).expect("a hold");
+        spec.include_superseding = include;
+        HoldView { name: "bar".to_owned(), spec }
+    }
+
+    fn brings(kb: &str) -> ResolvedUpdate {
+        serde_yaml::from_str(&format!("{{product: p, kb: {kb}, kind: Quality}}")).expect("one")
+    }
+
+    #[test]
+    fn what_contains_a_barred_update_is_barred_or_told_over_whatever_is_between() {
+        let entries = [
+            known("KB5000001", "p", Some("KB5000002")),
+            known("KB5000002", "p", Some("KB5000003")),
+            known("KB5000003", "p", Some("KB5000001")),
+            known("KB5000001", "q", Some("KB5000009")),
+        ];
+        let catalogue: Vec<&UpdateSpec> = entries.iter().collect();
+        let (warn, stop) = (IncludeSuperseding::Warn, IncludeSuperseding::Hold);
+        let judged = |kb: &str, include| bar(&hold("KB5000001", include), &brings(kb), &catalogue);
+        assert_eq!(judged("KB5000001", warn), Some(Bar::Barred));
+        assert_eq!(judged("KB5000003", stop), Some(Bar::Barred));
+        let old = "KB5000001".parse().expect("a KB");
+        assert_eq!(judged("KB5000003", warn), Some(Bar::Contains(old)));
+        assert_eq!(judged("KB5000009", stop), None, "of another product");
+        assert_eq!(judged("KB5000008", stop), None, "and the circle ends");
+        let told = warnings(&[brings("KB5000002")], &[hold("KB5000001", warn)], &catalogue);
+        assert!(told[0].starts_with("KB5000002 took the place of KB5000001"), "{told:?}");
+        assert_eq!(
+            warnings(&[brings("KB5000002")], &[hold("KB5000001", stop)], &catalogue).len(),
+            0
+        );
+    }
+}

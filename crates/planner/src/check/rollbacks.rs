@@ -1,0 +1,120 @@
+//! Nothing is taken back that neither failed, nor is in the scope of a failure, nor was ordered by a
+//! person whose order is still there and means this very device.
+
+use wardring_api::{
+    AwaitingRebootAction, FailureAction, JobState, LineState, PatchRollback, PatchRolloutStatus,
+    RollbackPolicy, RollbackScope, SliceLine,
+};
+
+use super::Replay;
+use crate::{Selector, SliceView};
+
+impl<'a> Replay<'a> {
+    /// The order that the rollout's status names and that nobody deleted.
+    pub(super) fn order_of(&self, uid: &str) -> Option<&'a PatchRollback> {
+        let (_, status) = self.rollouts.get(uid)?;
+        self.named(status)
+    }
+
+    fn named(&self, status: &PatchRolloutStatus) -> Option<&'a PatchRollback> {
+        let rollback = status.rollback.as_ref().filter(|all| all.completed_at.is_none())?;
+        let named = rollback.order.as_ref()?.uid.as_str();
+        let mut orders = self.snapshot.orders.iter();
+        let order = orders.find(|order| order.metadata.uid.as_deref() == Some(named))?;
+        order.metadata.deletion_timestamp.is_none().then_some(order)
+    }
+
+    /// Whether an order has begun on the rollout of this slice: what it reaches is frozen.
+    pub(super) fn is_carried_out(&self, slice: &str) -> bool {
+        let uid = self.slices.get(slice).map_or("", |view| view.rollout_uid.as_str());
+        let rollback = self.rollouts.get(uid).and_then(|(_, status)| status.rollback.as_ref());
+        rollback.is_some_and(|all| all.completed_at.is_none() && all.order.is_some())
+    }
+
+    /// An order begins with a status that names it: the marks that stand then are devices that it means.
+    pub(super) fn order_begins(
+        &mut self,
+        uid: &str,
+        before: &PatchRolloutStatus,
+        status: &PatchRolloutStatus,
+    ) {
+        let name = |status: &PatchRolloutStatus| {
+            Some(status.rollback.as_ref()?.order.as_ref()?.uid.clone())
+        };
+        if name(status).is_none() || name(status) == name(before) {
+            return;
+        }
+        let Some(order) = self.named(status) else {
+            return self.breaks("S13", "an order would begin that nobody made".to_owned());
+        };
+        if status.halted.is_none() {
+            self.breaks("S13", "an order would begin before its rollout is halted".to_owned());
+        }
+        let slices: Vec<&SliceView> = self.slices.values().copied().collect();
+        for view in slices.into_iter().filter(|view| view.rollout_uid == uid) {
+            for index in 0..view.lines.len() {
+                let line = self.line(&view.name, index).filter(|line| line.ordered);
+                if let Some(line) = line.filter(|line| !self.means(order, &line.device)) {
+                    let device = &line.device;
+                    self.breaks("S13", format!("an order that does not name {device} reaches it"));
+                }
+            }
+        }
+    }
+
+    /// Whether the order names the device.
+    fn means(&self, order: &PatchRollback, device: &str) -> bool {
+        let (spec, table) = (&order.spec, &self.snapshot.devices);
+        let Some(row) = table.find(device) else { return false };
+        let labels = &table.rows()[row].labels;
+        let mut groups = table.groups_of(row).iter().map(|&group| &table.groups()[group as usize]);
+        (spec.devices.is_empty() || spec.devices.iter().any(|name| name == device))
+            && spec.group.as_ref().is_none_or(|name| groups.any(|group| group.name == *name))
+            && spec.selector.as_ref().is_none_or(|all| Selector::new(all).matches(labels))
+    }
+
+    /// Whether the line that a rollback is granted for may be taken back.
+    pub(super) fn may_be_taken_back(&mut self, view: &SliceView, before: &SliceLine) {
+        // It fell silent in the middle of its rollback, and comes back to it.
+        if before.state == LineState::Unreachable {
+            return;
+        }
+        let Some((rollout, status)) = self.rollouts.get(view.rollout_uid.as_str()) else { return };
+        let on_failure = &rollout.spec.on_failure;
+        let scope = status.rollback.as_ref().filter(|all| all.completed_at.is_none());
+        let on_halt = rollout.spec.on_halt.installed_awaiting_reboot;
+        let is_covered = scope.is_some_and(|rollback| match rollback.scope {
+            RollbackScope::Device => false,
+            RollbackScope::Stage => rollback.stage == view.stage,
+            RollbackScope::AllStages => true,
+        });
+        let follows = match before.state {
+            LineState::Succeeded => is_covered,
+            LineState::Granted => on_halt == AwaitingRebootAction::Uninstall,
+            _ => on_failure.action == FailureAction::Rollback || is_covered,
+        };
+        let table = &self.snapshot.devices;
+        let row = table.find(&before.device);
+        let groups = row.map(|row| table.groups_of(row)).unwrap_or_default();
+        let says = |policy| {
+            groups.iter().any(|&group| table.groups()[group as usize].spec.rollback == policy)
+        };
+        let enrolled = row.and_then(|row| table.rows()[row].enrolment_id.as_deref());
+        let job = self.jobs.get(&before.device).copied().flatten();
+        let waits = job.is_some_and(|job| {
+            !job.repaired && matches!(job.state, Some(JobState::AwaitingReboot))
+        });
+        let may = if self.is_carried_out(&view.name) {
+            before.ordered
+                && self.order_of(&view.rollout_uid).is_some()
+                && before.enrolment_id.as_deref() == enrolled
+                && (before.state != LineState::Granted || (waits && status.halted.is_some()))
+        } else {
+            follows && !says(RollbackPolicy::Ask)
+        };
+        if !may || says(RollbackPolicy::Forbid) {
+            let device = &before.device;
+            self.breaks("S13", format!("{device} would be rolled back, and nobody ordered it"));
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! `rollback NAME`: a person's order to take back what a rollout brought.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use anyhow::{Result, bail};
+use jiff::Timestamp;
+use kube::{
+    Api, ResourceExt,
+    api::{ListParams, PostParams},
+};
+use wardring_api::{
+    Device, DeviceGroup, LabelSelector, PatchRollback, PatchRollbackSpec, PatchRollout,
+    PatchRolloutSlice, RollbackWindows, Update, names,
+};
+use wardring_planner::{
+    DeviceRow, DeviceTable, GroupView, Guards, LedgerView, RollbackPreview, SliceView, Snapshot,
+    preview_rollback,
+};
+
+use crate::{
+    args::{Format, Rollback},
+    cluster::Cluster,
+    output::{done, resource_name},
+    table::printable,
+};
+
+/// Devices shown one by one.
+const SHOWN: usize = 20;
+/// Objects per page.
+const PAGE: u32 = 500;
+
+/// `rollback NAME --reason TEXT`.
+pub async fn run(cluster: &Cluster, args: &Rollback) -> Result<()> {
+    let rollout: PatchRollout = cluster.here().get(&args.name).await?;
+    let spec = spec(args);
+    let name = args.order.clone().unwrap_or_else(|| name_of(&args.name, Timestamp::now()));
+    let params =
+        PostParams { dry_run: args.dry_run, field_manager: Some(names::PLUGIN_MANAGER.to_owned()) };
+    let wanted = PatchRollback::new(&name, spec);
+    let api: Api<PatchRollback> = cluster.here();
+    if args.dry_run {
+        // What a person looks at before has to be whole, so it comes first and may fail.
+        let preview = preview(cluster, &rollout, &wanted.spec).await?;
+        let order = api.create(&params, &wanted).await?;
+        done(&order, "would be made (dry run)", args.output)?;
+        tell(&told(&preview), args.output);
+        return Ok(());
+    }
+    let order = api.create(&params, &wanted).await?;
+    done(&order, "is made; it halts the rollout and takes back what it reaches", args.output)?;
+    let place = format!("-n {}", cluster.namespace);
+    tell(
+        &[
+            format!("How far it is: `kubectl get patchrollback {name} {place} -w`."),
+            format!(
+                "`kubectl delete patchrollback {name} {place}` ends it; what had not begun is left."
+            ),
+        ],
+        args.output,
+    );
+    Ok(())
+}
+
+fn spec(args: &Rollback) -> PatchRollbackSpec {
+    let labels: BTreeMap<String, String> = args.selector.iter().flatten().cloned().collect();
+    PatchRollbackSpec {
+        rollout: args.name.clone(),
+        reason: args.reason.clone(),
+        devices: args.devices.clone(),
+        group: args.group.clone(),
+        selector: (!labels.is_empty())
+            .then_some(LabelSelector { match_labels: Some(labels), match_expressions: None }),
+        max_concurrency: args.max_concurrency,
+        windows: if args.in_windows { RollbackWindows::Respect } else { RollbackWindows::Ignore },
+        include_superseding: Default::default(),
+    }
+}
+
+/// `2026-11-at-20261122-080130`: every order is one of its own, also the second one for the same.
+fn name_of(rollout: &str, now: Timestamp) -> String {
+    let at = now.strftime("%Y%m%d-%H%M%S").to_string();
+    let room = names::MAX_NAME - at.len() - "-at-".len();
+    let rollout: String = rollout.chars().take(room).collect();
+    format!("{rollout}-at-{at}")
+}
+
+/// What the order would reach, by the same function that decides it in the controller.
+async fn preview(
+    cluster: &Cluster,
+    rollout: &PatchRollout,
+    spec: &PatchRollbackSpec,
+) -> Result<RollbackPreview> {
+    let uid = rollout.uid().unwrap_or_default();
+    let ours = ListParams::default().labels(&format!("{}={uid}", names::ROLLOUT_UID_LABEL));
+    let slices: Vec<PatchRolloutSlice> = all(&cluster.here(), ours).await?;
+    let groups: Vec<DeviceGroup> = all(&cluster.here(), ListParams::default()).await?;
+    let updates: Vec<Update> = all(&cluster.here(), ListParams::default()).await?;
+    let devices = devices(cluster, spec).await?;
+    let snapshot = Snapshot {
+        namespace: cluster.namespace.clone(),
+        now: Timestamp::now(),
+        guards: Guards::default(),
+        ledger: LedgerView::default(),
+        rollouts: vec![Arc::new(rollout.clone())],
+        slices: slices.iter().map(|slice| Arc::new(SliceView::new(slice))).collect(),
+        jobs: Vec::new(),
+        devices: Arc::new(DeviceTable::new(
+            devices.iter().map(DeviceRow::new).collect(),
+            groups.iter().map(GroupView::new).collect(),
+        )),
+        updates: updates.into_iter().map(|update| Arc::new(update.spec)).collect(),
+        holds: Vec::new(),
+        orders: Vec::new(),
+        windows: Vec::new(),
+        measurements: Vec::new(),
+        stops: Vec::new(),
+        uncreated: Default::default(),
+        cannot_create: Default::default(),
+    };
+    match preview_rollback(&snapshot, spec) {
+        Some(preview) => Ok(preview),
+        None => bail!(
+            "the record of {} cannot be read; `kubectl wardring explain rollout {}` says more",
+            resource_name(rollout),
+            rollout.name_any()
+        ),
+    }
+}
+
+/// The devices that the order could mean: no more are read than it names.
+async fn devices(cluster: &Cluster, spec: &PatchRollbackSpec) -> Result<Vec<Device>> {
+    let api: Api<Device> = cluster.here();
+    if spec.devices.is_empty() {
+        let wanted = spec.selector.as_ref().and_then(|all| all.match_labels.as_ref());
+        let text: Vec<String> =
+            wanted.into_iter().flatten().map(|(key, value)| format!("{key}={value}")).collect();
+        return all(&api, ListParams::default().labels(&text.join(","))).await;
+    }
+    let mut found = Vec::with_capacity(spec.devices.len());
+    for name in &spec.devices {
+        found.push(api.get(name).await?);
+    }
+    Ok(found)
+}
+
+async fn all<K>(api: &Api<K>, mut params: ListParams) -> Result<Vec<K>>
+where
+    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    params = params.limit(PAGE);
+    let mut objects = Vec::new();
+    loop {
+        let page = api.list(&params).await?;
+        objects.extend(page.items);
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params.continue_token = Some(token),
+            None => return Ok(objects),
+        }
+    }
+}
+
+fn told(preview: &RollbackPreview) -> Vec<String> {
+    let count = |number: usize| match number {
+        1 => "1 device".to_owned(),
+        number => format!("{number} devices"),
+    };
+    let mut lines = vec![match preview.devices.len() {
+        0 => "It reaches no device: nothing of the rollout is on those that it names.".to_owned(),
+        number => format!("It reaches {}, those of later stages first:", count(number)),
+    }];
+    let devices = preview.devices.iter().take(SHOWN);
+    lines.extend(devices.map(|(stage, device)| format!("  {device} (stage {stage})")));
+    if preview.devices.len() > SHOWN {
+        lines.push(format!("  and {} more", preview.devices.len() - SHOWN));
+    }
+    if preview.forbidden > 0 {
+        let number = count(preview.forbidden as usize);
+        lines.push(format!("Not reached, because a DeviceGroup forbids rollbacks: {number}."));
+    }
+    if preview.beyond > 0 {
+        let number = count(preview.beyond as usize);
+        lines.push(format!(
+            "Out of reach, because they are silent, enrolled anew or broken by an earlier rollback: {number}."
+        ));
+    }
+    if !preview.missing_fixes.is_empty() {
+        lines.push("Security fixes that will be missing:".to_owned());
+        lines.extend(preview.missing_fixes.iter().map(|fix| format!("  {fix}")));
+    }
+    lines
+}
+
+/// Beside what scripts read: to standard error where standard output is an object.
+fn tell(lines: &[String], format: Option<Format>) {
+    for line in lines {
+        let line = printable(line);
+        match format {
+            None | Some(Format::Wide) => println!("{line}"),
+            Some(_) => eprintln!("{line}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_order_has_a_name_of_its_own_that_the_api_server_takes() {
+        let now = "2026-11-22T08:01:30Z".parse().unwrap();
+        assert_eq!(name_of("2026-11", now), "2026-11-at-20261122-080130");
+        assert_eq!(name_of(&"x".repeat(63), now).len(), 63);
+    }
+
+    #[test]
+    fn a_preview_says_whom_it_reaches_and_what_goes_missing() {
+        let preview = RollbackPreview {
+            devices: vec![("ward".to_owned(), "erp-01".to_owned())],
+            forbidden: 2,
+            beyond: 0,
+            missing_fixes: vec!["KB5068787".to_owned()],
+        };
+        assert_eq!(
+            told(&preview),
+            [
+                "It reaches 1 device, those of later stages first:",
+                "  erp-01 (stage ward)",
+                "Not reached, because a DeviceGroup forbids rollbacks: 2 devices.",
+                "Security fixes that will be missing:",
+                "  KB5068787",
+            ]
+        );
+        let nobody = RollbackPreview::default();
+        assert!(told(&nobody)[0].contains("no device"));
+    }
+}
