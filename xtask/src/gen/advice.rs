@@ -142,6 +142,22 @@ const PARTS: &[Part] = &[
                 CorrelatedSilence,
                 "Look first at what the silent devices share: a site, a model, a driver. Nothing is taken back because of silence.",
             ),
+            (
+                RollbackOrdered,
+                "A person ordered it: `kubectl get patchrollbacks` says who and why. The updates stay barred by an UpdateHold; a new rollout needs that hold deleted first.",
+            ),
+            (
+                RollbackWithdrawn,
+                "Look at the rollout's status for the devices that were taken back already, and order another PatchRollback for the rest if they are to follow.",
+            ),
+            (
+                NothingToRollBack,
+                "Look at the selection of the PatchRollback: the devices it names have nothing of the rollout.",
+            ),
+            (
+                RolloutNotFound,
+                "Name a PatchRollout that exists, in another PatchRollback: an order never waits for a rollout to come.",
+            ),
             (WriteInFlight, "Wait a second; the next pass goes on."),
         ],
     },
@@ -222,6 +238,14 @@ const PARTS: &[Part] = &[
             (
                 KeptApart,
                 "Wait until the other device of the same value is back; `antiAffinity` of the group says how many may be away.",
+            ),
+            (
+                RollbackAsks,
+                "Decide: `kubectl wardring rollback ROLLOUT --device NAME --reason …` takes it back.",
+            ),
+            (
+                SupersedesHeld,
+                "The update contains one that is barred. Delete the UpdateHold when its cause is mended, or let it warn only (`includeSuperseding: Warn`).",
             ),
             (StageNotOpen, "Wait for the stages before it."),
             (RolloutStopped, "See why the rollout stands still."),
