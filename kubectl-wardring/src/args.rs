@@ -237,6 +237,9 @@ pub struct Rollback {
     /// Waits for maintenance windows and freezes; it goes on whatever they say otherwise
     #[arg(long)]
     pub in_windows: bool,
+    /// Bars updates that take the place of what is taken back, too
+    #[arg(long)]
+    pub superseding: bool,
     /// Name of the order; default: made of the rollout and the time
     #[arg(long = "order-name", value_name = "NAME", value_parser = object)]
     pub order: Option<String>,

@@ -59,6 +59,7 @@ fn whereabouts(kind: &str) -> Option<&'static str> {
     match kind {
         "patchrollouts" => Some("`kubectl wardring status -A` shows every rollout"),
         "devices" => Some("`kubectl get wdev -A` shows every device"),
+        "devicegroups" => Some("`kubectl get dgroup -A` shows every group"),
         "emergencystops" => Some("`kubectl get estop` shows every emergency stop"),
         "namespaces" => Some("`kubectl get namespaces` shows every namespace"),
         _ => None,

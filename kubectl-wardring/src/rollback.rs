@@ -9,8 +9,8 @@ use kube::{
     api::{ListParams, PostParams},
 };
 use wardring_api::{
-    Device, DeviceGroup, LabelSelector, PatchRollback, PatchRollbackSpec, PatchRollout,
-    PatchRolloutSlice, RollbackWindows, Update, names,
+    Device, DeviceGroup, IncludeSuperseding, LabelSelector, PatchRollback, PatchRollbackSpec,
+    PatchRollout, PatchRolloutSlice, RollbackWindows, Update, names,
 };
 use wardring_planner::{
     DeviceRow, DeviceTable, GroupView, Guards, LedgerView, RollbackPreview, SliceView, Snapshot,
@@ -33,6 +33,7 @@ const PAGE: u32 = 500;
 pub async fn run(cluster: &Cluster, args: &Rollback) -> Result<()> {
     let rollout: PatchRollout = cluster.here().get(&args.name).await?;
     let spec = spec(args);
+    exists(cluster, &spec).await?;
     let name = args.order.clone().unwrap_or_else(|| name_of(&args.name, Timestamp::now()));
     let params =
         PostParams { dry_run: args.dry_run, field_manager: Some(names::PLUGIN_MANAGER.to_owned()) };
@@ -72,8 +73,23 @@ fn spec(args: &Rollback) -> PatchRollbackSpec {
             .then_some(LabelSelector { match_labels: Some(labels), match_expressions: None }),
         max_concurrency: args.max_concurrency,
         windows: if args.in_windows { RollbackWindows::Respect } else { RollbackWindows::Ignore },
-        include_superseding: Default::default(),
+        include_superseding: if args.superseding {
+            IncludeSuperseding::Hold
+        } else {
+            IncludeSuperseding::Warn
+        },
     }
+}
+
+/// An order for a name that is mistyped would reach nothing, and halt the rollout all the same.
+async fn exists(cluster: &Cluster, spec: &PatchRollbackSpec) -> Result<()> {
+    for name in &spec.devices {
+        cluster.here::<Device>().get_metadata(name).await?;
+    }
+    if let Some(name) = &spec.group {
+        cluster.here::<DeviceGroup>().get_metadata(name).await?;
+    }
+    Ok(())
 }
 
 /// `2026-11-at-20261122-080130`: every order is one of its own, also the second one for the same.

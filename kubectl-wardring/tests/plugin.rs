@@ -458,6 +458,14 @@ async fn holds_are_put_and_lifted_and_an_order_is_looked_at_before_it_is_made() 
     assert!(none.contains("no UpdateHold in namespace patching bars KB5068791"), "{none}");
 
     let order = ["rollback", "november", "--device", "srv-01", "--reason", "the ERP is down"];
+    for (wrong, hint) in [
+        (["rollback", "octber", "--device", "srv-01"], "kubectl wardring status -A"),
+        (["rollback", "november", "--device", "srv-1"], "kubectl get wdev -A"),
+        (["rollback", "november", "--group", "wrd"], "kubectl get dgroup -A"),
+    ] {
+        let told = fails(&[&wrong[..], &["--reason", "r"]].concat());
+        assert!(told.contains("not found") && told.contains(hint), "{told}");
+    }
     let dry = run(&[&order[..], &["--dry-run"]].concat());
     assert!(dry.contains("would be made (dry run)") && dry.contains("reaches no device"), "{dry}");
     assert!(
@@ -467,9 +475,12 @@ async fn holds_are_put_and_lifted_and_an_order_is_looked_at_before_it_is_made() 
             .stdout
             .contains("november")
     );
-    let made = run(&[&order[..], &["--order-name", "erp-down"]].concat());
+    let made = run(&[&order[..], &["--order-name", "erp-down", "--superseding"]].concat());
     assert!(made.contains("patchrollback.wardring.dev/erp-down is made"), "{made}");
     assert!(made.contains("kubectl delete patchrollback erp-down -n patching"), "{made}");
     assert_eq!(field(&cluster, "prollback", "erp-down", "/spec/devices/0").await?, "srv-01");
+    assert_eq!(field(&cluster, "prollback", "erp-down", "/spec/includeSuperseding").await?, "Hold");
+    let stranger = fails(&[&order[..], &["--as", "stranger"]].concat());
+    assert!(stranger.contains("you may not do that"), "{stranger}");
     cluster.stop().await
 }

@@ -161,6 +161,11 @@ impl Desk<'_, '_> {
         if !is_given_up || !self.has_limits || self.is_stopped(line, line.action) {
             return false;
         }
+        // An order on an aborted rollout goes on with its own devices only.
+        let is_ordered = line.ordered && line.action == JobAction::Rollback;
+        if self.run.status.aborted.is_some() && !is_ordered {
+            return false;
+        }
         let stop = self.run.stop;
         let finishes =
             self.run.rollout.spec.on_halt.installed_awaiting_reboot == AwaitingRebootAction::Finish;

@@ -219,7 +219,10 @@ fn nobody_of_us_orders_rollbacks_and_whoever_may_is_bound_by_people() {
     };
     assert_eq!(verbs("wardring-controller"), ["get", "list", "watch"]);
     assert!(verbs("wardring-gateway").is_empty());
-    assert!(verbs("wardring-rollback").contains(&"create".to_owned()));
+    let people = named(&objects, "ClusterRole", "wardring-rollback")["rules"].to_string();
+    assert!(people.contains("create") && people.contains("delete"), "{people}");
+    let on_call = named(&objects, "ClusterRole", "wardring-emergency-stop")["rules"].to_string();
+    assert!(on_call.contains("patchrollbacks"), "{on_call}");
     for object in objects.iter().filter(|all| !all["roleRef"].is_null()) {
         assert_ne!(object["roleRef"]["name"], "wardring-rollback");
     }
