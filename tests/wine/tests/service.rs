@@ -239,7 +239,7 @@ async fn what_cannot_be_installed_is_refused_and_leaves_nothing_half_done() {
     let refused = |arguments: &[&str], why: &str| {
         let said = device.refuses(arguments);
         assert!(said.contains(why), "{arguments:?}: {said}");
-        assert!(device.is_untouched(), "{arguments:?}");
+        assert!(device.is_untouched(), "{arguments:?}: {said}");
     };
     refused(&["install", "--gateway", "http://x", "--token", token], "https://HOST:PORT");
     refused(&["install", "--gateway", url, "--token", "half"], "copy it whole");
@@ -298,6 +298,8 @@ async fn what_cannot_be_installed_is_refused_and_leaves_nothing_half_done() {
     let said = device.refuses(&["uninstall"]);
     assert!(said.contains("remove that one first"), "{said}");
     device.prefix.wine(["sc", "delete", "WardringAgent"]).unwrap();
+    // The service manager removes it with the last handle to it, after the answer.
+    device.wait("the removal", |device| !device.has_service());
     assert!(device.is_untouched() && !device.data().exists());
 
     let said = device.refuses(&["service", "--data-dir", r"C:\x"]);

@@ -1,11 +1,13 @@
 //! A device that crashes under its update and takes it back by itself, from the manifest to the
 //! record of the run; and a domain controller beside it, which does not.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use serde_json::json;
 use wardring_api::{
     DeviceGroup, LineState, PatchJob, PatchRollout, PatchRolloutStatus, PermitStep, RolloutPhase,
-    reasons::Reason,
+    SliceLine, reasons::Reason,
 };
 
 use crate::support::{
@@ -34,7 +36,11 @@ async fn a_device_that_crashes_takes_the_update_back_by_itself_and_a_domain_cont
     place.until_phase(RolloutPhase::Halted).await?;
     let is_back = |status: &PatchRolloutStatus| stage_of(status, "test").counts.rolled_back == 1;
     let status = place.until_status(LONG, "to have a device rolled back", is_back).await?;
-    let lines = place.lines().await?;
+    let ends = |lines: &BTreeMap<String, SliceLine>| {
+        let ends = |device, state| lines.get(device).is_some_and(|line| line.state == state);
+        ends("test-1", LineState::RolledBack) && ends("test-2", LineState::Failed)
+    };
+    let lines = place.until_lines("both outcomes in the record", ends).await?;
     assert_eq!(stage_of(&status, "test").counts.rolled_back, 1, "{lines:?}");
     let (own, other) = (&lines["test-1"], &lines["test-2"]);
     assert_eq!((own.state, own.was), (LineState::RolledBack, Some(LineState::Failed)));
@@ -49,8 +55,9 @@ async fn a_device_that_crashes_takes_the_update_back_by_itself_and_a_domain_cont
     };
     assert_eq!(acts("test-1")?, [1, 1, 2], "one restart for each direction");
     assert_eq!(acts("test-2")?, [1, 0, 1]);
-    let builds = place.builds().await?;
-    assert_eq!([builds["test-1"].as_str(), builds["test-2"].as_str()], BUILDS);
+    place
+        .until_builds(|builds| [builds["test-1"].as_str(), builds["test-2"].as_str()] == BUILDS)
+        .await?;
 
     let events = history.events();
     let jobs: Vec<&PatchJob> = events

@@ -2,13 +2,14 @@
 //! certificates and messages is shown in `gateway/tests`, every refusal of the signer in
 //! `controller/tests`; here is what becomes of the run.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::Result;
 use serde_json::json;
 use tokio::time::timeout;
 use wardring_api::{
-    Device, LineState, PatchRollout, PermitStep, RolloutPhase, conditions, reasons::Reason,
+    Device, LineState, PatchRollout, PermitStep, RolloutPhase, SliceLine, conditions,
+    reasons::Reason,
 };
 use wardring_e2e::{FleetFile, TokenOptions};
 use wardring_harness::wait_until;
@@ -77,7 +78,10 @@ async fn an_agent_that_lost_its_journal_in_the_middle_says_so_and_installs_nothi
     fleet.restart(&installation.gateway_urls()).await?;
     place.until_phase(RolloutPhase::Halted).await?;
 
-    let lines = place.lines().await?;
+    let has_ended = |lines: &BTreeMap<String, SliceLine>| {
+        lines.get("test-1").is_some_and(|line| line.state != LineState::Granted)
+    };
+    let lines = place.until_lines("the outcome in the record", has_ended).await?;
     let line = &lines["test-1"];
     assert_eq!((line.state, line.reason), (LineState::Failed, Some(Reason::StateLost)), "{line}");
     assert_eq!(count(&fleet, "test-1", "install")?, 1);

@@ -66,9 +66,10 @@ async fn hooks_surround_the_update_and_a_probe_that_it_breaks_halts_the_rollout(
         let order = ["beforeInstall", "install", "beforeReboot", "reboot", "boot", "afterHealthy"];
         assert_eq!(moments, order, "{device}");
     }
-    let lines = place.lines().await?;
+    let lines = place
+        .until_lines("the failures in the record", |lines| !plan_failed(lines).is_empty())
+        .await?;
     let failed: Vec<&String> = plan_failed(&lines);
-    assert!(!failed.is_empty(), "{lines:?}");
     for device in failed {
         assert_eq!(lines[device].reason, Some(Reason::ProbeFailed), "{device}");
         assert_eq!(count(&fleet, device, "hook")?, 2, "{device} is not brought back into service");

@@ -1,7 +1,5 @@
 //! The three stories: a good month, an update that breaks a service, and devices that never return.
 
-use std::collections::BTreeMap;
-
 use anyhow::Result;
 use kube::{ResourceExt, api::ListParams};
 use serde_json::json;
@@ -42,7 +40,7 @@ async fn a_good_update_reaches_production_stage_by_stage_and_only_on_proof() -> 
         assert_eq!(count(&fleet, device, "reboot")?, 1, "{device}");
     }
     assert_stages_opened_on_proof(&history, &["test", "work", "production"]);
-    until_builds(&place, |builds| builds.values().all(|build| build == BUILDS[1])).await?;
+    place.until_builds(|builds| builds.values().all(|build| build == BUILDS[1])).await?;
     assert!(place.api::<UpdateHold>().list(&ListParams::default()).await?.items.is_empty());
     Ok(())
 }
@@ -64,17 +62,6 @@ fn assert_stages_opened_on_proof(history: &History, stages: &[&str]) {
         }
     }
     assert_eq!(opened, stages);
-}
-
-async fn until_builds(
-    place: &Place,
-    check: impl Fn(&BTreeMap<String, String>) -> bool,
-) -> Result<()> {
-    wardring_harness::wait_until_ok(LONG, "the devices to report their builds", async || {
-        let builds = place.builds().await.map_err(|error| format!("{error:#}"))?;
-        if check(&builds) { Ok(()) } else { Err(format!("{builds:?}")) }
-    })
-    .await
 }
 
 #[tokio::test]
@@ -115,7 +102,7 @@ async fn an_update_that_breaks_a_service_halts_at_the_first_stage_and_is_taken_b
             assert_eq!(count(&fleet, &device, "uninstall")?, 1, "{device}");
         }
     }
-    until_builds(&place, |builds| builds.values().all(|build| build == BUILDS[0])).await?;
+    place.until_builds(|builds| builds.values().all(|build| build == BUILDS[0])).await?;
     assert_untouched(&plan, &fleet, &history, &["work", "production"])
 }
 

@@ -8,7 +8,7 @@ use wardring_api::{PatchRollout, RolloutPhase};
 use wardring_e2e::writes;
 
 use crate::support::{
-    CONTROLLER, LONG, Place, Plan, install_with,
+    CONTROLLER, Place, Plan, install_with,
     manifests::{BUILDS, with},
     rollout, stage, world,
 };
@@ -28,12 +28,7 @@ async fn a_patched_device_costs_six_writes_and_a_batch_of_them_three() -> Result
     let production = with(stage("production"), json!({ "maxConcurrency": 6 }));
     place.create::<PatchRollout>(rollout(&[stage("test"), production], json!({}))).await?;
     place.until_phase(RolloutPhase::Completed).await?;
-    wardring_harness::wait_until_ok(LONG, "the devices to report their builds", async || {
-        let builds = place.builds().await.map_err(|error| format!("{error:#}"))?;
-        let all = builds.values().all(|build| build == BUILDS[1]);
-        if all { Ok(()) } else { Err(format!("{builds:?}")) }
-    })
-    .await?;
+    place.until_builds(|builds| builds.values().all(|build| build == BUILDS[1])).await?;
 
     let after = writes::count(&place.client).await?.context("our own API server hides nothing")?;
     let seconds = began.elapsed().as_secs();

@@ -212,6 +212,31 @@ impl Place {
         Ok(lines.map(|line| (line.device.clone(), line)).collect())
     }
 
+    /// Waits until the record is as wanted: a halt is written before the lines that it follows from.
+    pub async fn until_lines(
+        &self,
+        what: &str,
+        check: impl Fn(&BTreeMap<String, SliceLine>) -> bool,
+    ) -> Result<BTreeMap<String, SliceLine>> {
+        wait_until_ok(LONG, what, async || {
+            let lines = self.lines().await.map_err(|error| format!("{error:#}"))?;
+            if check(&lines) { Ok(lines) } else { Err(format!("{lines:?}")) }
+        })
+        .await
+    }
+
+    /// Waits until the devices have reported builds as wanted: a facts report follows the outcome.
+    pub async fn until_builds(
+        &self,
+        check: impl Fn(&BTreeMap<String, String>) -> bool,
+    ) -> Result<()> {
+        wait_until_ok(LONG, "the devices to report their builds", async || {
+            let builds = self.builds().await.map_err(|error| format!("{error:#}"))?;
+            if check(&builds) { Ok(()) } else { Err(format!("{builds:?}")) }
+        })
+        .await
+    }
+
     /// Every device's `build.UBR`, as reported.
     pub async fn builds(&self) -> Result<BTreeMap<String, String>> {
         let devices = self.api::<Device>().list(&ListParams::default()).await?.items;
