@@ -275,8 +275,10 @@ pub(crate) fn judge(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) -> bo
     let by_budget = by_budget.or_else(|| {
         correlated::verdict(run, scene).map(|(position, verdict)| (position, (verdict, false)))
     });
-    let Some((position, (Complaint { reason, message }, gate_rolls_back))) = by_budget.or(by_gate)
-    else {
+    // Where both speak at once, the one that asks for a rollback is not lost behind the other.
+    let by_gate_first = by_gate.as_ref().is_some_and(|(_, (_, rolls_back))| *rolls_back);
+    let verdict = if by_gate_first { by_gate } else { by_budget.or(by_gate) };
+    let Some((position, (Complaint { reason, message }, gate_rolls_back))) = verdict else {
         return false;
     };
     let stage = run.stages[position].spec.name.clone();

@@ -178,6 +178,28 @@ fn a_gate_that_rolls_back_reaches_at_least_its_stage() {
 }
 
 #[test]
+fn a_rollback_by_a_gate_is_not_lost_behind_a_budget_that_breaks_with_it() {
+    let mut world = during(", onFailure: Rollback");
+    world.agents.get_mut("test-2").unwrap().script = support::agent::Script::ServiceDown;
+    world.meters.insert("errors".to_owned(), Meter::Value(0.01));
+    world.settle();
+    loop {
+        world.now += SignedDuration::from_mins(1);
+        world.run_agents();
+        if world.plan().rollouts[0].status.halted.is_some() {
+            break;
+        }
+        world.settle();
+    }
+    let bad = measured(&world, world.now, GateResult::Fail);
+    hand_in(&mut world, bad);
+    world.meters.clear();
+    world.settle();
+    let rollback = world.status("november").rollback.expect("the gate asked for it");
+    assert_eq!(rollback.scope, RollbackScope::Stage);
+}
+
+#[test]
 fn what_counts_silence_halts_and_takes_nothing_back() {
     let mut world = gated(
         "during: [{name: errors, type: Cel, cel: {expression: stage.inProgress}, interval: 1m, \
