@@ -13,15 +13,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use windows_registry::LOCAL_MACHINE;
 use windows_service::service::{
-    Service, ServiceAccess, ServiceAction, ServiceActionType, ServiceControl, ServiceDependency,
-    ServiceErrorControl, ServiceFailureActions, ServiceFailureResetPeriod, ServiceInfo,
+    Service, ServiceAccess, ServiceControl, ServiceDependency, ServiceErrorControl, ServiceInfo,
     ServiceStartType, ServiceState, ServiceType,
 };
 use windows_service::service_control_handler::{ServiceControlHandlerResult, register};
 use windows_service::service_manager::{ServiceManager, ServiceManagerAccess};
 
 use super::host::{PATIENCE, STATUS, begin_log, report, runtime, told, whole};
-use super::manager::does_not_exist;
+use super::manager::{does_not_exist, started_again};
 use super::{fit, program, uninstall};
 use crate::chance;
 use crate::exercise::{
@@ -47,7 +46,6 @@ const WAIT: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// Pauses before Windows starts it again that ended in the middle; after that it waits for the next boot.
 const RESTART_AFTER: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(60)];
-const FORGIVEN_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Why there is no exercise.
 #[derive(Debug, thiserror::Error)]
@@ -185,13 +183,7 @@ fn set_up(folder: &Path, wish: Wish) -> Result<(), ExerciseError> {
     let manager = manager.map_err(refused("reach"))?;
     let service = manager.create_service(&info(&program), ServiceAccess::ALL_ACCESS);
     let service = service.map_err(refused("create"))?;
-    let restart = |delay| ServiceAction { action_type: ServiceActionType::Restart, delay };
-    let actions = ServiceFailureActions {
-        reset_period: ServiceFailureResetPeriod::After(FORGIVEN_AFTER),
-        reboot_msg: None,
-        command: None,
-        actions: Some(RESTART_AFTER.map(restart).to_vec()),
-    };
+    let actions = started_again(&RESTART_AFTER);
     service.update_failure_actions(actions).map_err(refused("set the recovery of"))?;
     service.start::<&OsStr>(&[]).map_err(refused("start"))
 }

@@ -152,18 +152,24 @@ pub(super) struct Installed {
     pub command: Command,
 }
 
+/// What Windows does when a service dies: starts it again after each of these times, and forgets in a day.
+pub(super) fn started_again(after: &[Duration]) -> ServiceFailureActions {
+    let restart =
+        |delay: &Duration| ServiceAction { action_type: ServiceActionType::Restart, delay: *delay };
+    ServiceFailureActions {
+        reset_period: ServiceFailureResetPeriod::After(FORGIVEN_AFTER),
+        reboot_msg: None,
+        command: None,
+        actions: Some(after.iter().map(restart).collect()),
+    }
+}
+
 impl Installed {
     /// Makes everything about it as it should be.
     pub fn configure(&self) -> Result<(), ManagerError> {
         let service = &self.service;
         service.change_config(&info(&self.command)).map_err(refused("change"))?;
-        let restart = |delay| ServiceAction { action_type: ServiceActionType::Restart, delay };
-        let actions = ServiceFailureActions {
-            reset_period: ServiceFailureResetPeriod::After(FORGIVEN_AFTER),
-            reboot_msg: None,
-            command: None,
-            actions: Some(RESTART_AFTER.map(restart).to_vec()),
-        };
+        let actions = started_again(&RESTART_AFTER);
         service.update_failure_actions(actions).map_err(refused("set the recovery of"))?;
         // The service works without these, so a Windows that does not know one is told about only.
         let hints = [
