@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use wardring_api::{AlertmanagerGate, GatePhase, PrometheusGate};
 use wardring_controller::{
-    gates::{Context, Found, Member, Provider, alertmanager, prometheus},
+    gates::{Context, Found, Member, Provider, Reading, alertmanager, prometheus},
     outbound::Endpoint,
 };
 use wardring_harness::{MetricsPage, Monitor, monitoring::Setup, wait_until_ok};
@@ -48,6 +48,15 @@ fn result(found: &Found) -> Option<f64> {
     }
 }
 
+/// Reads until the answer is this number: the servers need a moment to see what was shown to them.
+async fn until(what: &str, expected: f64, read: impl AsyncFn() -> Reading) {
+    let found = wait_until_ok(SOON, what, async || {
+        let reading = read().await;
+        if result(&reading.found) == Some(expected) { Ok(()) } else { Err(format!("{reading:?}")) }
+    });
+    found.await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_prometheus_gives_one_number_or_nothing_that_could_pass() {
     let page = MetricsPage::start().await.unwrap();
@@ -66,16 +75,8 @@ async fn a_real_prometheus_gives_one_number_or_nothing_that_could_pass() {
         prometheus::read(&endpoint, &gate, &context(began)).await
     };
     let becomes = async |gate: Value, expected: f64| {
-        wait_until_ok(SOON, &format!("{gate} to become {expected}"), async || {
-            let reading = ask(gate.clone()).await;
-            if result(&reading.found) == Some(expected) {
-                Ok(())
-            } else {
-                Err(format!("{reading:?}"))
-            }
-        })
-        .await
-        .unwrap();
+        until(&format!("{gate} to become {expected}"), expected, async || ask(gate.clone()).await)
+            .await;
     };
 
     let of_the_stage = json!({ "query": "sum(errors{instance_name=~\"{{devices}}\"})" });
@@ -147,16 +148,8 @@ async fn a_real_alertmanager_shows_what_is_new_and_our_own_silences_hide_nothing
         let mut gate = gate;
         gate["provider"] = json!("alertmanager");
         let gate: AlertmanagerGate = serde_json::from_value(gate).unwrap();
-        wait_until_ok(SOON, &format!("{expected} alerts"), async || {
-            let reading = alertmanager::read(&endpoint, &gate, &context(began)).await;
-            if result(&reading.found) == Some(expected) {
-                Ok(())
-            } else {
-                Err(format!("{reading:?}"))
-            }
-        })
-        .await
-        .unwrap();
+        let read = async || alertmanager::read(&endpoint, &gate, &context(began)).await;
+        until(&format!("{expected} alerts"), expected, read).await;
     };
     let watched = json!({ "watchdog": "alertname=\"Watchdog\"" });
     counted(watched.clone(), 3.0).await;
