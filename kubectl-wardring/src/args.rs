@@ -61,6 +61,8 @@ pub enum Command {
     Status(Status),
     /// Says why a rollout or a device stands where it stands
     Explain(Explain),
+    /// Shows what a rollout would do and when, before it does: a manifest with -f, or one that exists
+    Plan(Plan),
     /// Makes an enrolment token and prints the line that enrols a device
     Enroll(Enroll),
     /// Pauses a rollout; devices get no further permit
@@ -124,6 +126,29 @@ pub struct Explain {
     #[arg(value_parser = object)]
     pub name: String,
     /// Output format; `json` and `yaml` hold the sentences as a list
+    #[arg(short, long, value_name = "FORMAT")]
+    pub output: Option<Format>,
+}
+
+/// `plan`.
+#[derive(ClapArgs)]
+pub struct Plan {
+    /// A rollout that exists
+    #[arg(value_parser = object, required_unless_present = "file")]
+    pub name: Option<String>,
+    /// Manifest of a rollout, applied or not; - reads standard input
+    #[arg(short = 'f', long = "filename", value_name = "FILE", conflicts_with = "name")]
+    pub file: Option<std::path::PathBuf>,
+    /// As if every device were in contact
+    #[arg(long)]
+    pub all_online: bool,
+    /// How long a device takes to install
+    #[arg(long, value_name = "TIME", default_value = "30m")]
+    pub install_time: Span,
+    /// How long a device takes to restart
+    #[arg(long, value_name = "TIME", default_value = "10m")]
+    pub restart_time: Span,
+    /// Output format; `wide` shows every device
     #[arg(short, long, value_name = "FORMAT")]
     pub output: Option<Format>,
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use k8s_openapi::NamespaceResourceScope;
 use kube::{
     Api, Client, Config, Resource,
-    api::{Patch, PatchParams},
+    api::{ListParams, Patch, PatchParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde::de::DeserializeOwned;
@@ -101,5 +101,29 @@ impl Cluster {
             ..PatchParams::default()
         };
         Ok(self.here::<K>().patch(name, &params, &Patch::Merge(change)).await?)
+    }
+}
+
+/// Objects per page.
+const PAGE: u32 = 500;
+
+/// Every object, a page at a time, each turned into what is wanted of it.
+pub async fn pages<K, T>(
+    api: &Api<K>,
+    params: ListParams,
+    view: impl Fn(K) -> T,
+) -> kube::Result<Vec<T>>
+where
+    K: Clone + Debug + DeserializeOwned,
+{
+    let mut params = params.limit(PAGE);
+    let mut objects = Vec::new();
+    loop {
+        let page = api.list(&params).await?;
+        objects.extend(page.items.into_iter().map(&view));
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params.continue_token = Some(token),
+            None => return Ok(objects),
+        }
     }
 }

@@ -11,6 +11,7 @@ mod explain;
 mod hold;
 mod output;
 mod paint;
+mod plan;
 mod rollback;
 mod standing;
 mod status;
@@ -58,6 +59,7 @@ async fn obey(cluster: &Cluster, command: &Command) -> Result<ExitCode> {
     match command {
         Command::Status(status) => return status::run(cluster, status).await,
         Command::Explain(explain) => explain::run(cluster, explain).await?,
+        Command::Plan(plan) => plan::run(cluster, plan).await?,
         Command::Enroll(enroll) => enroll::run(cluster, enroll).await?,
         Command::Suspend(verb) => verbs::suspend(cluster, verb).await?,
         Command::Resume(verb) => verbs::resume(cluster, verb).await?,

@@ -19,15 +19,13 @@ use wardring_planner::{
 
 use crate::{
     args::{Format, Rollback},
-    cluster::Cluster,
+    cluster::{Cluster, pages},
     output::{done, resource_name},
     table::printable,
 };
 
 /// Devices shown one by one.
 const SHOWN: usize = 20;
-/// Objects per page.
-const PAGE: u32 = 500;
 
 /// `rollback NAME --reason TEXT`.
 pub async fn run(cluster: &Cluster, args: &Rollback) -> Result<()> {
@@ -108,9 +106,9 @@ async fn preview(
 ) -> Result<RollbackPreview> {
     let uid = rollout.uid().unwrap_or_default();
     let ours = ListParams::default().labels(&format!("{}={uid}", names::ROLLOUT_UID_LABEL));
-    let slices: Vec<PatchRolloutSlice> = all(&cluster.here(), ours).await?;
-    let groups: Vec<DeviceGroup> = all(&cluster.here(), ListParams::default()).await?;
-    let updates: Vec<Update> = all(&cluster.here(), ListParams::default()).await?;
+    let slices: Vec<PatchRolloutSlice> = pages(&cluster.here(), ours, |all| all).await?;
+    let groups: Vec<DeviceGroup> = pages(&cluster.here(), ListParams::default(), |all| all).await?;
+    let updates: Vec<Update> = pages(&cluster.here(), ListParams::default(), |all| all).await?;
     let devices = devices(cluster, spec).await?;
     let snapshot = Snapshot {
         namespace: cluster.namespace.clone(),
@@ -150,29 +148,14 @@ async fn devices(cluster: &Cluster, spec: &PatchRollbackSpec) -> Result<Vec<Devi
         let wanted = spec.selector.as_ref().and_then(|all| all.match_labels.as_ref());
         let text: Vec<String> =
             wanted.into_iter().flatten().map(|(key, value)| format!("{key}={value}")).collect();
-        return all(&api, ListParams::default().labels(&text.join(","))).await;
+        let these = ListParams::default().labels(&text.join(","));
+        return Ok(pages(&api, these, |all| all).await?);
     }
     let mut found = Vec::with_capacity(spec.devices.len());
     for name in &spec.devices {
         found.push(api.get(name).await?);
     }
     Ok(found)
-}
-
-async fn all<K>(api: &Api<K>, mut params: ListParams) -> Result<Vec<K>>
-where
-    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
-{
-    params = params.limit(PAGE);
-    let mut objects = Vec::new();
-    loop {
-        let page = api.list(&params).await?;
-        objects.extend(page.items);
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params.continue_token = Some(token),
-            None => return Ok(objects),
-        }
-    }
 }
 
 fn told(preview: &RollbackPreview) -> Vec<String> {

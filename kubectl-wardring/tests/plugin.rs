@@ -484,3 +484,120 @@ async fn holds_are_put_and_lifted_and_an_order_is_looked_at_before_it_is_made() 
     assert!(stranger.contains("you may not do that"), "{stranger}");
     cluster.stop().await
 }
+
+/// Two groups, each with a device in contact, an update for them and a window for production.
+const FLEET: &str = "
+apiVersion: wardring.dev/v1alpha1
+kind: DeviceGroup
+metadata: { name: test, namespace: patching }
+spec: { selector: { matchLabels: { ring: test } } }
+---
+apiVersion: wardring.dev/v1alpha1
+kind: DeviceGroup
+metadata: { name: production, namespace: patching }
+spec: { selector: { matchLabels: { ring: production } } }
+---
+apiVersion: wardring.dev/v1alpha1
+kind: Update
+metadata: { name: kb5068787, namespace: patching }
+spec: { kb: KB5068787, title: November, product: Windows Server 2022, kind: Quality, release: 2026-11, reversible: Expected }
+---
+apiVersion: wardring.dev/v1alpha1
+kind: Device
+metadata: { name: test-1, namespace: patching, labels: { ring: test } }
+spec: { mode: Manage, enrolmentId: e1 }
+---
+apiVersion: wardring.dev/v1alpha1
+kind: Device
+metadata: { name: prod-1, namespace: patching, labels: { ring: production } }
+spec: { mode: Manage, enrolmentId: e2 }
+---
+apiVersion: wardring.dev/v1alpha1
+kind: Device
+metadata: { name: prod-2, namespace: patching, labels: { ring: production } }
+spec: { mode: Observe, enrolmentId: e3 }
+";
+
+#[tokio::test]
+async fn a_plan_shows_what_would_happen_and_writes_nothing() -> Result<()> {
+    let cluster = with_crds().await?;
+    let config = cluster.kubeconfig_path().to_owned();
+    let plan = |args: &[&str]| plugin(&config, &[&["plan", "-n", "patching"], args].concat());
+    cluster.kubectl_apply(FLEET).await?.ok()?;
+    for device in ["test-1", "prod-1", "prod-2"] {
+        let status = json!({ "status": {
+            "os": { "product": "Windows Server 2022", "build": "20348.4294", "edition": "" },
+            "conditions": [{ "type": "Online", "status": "True", "reason": "InContact",
+                "message": "", "lastTransitionTime": "2026-11-01T00:00:00Z" }],
+        }});
+        let status = status.to_string();
+        let patch = ["patch", "wdev", device, "-n", "patching", "--subresource=status"];
+        let patch = [&patch[..], &["--type=merge", "-p", &status]].concat();
+        cluster.kubectl(&patch).await?.ok()?;
+    }
+    let folder = tempfile::tempdir()?;
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+
+    // Before it is applied.
+    let manifest = file("november.yaml", ROLLOUT);
+    let text = stdout(&plan(&["-f", &manifest]));
+    assert!(text.starts_with("patchrollout.wardring.dev/november in namespace patching"), "{text}");
+    assert!(text.contains("1 device does not start"), "{text}");
+    assert!(text.contains("prod-2 does not start: the device is in mode Observe"), "{text}");
+    assert!(text.contains("It does not complete by itself"), "{text}");
+    let document: Value = serde_json::from_str(&stdout(&plan(&["-f", &manifest, "-o", "json"])))?;
+    let states: Vec<_> =
+        document["devices"].as_array().unwrap().iter().map(|d| &d["state"]).collect();
+    assert_eq!(json!(states), json!(["Succeeded", "Succeeded", null]), "{document}");
+    assert_eq!(document["devices"][0]["reversible"], "Expected");
+    let wide = stdout(&plan(&["-f", &manifest, "-o", "wide"]));
+    assert!(wide.lines().any(|line| line.starts_with("prod-1 ")), "{wide}");
+    let absent = complaint(&plan(&["november"]));
+    assert!(absent.contains("\"november\" not found"), "nothing was written: {absent}");
+
+    // Once it is there, suspended, and as another manifest would make it.
+    cluster.kubectl_apply(ROLLOUT).await?.ok()?;
+    stdout(&plugin(&config, &["suspend", "november", "-n", "patching"]));
+    cluster
+        .kubectl(&[
+            "patch",
+            "wdev",
+            "prod-2",
+            "-n",
+            "patching",
+            "--type=merge",
+            "-p",
+            r#"{"spec":{"mode":"Manage"}}"#,
+        ])
+        .await?
+        .ok()?;
+    let text = stdout(&plan(&["november"]));
+    assert!(text.contains("It is suspended; this is what happens once it is resumed."), "{text}");
+    assert!(text.contains("It completes at "), "{text}");
+    let version = field(&cluster, "prollout", "november", "/metadata/resourceVersion").await?;
+    let other = ROLLOUT.replace("group: production }", "group: production, maxConcurrency: 1 }");
+    let text = stdout(&plan(&["-f", &file("other.yaml", &other)]));
+    assert!(text.contains("It exists; this is what happens once it is as in the file."), "{text}");
+    assert!(text.contains("SlotsTaken 4"), "one after the other: {text}");
+    let after = field(&cluster, "prollout", "november", "/metadata/resourceVersion").await?;
+    assert_eq!(version, after, "nothing was written");
+
+    // What `kubectl apply` would refuse is refused in its words, in one sentence.
+    let other = file("other.yaml", &ROLLOUT.replace("2026-11 }", "2019-01 }"));
+    let refused = complaint(&plan(&["-f", &other]));
+    assert!(refused.contains("spec.updates: cannot change"), "{refused}");
+    let none = complaint(&plan(&["-f", &file("none.yaml", "kind: ConfigMap")]));
+    assert!(none.contains("none.yaml: there is no PatchRollout"), "{none}");
+    let elsewhere = ROLLOUT.replace("namespace: patching", "namespace: other");
+    let elsewhere = complaint(&plan(&["-f", &file("elsewhere.yaml", &elsewhere)]));
+    assert!(elsewhere.contains("is for namespace other"), "{elsewhere}");
+    let missing = complaint(&plan(&["-f", "no-such-file.yaml"]));
+    assert!(missing.contains("cannot read no-such-file.yaml"), "{missing}");
+    let forbidden = complaint(&plan(&["november", "--as", "nobody"]));
+    assert!(forbidden.contains("you may not do that"), "{forbidden}");
+    cluster.stop().await
+}

@@ -1,0 +1,319 @@
+//! A copy of what one pass looks at, to which plans are applied.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use jiff::{SignedDuration, Timestamp};
+use wardring_api::{GateResult, PatchRollout, Reversible, names};
+
+use super::{Assumptions, fleet};
+use crate::{
+    Action, DeviceRow, GroupView, Guards, HoldView, JobView, LedgerView, LineChange, Measurement,
+    NewSlice, Plan, RolloutDecisions, SliceView, Snapshot, StopView, WindowView, names_digest,
+    plan,
+};
+
+/// Plans after which an instant has to be at rest.
+const PASSES: usize = 10_000;
+/// The least that time passes by: nobody needs a forecast by the second.
+const STEP: SignedDuration = SignedDuration::from_mins(1);
+/// Instants that are looked at: a gate that is measured every minute of a long soak is not looked at
+/// for ever.
+const INSTANTS: usize = 50_000;
+
+/// The copy.
+pub(super) struct World {
+    pub(super) snapshot: Snapshot,
+    pub(super) assumptions: Assumptions,
+    pub(super) jobs: BTreeMap<String, Arc<JobView>>,
+    slices: BTreeMap<String, Arc<SliceView>>,
+    rollouts: BTreeMap<String, Arc<PatchRollout>>,
+    measurements: BTreeMap<(String, String, String), Measurement>,
+    pub(super) fleet: fleet::Fleet,
+    last: Plan,
+    until: Timestamp,
+    instants: usize,
+}
+
+impl World {
+    pub fn new(snapshot: &Snapshot, assumptions: Assumptions) -> World {
+        let mut snapshot = snapshot.clone();
+        // Only the leader knows these; the forecast is for the time when nothing is in its way.
+        snapshot.guards = Guards::default();
+        let lines = snapshot.slices.iter().flat_map(|slice| &slice.lines);
+        let highest =
+            lines.map(|line| line.sequence).chain(snapshot.jobs.iter().map(|job| job.sequence));
+        let sequence = highest.max().unwrap_or(0).max(snapshot.ledger.sequence);
+        snapshot.ledger = LedgerView { present: true, sequence, batch: None };
+        if assumptions.all_online {
+            come_online(&mut snapshot);
+        }
+        let until = snapshot.now.checked_add(assumptions.horizon).unwrap_or(Timestamp::MAX);
+        let by_name = |slice: &Arc<SliceView>| (slice.name.clone(), slice.clone());
+        let by_device = |job: &Arc<JobView>| (job.device.clone(), job.clone());
+        let named = |rollout: &Arc<PatchRollout>| {
+            (rollout.metadata.name.clone().unwrap_or_default(), rollout.clone())
+        };
+        let mut world = World {
+            jobs: snapshot.jobs.iter().map(by_device).collect(),
+            slices: snapshot.slices.iter().map(by_name).collect(),
+            rollouts: snapshot.rollouts.iter().map(named).collect(),
+            measurements: BTreeMap::new(),
+            fleet: fleet::Fleet::default(),
+            last: Plan::default(),
+            assumptions,
+            until,
+            instants: 0,
+            snapshot,
+        };
+        let at_work: Vec<String> = world.jobs.keys().cloned().collect();
+        at_work.iter().for_each(|device| world.takes_up(device));
+        world
+    }
+
+    pub fn now(&self) -> Timestamp {
+        self.snapshot.now
+    }
+
+    /// Whether this instant is still looked at.
+    pub fn looks_on(&self, instant: Timestamp) -> bool {
+        instant <= self.until && self.instants < INSTANTS
+    }
+
+    pub fn rollout(&self, uid: &str) -> Option<&PatchRollout> {
+        let mine = |rollout: &&Arc<PatchRollout>| rollout.metadata.uid.as_deref() == Some(uid);
+        self.rollouts.values().find(mine).map(AsRef::as_ref)
+    }
+
+    pub fn named(&self, name: &str) -> Option<&PatchRollout> {
+        self.rollouts.get(name).map(AsRef::as_ref)
+    }
+
+    pub fn slice(&self, name: &str) -> Option<&SliceView> {
+        self.slices.get(name).map(AsRef::as_ref)
+    }
+
+    pub fn job(&self, device: &str) -> Option<&JobView> {
+        self.jobs.get(device).map(AsRef::as_ref)
+    }
+
+    pub fn device(&self, name: &str) -> Option<&DeviceRow> {
+        self.snapshot.devices.get(name)
+    }
+
+    pub fn groups(&self) -> &[GroupView] {
+        self.snapshot.devices.groups()
+    }
+
+    pub fn holds(&self) -> &[HoldView] {
+        &self.snapshot.holds
+    }
+
+    pub fn windows(&self) -> &[Arc<WindowView>] {
+        &self.snapshot.windows
+    }
+
+    pub fn stops(&self) -> &[Arc<StopView>] {
+        &self.snapshot.stops
+    }
+
+    /// What was decided about the rollout last.
+    pub fn decisions(&self, uid: &str) -> Option<RolloutDecisions> {
+        self.last.rollouts.iter().find(|decided| decided.rollout.uid == uid).cloned()
+    }
+
+    /// Whether what the rollout has for the device can be taken back, by the catalogue's word.
+    pub fn reversible(&self, decided: &RolloutDecisions, device: &str) -> Reversible {
+        let product = self.device(device).and_then(|row| row.product.as_deref());
+        let updates = &decided.status.resolved_updates;
+        let mine = updates.iter().filter(|update| Some(&*update.product) == product);
+        let known = mine.map(|update| {
+            let same = |spec: &&Arc<wardring_api::UpdateSpec>| {
+                spec.kb == update.kb && spec.product == update.product
+            };
+            let spec = self.snapshot.updates.iter().find(same);
+            spec.map_or(Reversible::Unknown, |spec| spec.reversible)
+        });
+        let rank = |reversible: &Reversible| match reversible {
+            Reversible::No => 0,
+            Reversible::Unknown => 1,
+            Reversible::Expected => 2,
+        };
+        known.min_by_key(rank).unwrap_or_default()
+    }
+
+    /// Plans and applies until nothing is left to do now. Returns when something happens next.
+    pub fn settle(&mut self) -> Option<Timestamp> {
+        self.instants += 1;
+        for _ in 0..PASSES {
+            self.snapshot.jobs = self.jobs.values().cloned().collect();
+            self.snapshot.slices = self.slices.values().cloned().collect();
+            self.snapshot.rollouts = self.rollouts.values().cloned().collect();
+            self.snapshot.measurements = self.measurements.values().cloned().collect();
+            self.last = plan(&self.snapshot);
+            let measured = self.measure();
+            let actions = std::mem::take(&mut self.last.actions);
+            let applied = actions.iter().filter(|action| self.apply(action)).count();
+            if applied == 0 && !measured {
+                break;
+            }
+        }
+        let next = [self.last.next_evaluation, self.fleet.next()].into_iter().flatten().min()?;
+        let step = self.now().checked_add(STEP).ok()?;
+        Some(next.max(step))
+    }
+
+    /// Lets time pass, and devices do what they do meanwhile.
+    pub fn pass_time(&mut self, to: Timestamp) {
+        self.snapshot.now = to;
+        self.work();
+    }
+
+    /// Every gate that is measured outside passes.
+    fn measure(&mut self) -> bool {
+        let now = self.now();
+        let due: Vec<Measurement> = self
+            .last
+            .measure
+            .iter()
+            .filter(|order| order.due <= now)
+            .map(|order| Measurement {
+                rollout_uid: order.rollout.uid.clone(),
+                stage: order.stage.clone(),
+                gate: order.gate.name.clone(),
+                definition: order.status.definition.clone(),
+                at: now,
+                result: GateResult::Pass,
+                query: None,
+                value: None,
+                message: "it is assumed to pass".to_owned(),
+            })
+            .collect();
+        let mut measured = false;
+        for taken in due {
+            let key = (taken.rollout_uid.clone(), taken.stage.clone(), taken.gate.clone());
+            if self.measurements.get(&key).is_none_or(|known| known.at < now) {
+                self.measurements.insert(key, taken);
+                measured = true;
+            }
+        }
+        measured
+    }
+
+    /// Does what a write would; false for what leaves nothing behind.
+    fn apply(&mut self, action: &Action) -> bool {
+        match action {
+            Action::AddFinalizer(id) => self.change(&id.name, |rollout| {
+                rollout
+                    .metadata
+                    .finalizers
+                    .get_or_insert_default()
+                    .push(names::FINALIZER.to_owned());
+            }),
+            Action::RemoveFinalizer(id) => {
+                self.change(&id.name, |rollout| rollout.metadata.finalizers = None);
+                let is_gone = |all: &PatchRollout| all.metadata.deletion_timestamp.is_some();
+                if self.named(&id.name).is_some_and(is_gone) {
+                    self.rollouts.remove(&id.name);
+                }
+            }
+            Action::WriteStatus { rollout, status } => {
+                self.change(&rollout.name, |rollout| rollout.status = Some((**status).clone()));
+            }
+            Action::CreateSlice(new) => {
+                let view = Arc::new(fresh_slice(new, self.now()));
+                self.slices.entry(new.name.clone()).or_insert(view);
+            }
+            Action::DeleteSlice { name } => {
+                self.slices.remove(name);
+            }
+            Action::OpenBatch { batch, .. } => {
+                self.snapshot.ledger.sequence = batch.sequence;
+                self.snapshot.ledger.batch = Some(batch.clone());
+            }
+            Action::RecordLines { slice, changes, .. } => {
+                changes.iter().for_each(|change| self.write_line(slice, change));
+            }
+            Action::Recall { slice, lines } => {
+                for line in lines {
+                    if line.job_attempt.is_some() {
+                        self.drop_job(&line.change.line.device);
+                    }
+                    self.write_line(slice, &line.change);
+                }
+            }
+            Action::CreateJob(new) => {
+                self.jobs.insert(new.device.clone(), Arc::new(JobView::fresh(new, self.now())));
+                self.fleet.settles(&new.device, new.health.settle);
+                self.takes_up(&new.device);
+            }
+            Action::DeleteJob { device, .. } => self.drop_job(device),
+            Action::CreateHold { name, spec, .. } => {
+                let view = HoldView { name: name.clone(), spec: (**spec).clone() };
+                self.snapshot.holds.push(view);
+            }
+            Action::WriteGroupStatus { group, status } => {
+                let table = Arc::make_mut(&mut self.snapshot.devices);
+                table.set_group_status(group, status.clone());
+            }
+            Action::WriteWindowStatus { window, status } => {
+                let mut all = self.snapshot.windows.iter_mut();
+                if let Some(view) = all.find(|view| *view.name == **window) {
+                    Arc::make_mut(view).status = status.clone();
+                }
+            }
+            Action::WriteRollbackStatus { uid, status, .. } => {
+                let mine = |order: &&mut Arc<wardring_api::PatchRollback>| {
+                    order.metadata.uid.as_deref() == Some(uid)
+                };
+                if let Some(order) = self.snapshot.orders.iter_mut().find(mine) {
+                    Arc::make_mut(order).status = Some((**status).clone());
+                }
+            }
+            Action::Emit(_) => return false,
+        }
+        true
+    }
+
+    fn change(&mut self, rollout: &str, change: impl FnOnce(&mut PatchRollout)) {
+        if let Some(rollout) = self.rollouts.get_mut(rollout) {
+            change(Arc::make_mut(rollout));
+        }
+    }
+
+    fn write_line(&mut self, slice: &str, change: &LineChange) {
+        let Some(slice) = self.slices.get_mut(slice) else { return };
+        if let Some(line) = Arc::make_mut(slice).lines.get_mut(change.index) {
+            *line = change.line.clone();
+        }
+    }
+
+    fn drop_job(&mut self, device: &str) {
+        self.jobs.remove(device);
+        self.fleet.forgets(device);
+    }
+}
+
+fn fresh_slice(new: &NewSlice, now: Timestamp) -> SliceView {
+    SliceView {
+        name: new.name.clone(),
+        rollout: new.rollout.name.clone(),
+        rollout_uid: new.rollout.uid.clone(),
+        stage: new.stage.clone(),
+        index: new.index,
+        of: new.of,
+        freeze_id: new.freeze_id.clone(),
+        names_digest: names_digest(new.lines.iter().map(|line| line.device.as_str())),
+        lines: new.lines.clone(),
+        damaged: None,
+        created_at: Some(now),
+    }
+}
+
+fn come_online(snapshot: &mut Snapshot) {
+    let away: Vec<DeviceRow> =
+        snapshot.devices.rows().iter().filter(|row| !row.is_online()).cloned().collect();
+    let table = Arc::make_mut(&mut snapshot.devices);
+    for row in away {
+        table.upsert(DeviceRow { online: Some(true), online_since: Some(snapshot.now), ..row });
+    }
+}

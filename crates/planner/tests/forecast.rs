@@ -1,0 +1,212 @@
+//! What a forecast foretells: who starts when and why not, where it ends, what to know before.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use jiff::{SignedDuration, Timestamp};
+use support::{SERVER, World, start};
+use wardring_api::{DeviceMode, LineState, Reversible, RolloutPhase, reasons::Reason};
+use wardring_planner::{Assumptions, DeviceForecast, Forecast, ForecastEnd, forecast};
+
+const TWO_STAGES: &str = "
+updates: {select: {release: 2026-11}}
+stages:
+- {name: test, group: test, maxConcurrency: 1, soak: 1h}
+- {name: production, group: production, maxConcurrency: 2}";
+
+/// Two test servers and three of production.
+fn world() -> World {
+    let mut world = World::new();
+    for (group, devices) in [("test", 2), ("production", 3)] {
+        world.group(group);
+        for number in 1..=devices {
+            world.device(&format!("{group}-{number}"), group, SERVER);
+        }
+    }
+    world
+}
+
+fn told(world: &World, assumptions: &Assumptions) -> Forecast {
+    let uid = world.rollouts["november"].metadata.uid.clone().unwrap();
+    forecast(&world.snapshot(), &uid, assumptions).unwrap()
+}
+
+fn foretold(world: &World) -> Forecast {
+    told(world, &Assumptions::default())
+}
+
+fn of<'a>(forecast: &'a Forecast, device: &str) -> &'a DeviceForecast {
+    forecast.devices.iter().find(|all| all.device == device).unwrap()
+}
+
+fn after(minutes: i64) -> Timestamp {
+    start() + SignedDuration::from_mins(minutes)
+}
+
+#[test]
+fn every_device_has_its_start_and_its_end_in_the_order_of_stages_and_caps() {
+    let mut world = world();
+    world.rollout("november", TWO_STAGES);
+    let forecast = foretold(&world);
+
+    let ForecastEnd::Completed(end) = forecast.end else { panic!("{:?}", forecast.end) };
+    let starts: Vec<Timestamp> =
+        forecast.devices.iter().map(|device| device.starts.unwrap()).collect();
+    assert_eq!(forecast.devices.len(), 5);
+    assert!(forecast.devices.iter().all(|device| {
+        device.held.is_none() && device.done.is_some_and(|(_, state)| state == LineState::Succeeded)
+    }));
+    // One at a time, each with its 40 minutes and the time to settle.
+    let [first, second] = [of(&forecast, "test-1"), of(&forecast, "test-2")];
+    assert_eq!(first.starts, Some(after(0)));
+    assert_eq!(second.starts, first.done.map(|(at, _)| at));
+    assert!(first.done.unwrap().0 >= after(40));
+    assert_eq!(second.waited_for, Some(Reason::SlotsTaken));
+    let [test, production] = &forecast.stages[..] else { panic!("{:?}", forecast.stages) };
+    assert_eq!(test.held[0].0, Reason::SlotsTaken);
+    assert!(test.held[0].1 >= SignedDuration::from_mins(40), "{:?}", test.held);
+    // The soak lies between them.
+    let soaked = second.done.unwrap().0 + SignedDuration::from_hours(1);
+    assert!(test.completes.unwrap() >= soaked && production.opens.unwrap() >= soaked);
+    assert_eq!(production.devices, Some(3));
+    assert_eq!(starts.iter().filter(|at| **at == production.opens.unwrap()).count(), 2);
+    assert!(end >= forecast.devices.iter().map(|device| device.done.unwrap().0).max().unwrap());
+    assert!(world.rollouts["november"].status.is_none(), "nothing was written");
+}
+
+#[test]
+fn a_device_starts_with_its_window_and_says_what_it_waited_for() {
+    let mut world = world();
+    world.window(
+        "saturday",
+        "{type: Allow, schedule: {cron: 0 22 * * SAT}, duration: 6h, timeZone: UTC}",
+    );
+    world.rollout("november", &TWO_STAGES.replace("maxConcurrency: 2", "windows: [saturday]"));
+    let forecast = foretold(&world);
+
+    let production = of(&forecast, "production-1");
+    assert_eq!(production.starts, Some("2026-11-21T22:00:00Z".parse().unwrap()));
+    assert_eq!(production.waited_for, Some(Reason::OutsideWindow));
+    assert!(matches!(forecast.end, ForecastEnd::Completed(_)), "{:?}", forecast.end);
+}
+
+#[test]
+fn who_never_starts_is_held_with_its_reason_and_what_waits_for_it_is_told() {
+    let mut world = world();
+    world.devices.get_mut("test-2").unwrap().mode = DeviceMode::Observe;
+    world.set_online("production-3", false);
+    world.rollout("november", TWO_STAGES);
+    let forecast = foretold(&world);
+
+    let watched = of(&forecast, "test-2");
+    assert_eq!((watched.starts, watched.done), (None, None));
+    assert_eq!(watched.held.as_ref().unwrap().reason, Reason::ObserveMode);
+    let ForecastEnd::Waits { since, sentences } = &forecast.end else { panic!("it waits") };
+    assert_eq!(Some(*since), of(&forecast, "test-1").done.map(|(at, _)| at));
+    assert!(sentences.iter().any(|text| text.contains("test")), "{sentences:?}");
+    assert_eq!(forecast.stages[1].devices, None, "production does not open");
+
+    world.devices.get_mut("test-2").unwrap().mode = DeviceMode::Manage;
+    let away = of(&foretold(&world), "production-3").clone();
+    assert_eq!((away.starts, away.held.unwrap().reason), (None, Reason::Offline));
+    let online = told(&world, &Assumptions { all_online: true, ..Assumptions::default() });
+    assert!(matches!(online.end, ForecastEnd::Completed(_)), "{:?}", online.end);
+}
+
+#[test]
+fn what_no_stage_proves_and_no_update_is_for_is_told_before() {
+    let mut world = world();
+    world.device("production-4", "production", "Windows 11 24H2");
+    world.device("production-5", "production", "Windows Server 2016");
+    world.updates[0].reversible = Reversible::No;
+    world.rollout("november", TWO_STAGES);
+    let forecast = foretold(&world);
+
+    let notes = forecast.notes.join("\n");
+    assert!(notes.contains("No update of this rollout is for Windows Server 2016."), "{notes}");
+    assert!(notes.contains("Stage production: no earlier stage has"), "{notes}");
+    assert_eq!(of(&forecast, "test-1").reversible, Reversible::No);
+    assert_eq!(of(&forecast, "production-4").reversible, Reversible::Unknown);
+}
+
+#[test]
+fn a_rollout_under_way_goes_on_from_where_it_is() {
+    let mut world = world();
+    world.rollout("november", TWO_STAGES);
+    world.settle();
+    // The first device asks, installs and restarts.
+    for _ in 0..5 {
+        world.minute(|_| {});
+    }
+    let before = world.snapshot();
+    let forecast = foretold(&world);
+
+    assert_eq!(of(&forecast, "test-1").starts, Some(world.now), "it is at work already");
+    assert!(matches!(forecast.end, ForecastEnd::Completed(_)), "{:?}", forecast.end);
+    assert_eq!(format!("{before:?}"), format!("{:?}", world.snapshot()));
+}
+
+#[test]
+fn a_gate_that_is_measured_outside_is_assumed_to_pass() {
+    let mut world = world();
+    let gate = "name: errors, type: Prometheus, prometheus: {provider: prom, query: errors}, \
+                interval: 1m, successCondition: result < 0.05";
+    let gates = format!("gates: {{before: [{{{gate}}}], after: [{{{gate}}}]}}");
+    world.rollout("november", &TWO_STAGES.replace("maxConcurrency: 2", &gates));
+    assert!(matches!(foretold(&world).end, ForecastEnd::Completed(_)), "{:?}", foretold(&world));
+}
+
+#[test]
+fn a_rollout_that_means_nothing_says_so() {
+    let mut world = world();
+    world.rollout("november", &TWO_STAGES.replace("2026-11", "2019-01"));
+    let forecast = foretold(&world);
+    let ForecastEnd::Waits { since, sentences } = &forecast.end else { panic!("it waits") };
+    assert_eq!(*since, start());
+    assert!(sentences.join(" ").contains("2019-01"), "{sentences:?}");
+    assert!(forecast.devices.is_empty());
+}
+
+#[test]
+fn what_lies_beyond_the_horizon_goes_on_and_is_not_called_stuck() {
+    let mut world = world();
+    world.rollout("november", &TWO_STAGES.replace("soak: 1h", "soak: 30d"));
+    let week = SignedDuration::from_hours(7 * 24);
+    let forecast = told(&world, &Assumptions { horizon: week, ..Assumptions::default() });
+    let ForecastEnd::GoesOn { looked_until, .. } = forecast.end else {
+        panic!("{:?}", forecast.end)
+    };
+    assert!(looked_until <= start() + week);
+    assert!(matches!(foretold(&world).end, ForecastEnd::Completed(_)));
+}
+
+#[test]
+fn what_is_foretold_comes_true_where_devices_do_as_they_should() {
+    let mut world = world();
+    world.window(
+        "saturday",
+        "{type: Allow, schedule: {cron: 0 22 * * SAT}, duration: 6h, timeZone: UTC}",
+    );
+    let spec = TWO_STAGES.replace("maxConcurrency: 2", "windows: [saturday], maxConcurrency: 2");
+    world.rollout("november", &format!("{spec}\nhealth: {{settle: 1m}}"));
+    let minutes = SignedDuration::from_mins;
+    let quick = Assumptions { install: minutes(3), restart: minutes(3), ..Assumptions::default() };
+    let foretold = told(&world, &quick);
+
+    let ForecastEnd::Completed(end) = foretold.end else { panic!("{:?}", foretold.end) };
+    world.settle();
+    let mut starts = std::collections::BTreeMap::new();
+    while world.now < end + minutes(15) {
+        world.minute(|_| {});
+        for device in world.jobs.keys() {
+            starts.entry(device.clone()).or_insert(world.now);
+        }
+    }
+    assert_eq!(world.status("november").phase, Some(RolloutPhase::Completed));
+    let done = world.status("november").stages.iter().filter_map(|all| all.completed_at).max();
+    assert!(done.unwrap().duration_since(end).abs() <= minutes(15), "{done:?} {end}");
+    for device in &foretold.devices {
+        let off = starts[&device.device].duration_since(device.starts.unwrap()).abs();
+        assert!(off <= minutes(15), "{device:?} {}", starts[&device.device]);
+    }
+}

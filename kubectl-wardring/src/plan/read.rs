@@ -1,0 +1,90 @@
+//! What the controller would look at, read under the user's own identity.
+
+use std::{fmt::Debug, sync::Arc};
+
+use anyhow::Result;
+use jiff::Timestamp;
+use kube::{Api, Resource, ResourceExt, api::ListParams, core::NamespaceResourceScope};
+use serde::de::DeserializeOwned;
+use wardring_api::{
+    Device, DeviceGroup, EmergencyStop, MaintenanceWindow, PatchJob, PatchRollback, PatchRollout,
+    PatchRolloutSlice, Update, UpdateHold,
+};
+use wardring_planner::{
+    DeviceRow, DeviceTable, GroupView, Guards, HoldView, JobOutcome, JobView, LedgerView,
+    SliceView, Snapshot, StopView, WindowView,
+};
+
+use crate::cluster::{Cluster, pages};
+
+/// The namespace as it is, with this rollout in it.
+pub async fn snapshot(
+    cluster: &Cluster,
+    namespace: &str,
+    rollout: PatchRollout,
+    now: Timestamp,
+    remarks: &mut Vec<String>,
+) -> Result<Snapshot> {
+    let place = Place { cluster, namespace };
+    let name = rollout.name_any();
+    let mut rollouts = place.all(|other: PatchRollout| other).await?;
+    rollouts.retain(|other| other.name_any() != name);
+    rollouts.push(rollout);
+    // Devices are the many: each becomes a row as it comes.
+    let rows = place.all(|device: Device| DeviceRow::new(&device)).await?;
+    let groups = place.all(|group: DeviceGroup| GroupView::new(&group)).await?;
+    Ok(Snapshot {
+        namespace: namespace.to_owned(),
+        now,
+        guards: Guards::default(),
+        ledger: LedgerView { present: true, ..LedgerView::default() },
+        rollouts: rollouts.into_iter().map(Arc::new).collect(),
+        slices: place.all(|slice: PatchRolloutSlice| Arc::new(SliceView::new(&slice))).await?,
+        // Whether an answer is the device's own only the controller can tell; it is awaited anew.
+        jobs: place.all(|job: PatchJob| Arc::new(JobView::new(&job, JobOutcome::None))).await?,
+        devices: Arc::new(DeviceTable::new(rows, groups)),
+        updates: place.all(|update: Update| Arc::new(update.spec)).await?,
+        holds: place
+            .all(|hold: UpdateHold| HoldView { name: hold.name_any(), spec: hold.spec })
+            .await?,
+        orders: place.all(|order: PatchRollback| Arc::new(order)).await?,
+        windows: place.all(|all: MaintenanceWindow| Arc::new(WindowView::new(&all))).await?,
+        stops: stops(cluster, remarks).await?,
+        measurements: Vec::new(),
+        uncreated: Default::default(),
+        cannot_create: Default::default(),
+    })
+}
+
+struct Place<'a> {
+    cluster: &'a Cluster,
+    namespace: &'a str,
+}
+
+impl Place<'_> {
+    async fn all<K, T>(&self, view: impl Fn(K) -> T) -> Result<Vec<T>>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + Debug
+            + DeserializeOwned,
+    {
+        Ok(pages(&self.cluster.within(self.namespace), ListParams::default(), view).await?)
+    }
+}
+
+/// They are of no namespace, and not everybody may read those.
+async fn stops(cluster: &Cluster, remarks: &mut Vec<String>) -> Result<Vec<Arc<StopView>>> {
+    let api: Api<EmergencyStop> = cluster.everywhere();
+    let view = |stop: EmergencyStop| Arc::new(StopView::new(&stop));
+    match pages(&api, ListParams::default(), view).await {
+        Ok(stops) => Ok(stops),
+        Err(kube::Error::Api(status)) if status.is_forbidden() => {
+            remarks.push(
+                "You may not read EmergencyStops, so it is as if there were none.".to_owned(),
+            );
+            Ok(Vec::new())
+        }
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,369 @@
+//! A forecast for people, and for scripts.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use wardring_api::Span;
+use wardring_planner::{Assumptions, DeviceForecast, Forecast, ForecastEnd, StageForecast};
+
+use crate::{
+    paint::{Palette, Tone},
+    table::{Cell, Table},
+};
+
+/// Devices that never start, shown one by one.
+const SHOWN: usize = 20;
+/// Reasons shown for a stage.
+const REASONS: usize = 2;
+const NONE: &str = "-";
+
+/// A forecast and what it rests on.
+pub struct Told {
+    /// `resource/name`.
+    pub name: String,
+    /// Namespace.
+    pub namespace: String,
+    /// What is assumed.
+    pub assumptions: Assumptions,
+    /// What else a reader has to know.
+    pub remarks: Vec<String>,
+    /// The forecast.
+    pub forecast: Forecast,
+}
+
+impl Told {
+    /// For people; with `whole`, a line for every device.
+    pub fn text(&self, whole: bool, palette: Palette) -> String {
+        let forecast = &self.forecast;
+        let mut out = Table::default();
+        out.note(
+            Tone::Plain,
+            format!(
+                "{} in namespace {}, as things are at {}. Nothing was written.",
+                self.name,
+                self.namespace,
+                minute(forecast.made_at)
+            ),
+        );
+        self.remarks.iter().for_each(|remark| out.note(Tone::Warn, remark));
+        out.note(Tone::Dim, self.assumed());
+        out.note(Tone::Plain, "");
+        let mut text = out.render(palette);
+        text.push_str(&stages(&forecast.stages).render(palette));
+        let devices = self.devices(whole);
+        text.push_str(&devices.render(palette));
+        let mut last = Table::default();
+        if !forecast.notes.is_empty() {
+            last.note(Tone::Plain, "");
+            last.note(Tone::Warn, "To know before:");
+            forecast.notes.iter().for_each(|note| last.note(Tone::Plain, format!("  {note}")));
+        }
+        last.note(Tone::Plain, "");
+        match &forecast.end {
+            ForecastEnd::Completed(at) => {
+                last.note(Tone::Good, format!("It completes at {}.", minute(*at)));
+            }
+            ForecastEnd::GoesOn { looked_until, sentences } => {
+                last.note(
+                    Tone::Warn,
+                    format!(
+                        "It still goes on at {}, which is as far as this looks.",
+                        minute(*looked_until)
+                    ),
+                );
+                sentences.iter().for_each(|line| last.note(Tone::Plain, format!("  {line}")));
+            }
+            ForecastEnd::Waits { since, sentences } => {
+                last.note(
+                    Tone::Bad,
+                    format!(
+                        "It does not complete by itself: nothing moves after {}.",
+                        minute(*since)
+                    ),
+                );
+                sentences.iter().for_each(|line| last.note(Tone::Plain, format!("  {line}")));
+            }
+        }
+        text + &last.render(palette)
+    }
+
+    fn assumed(&self) -> String {
+        let away = if self.assumptions.all_online {
+            "every device is in contact"
+        } else {
+            "who is offline stays so (--all-online assumes otherwise)"
+        };
+        format!(
+            "Assumed: {} to install, {} to restart, no update fails, gates that are measured outside pass, {away}.",
+            time(self.assumptions.install),
+            time(self.assumptions.restart)
+        )
+    }
+
+    /// Every device, or those that never start.
+    fn devices(&self, whole: bool) -> Table {
+        let all = &self.forecast.devices;
+        let held = |device: &&DeviceForecast| device.starts.is_none() && device.held.is_some();
+        let mut table = Table::default();
+        let shown: Vec<&DeviceForecast> =
+            if whole { all.iter().collect() } else { all.iter().filter(held).collect() };
+        if shown.is_empty() {
+            return table;
+        }
+        table.note(Tone::Plain, "");
+        if !whole {
+            let count = shown.len();
+            let devices =
+                if count == 1 { "1 device does".to_owned() } else { format!("{count} devices do") };
+            table.note(Tone::Warn, format!("{devices} not start (-o wide shows every device):"));
+            for device in shown.iter().take(SHOWN) {
+                let why =
+                    device.held.as_ref().map(|held| held.message.as_str()).unwrap_or_default();
+                table.note(Tone::Plain, format!("  {why}"));
+            }
+            if count > SHOWN {
+                table.note(
+                    Tone::Dim,
+                    format!("  and {} more: {}", count - SHOWN, reasons(&shown[SHOWN..])),
+                );
+            }
+            return table;
+        }
+        table.row(
+            ["DEVICE", "STAGE", "STARTS", "DONE", "REVERSIBLE", "WAITS FOR"]
+                .map(Cell::from)
+                .to_vec(),
+        );
+        for device in shown {
+            let waits = match (&device.held, device.waited_for) {
+                (Some(held), _) => Cell::new(held.reason.as_str(), Tone::Warn),
+                (None, Some(reason)) => Cell::from(reason.as_str()),
+                (None, None) => Cell::from(NONE),
+            };
+            let done = match device.done {
+                Some((at, state)) if device.starts.is_some() => {
+                    format!("{} {}", minute(at), state.as_str())
+                }
+                Some((_, state)) => state.as_str().to_owned(),
+                None => NONE.to_owned(),
+            };
+            table.row(vec![
+                Cell::from(&device.device),
+                Cell::from(&device.stage),
+                Cell::from(instant(device.starts)),
+                Cell::from(done),
+                Cell::from(format!("{:?}", device.reversible)),
+                waits,
+            ]);
+        }
+        table
+    }
+
+    /// For scripts.
+    pub fn document(&self) -> Value {
+        let forecast = &self.forecast;
+        let stages = forecast.stages.iter().map(|stage| {
+            let held = stage.held.iter().map(
+                |(reason, held)| json!({ "reason": reason.as_str(), "seconds": held.as_secs() }),
+            );
+            json!({
+                "name": stage.name,
+                "devices": stage.devices,
+                "opens": stage.opens,
+                "completes": stage.completes,
+                "heldBackBy": held.collect::<Vec<_>>(),
+            })
+        });
+        let devices = forecast.devices.iter().map(|device| {
+            json!({
+                "name": device.device,
+                "stage": device.stage,
+                "starts": device.starts,
+                "waitedFor": device.waited_for.map(|reason| reason.as_str()),
+                "done": device.done.map(|(at, _)| at),
+                "state": device.done.map(|(_, state)| state.as_str()),
+                "reason": device.held.as_ref().map(|held| held.reason.as_str()),
+                "message": device.held.as_ref().map(|held| held.message.as_str()),
+                "reversible": format!("{:?}", device.reversible),
+            })
+        });
+        let (completes, waits_for) = match &forecast.end {
+            ForecastEnd::Completed(at) => (Some(*at), Vec::new()),
+            ForecastEnd::GoesOn { sentences, .. } | ForecastEnd::Waits { sentences, .. } => {
+                (None, sentences.clone())
+            }
+        };
+        json!({
+            "object": self.name,
+            "namespace": self.namespace,
+            "madeAt": forecast.made_at,
+            "assumed": {
+                "installSeconds": self.assumptions.install.as_secs(),
+                "restartSeconds": self.assumptions.restart.as_secs(),
+                "allOnline": self.assumptions.all_online,
+            },
+            "remarks": self.remarks,
+            "notes": forecast.notes,
+            "stages": stages.collect::<Vec<_>>(),
+            "devices": devices.collect::<Vec<_>>(),
+            "completes": completes,
+            "waitsFor": waits_for,
+        })
+    }
+}
+
+fn stages(stages: &[StageForecast]) -> Table {
+    let mut table = Table::new(&["STAGE", "DEVICES", "OPENS", "COMPLETES", "HELD BACK BY"]);
+    for stage in stages {
+        let held: Vec<String> = stage
+            .held
+            .iter()
+            .filter(|(_, held)| !held.is_zero())
+            .take(REASONS)
+            .map(|(reason, held)| format!("{} {}", reason.as_str(), time(*held)))
+            .collect();
+        let completes = match stage.completes {
+            Some(at) => Cell::from(minute(at)),
+            None => Cell::new(NONE, Tone::Warn),
+        };
+        table.row(vec![
+            Cell::from(&stage.name),
+            Cell::from(stage.devices.map_or(NONE.to_owned(), |devices| devices.to_string())),
+            Cell::from(instant(stage.opens)),
+            completes,
+            Cell::from(if held.is_empty() { NONE.to_owned() } else { held.join(", ") }),
+        ]);
+    }
+    table
+}
+
+/// How many of each reason.
+fn reasons(devices: &[&DeviceForecast]) -> String {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for held in devices.iter().filter_map(|device| device.held.as_ref()) {
+        *counts.entry(held.reason.as_str()).or_default() += 1;
+    }
+    let counts = counts.into_iter().map(|(reason, count)| format!("{count} {reason}"));
+    counts.collect::<Vec<_>>().join(", ")
+}
+
+fn instant(at: Option<Timestamp>) -> String {
+    at.map_or(NONE.to_owned(), minute)
+}
+
+fn minute(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M UTC").to_string()
+}
+
+/// To the minute, and to the hour where days count.
+fn time(time: SignedDuration) -> String {
+    let minutes = match time.as_mins() {
+        minutes if minutes > 48 * 60 => minutes / 60 * 60,
+        minutes => minutes.max(1),
+    };
+    Span(SignedDuration::from_mins(minutes)).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use wardring_api::{LineState, Reversible, reasons::Reason};
+    use wardring_planner::Explanation;
+
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn told() -> Told {
+        let done = Some((at("2026-11-21T22:50:00Z"), LineState::Succeeded));
+        let message = "ws-2 is in mode Observe.".to_owned();
+        let held = Explanation { reason: Reason::ObserveMode, message, until: None };
+        let device = |device: &str| DeviceForecast {
+            device: device.to_owned(),
+            stage: "test".to_owned(),
+            starts: Some(at("2026-11-21T22:00:00Z")),
+            waited_for: Some(Reason::OutsideWindow),
+            done,
+            held: None,
+            reversible: Reversible::Expected,
+        };
+        let observed = DeviceForecast {
+            starts: None,
+            waited_for: Some(Reason::ObserveMode),
+            done: None,
+            held: Some(held),
+            ..device("ws-2")
+        };
+        Told {
+            name: "patchrollout.wardring.dev/2026-11".to_owned(),
+            namespace: "patching".to_owned(),
+            assumptions: Assumptions::default(),
+            remarks: vec!["It is suspended.".to_owned()],
+            forecast: Forecast {
+                made_at: at("2026-11-20T10:00:00Z"),
+                stages: vec![StageForecast {
+                    name: "test".to_owned(),
+                    devices: Some(2),
+                    opens: Some(at("2026-11-20T10:00:00Z")),
+                    completes: None,
+                    held: vec![
+                        (Reason::OutsideWindow, SignedDuration::from_hours(36)),
+                        (Reason::ObserveMode, SignedDuration::from_hours(60 * 24)),
+                        (Reason::SlotsTaken, SignedDuration::ZERO),
+                    ],
+                }],
+                devices: vec![device("ws-1"), observed],
+                notes: vec!["No update of this rollout is for Windows 7.".to_owned()],
+                end: ForecastEnd::Waits {
+                    since: at("2026-11-21T22:50:00Z"),
+                    sentences: vec!["Stage test waits for 1 device.".to_owned()],
+                },
+            },
+        }
+    }
+
+    #[test]
+    fn a_person_reads_stages_who_does_not_start_and_what_it_waits_for() {
+        let expected = "\
+patchrollout.wardring.dev/2026-11 in namespace patching, as things are at 2026-11-20 10:00 UTC. Nothing was written.
+It is suspended.
+Assumed: 30m to install, 10m to restart, no update fails, gates that are measured outside pass, who is offline stays so (--all-online assumes otherwise).
+
+STAGE   DEVICES   OPENS                  COMPLETES   HELD BACK BY
+test    2         2026-11-20 10:00 UTC   -           OutsideWindow 1d12h, ObserveMode 60d
+
+1 device does not start (-o wide shows every device):
+  ws-2 is in mode Observe.
+
+To know before:
+  No update of this rollout is for Windows 7.
+
+It does not complete by itself: nothing moves after 2026-11-21 22:50 UTC.
+  Stage test waits for 1 device.
+";
+        assert_eq!(told().text(false, Palette::Plain), expected);
+    }
+
+    #[test]
+    fn the_wide_form_has_a_line_for_every_device() {
+        let text = told().text(true, Palette::Plain);
+        let line = |name: &str| {
+            let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+            line.split("   ").map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>()
+        };
+        let [start, done] = ["2026-11-21 22:00 UTC", "2026-11-21 22:50 UTC Succeeded"];
+        assert_eq!(line("ws-1"), ["ws-1", "test", start, done, "Expected", "OutsideWindow"]);
+        assert_eq!(line("ws-2"), ["ws-2", "test", "-", "-", "Expected", "ObserveMode"]);
+    }
+
+    #[test]
+    fn scripts_read_instants_seconds_and_words() {
+        let document = told().document();
+        assert_eq!(document["completes"], Value::Null);
+        assert_eq!(document["devices"][0]["starts"], "2026-11-21T22:00:00Z");
+        assert_eq!(document["devices"][1]["reason"], "ObserveMode");
+        assert_eq!(document["stages"][0]["heldBackBy"][0]["seconds"], 36 * 3600);
+    }
+}
