@@ -14,9 +14,9 @@ use kube::{
 };
 use tokio::time;
 use wardring_api::{
-    Device, DeviceGroup, EmergencyStop, JobAction, MaintenanceWindow, PatchJob, PatchRollout,
-    PatchRolloutSlice, Permit, PermitStep, SliceLine, conditions, names::GATEWAY_MANAGER,
-    reasons::Reason,
+    Device, DeviceGroup, EmergencyStop, JobAction, MaintenanceWindow, PatchJob, PatchRollback,
+    PatchRollout, PatchRolloutSlice, Permit, PermitStep, RollbackPolicy, SliceLine, conditions,
+    names::GATEWAY_MANAGER, reasons::Reason,
 };
 use wardring_planner::{
     Circumstances, DeviceRow, DeviceTable, GroupView, JobOutcome, JobView, PermitFacts,
@@ -102,6 +102,7 @@ struct Read {
     windows: Arc<Vec<Arc<WindowView>>>,
     namespace: Arc<fresh::Fresh<Namespace>>,
     stops: Arc<Vec<Arc<StopView>>>,
+    order: Option<PatchRollback>,
     clock_trusted: bool,
 }
 
@@ -163,6 +164,7 @@ impl Desk<'_> {
                 windows: Arc::default(),
                 namespace: home,
                 stops: Arc::default(),
+                order: None,
                 clock_trusted,
             });
         };
@@ -192,9 +194,15 @@ impl Desk<'_> {
                 )
             }),
         );
+        let rollout = rollout?;
+        let order = match ordered(&job, rollout.object.as_ref()) {
+            Some(name) => fresh::read::<PatchRollback>(client, namespace, name).await?.object,
+            None => None,
+        };
         Ok(Read {
             slice: Some(slice?),
-            rollout: Some(rollout?),
+            order,
+            rollout: Some(rollout),
             device,
             groups: groups.map_err(DeskError::List)?,
             windows: windows.map_err(DeskError::List)?,
@@ -213,6 +221,7 @@ impl Desk<'_> {
         let holds =
             |row: &DeviceRow| groups.iter().find(|group| group.holds_reboots_of(&row.labels));
         let held = device.as_ref().and_then(holds);
+        let forbids = groups.iter().find(|group| group.spec.rollback == RollbackPolicy::Forbid);
         let lists: Vec<&[String]> = groups.iter().map(|group| &*group.spec.windows).collect();
         let key = &self.request.key;
         rule(&PermitFacts {
@@ -232,6 +241,8 @@ impl Desk<'_> {
             rollout: read.rollout(),
             device: device.as_ref(),
             reboots_held_by: held.map(|group| group.name.as_str()),
+            rollbacks_forbidden_by: forbids.map(|group| group.name.as_str()),
+            order: read.order.as_ref(),
             group_windows: &lists,
             windows: &read.windows,
             stops: &read.stops,
@@ -374,6 +385,14 @@ fn line_of(slice: &PatchRolloutSlice, device: &str) -> Option<SliceLine> {
         .iter()
         .filter_map(|text| text.parse::<SliceLine>().ok())
         .find(|line| line.device == device)
+}
+
+/// The PatchRollback that a job which takes back follows from, if it is one's. Read after the rollout that
+/// names it: one that is deleted in between counts as deleted.
+fn ordered<'a>(job: &PatchJob, rollout: Option<&'a PatchRollout>) -> Option<&'a str> {
+    let rollback = rollout?.status.as_ref()?.rollback.as_ref()?;
+    let is_rollback = job.spec.action == JobAction::Rollback;
+    rollback.ordered().filter(|_| is_rollback).map(|order| order.name.as_str())
 }
 
 /// The groups that select the device.

@@ -133,11 +133,7 @@ async fn preview(
     };
     match preview_rollback(&snapshot, spec) {
         Some(preview) => Ok(preview),
-        None => bail!(
-            "the record of {} cannot be read; `kubectl wardring explain rollout {}` says more",
-            resource_name(rollout),
-            rollout.name_any()
-        ),
+        None => bail!("{} is gone meanwhile", resource_name(rollout)),
     }
 }
 
@@ -179,7 +175,7 @@ fn told(preview: &RollbackPreview) -> Vec<String> {
     if preview.beyond > 0 {
         let number = count(preview.beyond as usize);
         lines.push(format!(
-            "Out of reach, because they are silent, enrolled anew or broken by an earlier rollback: {number}."
+            "Out of reach, because they are silent, enrolled anew, broken by an earlier rollback or without a whole record: {number}."
         ));
     }
     if !preview.missing_fixes.is_empty() {

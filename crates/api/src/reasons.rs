@@ -100,6 +100,8 @@ reasons! {
     /// A group of the device says `rollback: Ask`; nothing is taken back there until a person makes a
     /// PatchRollback.
     RollbackAsks,
+    /// A group of the device says `rollback: Forbid`; nothing is taken back there.
+    RollbackForbidden,
     /// No device that the PatchRollback names has anything of the rollout.
     NothingToRollBack,
     /// The PatchRollback names no PatchRollout that existed when it was made.

@@ -142,7 +142,8 @@ pub struct RollbackCounts {
     /// rollbacks.
     #[serde(default)]
     pub forbidden: u32,
-    /// Devices that it names and cannot reach: silent, enrolled anew, or broken by an earlier rollback.
+    /// Devices that it names and cannot reach: silent, enrolled anew, broken by an earlier rollback, or
+    /// without a whole record.
     #[serde(default)]
     pub beyond: u32,
 }

@@ -181,6 +181,12 @@ pub struct RollbackStatus {
     /// When the last device was done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completed_at: Option<Timestamp>,
+    /// From when its deadline counts, where it stood still since it began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress_since: Option<Timestamp>,
+    /// Since when a window, an EmergencyStop or a suspension lets nothing be taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stands_since: Option<Timestamp>,
     /// The PatchRollback that reaches further devices, if a person ordered one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<RollbackOrder>,

@@ -18,7 +18,7 @@ use crate::{
     explain::{devices, one_line},
     grants::Decisions,
     line::{Doing, Line, doing},
-    rollback,
+    order, rollback,
     validate::{Run, Scene, Stop},
 };
 
@@ -156,7 +156,8 @@ pub(crate) fn concerned<'a>(run: &Run<'a>, scene: &Scene<'a>) -> Vec<&'a StopVie
                 LineState::Granted => line.action,
                 _ if line.waits(&stage.rules) => JobAction::Install,
                 LineState::Failed | LineState::RevertedByWindows | LineState::Succeeded
-                    if rollback::is_running(run) =>
+                    if rollback::is_running(run)
+                        && (line.ordered || !order::is_carried_out(run)) =>
                 {
                     JobAction::Rollback
                 }

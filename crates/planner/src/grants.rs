@@ -11,11 +11,12 @@ use crate::{
     freeze, gates,
     ledger::{Pen, Start, write_ahead},
     line::{Frozen, Line, Tally},
+    order,
     plan::Lanes,
     rollback,
     validate::{Run, Scene, Stop},
     wake::Wake,
-    windows::{self, StageWindows},
+    windows::StageWindows,
 };
 
 /// What was decided for each line of each stage, parallel to the lines.
@@ -26,10 +27,13 @@ fn may_grant(run: &Run<'_>, scene: &Scene<'_>, action: JobAction) -> bool {
     let ready = scene.guard.is_none()
         && scene.snapshot.guards.unheard.is_none()
         && scene.snapshot.ledger.present
-        && run.complaint.is_none()
         && run.has_finalizer()
         && !run.gating;
+    // What a person ordered is taken back from those stages whose record is whole.
+    let is_in_order = run.complaint.is_none()
+        || (action == JobAction::Rollback && order::is_carried_out(run) && order::may_go_on(run));
     ready
+        && is_in_order
         && match action {
             JobAction::Rollback => matches!(run.stop, None | Some(Stop::Halted)),
             JobAction::Install | JobAction::Download => run.stop.is_none(),
@@ -46,7 +50,7 @@ pub(crate) fn admit<'a>(
     wake: &mut Wake,
 ) -> Decisions {
     let current = crate::halt::current_stage(run);
-    let rollback = rollback::Round::new(run, scene, wake);
+    let rollback = rollback::Round::new(run, claims, scene, wake);
     let mut decisions = Vec::with_capacity(run.stages.len());
     for position in 0..run.stages.len() {
         let Some(frozen) = run.stages[position].frozen.take() else {
@@ -161,9 +165,10 @@ impl Desk<'_, '_> {
         if !is_given_up || !self.has_limits || self.is_stopped(line, line.action) {
             return false;
         }
-        // An order on an aborted rollout goes on with its own devices only.
+        // An order on a rollout that is over, or damaged, goes on with its own devices only.
         let is_ordered = line.ordered && line.action == JobAction::Rollback;
-        if self.run.status.aborted.is_some() && !is_ordered {
+        let is_over = self.run.status.aborted.is_some() || self.run.complaint.is_some();
+        if is_over && !is_ordered {
             return false;
         }
         let stop = self.run.stop;
@@ -211,6 +216,7 @@ impl Desk<'_, '_> {
         slots: &mut usize,
     ) -> Decision {
         let allowed = may_grant(self.run, self.scene, JobAction::Rollback);
+        let is_turn = rollback.is_turn_of(self.position);
         let hold = match self.scene.row(line) {
             None => Some(Reason::Replaced),
             Some(_) if self.is_listening() => Some(Reason::AgentsUnheard),
@@ -219,21 +225,14 @@ impl Desk<'_, '_> {
             Some(_) if rollback.is_braked => Some(Reason::RollbackFailed),
             Some(_) if self.is_stopped(line, JobAction::Rollback) => Some(Reason::EmergencyStop),
             // Later stages go first.
-            Some(_) if !rollback.is_turn_of(self.position) => Some(Reason::RollingBack),
-            Some(row) => crate::eligibility::rollback_hold(row, self.wake)
-                .or_else(|| rollback::claim_hold(line, self.run, self.claims, self.scene))
-                .or_else(|| {
-                    let waits = windows::rollbacks_wait(self.run);
-                    waits.then(|| self.outside_window(line, WindowAction::Uninstall)).flatten()
-                }),
+            Some(_) if rollback.is_before_turn(self.position) => Some(Reason::RollingBack),
+            Some(_) => {
+                let Desk { run, claims, scene, windows, wake, .. } = self;
+                rollback::begin_hold(run, line, claims, scene, windows, wake)
+                    .or_else(|| (!is_turn).then_some(Reason::RollingBack))
+            }
         };
         if let Some(reason) = hold {
-            return Decision::Hold(reason);
-        }
-        let row = line.row as usize;
-        if line.state != LineState::Granted
-            && let Some(reason) = self.claims.crowd(row, self.scene.table)
-        {
             return Decision::Hold(reason);
         }
         if *slots == 0 {

@@ -15,7 +15,7 @@ use crate::{
     caps::later,
     correlated, emergency, explain, freeze, gates,
     line::{Line, Tally},
-    order,
+    order, rollback,
     validate::{Complaint, Run, Scene, Stop},
     wake::Wake,
     windows,
@@ -68,6 +68,9 @@ pub(crate) fn latch<'a>(run: &mut Run<'a>, scene: &Scene<'a>) -> Latched {
         && let Some(since) = guarded_since(run)
     {
         stand_aside(run, since, scene.now);
+        if let Some(rollback) = &mut run.status.rollback {
+            rollback::stand_aside(rollback, since, scene.now);
+        }
         run.gating = true;
     }
     if !latched.stopped {
@@ -302,6 +305,8 @@ pub(crate) fn judge(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) -> bo
             stage,
             started_at: whole_seconds(scene.now),
             completed_at: None,
+            progress_since: None,
+            stands_since: None,
             order: None,
         });
     }

@@ -61,7 +61,9 @@ pub(crate) fn is_carried_out(run: &Run<'_>) -> bool {
 /// Whether a rollback that followed from failures goes on. It comes to its end first, unless a person
 /// ended the rollout and it with it.
 pub(crate) fn waits_for_failures(run: &Run<'_>) -> bool {
+    // Nor does it go on while something is wrong with the run.
     run.status.aborted.is_none()
+        && run.complaint.is_none()
         && run
             .status
             .rollback
@@ -72,7 +74,7 @@ pub(crate) fn waits_for_failures(run: &Run<'_>) -> bool {
 /// Halts the run that an order is for, and once that is durable, marks the devices that it reaches and
 /// bars the updates. Returns whether it halted now.
 pub(crate) fn begin(run: &mut Run<'_>, scene: &Scene<'_>, lanes: &mut Lanes) -> bool {
-    let cannot = run.gating || run.complaint.is_some() || scene.guard.is_some();
+    let cannot = run.gating || scene.guard.is_some();
     if cannot || run.stop == Some(Stop::Deleting) || !run.has_finalizer() || is_open(run, scene) {
         return false;
     }
@@ -94,7 +96,8 @@ pub(crate) fn begin(run: &mut Run<'_>, scene: &Scene<'_>, lanes: &mut Lanes) -> 
         return true;
     }
     // A recall may be refused, and then its line is written as it was: the mark would be lost.
-    if reached.lines.is_empty() || is_taking_back(run) || waits_for_failures(run) {
+    let waits = is_taking_back(run) || waits_for_failures(run) || !may_go_on(run);
+    if reached.lines.is_empty() || waits {
         return false;
     }
     mark(run, &reached.lines);
@@ -105,6 +108,8 @@ pub(crate) fn begin(run: &mut Run<'_>, scene: &Scene<'_>, lanes: &mut Lanes) -> 
         stage: run.stages[first].spec.name.clone(),
         started_at: whole_seconds(scene.now),
         completed_at: None,
+        progress_since: None,
+        stands_since: None,
         order: Some(RollbackOrder {
             name: name.clone(),
             uid: uid(order).to_owned(),
@@ -123,6 +128,12 @@ pub(crate) fn begin(run: &mut Run<'_>, scene: &Scene<'_>, lanes: &mut Lanes) -> 
         format!("PatchRollback {name} takes back what is on {count}."),
     );
     false
+}
+
+/// Whether what is wrong with the run, if something is, leaves orders a way: stages whose record is whole
+/// can be taken back without the others.
+pub(crate) fn may_go_on(run: &Run<'_>) -> bool {
+    run.complaint.as_ref().is_none_or(|complaint| complaint.reason == Reason::RecordLost)
 }
 
 /// Whether grants are being taken back in this pass: a permit may still win.
@@ -182,14 +193,15 @@ pub(crate) struct Reached {
     pub lines: Vec<(usize, usize)>,
     /// Devices that a group of theirs keeps from it.
     pub forbidden: u32,
-    /// Devices that it names and that cannot be reached: silent, or broken by an earlier rollback.
+    /// Devices that it names and that cannot be reached: silent, enrolled anew, broken by an earlier
+    /// rollback, or without a record that is whole.
     pub beyond: u32,
 }
 
 /// The devices of the run that carry something of it and that the order names.
 pub(crate) fn reached(run: &Run<'_>, spec: &PatchRollbackSpec, scene: &Scene<'_>) -> Reached {
     let selector = spec.selector.as_ref().map(Selector::new);
-    let mut reached = Reached { lines: Vec::new(), forbidden: 0, beyond: 0 };
+    let mut reached = Reached { lines: Vec::new(), forbidden: 0, beyond: unrecorded(run, spec) };
     for (position, stage) in run.stages.iter().enumerate() {
         let Some(frozen) = &stage.frozen else { continue };
         for (index, line) in frozen.lines.iter().enumerate() {
@@ -214,6 +226,23 @@ pub(crate) fn reached(run: &Run<'_>, spec: &PatchRollbackSpec, scene: &Scene<'_>
         }
     }
     reached
+}
+
+/// Devices that the order may mean and of which no whole record is left. Whom a group or a selector means
+/// among them nobody can say, so all of them count.
+fn unrecorded(run: &Run<'_>, spec: &PatchRollbackSpec) -> u32 {
+    let stages = run.stages.iter().zip(&run.status.stages);
+    let lost =
+        stages.filter(|(stage, status)| stage.frozen.is_none() && status.freeze_id.is_some());
+    let lost: u32 = lost.map(|(_, status)| status.counts.total).sum();
+    if lost == 0 || spec.devices.is_empty() {
+        return lost;
+    }
+    let slices = || run.stages.iter().flat_map(|stage| &stage.frozen).flat_map(|all| &all.slices);
+    let is_recorded =
+        |name: &&String| slices().any(|all| all.lines.iter().any(|line| line.device == **name));
+    let unknown = spec.devices.iter().filter(|name| !is_recorded(name)).count();
+    lost.min(unknown as u32)
 }
 
 /// Whether something of the rollout is on the device, or may be in a moment.

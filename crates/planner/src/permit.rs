@@ -3,8 +3,8 @@
 
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
-    AwaitingRebootAction, DeviceMode, JobAction, LineState, PatchRollout, Permit, PermitStep,
-    RollbackWindows, SliceLine, StageState, WindowAction, reasons::Reason,
+    AwaitingRebootAction, DeviceMode, JobAction, LineState, PatchRollback, PatchRollout, Permit,
+    PermitStep, RollbackWindows, SliceLine, StageState, WindowAction, reasons::Reason,
 };
 
 use std::sync::Arc;
@@ -35,6 +35,10 @@ pub struct PermitFacts<'a> {
     pub device: Option<&'a DeviceRow>,
     /// Name of a group of the device whose reboots are held, if there is one.
     pub reboots_held_by: Option<&'a str>,
+    /// Name of a group of the device that forbids rollbacks, if there is one.
+    pub rollbacks_forbidden_by: Option<&'a str>,
+    /// The PatchRollback that the rollout's status names, found by name, if it names one.
+    pub order: Option<&'a PatchRollback>,
     /// What the device's groups name as their windows, each list for itself.
     pub group_windows: &'a [&'a [String]],
     /// Every MaintenanceWindow of the namespace.
@@ -140,6 +144,7 @@ pub fn permit(facts: &PermitFacts<'_>) -> PermitVerdict {
         .or_else(|| line(facts))
         .or_else(|| rollout(facts))
         .or_else(|| emergency_stop(facts))
+        .or_else(|| rollback(facts))
         .or_else(|| gate(facts))
         .or_else(|| bounds(facts))
         .or_else(|| window(facts))
@@ -296,6 +301,29 @@ fn rollout(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
 fn emergency_stop(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
     let stop = emergency::stopping(facts.stops, facts.job?, &facts.device?.labels)?;
     refused_because(Reason::EmergencyStop, stop.sentence(), ASK_LATER)
+}
+
+/// Whoever deletes an order, or forbids rollbacks, means it from that moment on, before the controller
+/// has read it. What has begun comes to its end.
+fn rollback(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
+    let job = facts.job.filter(|job| job.action == JobAction::Rollback)?;
+    if job.permitted.iter().any(|permit| permit.attempt == job.attempt) {
+        return None;
+    }
+    if let Some(group) = facts.rollbacks_forbidden_by {
+        let message = format!("Group {group} forbids rollbacks of its devices.");
+        return refused_because(Reason::RollbackForbidden, message, ASK_LATER);
+    }
+    let status = facts.rollout?.status.as_ref()?;
+    let named = status.rollback.as_ref()?.ordered()?;
+    let stands = facts.order.is_some_and(|order| {
+        order.metadata.uid.as_ref() == Some(&named.uid)
+            && order.metadata.deletion_timestamp.is_none()
+    });
+    if facts.line?.ordered && !stands {
+        return refused(Reason::RollbackWithdrawn, ASK_LATER);
+    }
+    None
 }
 
 /// A gate that failed or cannot be measured lets nothing more begin in its stage, whatever was granted

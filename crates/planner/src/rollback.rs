@@ -4,27 +4,30 @@
 //! to the stage or the whole run, later stages first. Silence never rolls back anybody else, and
 //! when rollbacks themselves fail, no further one begins until a person has looked.
 
+mod clock;
+
 use std::collections::BTreeSet;
 
 use wardring_api::{
     AwaitingRebootAction, Cap, FailureAction, IncludeSuperseding, JobAction, KbId, LineState,
-    PatchRollback, RollbackPolicy, RollbackScope, RollbackStatus, UpdateHoldSpec,
+    PatchRollback, RollbackPolicy, RollbackScope, RollbackStatus, UpdateHoldSpec, WindowAction,
     conditions::{clip, whole_seconds},
     reasons::Reason,
 };
 
+pub(crate) use clock::stand_aside;
+use clock::{is_over_time, keep_time};
+
 use crate::{
-    Action, EventKind,
-    caps::later,
-    eligibility::{Claims, rollback_policy},
-    emergency, explain,
-    halt::stood_still,
+    Action, EventKind, JobOutcome,
+    eligibility::{Claims, rollback_hold, rollback_policy},
+    explain, freeze,
     line::{Doing, Frozen, Line, doing},
     order,
     plan::Lanes,
     validate::{Run, Scene, Stop},
     wake::Wake,
-    windows,
+    windows::{self, StageWindows},
 };
 
 /// Devices that an UpdateHold shows as evidence.
@@ -42,24 +45,19 @@ pub(crate) struct Round {
 }
 
 impl Round {
-    pub fn new(run: &Run<'_>, scene: &Scene<'_>, wake: &mut Wake) -> Round {
-        let is_open = run.status.rollback.as_ref().is_some_and(|all| all.completed_at.is_none())
-            && !is_over_time(run, scene, wake);
-        let turn = (0..run.stages.len()).rev().find(|&position| {
-            let lines = run.stages[position].frozen.iter().flat_map(|frozen| &frozen.lines);
-            let mut lines = lines.enumerate().filter(|(_, line)| !line.moved);
-            lines.any(|(index, line)| {
-                is_rolling(line) || is_target(run, position, index, line, scene)
-            })
-        });
+    pub fn new(run: &Run<'_>, claims: &Claims, scene: &Scene<'_>, wake: &mut Wake) -> Round {
+        let is_open = is_running(run) && !is_over_time(run, scene, wake);
+        let mut stages = (0..run.stages.len()).rev().filter(|_| is_open);
+        let turn = stages.find(|&position| goes_on(run, position, claims, scene, wake));
         let running: usize = run.stages.iter().map(|stage| stage.tally.rolling_back).sum();
+        let running = running + unrecorded(run, scene);
         let ordered = order::in_force(run, scene).and_then(|order| order.spec.max_concurrency);
         let cap = ordered.or(run.rollout.spec.on_failure.max_concurrency).unwrap_or(Cap::Count(1));
         let size = turn.map_or(0, |position| {
             run.stages[position].frozen.as_ref().map_or(0, |frozen| frozen.lines.len())
         });
         Round {
-            turn: turn.filter(|_| is_open),
+            turn,
             slots: cap.of(size).max(1).saturating_sub(running),
             is_braked: is_braked(run),
             is_open,
@@ -81,36 +79,86 @@ impl Round {
     pub fn is_turn_of(&self, position: usize) -> bool {
         self.turn == Some(position)
     }
+
+    /// Whether a later stage is at it.
+    pub fn is_before_turn(&self, position: usize) -> bool {
+        self.turn.is_some_and(|turn| position < turn)
+    }
+}
+
+/// Rollbacks of stages whose record is lost: they may be at work.
+fn unrecorded(run: &Run<'_>, scene: &Scene<'_>) -> usize {
+    if run.complaint.is_none() {
+        return 0;
+    }
+    let slices = || run.stages.iter().flat_map(|stage| &stage.frozen).flat_map(|all| &all.slices);
+    let ours = scene.jobs.iter().filter(|job| job.rollout_uid == run.uid());
+    let rollbacks = ours.filter(|job| {
+        let is_done = matches!(job.outcome, JobOutcome::Verified(_)) || scene.now >= job.finish_by;
+        job.action == JobAction::Rollback && !is_done
+    });
+    rollbacks.filter(|job| !slices().any(|slice| slice.name == job.slice)).count()
+}
+
+/// Whether a device of the stage is being rolled back, or can begin now. One that is switched off, held
+/// or busy keeps no earlier stage waiting.
+fn goes_on(
+    run: &Run<'_>,
+    position: usize,
+    claims: &Claims,
+    scene: &Scene<'_>,
+    wake: &mut Wake,
+) -> bool {
+    let Some(frozen) = &run.stages[position].frozen else { return false };
+    let has_limits = freeze::missing_group(run, position, scene).is_none();
+    let mut windows = StageWindows::new(scene, &run.stages[position].spec.windows);
+    frozen.lines.iter().enumerate().any(|(index, line)| {
+        is_rolling(line)
+            || (has_limits
+                && is_wanted(run, (position, frozen, index), line, scene)
+                // What moved in this pass, and whose own old job is about to go, begins in a moment.
+                && (line.moved
+                    || begin_hold(run, line, claims, scene, &mut windows, wake).is_none_or(
+                        |reason| matches!(reason, Reason::WriteInFlight | Reason::InProgress),
+                    )))
+    })
+}
+
+/// Why a device that is to be rolled back cannot begin now, looking at the device, its groups and its
+/// windows.
+pub(crate) fn begin_hold(
+    run: &Run<'_>,
+    line: &Line,
+    claims: &Claims,
+    scene: &Scene<'_>,
+    windows: &mut StageWindows<'_>,
+    wake: &mut Wake,
+) -> Option<Reason> {
+    let Some(row) = scene.row(line) else { return Some(Reason::Replaced) };
+    if run.brakes.hold(line, JobAction::Rollback, scene) {
+        return Some(Reason::EmergencyStop);
+    }
+    if let Some(reason) = rollback_hold(row, wake) {
+        return Some(reason);
+    }
+    if let Some(reason) = claim_hold(line, run, claims, scene) {
+        return Some(reason);
+    }
+    if windows::rollbacks_wait(run)
+        && let Err(closed) = windows.say(WindowAction::Uninstall, line.row as usize)
+    {
+        if let Some(until) = closed.until {
+            wake.at(until);
+        }
+        return Some(closed.reason);
+    }
+    // What is granted is counted as unavailable already.
+    let is_counted = line.state == LineState::Granted;
+    if is_counted { None } else { claims.crowd(line.row as usize, scene.table) }
 }
 
 fn is_rolling(line: &Line) -> bool {
     line.state == LineState::Granted && line.action == JobAction::Rollback
-}
-
-/// After as long as a stage may take, devices that could not be reached or were held keep what they
-/// have: a procedure that never ends would block a person's next decision.
-fn is_over_time(run: &Run<'_>, scene: &Scene<'_>, wake: &mut Wake) -> bool {
-    let Some(rollback) = &run.status.rollback else { return false };
-    let stage = run.stages.iter().position(|stage| stage.spec.name == rollback.stage);
-    stage.is_some_and(|position| {
-        let span = run.stages[position].rules.progress_deadline;
-        let deadline =
-            later(later(rollback.started_at, stood_still(&run.status.stages[position])), span);
-        if emergency::stops_rollback(run) {
-            return false;
-        }
-        // Time in which no window lets anything be taken back is not the devices'.
-        if let Some(until) = windows::rollback_waits(run, scene, |position, index, line| {
-            is_target(run, position, index, line, scene)
-        }) {
-            wake.at(until);
-            return false;
-        }
-        if rollback.completed_at.is_none() {
-            wake.at(deadline);
-        }
-        scene.now >= deadline
-    })
 }
 
 /// More rollbacks failed than the stage may have failures.
@@ -232,12 +280,7 @@ fn is_held_installed(run: &Run<'_>, line: &Line, scene: &Scene<'_>) -> bool {
 }
 
 /// Why another grant keeps the device from being rolled back.
-pub(crate) fn claim_hold(
-    line: &Line,
-    run: &Run<'_>,
-    claims: &Claims,
-    scene: &Scene<'_>,
-) -> Option<Reason> {
+fn claim_hold(line: &Line, run: &Run<'_>, claims: &Claims, scene: &Scene<'_>) -> Option<Reason> {
     if line.state == LineState::Granted {
         // Its own installation is what is replaced.
         return None;
@@ -247,15 +290,24 @@ pub(crate) fn claim_hold(
 
 /// Begins and ends the procedure. Each is one status write that later grants rely on.
 pub(crate) fn steer(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake, lanes: &mut Lanes) {
+    if run.gating || scene.guard.is_some() {
+        return;
+    }
+    keep_time(run, scene, wake);
     let is_over = matches!(run.stop, Some(Stop::Deleting | Stop::Aborted | Stop::Suspended));
-    if run.gating || is_over || run.complaint.is_some() || scene.guard.is_some() {
+    let rolling = run.stages.iter().any(|stage| stage.tally.rolling_back > 0);
+    // What was taken back before a person ended the rollout stays barred, too.
+    let is_ended = matches!(run.stop, Some(Stop::Deleting | Stop::Aborted)) && run.has_finalizer();
+    if is_ended && is_running(run) && !rolling && run.status.halted.is_some() && taken_back(run) > 0
+    {
+        return complete(run, scene, lanes);
+    }
+    // A person's order comes to its end whatever is wrong with the run.
+    if is_over || (run.complaint.is_some() && !order::is_carried_out(run)) {
         return;
     }
     let first = first_target(run, scene);
-    let rolling = run.stages.iter().any(|stage| stage.tally.rolling_back > 0);
-    let in_procedure =
-        run.status.rollback.as_ref().is_some_and(|rollback| rollback.completed_at.is_none());
-    if in_procedure {
+    if is_running(run) {
         let is_done = first.is_none() && !may_get_targets(run, scene);
         if !rolling && (is_done || is_braked(run) || is_over_time(run, scene, wake)) {
             complete(run, scene, lanes);
@@ -273,9 +325,17 @@ pub(crate) fn steer(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake, lanes
             stage,
             started_at,
             completed_at: None,
+            progress_since: None,
+            stands_since: None,
             order: None,
         });
-        run.status.rollback = Some(RollbackStatus { started_at, completed_at: None, ..rollback });
+        run.status.rollback = Some(RollbackStatus {
+            started_at,
+            completed_at: None,
+            progress_since: None,
+            stands_since: None,
+            ..rollback
+        });
         run.gating = true;
         let frozen = run.stages[position].frozen.as_ref();
         let failed = &run.stages[position].tally.failed;
@@ -316,16 +376,22 @@ fn may_get_targets(run: &Run<'_>, scene: &Scene<'_>) -> bool {
     })
 }
 
+/// Devices that are rolled back.
+fn taken_back(run: &Run<'_>) -> u32 {
+    run.stages.iter().map(|stage| stage.tally.counts.rolled_back).sum()
+}
+
 fn complete(run: &mut Run<'_>, scene: &Scene<'_>, lanes: &mut Lanes) {
     let (braked, withdrawn) = (is_braked(run), order::is_withdrawn(run, scene));
     let waits = asking(run, scene);
-    let taken_back: u32 = run.stages.iter().map(|stage| stage.tally.counts.rolled_back).sum();
+    let taken_back = taken_back(run);
     let is_ordered = order::is_carried_out(run);
     if run.status.halted.is_some() && taken_back > 0 && !is_ordered {
         lanes.holds.push(hold(run, scene));
     }
     if let Some(rollback) = &mut run.status.rollback {
         rollback.completed_at = Some(whole_seconds(scene.now));
+        rollback.stands_since = None;
     }
     run.gating = true;
     let (kind, reason) = if braked {

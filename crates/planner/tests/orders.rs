@@ -535,36 +535,47 @@ fn another_machine_under_the_old_name_loses_nothing() {
 
 #[test]
 fn a_device_on_the_edge_of_installing_is_not_lost() {
-    let mut world = world();
-    world.settle();
-    let mut begun = world.clone();
-    while !begun.jobs["test-1"].may_have_begun() {
-        begun.now += SignedDuration::from_mins(1);
-        begun.run_agents();
-    }
-    // The permit came first, and wins against the recall that follows from the halt.
-    world.order("early", "{rollout: november, reason: r, devices: [test-1]}");
-    world.now = begun.now;
-    let mut has_won = false;
-    while !has_won {
-        for action in &world.plan().actions {
-            match action {
-                Action::Recall { .. } => {
-                    world.jobs = begun.jobs.clone();
-                    world.agents = begun.agents.clone();
-                    has_won = true;
-                    break;
-                }
-                action => world.apply(action),
-            }
+    for devices in [&["test-1"][..], &["test-1", "test-2"]] {
+        let mut world = world();
+        let agent = world.agents.remove("test-1").unwrap();
+        world.settle();
+        while world.state("november", "test-2") != Some(LineState::Succeeded) {
+            world.minute(|_| {});
         }
-        let told = world.order_status("early");
-        assert!(told.completed_at.is_none(), "{told:?}");
+        world.agents.insert("test-1".to_owned(), agent);
+        let mut begun = world.clone();
+        while !begun.jobs["test-1"].may_have_begun() {
+            begun.now += SignedDuration::from_mins(1);
+            begun.run_agents();
+        }
+        // The permit came first, and wins against the recall that follows from the halt: its line is
+        // written as it was, and the rest of the plan is carried out.
+        let named = devices.join(", ");
+        world.order("early", &format!("{{rollout: november, reason: r, devices: [{named}]}}"));
+        world.now = begun.now;
+        let mut has_won = false;
+        while !has_won {
+            for action in &world.plan().actions {
+                match action {
+                    Action::Recall { .. } => {
+                        world.jobs = begun.jobs.clone();
+                        world.agents = begun.agents.clone();
+                        has_won = true;
+                    }
+                    action => world.apply(action),
+                }
+            }
+            let told = world.order_status("early");
+            assert!(told.completed_at.is_none(), "{told:?}");
+        }
+        assert!(world.jobs["test-1"].may_have_begun(), "the permit won");
+        minutes(&mut world, 120);
+        for device in devices {
+            assert_eq!(world.state("november", device), Some(LineState::RolledBack));
+        }
+        assert_eq!(phase(&world, "early"), RollbackPhase::Completed);
+        assert_eq!(world.order_status("early").counts.total, devices.len() as u32);
     }
-    assert!(world.jobs["test-1"].may_have_begun(), "the permit won");
-    minutes(&mut world, 120);
-    assert_eq!(world.state("november", "test-1"), Some(LineState::RolledBack));
-    assert_eq!(phase(&world, "early"), RollbackPhase::Completed);
 }
 
 #[test]

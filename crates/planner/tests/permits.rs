@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
     Abort, AwaitingRebootAction, DeviceMode, EmergencyStop, Hold, JobAction, Latch, LineState,
-    MaintenanceWindow, PatchRollout, Permit, PermitStep, RollbackWindows, SliceLine,
+    MaintenanceWindow, PatchRollback, PatchRollout, Permit, PermitStep, RollbackWindows, SliceLine,
     reasons::Reason,
 };
 use wardring_planner::{
@@ -24,6 +24,8 @@ struct Desk {
     rollout: Option<PatchRollout>,
     device: Option<DeviceRow>,
     group: Option<&'static str>,
+    forbids: Option<&'static str>,
+    order: Option<PatchRollback>,
     stops: Vec<Arc<StopView>>,
     windows: Vec<Arc<WindowView>>,
     circumstances: Circumstances,
@@ -88,6 +90,8 @@ impl Desk {
             rollout: Some(rollout),
             device: Some(DeviceRow::ready("ws-1", "Windows 11 24H2")),
             group: None,
+            forbids: None,
+            order: None,
             stops: Vec::new(),
             windows: Vec::new(),
             circumstances: Circumstances::GOOD,
@@ -145,6 +149,8 @@ impl Desk {
             rollout: self.rollout.as_ref(),
             device: self.device.as_ref(),
             reboots_held_by: self.group,
+            rollbacks_forbidden_by: self.forbids,
+            order: self.order.as_ref(),
             group_windows: &[],
             windows: &self.windows,
             stops: &self.stops,
@@ -586,4 +592,110 @@ fn a_gate_that_fails_or_cannot_be_measured_lets_nothing_begin_and_lets_restarts_
     }
     let desk = Desk::install().with(|desk| desk.gated("Waiting"));
     assert_eq!(desk.verdict(), "granted");
+}
+
+/// Uninstalls on a person's order that stands.
+fn ordered() -> Desk {
+    let mut desk = Desk::uninstall();
+    desk.line().ordered = true;
+    let mut order = PatchRollback::new(
+        "erp-down",
+        serde_yaml::from_str("{rollout: november, reason: r}").unwrap(),
+    );
+    order.metadata.uid = Some("order".to_owned());
+    desk.order = Some(order);
+    let status = desk.rollout().status.as_mut().unwrap();
+    status.halted = latch();
+    let rollback = "{scope: Device, stage: test, startedAt: '2026-11-20T22:00:00Z', order: {name: erp-down, uid: order}}";
+    status.rollback = Some(serde_yaml::from_str(rollback).unwrap());
+    desk
+}
+
+#[test]
+fn what_a_person_ordered_begins_only_while_the_order_stands() {
+    assert_eq!(ordered().ask(), PermitVerdict::Granted { repeated: false });
+    let refused = |desk: &Desk| match desk.ask() {
+        PermitVerdict::Refused { reason, .. } => reason,
+        other => panic!("{other:?}"),
+    };
+    let gone = ordered().with(|desk| desk.order = None);
+    assert_eq!(refused(&gone), Reason::RollbackWithdrawn);
+    let another = ordered().with(|desk| {
+        desk.order.as_mut().unwrap().metadata.uid = Some("made anew".to_owned());
+    });
+    assert_eq!(refused(&another), Reason::RollbackWithdrawn);
+    let going = ordered().with(|desk| {
+        let time = wardring_api::conditions::whole_seconds(desk.now);
+        desk.order.as_mut().unwrap().metadata.deletion_timestamp =
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(time));
+    });
+    assert_eq!(refused(&going), Reason::RollbackWithdrawn);
+
+    // What has begun comes to its end, and what follows from failures needs no order.
+    let begun = ordered().with(|desk| {
+        desk.order = None;
+        desk.step = PermitStep::Reboot;
+        let permit = permit_of(desk, PermitStep::Uninstall);
+        desk.job().permitted.push(permit);
+    });
+    assert_eq!(begun.ask(), PermitVerdict::Granted { repeated: false });
+    let automatic = ordered().with(|desk| {
+        desk.order = None;
+        let status = desk.rollout().status.as_mut().unwrap();
+        status.rollback.as_mut().unwrap().order = None;
+    });
+    assert_eq!(automatic.ask(), PermitVerdict::Granted { repeated: false });
+}
+
+#[test]
+fn an_order_on_an_aborted_rollout_permits_its_own_devices_and_in_its_own_windows_only() {
+    let aborted =
+        || ordered().with(|desk| desk.rollout().status.as_mut().unwrap().aborted = latch());
+    assert_eq!(aborted().ask(), PermitVerdict::Granted { repeated: false });
+    let unmarked = aborted().with(|desk| desk.line().ordered = false);
+    assert!(matches!(unmarked.ask(), PermitVerdict::Ended { reason: Reason::AbortedByPerson, .. }));
+
+    // The rollout waits for windows with what failed; the order does not.
+    let freeze = "{type: Deny, allows: [Install], reason: r, schedule: {once: {from: '2026-11-01T00:00:00Z', until: '2026-12-31T00:00:00Z'}}}";
+    let frozen = ordered().with(|desk| {
+        let window = MaintenanceWindow::new("freeze", serde_yaml::from_str(freeze).unwrap());
+        desk.windows = vec![Arc::new(WindowView::new(&window))];
+        desk.rollout().spec.on_failure.windows = RollbackWindows::Respect;
+    });
+    assert_eq!(frozen.ask(), PermitVerdict::Granted { repeated: false });
+    let unmarked = frozen.with(|desk| desk.line().ordered = false);
+    assert!(matches!(unmarked.ask(), PermitVerdict::Refused { reason: Reason::Frozen, .. }));
+}
+
+#[test]
+fn a_group_that_forbids_rollbacks_lets_none_begin_and_those_that_began_end() {
+    let forbidden = ordered().with(|desk| desk.forbids = Some("theatre"));
+    match forbidden.ask() {
+        PermitVerdict::Refused { reason, message, .. } => {
+            assert_eq!(reason, Reason::RollbackForbidden);
+            assert!(message.contains("theatre"), "{message}");
+        }
+        other => panic!("{other:?}"),
+    }
+    let begun = ordered().with(|desk| {
+        desk.forbids = Some("theatre");
+        desk.step = PermitStep::Reboot;
+        let permit = permit_of(desk, PermitStep::Uninstall);
+        desk.job().permitted.push(permit);
+    });
+    assert_eq!(begun.ask(), PermitVerdict::Granted { repeated: false });
+    let install = Desk::install().with(|desk| desk.forbids = Some("theatre"));
+    assert_eq!(install.ask(), PermitVerdict::Granted { repeated: false });
+}
+
+/// A permit that the job has.
+fn permit_of(desk: &Desk, step: PermitStep) -> Permit {
+    Permit {
+        step,
+        at: desk.now,
+        attempt: 2,
+        boot_id: "boot-0".to_owned(),
+        agent_run: "run-1".to_owned(),
+        accepted_in: "run-0".to_owned(),
+    }
 }

@@ -490,6 +490,9 @@ impl Gateway {
             rollout: rollout.map(Arc::as_ref),
             device: row.as_ref(),
             reboots_held_by: held.as_deref(),
+            // Nobody forbids or orders rollbacks in these stories.
+            rollbacks_forbidden_by: None,
+            order: None,
             group_windows: &[],
             windows: &[],
             stops: &stops(api),

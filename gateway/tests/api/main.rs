@@ -6,6 +6,7 @@ mod emergency;
 mod enrolment;
 mod facts;
 mod jobs;
+mod orders;
 mod permits;
 mod presence;
 mod refusals;

@@ -342,11 +342,22 @@ impl Site {
 
     /// Grants an agent its first attempt at installing: slice line and job.
     pub async fn grant(&self, agent: &Agent, rollout: &PatchRollout) -> JobKey {
+        self.grant_as(agent, rollout, Action::Install, "").await
+    }
+
+    /// The same for any action, with further words in the line.
+    pub async fn grant_as(
+        &self,
+        agent: &Agent,
+        rollout: &PatchRollout,
+        action: Action,
+        more: &str,
+    ) -> JobKey {
         let key = JobKey {
             rollout_uid: rollout.uid().unwrap(),
             device_id: agent.enrolment_id.clone(),
             attempt: 1,
-            action: Action::Install,
+            action,
         };
         let (name, rollout_name) = (&agent.name, rollout.name_any());
         let slice_name = format!("november-{name}");
@@ -357,7 +368,7 @@ impl Site {
                 "rollout": rollout_name, "rolloutUid": key.rollout_uid, "stage": "all",
                 "index": 0, "of": 1, "freezeId": "v1:0",
                 "lines": [format!(
-                    "{name} 1 Granted 2026-11-21T02:00:00Z eid={} seq=7", key.device_id
+                    "{name} 1 Granted 2026-11-21T02:00:00Z eid={} seq=7{more}", key.device_id
                 )],
             },
         }));
@@ -371,7 +382,7 @@ impl Site {
             "spec": {
                 "sealed": sealed, "rollout": rollout_name, "rolloutUid": key.rollout_uid,
                 "stage": "all", "slice": slice_name, "enrolmentId": key.device_id, "attempt": 1,
-                "sequence": 7, "action": "Install", "kbs": ["KB5068787"],
+                "sequence": 7, "action": action, "kbs": ["KB5068787"],
                 "startBy": start_by, "finishBy": finish_by,
             },
         }));

@@ -151,6 +151,10 @@ const PARTS: &[Part] = &[
                 "Look at the rollout's status for the devices that were taken back already, and order another PatchRollback for the rest if they are to follow.",
             ),
             (
+                RollbackForbidden,
+                "A grant that a group forbade after it was made; the controller takes it back. Change `rollback` of the group if the device is to follow.",
+            ),
+            (
                 NothingToRollBack,
                 "Look at the selection of the PatchRollback: the devices it names have nothing of the rollout.",
             ),

@@ -575,6 +575,17 @@ const PATCH_ROLLBACK: &[Rule] = &[
         "spec.selector: cannot change; make another PatchRollback",
     ),
     rule("spec.windows", FIXED, "spec.windows: cannot change; make another PatchRollback"),
+    // Once it has begun, nobody who may merely edit it takes back more at once than whoever ordered it meant.
+    // To compare shares would cost the API server more than a rule may.
+    rule(
+        "",
+        "!has(oldSelf.status) || !has(oldSelf.status.startedAt) || \
+         (!has(self.spec.maxConcurrency) && !has(oldSelf.spec.maxConcurrency)) || \
+         (has(self.spec.maxConcurrency) && (self.spec.maxConcurrency == 1 || (has(oldSelf.spec.maxConcurrency) && \
+         (self.spec.maxConcurrency == oldSelf.spec.maxConcurrency || (type(self.spec.maxConcurrency) == int && \
+         type(oldSelf.spec.maxConcurrency) == int && self.spec.maxConcurrency <= oldSelf.spec.maxConcurrency)))))",
+        "spec.maxConcurrency: may only shrink once the order has begun, a share to 1; to end the order, delete it",
+    ),
     rule(
         "spec.includeSuperseding",
         FIXED,

@@ -51,7 +51,17 @@ impl<'a> Replay<'a> {
             self.breaks("S13", "an order would begin before its rollout is halted".to_owned());
         }
         let slices: Vec<&SliceView> = self.slices.values().copied().collect();
-        for view in slices.into_iter().filter(|view| view.rollout_uid == uid) {
+        let is_whole = |view: &SliceView| {
+            let same = |other: &&&SliceView| {
+                (&other.rollout_uid, &other.stage, &other.freeze_id)
+                    == (&view.rollout_uid, &view.stage, &view.freeze_id)
+            };
+            let found = slices.iter().filter(same);
+            found.filter(|view| view.damaged.is_none()).count() == view.of as usize
+        };
+        // What is left of a lost record keeps its old marks, and nothing is granted from it.
+        let ours = slices.iter().filter(|view| view.rollout_uid == uid && is_whole(view));
+        for view in ours.copied().collect::<Vec<_>>() {
             for index in 0..view.lines.len() {
                 let line = self.line(&view.name, index).filter(|line| line.ordered);
                 if let Some(line) = line.filter(|line| !self.means(order, &line.device)) {

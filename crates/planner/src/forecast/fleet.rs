@@ -7,7 +7,7 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use wardring_api::{JobAction, JobState, Permit, PermitStep, SliceLine};
+use wardring_api::{JobAction, JobState, Permit, PermitStep, RollbackPolicy, SliceLine};
 
 use super::world::World;
 use crate::{
@@ -168,6 +168,14 @@ impl World {
             .map(|&group| &table.groups()[group as usize])
             .collect();
         let held = groups.iter().find(|group| group.holds_reboots_of(&row.labels));
+        let forbids = groups.iter().find(|group| group.spec.rollback == RollbackPolicy::Forbid);
+        let rollout = self.named(&job.rollout);
+        let status = rollout.and_then(|rollout| rollout.status.as_ref());
+        let ordered = status.and_then(|status| status.rollback.as_ref()?.ordered());
+        let order = ordered.and_then(|ordered| {
+            let mut orders = self.snapshot.orders.iter();
+            orders.find(|order| order.metadata.name.as_deref() == Some(&*ordered.name))
+        });
         let lists: Vec<&[String]> = groups.iter().map(|group| &*group.spec.windows).collect();
         Some(permit(&PermitFacts {
             now: self.now(),
@@ -183,9 +191,11 @@ impl World {
             },
             job: Some(job),
             line,
-            rollout: self.named(&job.rollout),
+            rollout,
             device: Some(row),
             reboots_held_by: held.map(|group| group.name.as_str()),
+            rollbacks_forbidden_by: forbids.map(|group| group.name.as_str()),
+            order: order.map(|order| &**order),
             group_windows: &lists,
             windows: self.windows(),
             stops: self.stops(),

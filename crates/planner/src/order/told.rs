@@ -27,20 +27,17 @@ pub struct RollbackPreview {
     pub devices: Vec<(String, String)>,
     /// Devices that a group of theirs keeps from it.
     pub forbidden: u32,
-    /// Devices that it names and cannot reach: silent, enrolled anew, or broken by an earlier rollback.
+    /// Devices that it names and cannot reach: silent, enrolled anew, broken by an earlier rollback, or
+    /// without a record that is whole.
     pub beyond: u32,
     /// Security fixes that devices are left without.
     pub missing_fixes: Vec<String>,
 }
 
-/// What `spec` would reach of the snapshot's rollout with that name; none if there is no such rollout,
-/// or its record cannot be read.
+/// What `spec` would reach of the snapshot's rollout with that name; none if there is no such rollout.
 pub fn preview_rollback(snapshot: &Snapshot, spec: &PatchRollbackSpec) -> Option<RollbackPreview> {
     let (scene, runs) = validate(snapshot);
     let run = runs.iter().find(|run| run.id.name == spec.rollout)?;
-    if run.complaint.as_ref().is_some_and(|complaint| complaint.reason == Reason::RecordLost) {
-        return None;
-    }
     let reached = reached(run, spec, &scene);
     let name = |&(position, index): &(usize, usize)| {
         let stage = &run.stages[position];
@@ -189,7 +186,8 @@ fn waiting(
         end(status, order, Reason::NothingToRollBack, message, scene);
         return;
     }
-    let (reason, message) = if let Some(complaint) = &run.complaint {
+    let is_barred = reached.lines.is_empty() || !super::may_go_on(run);
+    let (reason, message) = if let Some(complaint) = run.complaint.as_ref().filter(|_| is_barred) {
         (complaint.reason, complaint.message.clone())
     } else if run.stop == Some(Stop::Deleting) {
         waits(Reason::Deleting, Reason::Deleting.meaning())
@@ -331,7 +329,7 @@ fn kept_from(counts: &RollbackCounts) -> String {
     if counts.beyond > 0 {
         let number = devices(counts.beyond as usize);
         text.push_str(&format!(
-            " Out of reach: {number}, silent, enrolled anew or broken by an earlier rollback."
+            " Out of reach: {number}, silent, enrolled anew, broken by an earlier rollback or without a whole record."
         ));
     }
     text

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use wardring_api::{
-    JobAction, JobState, LineState, Permit, PermitStep, SliceLine, reasons::Reason,
+    JobAction, JobState, LineState, Permit, PermitStep, RollbackPolicy, SliceLine, reasons::Reason,
 };
 use wardring_planner::{
     Circumstances, GroupView, JobOutcome, Outcome, OutcomeResult, PermitFacts, PermitRequest,
@@ -330,6 +330,11 @@ impl Agent {
         };
         let groups: Vec<&GroupView> = world.groups.values().filter(mine).collect();
         let held = groups.iter().find(|group| group.holds_reboots_of(&row.labels));
+        let forbids = groups.iter().find(|group| group.spec.rollback == RollbackPolicy::Forbid);
+        let rollout = job.and_then(|job| world.rollouts.get(&job.rollout));
+        let status = rollout.and_then(|rollout| rollout.status.as_ref());
+        let named = status.and_then(|status| status.rollback.as_ref()?.ordered());
+        let order = named.and_then(|named| world.orders.get(&named.name));
         let lists: Vec<&[String]> = groups.iter().map(|group| &*group.spec.windows).collect();
         let verdict = permit(&PermitFacts {
             now: world.now,
@@ -348,6 +353,8 @@ impl Agent {
             rollout: job.and_then(|job| world.rollouts.get(&job.rollout)),
             device: Some(row),
             reboots_held_by: held.map(|group| group.name.as_str()),
+            rollbacks_forbidden_by: forbids.map(|group| group.name.as_str()),
+            order,
             group_windows: &lists,
             windows: &world.windows(),
             stops: &world.stops(),

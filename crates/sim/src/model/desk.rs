@@ -56,6 +56,8 @@ impl Tenant {
             rollout: Some(rollout),
             device: self.devices.get(&self.names[device]),
             reboots_held_by: None,
+            rollbacks_forbidden_by: None,
+            order: None,
             group_windows: &[],
             windows: &[],
             stops: &[],
