@@ -102,6 +102,7 @@ mod tests {
             doing,
             since: None,
             until: None,
+            ordered: None,
             is_slow: false,
             kbs: Vec::new(),
         }

@@ -16,6 +16,7 @@ pub mod leader;
 pub mod lease;
 mod limit;
 pub mod metrics;
+pub mod notify;
 pub mod outbound;
 pub mod pass;
 pub mod presence;

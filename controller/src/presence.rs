@@ -19,10 +19,15 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
+use wardring_api::conditions;
+use wardring_planner::Sight;
 
 pub use endpoint::{PresenceError, serve};
 pub use judge::DeviceRef;
 use judge::Judge;
+
+/// Gateways that are gone for longer are told of: a restart of all of them is no event.
+const BLIND_AFTER: Duration = Duration::from_secs(120);
 
 /// What presence knows of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +117,20 @@ impl Presence {
         let until = self.judge().hears_until()?;
         let left = SignedDuration::try_from(until.saturating_sub(self.clock())).ok()?;
         Timestamp::now().checked_add(left).ok()
+    }
+
+    /// How well this leader sees devices. A new one is not called blind before a gateway could have come.
+    pub fn sight(&self) -> Sight {
+        let now = self.clock();
+        match self.judge().sight(now) {
+            judge::View::Clear => Sight::Clear,
+            judge::View::Blind { since } if now.saturating_sub(since) >= BLIND_AFTER => {
+                let ago = SignedDuration::try_from(now.saturating_sub(since)).unwrap_or_default();
+                let since = Timestamp::now().checked_sub(ago).unwrap_or(Timestamp::UNIX_EPOCH);
+                Sight::Blind { since: conditions::whole_seconds(since) }
+            }
+            judge::View::Settling | judge::View::Blind { .. } => Sight::Settling,
+        }
     }
 
     /// Gateways heard lately.

@@ -6,6 +6,8 @@ use clap::{Parser, ValueEnum};
 use rustls::pki_types::ServerName;
 use wardring_api::Span;
 
+use crate::outbound::Network;
+
 /// Decides, signs and publishes: the controller of a Wardring installation. The cluster is the one
 /// of KUBECONFIG, or the one this process runs in.
 #[derive(Clone, Debug, Parser)]
@@ -54,6 +56,11 @@ pub struct Settings {
     /// Life of device certificates.
     #[arg(long, default_value = "90d")]
     pub certificate_life: Span,
+
+    /// Network inside of which Notifiers may connect, such as 10.20.0.0/16, beside public addresses
+    /// (repeatable).
+    #[arg(long = "notify-network", value_parser = Network::parse)]
+    pub notify_networks: Vec<Network>,
 
     /// Namespaces that are worked on at the same time.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]

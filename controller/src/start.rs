@@ -22,6 +22,8 @@ use crate::{
     leader::lead,
     lease::{Candidacy, Office, Term, stand},
     metrics::Metrics,
+    notify::{self, Bulletin},
+    outbound::Allowed,
     pass::Desk,
     presence::{self, Presence},
     progress::Progress,
@@ -109,6 +111,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         clock,
         metrics,
         board: Board::default(),
+        bulletin: Bulletin::default(),
         office: office.clone(),
         term: 0,
         holder,
@@ -149,6 +152,7 @@ async fn serve_terms(
             desk.presence.set_leading(false);
             desk.metrics.leader.set(0);
             desk.metrics.activities.forget();
+            desk.bulletin.forget();
             tracing::info!(term = term.number, "no longer leading");
         }
         tokio::select! {
@@ -178,6 +182,13 @@ fn side_tasks(desk: &Desk, settings: &Settings) -> JoinSet<()> {
         settings.system_namespace.clone(),
         desk.gates.registry(),
     ));
+    side.spawn(notify::keep(notify::Office {
+        client: desk.client.clone(),
+        cache: desk.cache.clone(),
+        presence: desk.presence.clone(),
+        allowed: Allowed::networks(settings.notify_networks.clone()),
+        bulletin: desk.bulletin.clone(),
+    }));
     side.spawn(stops::publish(desk.client.clone(), desk.cache.clone(), desk.board.clone()));
     side.spawn(identity::announce_quarantines(
         desk.client.clone(),

@@ -293,7 +293,8 @@ impl Cached for UpdateHold {
 
     fn put(self, space: &mut Namespace, _: &mut Interner, version: u64) -> bool {
         let name = name_of(&self);
-        let view = HoldView { name: name.clone(), spec: self.spec.clone() };
+        let created_at = self.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        let view = HoldView { name: name.clone(), created_at, spec: self.spec.clone() };
         let changed = put_newer(&mut space.holds, name, stored(&self, version, view));
         // The echo of a bar that a pass put up itself must not stop that pass.
         space.intent += u64::from(changed && !is_ours(&self));

@@ -397,6 +397,7 @@ mod tests {
             metrics: Metrics::new(),
             gates: Gates::new(Default::default(), cache.clone(), Metrics::new()),
             board: Default::default(),
+            bulletin: Default::default(),
             office: watch::channel(Some(Term { number: 1, until })).1,
             term: 1,
             holder: "controller-1".to_owned(),

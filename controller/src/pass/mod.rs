@@ -21,7 +21,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Namespace as KubeNamespace;
 use kube::{Api, Client};
 use wardring_api::{PatchRolloutStatus, RolloutPhase, conditions, reasons::Reason};
-use wardring_planner::{GrantId, Plan, Snapshot, activities, check, plan};
+use wardring_planner::{GrantId, Plan, Snapshot, activities, alerts, check, plan};
 
 pub use apply::Stop;
 
@@ -34,6 +34,7 @@ use crate::{
     identity::Identity,
     lease::{Office, holds},
     metrics::{Metrics, NamespaceLabels, PassLabels, PhaseLabels, RuleLabels},
+    notify::Bulletin,
     presence::Presence,
     stops::Board,
 };
@@ -65,6 +66,8 @@ pub struct Desk {
     pub board: Board,
     /// What is measured for gates.
     pub gates: Gates,
+    /// What there is to tell.
+    pub bulletin: Bulletin,
     /// Kubernetes Events.
     pub events: Events,
     /// Whether we lead.
@@ -170,8 +173,11 @@ async fn attempt(desk: &Desk, namespace: &str, memory: &mut Memory) -> Pass {
     let basis = desk.cache.read(namespace, |space| space.map(Basis::of)).unwrap_or_default();
     let Some(snapshot) = observe::observe(desk, namespace, memory, terminating, now) else {
         desk.metrics.activities.note(namespace, Vec::new());
+        desk.bulletin.note(namespace, Default::default());
         return Pass::Done(None);
     };
+    // Of what is written down, and not of what the plan is about to write: that is told once it stands.
+    desk.bulletin.note(namespace, alerts(&snapshot));
     let plan = plan(&snapshot);
     let violations = check(&snapshot, &plan);
     if !violations.is_empty() {

@@ -45,6 +45,20 @@ pub enum Contact {
     Unknown,
 }
 
+/// How well devices are seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    /// For the whole timeout already.
+    Clear,
+    /// Not for the whole timeout yet.
+    Settling,
+    /// Nobody is here to see them.
+    Blind {
+        /// Since when.
+        since: Duration,
+    },
+}
+
 /// Why a batch cannot be placed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NewSessionNeeded;
@@ -121,6 +135,8 @@ pub struct Judge {
     sequences: HashMap<String, Presented>,
     /// Idle devices that fell silent lately, oldest first.
     silent: VecDeque<(Duration, usize)>,
+    /// Since when nobody is here to see devices.
+    blind: Option<Duration>,
     /// Since when at least one gateway with a complete set has been here without a gap.
     watching: Option<Duration>,
     changed: BTreeSet<String>,
@@ -138,6 +154,7 @@ impl Judge {
             busy: HashMap::new(),
             sequences: HashMap::new(),
             silent: VecDeque::new(),
+            blind: None,
             watching: None,
             changed: BTreeSet::new(),
         }
@@ -175,6 +192,15 @@ impl Judge {
     /// gateway with a complete set is here.
     pub fn hears_until(&self) -> Option<Duration> {
         self.watching.map(|since| since + self.timeout)
+    }
+
+    /// How well devices are seen at `now`.
+    pub fn sight(&self, now: Duration) -> View {
+        match self.watching {
+            None => View::Blind { since: self.blind.unwrap_or(now) },
+            Some(since) if now.saturating_sub(since) < self.timeout => View::Settling,
+            Some(_) => View::Clear,
+        }
     }
 
     /// Gateways heard lately.
@@ -259,6 +285,10 @@ impl Judge {
     pub fn tick(&mut self, now: Duration) {
         self.drop_silent_gateways(now);
         self.excuse_mass_silence(now);
+        match self.watching {
+            Some(_) => self.blind = None,
+            None => _ = self.blind.get_or_insert(now),
+        }
         let Some(watching) = self.watching else { return };
         for device in 0..self.states.len() {
             let state = &mut self.states[device];

@@ -34,6 +34,10 @@ pub const PLUGIN_MANAGER: &str = "wardring";
 /// one) that they are for. They are sent nowhere else, whatever the provider says.
 pub const GATE_HOST_ANNOTATION: &str = "wardring.dev/gate-host";
 
+/// Annotation on a Secret that a Notifier names: the host (and port, if it is not the usual one) of the sink
+/// that it is for. It is used for no other, whatever the Notifier says.
+pub const NOTIFY_HOST_ANNOTATION: &str = "wardring.dev/notify-host";
+
 /// `createdBy` of a silence in Alertmanager that keeps nothing from our own gates.
 pub const SILENCE_AUTHOR: &str = "wardring";
 

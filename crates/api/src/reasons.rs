@@ -293,6 +293,11 @@ reasons! {
     /// The claim was signed more than an hour before it was filed, or in the future; check the
     /// device's clock. The agent signs a new one.
     StaleClaim,
+    /// A sink of a Notifier does not take what it is told; the message says why, and it is tried again.
+    SinkNotTold,
+    /// A sink of a Notifier cannot be used as it is written: its address, its certificates or its
+    /// template; mend the Notifier.
+    SinkInvalid,
     /// The certificate was issued.
     Issued,
     /// The CA's Secret is missing although devices are enrolled.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use wardring_api::{JobAction, JobState, LineState, PatchRollout, SliceLine, Stage};
+use wardring_api::{JobAction, JobState, LineState, PatchRollout, PermitStep, SliceLine, Stage};
 
 use crate::{
     Action, JobView, Plan, SliceView, Snapshot,
@@ -60,6 +60,8 @@ pub struct Activity {
     pub since: Option<Timestamp>,
     /// When a restart must be over.
     pub until: Option<Timestamp>,
+    /// When the restart was permitted that may be under way.
+    pub ordered: Option<Timestamp>,
     /// Whether the restart takes longer than its stage calls normal.
     pub is_slow: bool,
     /// KBs concerned.
@@ -70,11 +72,21 @@ pub struct Activity {
 ///
 /// A device whose job has not begun is left alone so far and is not among them.
 pub fn activities(snapshot: &Snapshot, plan: &Plan) -> Vec<Activity> {
-    let record = Record::new(snapshot, plan);
+    of_record(&Record::new(snapshot, plan), snapshot)
+}
+
+/// The devices in flight of a record, by name.
+pub(crate) fn of_record(record: &Record<'_>, snapshot: &Snapshot) -> Vec<Activity> {
     let mut found: Vec<Activity> =
-        snapshot.jobs.iter().filter_map(|job| activity(job, &record, snapshot)).collect();
+        snapshot.jobs.iter().filter_map(|job| activity(job, record, snapshot)).collect();
     found.sort();
     found
+}
+
+/// When the last restart was permitted, unless another step was permitted after it: then it is over.
+fn ordered(job: &JobView) -> Option<Timestamp> {
+    let last = job.permitted.iter().max_by_key(|permit| permit.at)?;
+    (last.step == PermitStep::Reboot).then_some(last.at)
 }
 
 fn activity(job: &JobView, record: &Record<'_>, snapshot: &Snapshot) -> Option<Activity> {
@@ -115,12 +127,13 @@ fn activity(job: &JobView, record: &Record<'_>, snapshot: &Snapshot) -> Option<A
         doing,
         since,
         until,
+        ordered: ordered(job),
         is_slow,
         kbs: job.kbs.clone(),
     })
 }
 
-/// The record of the runs as it is once the plan is carried out.
+/// The record of the runs.
 pub(crate) struct Record<'a> {
     slices: BTreeMap<&'a str, &'a SliceView>,
     changes: BTreeMap<&'a str, BTreeMap<usize, &'a SliceLine>>,
@@ -128,6 +141,7 @@ pub(crate) struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
+    /// The record as it is once the plan is carried out.
     pub fn new(snapshot: &'a Snapshot, plan: &'a Plan) -> Record<'a> {
         let mut all: BTreeMap<&str, BTreeMap<usize, &SliceLine>> = BTreeMap::new();
         for action in &plan.actions {
@@ -142,10 +156,15 @@ impl<'a> Record<'a> {
                 all.entry(slice).or_default().insert(change.index, &change.line);
             }
         }
+        Record { changes: all, ..Record::written(snapshot) }
+    }
+
+    /// The record as it is written now, whatever any plan intends.
+    pub fn written(snapshot: &'a Snapshot) -> Record<'a> {
         let uid = |rollout: &'a PatchRollout| rollout.metadata.uid.as_deref().unwrap_or_default();
         Record {
             slices: snapshot.slices.iter().map(|slice| (slice.name.as_str(), &**slice)).collect(),
-            changes: all,
+            changes: BTreeMap::new(),
             rollouts: snapshot.rollouts.iter().map(|one| (uid(one), &**one)).collect(),
         }
     }

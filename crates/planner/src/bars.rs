@@ -85,7 +85,7 @@ mod tests {
         let text = format!("{{kbs: [{kb}], reason: r}}");
         let mut spec: wardring_api::UpdateHoldSpec = serde_yaml::from_str(&text).expect("a hold");
         spec.include_superseding = include;
-        HoldView { name: "bar".to_owned(), spec }
+        HoldView { name: "bar".to_owned(), created_at: None, spec }
     }
 
     fn brings(kb: &str) -> ResolvedUpdate {

@@ -299,7 +299,7 @@ fn is_stopped(rollout: &PatchRollout) -> bool {
         })
 }
 
-fn working_copy(line: &SliceLine) -> Line {
+pub(crate) fn working_copy(line: &SliceLine) -> Line {
     Line {
         state: line.state,
         action: line.action,

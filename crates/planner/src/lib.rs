@@ -7,6 +7,7 @@
 
 mod activity;
 mod agenda;
+mod alerts;
 mod apart;
 mod autonomy;
 mod bars;
@@ -49,6 +50,10 @@ mod wake;
 mod windows;
 
 pub use activity::{Activity, Doings, activities};
+pub use alerts::{
+    Alert, Alerts, Ended, Evidence, Message, MessageState, ONE_BY_ONE, Sight, TOLD, Telling, Told,
+    alerts, to_tell,
+};
 pub use autonomy::{JobAutonomy, NoAutonomy, network_lost};
 pub use calendar::{Opening, WindowView};
 pub use canary::canary_gaps;

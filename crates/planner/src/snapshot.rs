@@ -384,6 +384,8 @@ results! {
 pub struct HoldView {
     /// Object name.
     pub name: String,
+    /// When the object was created.
+    pub created_at: Option<Timestamp>,
     /// What is barred where.
     pub spec: UpdateHoldSpec,
 }

@@ -330,7 +330,7 @@ fn explained(
     let holds: Vec<_> = world
         .holds
         .iter()
-        .map(|(name, spec)| HoldView { name: name.clone(), spec: spec.clone() })
+        .map(|(name, spec)| HoldView { name: name.clone(), created_at: None, spec: spec.clone() })
         .collect();
     let story = DeviceStory {
         now: world.now,

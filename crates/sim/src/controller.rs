@@ -397,6 +397,7 @@ impl Controller {
                 .filter_map(Object::hold)
                 .map(|hold| HoldView {
                     name: hold.metadata.name.clone().unwrap_or_default(),
+                    created_at: hold.metadata.creation_timestamp.as_ref().map(|time| time.0),
                     spec: hold.spec.clone(),
                 })
                 .collect(),

@@ -89,7 +89,8 @@ fn in_rollouts(case: &Case, name: &str, now: Timestamp) -> Vec<String> {
 }
 
 fn hold_view(hold: &UpdateHold) -> HoldView {
-    HoldView { name: hold.name_any(), spec: hold.spec.clone() }
+    let created_at = hold.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    HoldView { name: hold.name_any(), created_at, spec: hold.spec.clone() }
 }
 
 fn itself(device: &Device, name: &str) -> Vec<String> {

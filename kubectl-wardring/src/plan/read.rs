@@ -45,7 +45,11 @@ pub async fn snapshot(
         devices: Arc::new(DeviceTable::new(rows, groups)),
         updates: place.all(|update: Update| Arc::new(update.spec)).await?,
         holds: place
-            .all(|hold: UpdateHold| HoldView { name: hold.name_any(), spec: hold.spec })
+            .all(|hold: UpdateHold| HoldView {
+                name: hold.name_any(),
+                created_at: hold.metadata.creation_timestamp.as_ref().map(|time| time.0),
+                spec: hold.spec,
+            })
             .await?,
         orders: place.all(|order: PatchRollback| Arc::new(order)).await?,
         windows: place.all(|all: MaintenanceWindow| Arc::new(WindowView::new(&all))).await?,

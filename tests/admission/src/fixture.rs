@@ -14,8 +14,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use wardring_api::{
     Device, DeviceGroup, EmergencyStop, EnrollmentRequest, EnrollmentToken, GateProvider,
-    MaintenanceWindow, PatchJob, PatchLedger, PatchRollback, PatchRollout, PatchRolloutSlice,
-    Update, UpdateHold,
+    MaintenanceWindow, Notifier, PatchJob, PatchLedger, PatchRollback, PatchRollout,
+    PatchRolloutSlice, Update, UpdateHold,
 };
 
 use crate::cluster::objects_of;
@@ -154,6 +154,7 @@ fn read(kind: &str, stored: Value) -> Result<()> {
         "Update" => as_type::<Update>(stored),
         "UpdateHold" => as_type::<UpdateHold>(stored),
         "MaintenanceWindow" => as_type::<MaintenanceWindow>(stored),
+        "Notifier" => as_type::<Notifier>(stored),
         "EmergencyStop" => as_type::<EmergencyStop>(stored),
         "GateProvider" => as_type::<GateProvider>(stored),
         "PatchRollback" => as_type::<PatchRollback>(stored),

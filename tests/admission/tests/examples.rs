@@ -23,9 +23,15 @@ async fn the_api_server_takes_every_example_and_knows_every_field_of_it() {
         .unwrap();
 
     assert!(output.succeeded(), "{}", output.stderr);
-    for kind in
-        ["patchrollout", "devicegroup", "update", "device", "maintenancewindow", "patchrollback"]
-    {
+    for kind in [
+        "patchrollout",
+        "devicegroup",
+        "update",
+        "device",
+        "maintenancewindow",
+        "patchrollback",
+        "notifier",
+    ] {
         let accepted = format!("{kind}.wardring.dev/");
         assert!(output.stdout.contains(&accepted), "no {kind} in:\n{}", output.stdout);
     }

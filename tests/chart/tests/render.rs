@@ -263,6 +263,18 @@ fn of_all_secrets_the_controller_reads_those_that_gates_were_given_and_writes_no
 }
 
 #[test]
+fn notifiers_reach_the_networks_that_the_administrator_lists() {
+    let args = |set: &[&str]| {
+        let objects = template(set).unwrap();
+        let pod = &named(&objects, "Deployment", "wardring-controller")["spec"]["template"]["spec"];
+        pod["containers"][0]["args"].to_string()
+    };
+    assert!(!args(&[]).contains("--notify-network"));
+    let listed = args(&["--set", "controller.notify.networks={10.20.0.0/16}"]);
+    assert!(listed.contains("\"--notify-network=10.20.0.0/16\""), "{listed}");
+}
+
+#[test]
 fn secrets_are_reached_by_name_only() {
     let objects = template(&[]).unwrap();
     for name in ["wardring-controller", "wardring-gateway"] {

@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::{
     ServerConfig,
-    pki_types::{PrivateKeyDer, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -150,7 +150,19 @@ impl Drop for HttpsServer {
     }
 }
 
-fn tls() -> Result<(TlsAcceptor, String)> {
+/// A certificate for `localhost` and `127.0.0.1` under a root of its own, in PEM.
+#[derive(Clone, Debug)]
+pub struct Pems {
+    /// The chain that the server presents.
+    pub chain: String,
+    /// Its key.
+    pub key: String,
+    /// The root under which it is trusted.
+    pub ca: String,
+}
+
+/// Makes a certificate.
+pub fn pems() -> Result<Pems> {
     let mut root = CertificateParams::new(Vec::new())?;
     // Two roots of one name would pass for a broken one of the other.
     static ROOTS: AtomicUsize = AtomicUsize::new(0);
@@ -161,13 +173,19 @@ fn tls() -> Result<(TlsAcceptor, String)> {
     let key = KeyPair::generate()?;
     let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
     let leaf = CertificateParams::new(names)?.signed_by(&key, &root)?;
-    let secret = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes())?;
+    Ok(Pems { chain: leaf.pem(), key: key.serialize_pem(), ca: root.pem() })
+}
+
+fn tls() -> Result<(TlsAcceptor, String)> {
+    let Pems { chain, key, ca } = pems()?;
+    let chain = CertificateDer::from_pem_slice(chain.as_bytes())?;
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes())?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
-        .with_single_cert(vec![leaf.der().clone()], secret)?;
-    Ok((TlsAcceptor::from(Arc::new(config)), root.pem()))
+        .with_single_cert(vec![chain], key)?;
+    Ok((TlsAcceptor::from(Arc::new(config)), ca))
 }
 
 async fn serve(

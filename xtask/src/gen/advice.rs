@@ -135,6 +135,14 @@ const PARTS: &[Part] = &[
                 "Create the Secret with the key that the message names, and list it in the chart's `controller.gateSecrets`. Until then every gate at this provider is an error, and nothing starts behind it.",
             ),
             (
+                SinkNotTold,
+                "Look at the server that the Notifier names, and at the Secret and its annotation. What still holds is told as soon as the sink takes it; rollouts wait for no sink.",
+            ),
+            (
+                SinkInvalid,
+                "Mend what the message names in the Notifier: `kubectl describe notifier NAME`. Until then nobody is told by this sink; with a template that fails, all that is known is sent in place of its text.",
+            ),
+            (
                 CorrelatedFailure,
                 "Look at what the failed devices share: the message names it. Hold those devices or leave them out of the stage, then `kubectl wardring retry NAME`.",
             ),

@@ -21,6 +21,8 @@ const KEYED: &[(&str, &[&str])] = &[
     ("spec.stages[].gates.during", &["name"]),
     ("spec.stages[].gates.after", &["name"]),
     ("spec.antiAffinity", &["key"]),
+    ("spec.sinks", &["name"]),
+    ("status.sinks", &["name"]),
     ("status.stages", &["name"]),
     ("status.conditions", &["type"]),
 ];
@@ -41,6 +43,7 @@ const SETS: &[&str] = &[
     "spec.kbs",
     "spec.devices",
     "spec.allows",
+    "spec.events",
     "spec.windows",
     "spec.stages[].windows",
     "spec.stages[].gates.before[].deviceHealth.signals",

@@ -77,6 +77,10 @@ fn table(kind: &str) -> Vec<Column> {
             ("Message", "string", ".status.message", Always),
             ("Reason", "string", ".spec.reason", Wide),
         ],
+        "Notifier" => vec![
+            ("Ready", "string", ".status.conditions[?(@.type==\"Ready\")].status", Always),
+            ("Message", "string", ".status.conditions[?(@.type==\"Ready\")].message", Always),
+        ],
         "MaintenanceWindow" => vec![
             ("Type", "string", ".spec.type", Always),
             ("Open", "boolean", ".status.open", Always),

@@ -18,8 +18,8 @@ pub use rules::{Rule, rules};
 
 use crate::{
     Device, DeviceGroup, EmergencyStop, EnrollmentRequest, EnrollmentToken, GateProvider,
-    MaintenanceWindow, PatchJob, PatchLedger, PatchRollback, PatchRollout, PatchRolloutSlice,
-    Update, UpdateHold,
+    MaintenanceWindow, Notifier, PatchJob, PatchLedger, PatchRollback, PatchRollout,
+    PatchRolloutSlice, Update, UpdateHold,
 };
 
 /// Every CRD of the group, complete, in the order of the reference page.
@@ -35,6 +35,7 @@ pub fn all_crds() -> Vec<CustomResourceDefinition> {
         UpdateHold::crd(),
         MaintenanceWindow::crd(),
         EmergencyStop::crd(),
+        Notifier::crd(),
         GateProvider::crd(),
         PatchRollback::crd(),
         EnrollmentToken::crd(),

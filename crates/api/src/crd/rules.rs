@@ -38,6 +38,7 @@ fn table(kind: &str) -> &'static [Rule] {
         "Update" => UPDATE,
         "MaintenanceWindow" => MAINTENANCE_WINDOW,
         "EmergencyStop" => EMERGENCY_STOP,
+        "Notifier" => NOTIFIER,
         "GateProvider" => gate_provider::RULES,
         "PatchRollback" => PATCH_ROLLBACK,
         "EnrollmentToken" => ENROLLMENT_TOKEN,
@@ -412,6 +413,30 @@ const DEVICE_GROUP: &[Rule] = &[
 
 const UPDATE: &[Rule] =
     &[rule("spec.release", RELEASE, "spec.release: must be a month written like `2026-11`")];
+
+const NOTIFIER: &[Rule] = &[
+    rule("", SHORT_NAME, "metadata.name: must have at most 63 characters, as every name here"),
+    rule(
+        "spec.sinks[]",
+        "has(self.url) != has(self.urlFrom)",
+        "spec.sinks[]: write exactly one of `url` and `urlFrom`",
+    ),
+    rule(
+        "spec.sinks[].url",
+        "self.startsWith('https://')",
+        "spec.sinks[].url: must begin with `https://`; what is told says who is down",
+    ),
+    rule(
+        "spec.sinks[]",
+        "self.type == 'Webhook' || !has(self.webhook)",
+        "spec.sinks[].webhook: belongs to a sink of type Webhook",
+    ),
+    rule(
+        "spec.sinks[]",
+        "self.type == 'Alertmanager' || !has(self.alertmanager)",
+        "spec.sinks[].alertmanager: belongs to a sink of type Alertmanager",
+    ),
+];
 
 const MAINTENANCE_WINDOW: &[Rule] = &[
     rule(

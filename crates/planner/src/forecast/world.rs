@@ -248,7 +248,11 @@ impl World {
             }
             Action::DeleteJob { device, .. } => self.drop_job(device),
             Action::CreateHold { name, spec, .. } => {
-                let view = HoldView { name: name.clone(), spec: (**spec).clone() };
+                let view = HoldView {
+                    name: name.clone(),
+                    created_at: Some(self.now()),
+                    spec: (**spec).clone(),
+                };
                 self.snapshot.holds.push(view);
             }
             Action::WriteGroupStatus { group, status } => {

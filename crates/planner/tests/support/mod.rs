@@ -241,7 +241,11 @@ impl World {
             holds: self
                 .holds
                 .iter()
-                .map(|(name, spec)| HoldView { name: name.clone(), spec: spec.clone() })
+                .map(|(name, spec)| HoldView {
+                    name: name.clone(),
+                    created_at: Some(self.now),
+                    spec: spec.clone(),
+                })
                 .collect(),
             windows: self.windows(),
             orders: self.orders.values().cloned().map(Arc::new).collect(),

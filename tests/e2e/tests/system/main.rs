@@ -15,6 +15,7 @@ mod hostile;
 mod jobs;
 mod measured;
 mod monitoring;
+mod notifiers;
 mod orders;
 mod outages;
 mod restore;

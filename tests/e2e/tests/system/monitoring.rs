@@ -21,9 +21,10 @@ use crate::support::{
 const RULES: &str = include_str!("../../../../docs/guide/alerts/prometheus-rules.yml");
 const ROUTES: &str = include_str!("../../../../docs/guide/alerts/alertmanager.yml");
 
-/// The rule that people have already, which knows nothing of Wardring.
+/// The rule that people have already, which knows nothing of Wardring. Like theirs it does not page for
+/// the first probe that fails.
 const OWN_RULE: &str =
-    r#"groups: [{name: own, rules: [{alert: HostDown, expr: probe_success == 0}]}]"#;
+    r#"groups: [{name: own, rules: [{alert: HostDown, expr: probe_success == 0, for: 5s}]}]"#;
 
 #[tokio::test]
 async fn an_expected_restart_pages_nobody_and_a_device_that_does_not_return_pages_once()
@@ -150,27 +151,27 @@ async fn alerts(alertmanager: &Monitor) -> Result<Vec<Value>> {
 }
 
 /// Whoever is on call.
-struct Pager {
-    address: SocketAddr,
+pub struct Pager {
+    pub address: SocketAddr,
     pages: Arc<Mutex<Vec<Value>>>,
 }
 
 impl Pager {
-    async fn start() -> Result<Pager> {
+    pub async fn start() -> Result<Pager> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let pages = Arc::<Mutex<Vec<Value>>>::default();
         let kept = pages.clone();
         let page = async move |Json(page): Json<Value>| {
             let alerts = page["alerts"].as_array().cloned().unwrap_or_default();
-            let firing = alerts.into_iter().filter(|alert| alert["status"] == "firing");
-            kept.lock().unwrap().extend(firing);
+            kept.lock().unwrap().extend(alerts);
         };
         tokio::spawn(async { axum::serve(listener, Router::new().route("/", post(page))).await });
         Ok(Pager { address, pages })
     }
 
-    fn pages(&self) -> Vec<Value> {
+    /// Every alert that it was told, firing or resolved.
+    pub fn pages(&self) -> Vec<Value> {
         self.pages.lock().unwrap().clone()
     }
 }

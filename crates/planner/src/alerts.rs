@@ -1,0 +1,350 @@
+//! What there is to tell about a namespace: alerts that hold now, and notices of what happened, each
+//! with what Wardring did. Derived from what is written down and from nothing that a plan intends: what a
+//! write that was lost would have said is told by nobody, and every leader derives the same.
+
+mod ended;
+mod telling;
+mod told;
+mod words;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use jiff::{SignedDuration, Timestamp};
+use wardring_api::{
+    AlertKind, JobAction, LineState, PatchRollout, PatchRolloutStatus, RolloutPhase, SliceLine,
+    conditions::{self, whole_seconds},
+    reasons::Reason,
+};
+
+use crate::{
+    Activity, Doings, Snapshot,
+    activity::{Record, of_record},
+    caps::{Rules, later},
+    explain::{devices, working_copy},
+};
+
+pub use ended::{Ended, Evidence};
+pub use telling::{Message, MessageState, Telling, to_tell};
+pub use told::{TOLD, Told};
+
+/// Devices of one stage that are told of one by one for the same kind; more are one alert together. Nobody
+/// reads a hundred pages in a night.
+pub const ONE_BY_ONE: usize = 5;
+
+/// What happened to devices of a run that is over is told this long.
+const AFTER_THE_END: SignedDuration = SignedDuration::from_hours(24);
+
+/// The condition Online of a device that fell silent may be written this long after the silence began.
+const LATE_CONTACT: SignedDuration = SignedDuration::from_mins(30);
+
+/// How well the leader sees devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// Gateways are there and have been for long enough: silence is a device's own.
+    Clear,
+    /// Not yet, or not again: silence says nothing about a device.
+    Settling,
+    /// No gateway is there: it is Wardring who sees nobody.
+    Blind {
+        /// Since when.
+        since: Timestamp,
+    },
+}
+
+/// What there is to tell.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Alerts {
+    /// What holds now, device by device.
+    pub active: Vec<Alert>,
+    /// What happened, with its time in `since`.
+    pub notices: Vec<Alert>,
+    /// Devices at work.
+    pub in_flight: usize,
+}
+
+/// One thing to tell.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Alert {
+    /// What it is.
+    pub kind: AlertKind,
+    /// Rollout.
+    pub rollout: String,
+    /// Stage, if it is about one.
+    pub stage: String,
+    /// Device, if it is about a single one.
+    pub device: String,
+    /// Name that other systems know that device by.
+    pub hostname: String,
+    /// KBs concerned.
+    pub kbs: Vec<String>,
+    /// Since when it holds, or when it happened. Part of its identity.
+    pub since: Timestamp,
+    /// When it is expected to be over.
+    pub until: Option<Timestamp>,
+    /// Devices concerned.
+    pub devices: usize,
+    /// The sentence.
+    pub summary: String,
+}
+
+impl Alert {
+    /// What it is about, apart from when: `DeviceReverted november/production/srv-1`.
+    pub fn subject(&self) -> String {
+        subject(self.kind, &self.rollout, &self.stage, &self.device)
+    }
+
+    /// Whether it says that a device cannot be seen. Only with a clear sight that says something.
+    pub fn is_silence(&self) -> bool {
+        is_silence(self.kind)
+    }
+
+    /// Whether somebody may have to get up for it.
+    pub fn is_urgent(&self) -> bool {
+        is_urgent(self.kind)
+    }
+}
+
+fn subject(kind: AlertKind, rollout: &str, stage: &str, device: &str) -> String {
+    format!("{} {rollout}/{stage}/{device}", kind.as_str())
+}
+
+fn is_silence(kind: AlertKind) -> bool {
+    matches!(kind, AlertKind::DeviceOffline | AlertKind::DeviceDidNotReturn)
+}
+
+/// Whether somebody may have to get up for it: it goes first, and room is kept for it.
+fn is_urgent(kind: AlertKind) -> bool {
+    matches!(
+        kind,
+        AlertKind::ContactLost
+            | AlertKind::StageHalted
+            | AlertKind::DeviceDidNotReturn
+            | AlertKind::DeviceBootLoop
+            | AlertKind::DeviceServiceDown
+            | AlertKind::RollbackFailed
+    )
+}
+
+/// What there is to tell, by what is written down.
+pub fn alerts(snapshot: &Snapshot) -> Alerts {
+    let record = Record::written(snapshot);
+    let in_flight = of_record(&record, snapshot);
+    let mut active: Vec<Alert> = Vec::new();
+    for activity in &in_flight {
+        let of = |one: &&Arc<PatchRollout>| one.metadata.name.as_ref() == Some(&activity.rollout);
+        let stages = snapshot.rollouts.iter().find(of).map(|one| one.spec.stages.as_slice());
+        let stage = stages.and_then(|all| all.iter().find(|one| one.name == activity.stage));
+        if let Some(stage) = stage {
+            active.extend(of_activity(activity, &Rules::new(stage), snapshot));
+        }
+    }
+    for slice in &snapshot.slices {
+        let Some((rollout, stage)) = record.stage(&slice.rollout_uid, &slice.stage) else {
+            continue;
+        };
+        let status = rollout.status.as_ref();
+        let rules = Rules::new(stage);
+        for line in slice.lines.iter().filter(|line| is_trouble(line.state)) {
+            if !is_settled(line, status, &rules, snapshot) {
+                active.extend(of_line(line, rollout, &stage.name, snapshot));
+            }
+        }
+    }
+    let mut notices = Vec::new();
+    for rollout in &snapshot.rollouts {
+        active.extend(halted(rollout));
+        notices.extend(milestones(rollout));
+    }
+    notices.extend(snapshot.holds.iter().filter_map(words::hold));
+    // A device is told of once for each kind, also where two jobs of two rollouts crossed.
+    let active: BTreeMap<String, Alert> =
+        active.into_iter().map(|alert| (alert.subject(), alert)).collect();
+    notices.sort_by_key(|notice| (notice.since, notice.subject()));
+    Alerts { active: active.into_values().collect(), notices, in_flight: in_flight.len() }
+}
+
+fn is_trouble(state: LineState) -> bool {
+    matches!(
+        state,
+        LineState::Failed
+            | LineState::Unreachable
+            | LineState::RevertedByWindows
+            | LineState::NotReversible
+            | LineState::RollbackFailed
+    )
+}
+
+/// Whether nobody needs to hear of a line in trouble (any more).
+fn is_settled(
+    line: &SliceLine,
+    status: Option<&PatchRolloutStatus>,
+    rules: &Rules,
+    snapshot: &Snapshot,
+) -> bool {
+    // A person took the device out; a rollout that is over is a matter of record.
+    let is_released = matches!(line.reason, Some(Reason::Released | Reason::Replaced));
+    let ended = status.is_some_and(has_ended);
+    let is_old = line.at.is_none_or(|at| later(at, AFTER_THE_END) <= snapshot.now);
+    is_released
+        || working_copy(line).may_try_again(rules)
+        || (ended && is_old)
+        || has_returned(line, snapshot)
+}
+
+/// Whether a device that was given up is in contact again, though its job has no answer yet.
+fn has_returned(line: &SliceLine, snapshot: &Snapshot) -> bool {
+    let row = snapshot.devices.get(&line.device).filter(|row| row.online == Some(true));
+    line.state == LineState::Unreachable
+        && row.is_some_and(|row| row.online_since.is_some_and(|since| line.at < Some(since)))
+}
+
+/// When a device was given up. One that returned and fell silent again was lost anew; that the record of
+/// its contact follows its silence by a while is no second loss.
+fn lost_at(line: &SliceLine, snapshot: &Snapshot) -> Option<Timestamp> {
+    let at = line.at?;
+    let row = snapshot.devices.get(&line.device).filter(|row| row.online == Some(false));
+    let silent = row.and_then(|row| row.online_since);
+    Some(silent.filter(|silent| *silent > later(at, LATE_CONTACT)).unwrap_or(at))
+}
+
+/// What others may find of a device at work. A restart is one alert from its permit on, however often the
+/// device reports before it goes down.
+fn of_activity(activity: &Activity, rules: &Rules, snapshot: &Snapshot) -> Vec<Alert> {
+    let row = snapshot.devices.get(&activity.device);
+    let offline = row.filter(|row| row.online == Some(false)).and_then(|row| row.online_since);
+    let restarts = match activity.doing {
+        Doings::Rebooting => activity.ordered.or(activity.since),
+        // Permitted; people may be warned for a moment.
+        Doings::AwaitingReboot => {
+            let is_soon = |at: &Timestamp| snapshot.now < later(*at, rules.reboot_slow_after);
+            activity.ordered.filter(is_soon)
+        }
+        _ => None,
+    };
+    let alert = |kind, since: Timestamp, shown: Timestamp, until: Option<Timestamp>| Alert {
+        kind,
+        rollout: activity.rollout.clone(),
+        stage: activity.stage.clone(),
+        device: activity.device.clone(),
+        hostname: activity.hostname.clone(),
+        kbs: activity.kbs.clone(),
+        since: whole_seconds(since),
+        until: until.map(whole_seconds),
+        devices: 1,
+        summary: words::activity(activity, restarts.is_some(), shown, until, snapshot.now),
+    };
+    if let Some(since) = restarts {
+        let shown = activity.since.unwrap_or(since);
+        let until = activity.until.unwrap_or_else(|| later(shown, rules.reboot_deadline));
+        let mut told = vec![alert(AlertKind::DeviceRebootExpected, since, shown, Some(until))];
+        if activity.is_slow {
+            told.push(alert(AlertKind::DeviceOffline, since, shown, Some(until)));
+        }
+        return told;
+    }
+    match (activity.doing, offline) {
+        // Its line tells that.
+        (Doings::Unreachable, _) | (_, None) => Vec::new(),
+        (_, Some(since)) => vec![alert(AlertKind::DeviceOffline, since, since, None)],
+    }
+}
+
+/// A device whose line ended badly.
+fn of_line(
+    line: &SliceLine,
+    rollout: &PatchRollout,
+    stage: &str,
+    snapshot: &Snapshot,
+) -> Option<Alert> {
+    let kind = match (line.state, line.reason) {
+        (LineState::Unreachable, _) => AlertKind::DeviceDidNotReturn,
+        (LineState::RevertedByWindows, _) => AlertKind::DeviceReverted,
+        (LineState::NotReversible | LineState::RollbackFailed, _) => AlertKind::RollbackFailed,
+        (LineState::Failed, Some(Reason::BootLoop)) => AlertKind::DeviceBootLoop,
+        (LineState::Failed, Some(Reason::ServiceDown)) => AlertKind::DeviceServiceDown,
+        (LineState::Failed, _) => AlertKind::DeviceFailed,
+        _ => return None,
+    };
+    let row = snapshot.devices.get(&line.device);
+    let product = row.and_then(|row| row.product.as_deref());
+    let updates = rollout.status.iter().flat_map(|status| &status.resolved_updates);
+    let here = updates.filter(|update| Some(update.product.as_str()) == product);
+    let mut alert = Alert {
+        kind,
+        rollout: rollout.metadata.name.clone().unwrap_or_default(),
+        stage: stage.to_owned(),
+        device: line.device.clone(),
+        hostname: hostname(&line.device, snapshot),
+        kbs: here.map(|update| update.kb.as_str().to_owned()).collect(),
+        since: whole_seconds(lost_at(line, snapshot)?),
+        until: None,
+        devices: 1,
+        summary: String::new(),
+    };
+    alert.summary = words::line(&alert, line, line.action == JobAction::Rollback, snapshot.now);
+    Some(alert)
+}
+
+/// What a device says it is called, unless that is the name of another Device.
+fn hostname(device: &str, snapshot: &Snapshot) -> String {
+    let claimed = snapshot.devices.get(device).map(|row| row.hostname());
+    let claimed = claimed.filter(|name| snapshot.devices.get(name).is_none());
+    claimed.unwrap_or(device).to_owned()
+}
+
+fn has_ended(status: &PatchRolloutStatus) -> bool {
+    status.phase.is_some_and(|phase| {
+        matches!(phase, RolloutPhase::Completed | RolloutPhase::Aborted | RolloutPhase::RolledBack)
+    })
+}
+
+fn halted(rollout: &PatchRollout) -> Option<Alert> {
+    let latch = rollout.status.as_ref().filter(|status| !has_ended(status))?.halted.as_ref()?;
+    let stage = latch.stage.as_deref().unwrap_or_default();
+    let name = rollout.metadata.name.as_deref().unwrap_or_default();
+    let place = if stage.is_empty() { String::new() } else { format!(" in stage {stage}") };
+    let summary = format!("Rollout {name} is Halted{place} — {}", latch.message);
+    Some(words::about(AlertKind::StageHalted, name, stage, latch.at, summary))
+}
+
+fn milestones(rollout: &PatchRollout) -> Vec<Alert> {
+    let Some(status) = &rollout.status else { return Vec::new() };
+    let name = rollout.metadata.name.as_deref().unwrap_or_default();
+    let mut told = Vec::new();
+    let mut tell = |kind, stage: &str, at: Option<Timestamp>, summary: String| {
+        told.extend(at.map(|at| words::about(kind, name, stage, at, summary)));
+    };
+    for stage in &status.stages {
+        let (counts, of) = (&stage.counts, &stage.name);
+        let opened =
+            format!("Rollout {name} opened stage {of} ({})", devices(counts.total as usize));
+        tell(AlertKind::StageStarted, of, stage.started_at, opened);
+        let proven = counts.succeeded + counts.already_installed;
+        let done = format!(
+            "Rollout {name} completed stage {of} ({proven} of {} devices are proven)",
+            counts.total
+        );
+        tell(AlertKind::StageCompleted, of, stage.completed_at, done);
+    }
+    if let Some(rollback) = &status.rollback {
+        let stage = &rollback.stage;
+        let why = match &rollback.order {
+            Some(order) => format!("as PatchRollback {} orders", order.name),
+            None => format!("after stage {stage} failed"),
+        };
+        let began = format!("Rollout {name} takes its updates back {why}");
+        tell(AlertKind::RollbackStarted, stage, Some(rollback.started_at), began);
+        let failed: u32 = status.stages.iter().map(|stage| stage.counts.rollback_failed).sum();
+        let taken: u32 = status.stages.iter().map(|stage| stage.counts.rolled_back).sum();
+        let ended = format!(
+            "The rollback of rollout {name} has ended ({} rolled back, {failed} not)",
+            devices(taken as usize)
+        );
+        tell(AlertKind::RollbackFinished, stage, rollback.completed_at, ended);
+    }
+    let mut all = status.conditions.iter();
+    let completed = all.find(|one| one.type_ == conditions::COMPLETED && one.status == "True");
+    let at = completed.map(|condition| condition.last_transition_time.0);
+    tell(AlertKind::RolloutCompleted, "", at, format!("Rollout {name} is done"));
+    told
+}

@@ -1,0 +1,124 @@
+//! Why something that was told holds no longer. A device is back only where somebody saw it back.
+
+use jiff::Timestamp;
+use wardring_api::{
+    AlertKind, JobState, LineState, PatchRollout, RolloutPhase, SliceLine, reasons::Reason,
+};
+
+use super::Told;
+use crate::{DeviceRow, JobView};
+
+/// How something ended that was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The device was seen back.
+    Back,
+    /// The device did not return in time; that is told in its place.
+    Lost,
+    /// The device is away still or again, and that is told in its place.
+    Away,
+    /// Nobody looks any more: whether the device is back is not known.
+    Unwatched,
+    /// The Notifier does not name the event any more.
+    NotWanted,
+    /// It holds no longer.
+    Over,
+}
+
+impl Ended {
+    /// The word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Ended::Back => "Back",
+            Ended::Lost => "Lost",
+            Ended::Away => "Away",
+            Ended::Unwatched => "Unwatched",
+            Ended::NotWanted => "NotWanted",
+            Ended::Over => "Over",
+        }
+    }
+}
+
+/// What is written down about the subject of something that was told.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Evidence<'a> {
+    /// The rollout of that name.
+    pub rollout: Option<&'a PatchRollout>,
+    /// The device's line in that rollout's stage.
+    pub line: Option<&'a SliceLine>,
+    /// The device's job, if it is that rollout's.
+    pub job: Option<&'a JobView>,
+    /// The device.
+    pub row: Option<&'a DeviceRow>,
+}
+
+impl Evidence<'_> {
+    /// How `entry` ended, and why in words.
+    pub fn of(&self, entry: &Told) -> (Ended, &'static str) {
+        let ended = match entry.is_absence() && !entry.device.is_empty() {
+            true if self.is_in_contact_since(entry.since) => Ended::Back,
+            true if self.is_lost(entry) => Ended::Lost,
+            true if self.is_heard_after(entry.since) => Ended::Back,
+            true => Ended::Unwatched,
+            false => Ended::Over,
+        };
+        (ended, self.why(entry))
+    }
+
+    fn is_lost(&self, entry: &Told) -> bool {
+        entry.kind != AlertKind::DeviceDidNotReturn
+            && self.line.is_some_and(|line| line.state == LineState::Unreachable)
+    }
+
+    fn is_in_contact_since(&self, since: Timestamp) -> bool {
+        let contact = self.row.filter(|row| row.online == Some(true));
+        contact.is_some_and(|row| row.online_since.is_some_and(|online| online > since))
+    }
+
+    /// Whether the device reported work after `since`, or gave an answer that only a device that runs can
+    /// give.
+    fn is_heard_after(&self, since: Timestamp) -> bool {
+        let waits = [JobState::RebootFirst, JobState::AwaitingReboot, JobState::Rebooting];
+        let reports = self.job.is_some_and(|job| {
+            let is_new = job.updated_at.is_some_and(|at| at > since);
+            is_new && job.state.is_some_and(|state| !waits.contains(&state))
+        });
+        reports || self.line.is_some_and(|line| line.at > Some(since) && is_answer(line))
+    }
+
+    fn why(&self, entry: &Told) -> &'static str {
+        let Some(rollout) = self.rollout else { return "the rollout is gone" };
+        if entry.kind == AlertKind::StageHalted {
+            return match rollout.status.as_ref().and_then(|status| status.phase) {
+                Some(RolloutPhase::Aborted) => "a person ended the rollout",
+                Some(RolloutPhase::RolledBack) => "the rollback has ended",
+                Some(RolloutPhase::Completed) => "the rollout is done",
+                _ => "the rollout goes on",
+            };
+        }
+        let Some(line) = self.line else { return "nobody waits for it any more" };
+        match (line.state, line.reason) {
+            (_, Some(Reason::Released | Reason::Replaced)) => "the device was taken out of the run",
+            (LineState::Granted | LineState::Pending | LineState::NotStarted, _) => {
+                "the run goes on"
+            }
+            (LineState::Succeeded | LineState::AlreadyInstalled, _) => "the device is proven",
+            (LineState::RolledBack, _) => "the updates were taken back",
+            (LineState::Unreachable, _) => "the device did not return in time",
+            (LineState::Failed, Some(Reason::BootLoop)) => "the device restarts again and again",
+            _ => "nobody waits for it any more",
+        }
+    }
+}
+
+/// Whether only a device that runs can have brought the line to this.
+fn is_answer(line: &SliceLine) -> bool {
+    match line.state {
+        LineState::Succeeded
+        | LineState::AlreadyInstalled
+        | LineState::RevertedByWindows
+        | LineState::RolledBack => true,
+        LineState::Failed => line.reason == Some(Reason::ServiceDown),
+        _ => false,
+    }
+}

@@ -1,0 +1,235 @@
+//! What there is to tell, minute by minute, in words.
+#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
+
+mod support;
+
+use jiff::SignedDuration;
+use support::{SERVER, World, agent::Script};
+use wardring_api::AlertKind;
+use wardring_planner::{Alert, Alerts, Ended, Evidence, Told, alerts};
+
+/// A stage of `devices` devices that go through `script`, all at once.
+fn world(devices: usize, script: Script) -> World {
+    let mut world = World::new();
+    world.group("test");
+    for number in 1..=devices {
+        let name = format!("test-{number}");
+        world.device(&name, "test", SERVER);
+        world.agents.get_mut(&name).unwrap().script = script;
+    }
+    let spec = format!(
+        "updates: {{select: {{release: 2026-11}}}}
+stages: [{{name: test, group: test, maxConcurrency: {devices}, rebootSlowAfter: 20m, rebootDeadline: 1h}}]"
+    );
+    world.rollout("november", &spec);
+    world.settle();
+    world
+}
+
+fn told(world: &World) -> Alerts {
+    alerts(&world.snapshot())
+}
+
+fn of_kind(alerts: &[Alert], kind: AlertKind) -> Vec<Alert> {
+    alerts.iter().filter(|alert| alert.kind == kind).cloned().collect()
+}
+
+/// Plays until an alert of that kind is active, and returns all of that kind.
+fn until(world: &mut World, kind: AlertKind) -> Vec<Alert> {
+    for _ in 0..600 {
+        let found = of_kind(&told(world).active, kind);
+        if !found.is_empty() {
+            return found;
+        }
+        world.minute(|_| {});
+    }
+    panic!("no {kind:?}: {:#?}", told(world));
+}
+
+#[test]
+fn a_restart_is_expected_then_slow_then_the_device_did_not_return() {
+    let mut world = world(1, Script::Silent);
+    let expected = until(&mut world, AlertKind::DeviceRebootExpected).remove(0);
+    world.now += SignedDuration::from_mins(14) - world.now.duration_since(expected.since);
+    let expected = of_kind(&told(&world).active, AlertKind::DeviceRebootExpected).remove(0);
+    let until_clock = expected.until.unwrap().strftime("%H:%M UTC").to_string();
+    assert_eq!(
+        expected.summary,
+        format!(
+            "test-1 is Offline — Post-Patch Reboot Pending (KB5068787, rollout november, stage test, \
+             rebooting for 14 min, expected back by {until_clock})"
+        )
+    );
+    let slow = until(&mut world, AlertKind::DeviceOffline).remove(0);
+    assert!(slow.summary.contains("Post-Patch Reboot Pending"), "{}", slow.summary);
+    let expected = of_kind(&told(&world).active, AlertKind::DeviceRebootExpected);
+    assert_eq!(expected.len(), 1, "until its deadline");
+    assert_eq!(expected[0].since, slow.since, "the permit, whatever was reported since");
+    let lost = until(&mut world, AlertKind::DeviceDidNotReturn).remove(0);
+    assert_eq!((lost.device.as_str(), lost.stage.as_str()), ("test-1", "test"));
+    assert!(
+        lost.summary.starts_with(
+            "test-1 is Offline — Did Not Return After Patch (KB5068787, rollout november, stage test, \
+             since "
+        ),
+        "{}",
+        lost.summary
+    );
+    assert!(of_kind(&told(&world).active, AlertKind::DeviceOffline).is_empty());
+    assert!(of_kind(&told(&world).active, AlertKind::DeviceRebootExpected).is_empty());
+    let halted = until(&mut world, AlertKind::StageHalted).remove(0);
+    assert!(halted.summary.starts_with("Rollout november is Halted in stage test — "));
+}
+
+#[test]
+fn every_bad_end_is_told_under_its_own_name_and_is_over_once_the_device_is_rolled_back() {
+    for (script, kind) in [
+        (Script::ServiceDown, AlertKind::DeviceServiceDown),
+        (Script::InstallFails, AlertKind::DeviceFailed),
+        (Script::Reverted, AlertKind::DeviceReverted),
+    ] {
+        let mut world = world(1, script);
+        let told = until(&mut world, kind).remove(0);
+        assert_eq!(told.kbs, ["KB5068787"], "{told:?}");
+        assert!(told.summary.starts_with("test-1 is "), "{told:?}");
+    }
+    let mut world = world(1, Script::ServiceDown);
+    world.edit("november", |spec| {
+        spec.on_failure.action = wardring_api::FailureAction::Rollback;
+    });
+    for _ in 0..300 {
+        world.minute(|_| {});
+    }
+    let told = told(&world);
+    assert!(of_kind(&told.active, AlertKind::DeviceServiceDown).is_empty(), "{told:#?}");
+    assert_eq!(of_kind(&told.notices, AlertKind::RollbackStarted).len(), 1);
+    assert_eq!(of_kind(&told.notices, AlertKind::RollbackFinished).len(), 1);
+    assert_eq!(of_kind(&told.notices, AlertKind::HoldPlaced).len(), 1);
+}
+
+#[test]
+fn a_run_that_goes_well_tells_its_stages_and_its_end_and_no_trouble() {
+    let mut world = world(3, Script::Good);
+    for _ in 0..200 {
+        let told = told(&world);
+        let troubled = |alert: &&Alert| alert.kind != AlertKind::DeviceRebootExpected;
+        assert_eq!(told.active.iter().find(troubled), None);
+        world.minute(|_| {});
+    }
+    let kinds: Vec<AlertKind> = told(&world).notices.iter().map(|notice| notice.kind).collect();
+    assert_eq!(kinds.len(), 3, "{kinds:?}");
+    assert_eq!(kinds[0], AlertKind::StageStarted);
+    assert!(kinds.contains(&AlertKind::StageCompleted));
+    assert!(kinds.contains(&AlertKind::RolloutCompleted));
+}
+
+#[test]
+fn what_a_plan_intends_is_told_by_nobody_before_it_is_written() {
+    let mut world = world(1, Script::Silent);
+    until(&mut world, AlertKind::DeviceRebootExpected);
+    world.now += SignedDuration::from_hours(2);
+    let plan = world.plan();
+    assert!(!plan.actions.is_empty(), "the device is given up and the rollout halts");
+    for _ in 0..3 {
+        let told = told(&world);
+        assert!(of_kind(&told.active, AlertKind::DeviceDidNotReturn).is_empty(), "{told:#?}");
+        assert!(of_kind(&told.active, AlertKind::StageHalted).is_empty(), "{told:#?}");
+        // A write that was lost, a leader that died: later, another one plans the same.
+        world.now += SignedDuration::from_mins(7);
+    }
+    world.settle();
+    let lost = of_kind(&told(&world).active, AlertKind::DeviceDidNotReturn).remove(0);
+    let recorded = world.line("november", "test-1").unwrap();
+    assert_eq!(Some(lost.since), recorded.at, "the instant that is written down");
+    world.now += SignedDuration::from_mins(9);
+    world.settle();
+    let again = of_kind(&told(&world).active, AlertKind::DeviceDidNotReturn).remove(0);
+    assert_eq!(Told::of(&again, true), Told::of(&lost, true));
+}
+
+/// How something that was told of test-1 ended, by what is written down.
+fn ended(world: &World, alert: &Alert) -> (Ended, &'static str) {
+    let snapshot = world.snapshot();
+    let rollout =
+        snapshot.rollouts.iter().find(|one| one.metadata.name.as_deref() == Some("november"));
+    let mut lines = snapshot.slices.iter().flat_map(|slice| &slice.lines);
+    let evidence = Evidence {
+        rollout: rollout.map(|rollout| &**rollout),
+        line: lines.find(|line| line.device == alert.device),
+        job: snapshot.jobs.iter().find(|job| job.device == alert.device).map(|job| &**job),
+        row: snapshot.devices.get(&alert.device),
+    };
+    evidence.of(&Told::of(alert, true))
+}
+
+#[test]
+fn a_device_that_comes_back_proven_is_back() {
+    let mut world = world(1, Script::Good);
+    let expected = until(&mut world, AlertKind::DeviceRebootExpected).remove(0);
+    assert_eq!(ended(&world, &expected).0, Ended::Unwatched, "nobody saw it yet");
+    for _ in 0..60 {
+        world.minute(|_| {});
+    }
+    assert!(of_kind(&told(&world).active, AlertKind::DeviceRebootExpected).is_empty());
+    assert_eq!(ended(&world, &expected), (Ended::Back, "the device is proven"));
+}
+
+#[test]
+fn a_device_that_was_given_up_is_lost_and_is_back_once_it_is_in_contact() {
+    let mut world = world(1, Script::Silent);
+    let expected = until(&mut world, AlertKind::DeviceRebootExpected).remove(0);
+    let lost = until(&mut world, AlertKind::DeviceDidNotReturn).remove(0);
+    assert_eq!(ended(&world, &expected).0, Ended::Lost);
+    world.now += SignedDuration::from_mins(3);
+    world.set_online("test-1", false);
+    let still = of_kind(&told(&world).active, AlertKind::DeviceDidNotReturn);
+    assert_eq!(
+        still,
+        std::slice::from_ref(&lost),
+        "that its silence is written down is no second loss"
+    );
+    world.now += SignedDuration::from_mins(10);
+    world.set_online("test-1", true);
+    assert!(of_kind(&told(&world).active, AlertKind::DeviceDidNotReturn).is_empty());
+    assert_eq!(ended(&world, &lost).0, Ended::Back);
+    world.now += SignedDuration::from_hours(1);
+    world.set_online("test-1", false);
+    let again = of_kind(&told(&world).active, AlertKind::DeviceDidNotReturn).remove(0);
+    assert!(again.since > lost.since, "and a second loss is another one");
+}
+
+#[test]
+fn a_device_whose_rollout_was_deleted_is_not_said_to_be_back() {
+    let mut world = world(1, Script::Silent);
+    let expected = until(&mut world, AlertKind::DeviceRebootExpected).remove(0);
+    world.rollouts.clear();
+    assert!(told(&world).active.is_empty());
+    assert_eq!(ended(&world, &expected), (Ended::Unwatched, "the rollout is gone"));
+}
+
+#[test]
+fn a_halt_that_a_rollback_ended_is_over() {
+    let mut world = world(1, Script::ServiceDown);
+    world.edit("november", |spec| {
+        spec.on_failure.action = wardring_api::FailureAction::Rollback;
+    });
+    let halted = until(&mut world, AlertKind::StageHalted).remove(0);
+    for _ in 0..300 {
+        world.minute(|_| {});
+    }
+    assert!(of_kind(&told(&world).active, AlertKind::StageHalted).is_empty());
+    assert_eq!(ended(&world, &halted), (Ended::Over, "the rollback has ended"));
+}
+
+#[test]
+fn trouble_of_a_run_that_is_over_is_told_for_a_day() {
+    let mut world = world(1, Script::InstallFails);
+    until(&mut world, AlertKind::DeviceFailed);
+    world.edit("november", |spec| {
+        spec.abort = Some(wardring_api::Abort { reason: "enough".to_owned() });
+    });
+    world.settle();
+    assert_eq!(of_kind(&told(&world).active, AlertKind::DeviceFailed).len(), 1);
+    world.now += SignedDuration::from_hours(25);
+    assert!(of_kind(&told(&world).active, AlertKind::DeviceFailed).is_empty());
+}
