@@ -188,6 +188,10 @@ fn side_tasks(desk: &Desk, settings: &Settings) -> JoinSet<()> {
         presence: desk.presence.clone(),
         allowed: Allowed::networks(settings.notify_networks.clone()),
         bulletin: desk.bulletin.clone(),
+        in_office: {
+            let desk = desk.clone();
+            Arc::new(move || desk.in_office())
+        },
     }));
     side.spawn(stops::publish(desk.client.clone(), desk.cache.clone(), desk.board.clone()));
     side.spawn(identity::announce_quarantines(

@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use wardring_api::{AlertKind, conditions::clip};
-use wardring_planner::{Alert, Ended, Message, MessageState, Told};
+use wardring_planner::{Alert, Ended, Message, MessageState, Told, ToldState};
 
 /// Longest text of a field.
 const MAX_TEXT: usize = 512;
@@ -92,6 +92,17 @@ pub fn fields(namespace: &str, message: &Message, names: &Names) -> Value {
     })
 }
 
+/// What tells alerts apart at an Alertmanager. Several devices together are another alert each time that
+/// more joined, or nobody would be told.
+pub fn label_key(alert: &Alert) -> String {
+    format!("{} {}", alert.subject(), batch(alert).unwrap_or_default())
+}
+
+fn batch(alert: &Alert) -> Option<String> {
+    let is_together = alert.device.is_empty() && alert.kind.is_of_devices();
+    is_together.then(|| alert.since.to_string())
+}
+
 /// An alert as Alertmanager takes it. Its labels are its identity there, so nothing that changes while
 /// it holds may be among them.
 pub fn alertmanager(
@@ -113,6 +124,7 @@ pub fn alertmanager(
     label("rollout", &alert.rollout);
     label("stage", &alert.stage);
     label("device", &alert.device);
+    label("batch", &batch(alert).unwrap_or_default());
     label("source", source.unwrap_or_default());
     let ends = match state {
         MessageState::Resolved(_) => now,
@@ -152,7 +164,7 @@ pub fn sample() -> Message {
         devices: 1,
         summary: "device is Offline".to_owned(),
     };
-    let told = Told::of(&alert, true);
+    let told = Told::of(&alert, ToldState::Firing);
     Message { state: MessageState::Firing, alert, told }
 }
 
@@ -188,7 +200,9 @@ pub(crate) mod tests {
 
     pub(crate) fn message(kind: AlertKind, device: &str, state: MessageState) -> Message {
         let alert = alert(kind, device);
-        let told = Told::of(&alert, state != MessageState::Notice);
+        let is_notice = state == MessageState::Notice;
+        let told = if is_notice { ToldState::Notice } else { ToldState::Firing };
+        let told = Told::of(&alert, told);
         Message { state, alert, told }
     }
 

@@ -31,7 +31,7 @@ use wardring_planner::Alerts;
 
 use self::{
     outbox::{Outbox, Turn},
-    send::{Delivered, Parcel, deliver},
+    send::{Courier, Delivered, Parcel, deliver},
 };
 use crate::{
     cache::{Cache, Pause},
@@ -85,8 +85,15 @@ type Place = (String, String);
 
 /// What a task came back with.
 enum Ended {
-    Sent { place: Place, sink: String, parcel: Box<Parcel>, delivered: Delivered },
+    Sent { place: Place, who: Who, parcel: Box<Parcel>, delivered: Delivered },
     Written { place: Place, status: Option<NotifierStatus> },
+}
+
+/// Whose parcel it was: a Notifier that was made anew, and another server, was told nothing by it.
+struct Who {
+    uid: String,
+    sink: String,
+    epoch: u64,
 }
 
 /// One Notifier, as this leader knows it.
@@ -113,6 +120,8 @@ pub struct Office {
     pub allowed: Allowed,
     /// What there is to tell.
     pub bulletin: Bulletin,
+    /// Whether this process leads.
+    pub in_office: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
 /// Tells every sink of every Notifier, until dropped.
@@ -146,6 +155,10 @@ pub async fn keep(office: Office) {
                 // Its sink has its next turn after a while. The log shows the bug.
                 Err(error) => tracing::error!(%error, "a delivery panicked"),
             }
+        }
+        if !(office.in_office)() {
+            // The term may be renewed yet; meanwhile another process may tell.
+            continue;
         }
         let notifiers = store.state();
         take_stock(&mut desks, &notifiers);
@@ -223,16 +236,23 @@ fn send_due(
                 now: Timestamp::now(),
                 clock: now,
                 ended: &|entry| evidence::ended(&office.cache, &at.0, entry),
+                is_disputed: &|device| evidence::is_disputed(&office.cache, &at.0, device),
             };
             outbox.parcel(sink, &turn)
         });
         let Some(parcel) = parcel else { continue };
         busy.add(&at);
-        let (client, allowed) = (office.client.clone(), office.allowed.clone());
-        let sink = sink.name.clone();
+        let courier = Courier {
+            client: office.client.clone(),
+            allowed: office.allowed.clone(),
+            in_office: office.in_office.clone(),
+        };
+        let Some(desk) = desks.get(&at) else { continue };
+        let epoch = desk.outboxes.get(&sink.name).map(Outbox::epoch).unwrap_or_default();
+        let who = Who { uid: desk.uid.clone(), sink: sink.name.clone(), epoch };
         running.spawn(async move {
-            let delivered = deliver(&client, &allowed, &parcel).await;
-            Ended::Sent { place: at, sink, parcel: Box::new(parcel), delivered }
+            let delivered = deliver(&courier, &parcel).await;
+            Ended::Sent { place: at, who, parcel: Box::new(parcel), delivered }
         });
     }
 }
@@ -270,13 +290,14 @@ impl Busy {
 
 fn settle(desks: &mut BTreeMap<Place, Desk>, ended: Ended) {
     match ended {
-        Ended::Sent { place, sink, parcel, delivered } => {
+        Ended::Sent { place, who, parcel, delivered } => {
             if let Some(error) = &delivered.error {
-                let (namespace, name) = &place;
+                let ((namespace, name), sink) = (&place, &who.sink);
                 tracing::warn!(namespace, name, sink, %error, "a sink was not told");
             }
-            let desk = desks.get_mut(&place);
-            if let Some(outbox) = desk.and_then(|desk| desk.outboxes.get_mut(&sink)) {
+            let desk = desks.get_mut(&place).filter(|desk| desk.uid == who.uid);
+            let outbox = desk.and_then(|desk| desk.outboxes.get_mut(&who.sink));
+            if let Some(outbox) = outbox.filter(|outbox| outbox.epoch() == who.epoch) {
                 outbox.settle(&parcel, &delivered, Timestamp::now(), Instant::now());
             }
         }

@@ -1,17 +1,26 @@
 //! The outbox of one sink: what it was told, how its last exchanges went, and when it is its turn.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use jiff::{SignedDuration, Timestamp};
+use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use wardring_api::{
     AlertKind, Notifier, NotifierStatus, Sink, SinkStatus, SinkType,
     conditions::{self, Truth, clip, whole_seconds},
     reasons::Reason,
 };
-use wardring_planner::{Alerts, Ended, Message, MessageState, Sight, TOLD, Telling, Told, to_tell};
+use wardring_planner::{
+    Alert, Alerts, Ended, Message, MessageState, Sight, Telling, Told, ToldState, to_tell,
+};
 
-use super::send::{Delivered, Parcel, check, check_template};
+use super::{
+    message::label_key,
+    send::{Delivered, Parcel, SendError, check, check_template},
+};
 
 /// Messages of one turn: whoever has more to be told gets its next turn soon.
 const TURN: usize = 20;
@@ -53,6 +62,10 @@ fn is_over(message: &Message) -> bool {
 pub struct Outbox {
     told: Vec<Told>,
     generation: Option<i64>,
+    /// Where it is, hashed.
+    target: Option<String>,
+    /// Counts the servers that this has been.
+    epoch: u64,
     pending: usize,
     failures: u32,
     last_success: Option<Timestamp>,
@@ -63,6 +76,8 @@ pub struct Outbox {
     refused: Vec<Refused>,
     /// What the server answered to what it refused last.
     refusal: Option<String>,
+    /// Whether it refused to be told again of what holds.
+    refuses_held: bool,
     /// Notices that are still to be told.
     unheard: Vec<Told>,
     dropped: u32,
@@ -87,6 +102,8 @@ pub struct Turn<'a> {
     pub clock: Instant,
     /// How something ended that was told.
     pub ended: &'a dyn Fn(&Told) -> (Ended, &'static str),
+    /// Whether a device claims the name of another one.
+    pub is_disputed: &'a dyn Fn(&str) -> bool,
 }
 
 impl Outbox {
@@ -95,6 +112,7 @@ impl Outbox {
         let Some(status) = status else { return Outbox::default() };
         Outbox {
             told: status.told.iter().filter_map(|text| text.parse().ok()).collect(),
+            target: status.target.clone(),
             failures: status.failures,
             last_success: status.last_success,
             last_error: status.last_error.clone().filter(|_| status.failures > 0),
@@ -111,6 +129,12 @@ impl Outbox {
             return;
         }
         self.generation = generation;
+        let target = Some(target_of(sink));
+        if self.target != target {
+            // Another server, which was told nothing yet, and whose answers are still to come.
+            let epoch = self.epoch + 1;
+            *self = Outbox { generation, target, epoch, ..Outbox::default() };
+        }
         self.not_before = None;
         self.is_invalid = false;
         self.refused.clear();
@@ -120,6 +144,11 @@ impl Outbox {
             self.last_error = Some(clip(&error.to_string(), MAX_ERROR));
             self.is_invalid = true;
         }
+    }
+
+    /// Which server it is, of those that it has been.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// Whether an exchange is under way.
@@ -148,6 +177,7 @@ impl Outbox {
         self.note_dropped(&messages, &waiting, &wanted);
         self.pending = messages.len() + waiting.len();
         self.refused.retain(|refused| messages.iter().any(|message| refused.is(message)));
+        let standing = standing(&messages, &holding);
         let is_aside = |message: &Message| {
             self.refused.iter().any(|refused| refused.is(message) && clock < refused.not_before)
         };
@@ -163,13 +193,14 @@ impl Outbox {
         self.is_busy = true;
         self.last_try = Some(clock);
         let namespace = notifier.metadata.namespace.clone().unwrap_or_default();
-        Some(Parcel { namespace, sink: sink.clone(), messages, holding })
+        let disputed = disputed(&messages, turn.is_disputed);
+        Some(Parcel { namespace, sink: sink.clone(), messages, holding, standing, disputed })
     }
 
     /// Counts what happened and will never be told: too long ago by now, or gone with its rollout.
     fn note_dropped(&mut self, messages: &[Message], waiting: &[Told], wanted: &[AlertKind]) {
         let notices = messages.iter().map(|message| &message.told).chain(waiting);
-        let unheard: Vec<Told> = notices.filter(|told| !told.is_firing).cloned().collect();
+        let unheard: Vec<Told> = notices.filter(|told| !told.is_firing()).cloned().collect();
         for before in std::mem::replace(&mut self.unheard, unheard) {
             let is_left = self.unheard.contains(&before) || self.told.contains(&before);
             if !is_left && wanted.contains(&before.kind) {
@@ -185,11 +216,9 @@ impl Outbox {
         for message in delivered.told.iter().map(|index| &parcel.messages[*index]) {
             self.refused.retain(|refused| !refused.is(message));
             self.told.retain(|told| *told != message.told);
-            if !is_over(message) {
-                self.told.push(message.told.clone());
-            }
+            let state = if is_over(message) { ToldState::Over } else { message.told.state };
+            self.told.push(Told { state, ..message.told.clone() });
         }
-        self.told.truncate(TOLD);
         self.pending = self.pending.saturating_sub(delivered.told.len());
         for message in delivered.refused.iter().map(|index| &parcel.messages[*index]) {
             self.put_aside(message, now);
@@ -208,13 +237,18 @@ impl Outbox {
                 self.not_before = Some(now + BETWEEN);
                 if delivered.refused.is_empty() {
                     self.last_success = Some(whole_seconds(at));
-                    if !parcel.holding.is_empty() || self.repeated.is_none() {
-                        self.repeated = Some(now);
-                    }
+                }
+                if !parcel.holding.is_empty() || self.repeated.is_none() {
+                    self.repeated = Some(now);
+                    self.refuses_held = delivered.refuses_held;
                 }
             }
+            // The sink did nothing wrong, and the term may be renewed.
+            Some(SendError::TermOver) => self.not_before = Some(now + BETWEEN),
             Some(error) => {
-                self.failures = self.failures.saturating_add(1);
+                // Who takes some of it, such as a chat that limits the rate, is not dead.
+                let before = if delivered.told.is_empty() { self.failures } else { 0 };
+                self.failures = before.saturating_add(1);
                 self.last_error = Some(clip(&error.to_string(), MAX_ERROR));
                 self.is_invalid = error.is_invalid();
                 self.not_before = Some(now + pause(self.failures));
@@ -250,6 +284,10 @@ impl Outbox {
             let text = format!("{refusal} to {count} of the messages; each is tried again");
             return Some((Reason::SinkNotTold, clip(&text, MAX_ERROR)));
         }
+        if self.refuses_held {
+            let text = "the server refused to be told again of what holds".to_owned();
+            return Some((Reason::SinkNotTold, text));
+        }
         let template = self.template.as_ref()?;
         let text = format!("template: {template}; all that is known is sent in its place");
         Some((Reason::SinkInvalid, clip(&text, MAX_ERROR)))
@@ -270,6 +308,7 @@ impl Outbox {
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         SinkStatus {
             name: name.to_owned(),
+            target: self.target.clone(),
             pending: count(self.pending),
             failures: self.failures,
             refused: count(self.refused.len()),
@@ -280,6 +319,30 @@ impl Outbox {
             told,
         }
     }
+}
+
+/// Tells one server from the next, and neither what it is called nor where it is.
+fn target_of(sink: &Sink) -> String {
+    let mut hash = Sha256::new();
+    let key = sink.url_from.as_ref().map(|key| format!("{}/{}", key.name, key.key));
+    let source = sink.alertmanager.as_ref().and_then(|sink| sink.source.clone());
+    let kind = format!("{:?}", sink.kind);
+    for part in [Some(kind), sink.url.clone(), key, source] {
+        hash.update(part.unwrap_or_default());
+        hash.update([0]);
+    }
+    hex::encode(&hash.finalize()[..8])
+}
+
+/// What stands at an Alertmanager once all of this is told: an end of the same must not be sent.
+fn standing(messages: &[Message], holding: &[Alert]) -> BTreeSet<String> {
+    let firing = messages.iter().filter(|message| message.state == MessageState::Firing);
+    firing.map(|message| &message.alert).chain(holding).map(label_key).collect()
+}
+
+fn disputed(messages: &[Message], is_disputed: &dyn Fn(&str) -> bool) -> BTreeSet<String> {
+    let devices = messages.iter().map(|message| &message.alert.device);
+    devices.filter(|device| !device.is_empty() && is_disputed(device)).cloned().collect()
 }
 
 fn pause(failures: u32) -> Duration {

@@ -1,6 +1,6 @@
 //! One delivery to one sink: what it needs of the cluster, and the exchange.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use jiff::Timestamp;
@@ -13,7 +13,7 @@ use wardring_api::{Device, SecretKey, Sink, SinkType, WebhookSink, names::NOTIFY
 use wardring_planner::{Alert, Message, MessageState};
 
 use super::{
-    message::{Names, alertmanager, fields, id, sample},
+    message::{Names, alertmanager, fields, id, label_key, sample},
     template::{self, TemplateError},
 };
 use crate::outbound::{
@@ -23,6 +23,8 @@ use crate::outbound::{
 
 /// What one exchange may cost.
 const LIMITS: Limits = Limits { time: Duration::from_secs(10), body: 64 * 1024 };
+/// Alerts of one exchange that repeats what holds.
+const HELD: usize = 32;
 /// No turn of a sink begins another exchange after this.
 const TURN: Duration = Duration::from_secs(10);
 /// A Secret of this type opens the API server.
@@ -55,6 +57,9 @@ pub enum SendError {
     /// The exchange.
     #[error("{0}")]
     Outbound(#[from] OutboundError),
+    /// Another process tells.
+    #[error("the term of this leader is over")]
+    TermOver,
     /// The answer.
     #[error("the server answered HTTP {}", .0.as_u16())]
     Status(StatusCode),
@@ -110,6 +115,10 @@ pub struct Parcel {
     pub messages: Vec<Message>,
     /// What holds and was told: Alertmanager forgets what nobody repeats.
     pub holding: Vec<Alert>,
+    /// What stands at an Alertmanager once all is told that is to be told, by label.
+    pub standing: BTreeSet<String>,
+    /// Devices that claim the name of another one.
+    pub disputed: BTreeSet<String>,
 }
 
 /// How far a delivery came. Messages are named by their position in the parcel.
@@ -123,6 +132,8 @@ pub struct Delivered {
     pub error: Option<SendError>,
     /// What the server answered to what it refused.
     pub refusal: Option<SendError>,
+    /// Whether the server refused to be told again of what holds.
+    pub refuses_held: bool,
     /// Why the template was not used, if it could not be.
     pub template: Option<TemplateError>,
 }
@@ -149,41 +160,69 @@ impl Delivered {
     }
 }
 
+/// What a delivery goes by.
+#[derive(Clone)]
+pub struct Courier {
+    /// The API server.
+    pub client: Client,
+    /// Where it may go.
+    pub allowed: Allowed,
+    /// Whether this process leads, asked right before every exchange: what a former leader repeats would
+    /// stand against what its successor says.
+    pub in_office: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
 /// Delivers what fits into one turn.
-pub async fn deliver(client: &Client, allowed: &Allowed, parcel: &Parcel) -> Delivered {
-    let endpoint = match endpoint(client, allowed, parcel).await {
+pub async fn deliver(courier: &Courier, parcel: &Parcel) -> Delivered {
+    let endpoint = match endpoint(&courier.client, &courier.allowed, parcel).await {
         Ok(endpoint) => endpoint,
         Err(error) => return Delivered::failed(error),
     };
     match parcel.sink.kind {
-        SinkType::Alertmanager => tell_alertmanager(&endpoint, parcel).await,
-        SinkType::Webhook => tell_webhook(client, &endpoint, parcel).await,
+        SinkType::Alertmanager => tell_alertmanager(courier, &endpoint, parcel).await,
+        SinkType::Webhook => tell_webhook(courier, &endpoint, parcel).await,
     }
 }
 
-async fn tell_alertmanager(endpoint: &Endpoint, parcel: &Parcel) -> Delivered {
+async fn tell_alertmanager(courier: &Courier, endpoint: &Endpoint, parcel: &Parcel) -> Delivered {
     let all: Vec<usize> = (0..parcel.messages.len()).collect();
     let mut delivered = Delivered::default();
-    match ask(endpoint, alertmanager_question(parcel, &all)).await {
-        Ok(()) => delivered.told = all,
-        Err(error) if error.is_refusal() && !all.is_empty() => {
-            // One of them is to blame, and the others must not wait for it.
-            let until = Instant::now() + TURN;
-            for index in all {
-                if Instant::now() >= until
-                    || !delivered
-                        .note(index, ask(endpoint, alertmanager_question(parcel, &[index])).await)
-                {
-                    break;
+    let ask = async |question| ask(courier, endpoint, question).await;
+    if !all.is_empty() {
+        match ask(alertmanager_question(parcel, &all)).await {
+            Ok(()) => delivered.told = all,
+            Err(error) if error.is_refusal() => {
+                // One of them is to blame, and the others must not wait for it.
+                let until = Instant::now() + TURN;
+                for index in all {
+                    let is_late = Instant::now() >= until;
+                    if is_late
+                        || !delivered
+                            .note(index, ask(alertmanager_question(parcel, &[index])).await)
+                    {
+                        break;
+                    }
                 }
             }
+            Err(error) => delivered.error = Some(error),
         }
-        Err(error) => delivered.error = Some(error),
+    }
+    // By itself and in parts: what a server refuses to hear again keeps nothing new from it.
+    for held in parcel.holding.chunks(HELD) {
+        if delivered.error.is_some() {
+            break;
+        }
+        match ask(held_question(parcel, held)).await {
+            Ok(()) => {}
+            Err(error) if error.is_refusal() => delivered.refuses_held = true,
+            Err(error) => delivered.error = Some(error),
+        }
     }
     delivered
 }
 
-async fn tell_webhook(client: &Client, endpoint: &Endpoint, parcel: &Parcel) -> Delivered {
+async fn tell_webhook(courier: &Courier, endpoint: &Endpoint, parcel: &Parcel) -> Delivered {
+    let client = &courier.client;
     let mut delivered = Delivered::default();
     let webhook = parcel.sink.webhook.clone().unwrap_or_default();
     let key = match &webhook.signature {
@@ -199,10 +238,10 @@ async fn tell_webhook(client: &Client, endpoint: &Endpoint, parcel: &Parcel) -> 
         if Instant::now() >= until {
             break;
         }
-        let names = names(client, &parcel.namespace, message).await;
+        let names = names(client, parcel, message).await;
         let body = body(&parcel.namespace, message, &names, &webhook, &mut delivered.template);
         let question = webhook_question(&parcel.namespace, message, body, key.as_deref());
-        if !delivered.note(index, ask(endpoint, question).await) {
+        if !delivered.note(index, ask(courier, endpoint, question).await) {
             break;
         }
     }
@@ -258,26 +297,28 @@ fn sign(key: &[u8], stamp: &str, body: &[u8]) -> String {
     format!("sha256={}", hex::encode(context.sign()))
 }
 
-/// What holds, and of the messages those at `chosen`.
+/// The messages at `chosen`.
 fn alertmanager_question(parcel: &Parcel, chosen: &[usize]) -> Question {
-    let now = Timestamp::now();
-    let source = parcel.sink.alertmanager.as_ref().and_then(|sink| sink.source.as_deref());
-    let is_held = |subject: &str| parcel.holding.iter().any(|held| held.subject() == subject);
-    let fires = |subject: &str| {
-        let firing = |one: &&Message| one.state == MessageState::Firing;
-        parcel.messages.iter().filter(firing).any(|one| one.alert.subject() == subject)
-    };
     // Its labels do not tell one time from the next: what holds again must not be resolved.
     let counts = |message: &&Message| {
-        let subject = message.alert.subject();
         let is_over = matches!(message.state, MessageState::Resolved(_));
-        !is_over || !(is_held(&subject) || fires(&subject))
+        !is_over || !parcel.standing.contains(&label_key(&message.alert))
     };
     let fresh = chosen.iter().map(|index| &parcel.messages[*index]);
-    let fresh = fresh.filter(counts).map(|one| (&one.alert, one.state));
-    let held = parcel.holding.iter().map(|alert| (alert, MessageState::Firing));
-    let alerts: Vec<Value> = held
-        .chain(fresh)
+    of_alerts(parcel, fresh.filter(counts).map(|one| (&one.alert, one.state)))
+}
+
+fn held_question(parcel: &Parcel, held: &[Alert]) -> Question {
+    of_alerts(parcel, held.iter().map(|alert| (alert, MessageState::Firing)))
+}
+
+fn of_alerts<'a>(
+    parcel: &Parcel,
+    alerts: impl Iterator<Item = (&'a Alert, MessageState)>,
+) -> Question {
+    let now = Timestamp::now();
+    let source = parcel.sink.alertmanager.as_ref().and_then(|sink| sink.source.as_deref());
+    let alerts: Vec<Value> = alerts
         .map(|(alert, state)| alertmanager(&parcel.namespace, source, alert, state, now))
         .collect();
     Question {
@@ -287,7 +328,10 @@ fn alertmanager_question(parcel: &Parcel, chosen: &[usize]) -> Question {
     }
 }
 
-async fn ask(endpoint: &Endpoint, question: Question) -> Result<(), SendError> {
+async fn ask(courier: &Courier, endpoint: &Endpoint, question: Question) -> Result<(), SendError> {
+    if !(courier.in_office)() {
+        return Err(SendError::TermOver);
+    }
     let answer = endpoint.ask(question).await?;
     if answer.status.is_success() { Ok(()) } else { Err(SendError::Status(answer.status)) }
 }
@@ -302,6 +346,10 @@ async fn endpoint(
         (Some(url), _) => Target::parse(url)?,
         (None, Some(key)) => {
             let found = read(client, namespace, key).await?;
+            if found.host.is_none() {
+                // What it holds is nobody's address, and no error may tell of what kind it is.
+                return Err(Found::not_for(key));
+            }
             let url = found.value.clone();
             let url = String::from_utf8(url).map_err(|_| TargetError::Host)?;
             let target = Target::parse(url.trim())?;
@@ -352,10 +400,14 @@ impl Found {
         if self.host.as_ref() == Some(&host) {
             return Ok(self.value);
         }
+        Err(Found::not_for(key))
+    }
+
+    fn not_for(key: &SecretKey) -> SendError {
         // The host of an address that stands in a Secret is a secret, too.
         let why =
             format!("it must have the annotation {NOTIFY_HOST_ANNOTATION} with the sink's host");
-        Err(SendError::Secret { name: key.name.clone(), why })
+        SendError::Secret { name: key.name.clone(), why }
     }
 }
 
@@ -394,18 +446,25 @@ async fn read(client: &Client, namespace: &str, key: &SecretKey) -> Result<Found
     Ok(Found { value, host })
 }
 
-/// How other systems know the device that a message is about.
-async fn names(client: &Client, namespace: &str, message: &Message) -> Names {
+/// How other systems know the device that a message is about: what it says of itself, unless it claims to
+/// be another one. Whoever keeps monitoring silent by these would not hear of that one.
+async fn names(client: &Client, parcel: &Parcel, message: &Message) -> Names {
     let alert = &message.alert;
     if alert.device.is_empty() {
         return Names::default();
     }
-    let api: Api<Device> = Api::namespaced(client.clone(), namespace);
+    let mut names = vec![alert.device.clone()];
+    if parcel.disputed.contains(&alert.device) {
+        return Names { names, addresses: Vec::new() };
+    }
+    let api: Api<Device> = Api::namespaced(client.clone(), &parcel.namespace);
     let device = tokio::time::timeout(PATIENCE, api.get_opt(&alert.device)).await;
     let status = device.ok().and_then(Result::ok).flatten().and_then(|device| device.status);
     let identity = status.and_then(|status| status.identity).unwrap_or_default();
-    let known = [Some(alert.device.clone()), Some(identity.hostname), identity.fqdn];
-    let mut names: Vec<String> = known.into_iter().flatten().filter(|n| !n.is_empty()).collect();
+    let hostname = identity.hostname.to_lowercase();
+    let is_own = |fqdn: &String| fqdn.to_lowercase().split('.').next() == Some(&hostname);
+    names.extend([Some(identity.hostname), identity.fqdn.filter(is_own)].into_iter().flatten());
+    names.retain(|name| !name.is_empty());
     names.dedup();
     Names { names, addresses: identity.addresses }
 }

@@ -91,6 +91,23 @@ kinds! {
     HoldPlaced,
 }
 
+impl AlertKind {
+    /// Whether each device has its own.
+    pub fn is_of_devices(self) -> bool {
+        matches!(
+            self,
+            AlertKind::DeviceRebootExpected
+                | AlertKind::DeviceOffline
+                | AlertKind::DeviceDidNotReturn
+                | AlertKind::DeviceBootLoop
+                | AlertKind::DeviceReverted
+                | AlertKind::DeviceServiceDown
+                | AlertKind::DeviceFailed
+                | AlertKind::RollbackFailed
+        )
+    }
+}
+
 /// Where something is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -194,6 +211,10 @@ pub struct SinkStatus {
     /// Name of the sink.
     #[schemars(length(max = 63))]
     pub name: String,
+    /// A hash of where it is, as the spec says: another server was told nothing yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub target: Option<String>,
     /// What waits to be told.
     #[serde(default)]
     pub pending: u32,
@@ -218,8 +239,8 @@ pub struct SinkStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub last_error: Option<String>,
-    /// What was told and is not over, or was told lately: another leader goes on from here.
+    /// What was told and is not over, or was told or was over lately: another leader goes on from here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256), inner(length(max = 512)))]
+    #[schemars(length(max = 320), inner(length(max = 512)))]
     pub told: Vec<String>,
 }

@@ -17,15 +17,15 @@ use wardring_api::{
 };
 
 use crate::{
-    Activity, Doings, Snapshot,
+    Activity, DeviceRow, Doings, Snapshot,
     activity::{Record, of_record},
     caps::{Rules, later},
     explain::{devices, working_copy},
 };
 
-pub use ended::{Ended, Evidence};
+pub use ended::{Ended, Evidence, is_in_trouble};
 pub use telling::{Message, MessageState, Telling, to_tell};
-pub use told::{TOLD, Told};
+pub use told::{OVER, TOLD, Told, ToldState};
 
 /// Devices of one stage that are told of one by one for the same kind; more are one alert together. Nobody
 /// reads a hundred pages in a night.
@@ -33,9 +33,6 @@ pub const ONE_BY_ONE: usize = 5;
 
 /// What happened to devices of a run that is over is told this long.
 const AFTER_THE_END: SignedDuration = SignedDuration::from_hours(24);
-
-/// The condition Online of a device that fell silent may be written this long after the silence began.
-const LATE_CONTACT: SignedDuration = SignedDuration::from_mins(30);
 
 /// How well the leader sees devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,27 +181,21 @@ fn is_settled(
     // A person took the device out; a rollout that is over is a matter of record.
     let is_released = matches!(line.reason, Some(Reason::Released | Reason::Replaced));
     let ended = status.is_some_and(has_ended);
-    let is_old = line.at.is_none_or(|at| later(at, AFTER_THE_END) <= snapshot.now);
+    let last = line.at.max(status.and_then(ended_at));
+    let is_old = last.is_none_or(|at| later(at, AFTER_THE_END) <= snapshot.now);
+    // A service that is down hurts now, whether or not another attempt may come.
+    let is_harmless = kind_of(line) == Some(AlertKind::DeviceFailed);
     is_released
-        || working_copy(line).may_try_again(rules)
+        || (is_harmless && working_copy(line).may_try_again(rules))
         || (ended && is_old)
-        || has_returned(line, snapshot)
+        || has_returned(line, snapshot.devices.get(&line.device))
 }
 
 /// Whether a device that was given up is in contact again, though its job has no answer yet.
-fn has_returned(line: &SliceLine, snapshot: &Snapshot) -> bool {
-    let row = snapshot.devices.get(&line.device).filter(|row| row.online == Some(true));
+fn has_returned(line: &SliceLine, row: Option<&DeviceRow>) -> bool {
+    let row = row.filter(|row| row.online == Some(true));
     line.state == LineState::Unreachable
         && row.is_some_and(|row| row.online_since.is_some_and(|since| line.at < Some(since)))
-}
-
-/// When a device was given up. One that returned and fell silent again was lost anew; that the record of
-/// its contact follows its silence by a while is no second loss.
-fn lost_at(line: &SliceLine, snapshot: &Snapshot) -> Option<Timestamp> {
-    let at = line.at?;
-    let row = snapshot.devices.get(&line.device).filter(|row| row.online == Some(false));
-    let silent = row.and_then(|row| row.online_since);
-    Some(silent.filter(|silent| *silent > later(at, LATE_CONTACT)).unwrap_or(at))
 }
 
 /// What others may find of a device at work. A restart is one alert from its permit on, however often the
@@ -249,6 +240,21 @@ fn of_activity(activity: &Activity, rules: &Rules, snapshot: &Snapshot) -> Vec<A
     }
 }
 
+/// What a line that ended badly is told as.
+fn kind_of(line: &SliceLine) -> Option<AlertKind> {
+    match (line.state, line.reason) {
+        (LineState::Unreachable, _) => Some(AlertKind::DeviceDidNotReturn),
+        (LineState::RevertedByWindows, _) => Some(AlertKind::DeviceReverted),
+        (LineState::NotReversible | LineState::RollbackFailed, _) => {
+            Some(AlertKind::RollbackFailed)
+        }
+        (LineState::Failed, Some(Reason::BootLoop)) => Some(AlertKind::DeviceBootLoop),
+        (LineState::Failed, Some(Reason::ServiceDown)) => Some(AlertKind::DeviceServiceDown),
+        (LineState::Failed, _) => Some(AlertKind::DeviceFailed),
+        _ => None,
+    }
+}
+
 /// A device whose line ended badly.
 fn of_line(
     line: &SliceLine,
@@ -256,15 +262,7 @@ fn of_line(
     stage: &str,
     snapshot: &Snapshot,
 ) -> Option<Alert> {
-    let kind = match (line.state, line.reason) {
-        (LineState::Unreachable, _) => AlertKind::DeviceDidNotReturn,
-        (LineState::RevertedByWindows, _) => AlertKind::DeviceReverted,
-        (LineState::NotReversible | LineState::RollbackFailed, _) => AlertKind::RollbackFailed,
-        (LineState::Failed, Some(Reason::BootLoop)) => AlertKind::DeviceBootLoop,
-        (LineState::Failed, Some(Reason::ServiceDown)) => AlertKind::DeviceServiceDown,
-        (LineState::Failed, _) => AlertKind::DeviceFailed,
-        _ => return None,
-    };
+    let kind = kind_of(line)?;
     let row = snapshot.devices.get(&line.device);
     let product = row.and_then(|row| row.product.as_deref());
     let updates = rollout.status.iter().flat_map(|status| &status.resolved_updates);
@@ -276,7 +274,7 @@ fn of_line(
         device: line.device.clone(),
         hostname: hostname(&line.device, snapshot),
         kbs: here.map(|update| update.kb.as_str().to_owned()).collect(),
-        since: whole_seconds(lost_at(line, snapshot)?),
+        since: whole_seconds(line.at?),
         until: None,
         devices: 1,
         summary: String::new(),
@@ -296,6 +294,14 @@ fn has_ended(status: &PatchRolloutStatus) -> bool {
     status.phase.is_some_and(|phase| {
         matches!(phase, RolloutPhase::Completed | RolloutPhase::Aborted | RolloutPhase::RolledBack)
     })
+}
+
+fn ended_at(status: &PatchRolloutStatus) -> Option<Timestamp> {
+    let mut all = status.conditions.iter();
+    let completed = all.find(|one| one.type_ == conditions::COMPLETED && one.status == "True");
+    let completed = completed.map(|condition| condition.last_transition_time.0);
+    let rolled_back = status.rollback.as_ref().and_then(|rollback| rollback.completed_at);
+    completed.max(status.aborted.as_ref().map(|latch| latch.at)).max(rolled_back)
 }
 
 fn halted(rollout: &PatchRollout) -> Option<Alert> {

@@ -51,8 +51,8 @@ mod windows;
 
 pub use activity::{Activity, Doings, activities};
 pub use alerts::{
-    Alert, Alerts, Ended, Evidence, Message, MessageState, ONE_BY_ONE, Sight, TOLD, Telling, Told,
-    alerts, to_tell,
+    Alert, Alerts, Ended, Evidence, Message, MessageState, ONE_BY_ONE, OVER, Sight, TOLD, Telling,
+    Told, ToldState, alerts, is_in_trouble, to_tell,
 };
 pub use autonomy::{JobAutonomy, NoAutonomy, network_lost};
 pub use calendar::{Opening, WindowView};

@@ -6,7 +6,7 @@ mod support;
 use jiff::SignedDuration;
 use support::{SERVER, World, agent::Script};
 use wardring_api::AlertKind;
-use wardring_planner::{Alert, Alerts, Ended, Evidence, Told, alerts};
+use wardring_planner::{Alert, Alerts, Ended, Evidence, Told, ToldState, alerts, is_in_trouble};
 
 /// A stage of `devices` devices that go through `script`, all at once.
 fn world(devices: usize, script: Script) -> World {
@@ -108,6 +108,26 @@ fn every_bad_end_is_told_under_its_own_name_and_is_over_once_the_device_is_rolle
 }
 
 #[test]
+fn a_service_that_is_down_is_told_although_attempts_are_left_and_a_harmless_failure_is_not() {
+    for (script, kind, is_told) in [
+        (Script::ServiceDown, AlertKind::DeviceServiceDown, true),
+        (Script::Reverted, AlertKind::DeviceReverted, true),
+        (Script::InstallFails, AlertKind::DeviceFailed, false),
+    ] {
+        let mut world = world(1, script);
+        world.edit("november", |spec| {
+            let retry = serde_yaml::from_str("{maxAttempts: 3, backoff: 12h}").unwrap();
+            spec.stages[0].retry = retry;
+        });
+        for _ in 0..120 {
+            world.minute(|_| {});
+        }
+        let told = of_kind(&told(&world).active, kind);
+        assert_eq!(told.len(), usize::from(is_told), "{script:?}");
+    }
+}
+
+#[test]
 fn a_run_that_goes_well_tells_its_stages_and_its_end_and_no_trouble() {
     let mut world = world(3, Script::Good);
     for _ in 0..200 {
@@ -144,7 +164,7 @@ fn what_a_plan_intends_is_told_by_nobody_before_it_is_written() {
     world.now += SignedDuration::from_mins(9);
     world.settle();
     let again = of_kind(&told(&world).active, AlertKind::DeviceDidNotReturn).remove(0);
-    assert_eq!(Told::of(&again, true), Told::of(&lost, true));
+    assert_eq!(Told::of(&again, ToldState::Firing), Told::of(&lost, ToldState::Firing));
 }
 
 /// How something that was told of test-1 ended, by what is written down.
@@ -153,13 +173,16 @@ fn ended(world: &World, alert: &Alert) -> (Ended, &'static str) {
     let rollout =
         snapshot.rollouts.iter().find(|one| one.metadata.name.as_deref() == Some("november"));
     let mut lines = snapshot.slices.iter().flat_map(|slice| &slice.lines);
+    let row = |line: &wardring_api::SliceLine| snapshot.devices.get(&line.device);
+    let still = lines.clone().filter(|line| is_in_trouble(alert.kind, line, row(line))).count();
     let evidence = Evidence {
+        still,
         rollout: rollout.map(|rollout| &**rollout),
         line: lines.find(|line| line.device == alert.device),
         job: snapshot.jobs.iter().find(|job| job.device == alert.device).map(|job| &**job),
         row: snapshot.devices.get(&alert.device),
     };
-    evidence.of(&Told::of(alert, true))
+    evidence.of(&Told::of(alert, ToldState::Firing))
 }
 
 #[test]
@@ -194,8 +217,7 @@ fn a_device_that_was_given_up_is_lost_and_is_back_once_it_is_in_contact() {
     assert_eq!(ended(&world, &lost).0, Ended::Back);
     world.now += SignedDuration::from_hours(1);
     world.set_online("test-1", false);
-    let again = of_kind(&told(&world).active, AlertKind::DeviceDidNotReturn).remove(0);
-    assert!(again.since > lost.since, "and a second loss is another one");
+    assert_eq!(of_kind(&told(&world).active, AlertKind::DeviceDidNotReturn).len(), 1);
 }
 
 #[test]
@@ -232,4 +254,31 @@ fn trouble_of_a_run_that_is_over_is_told_for_a_day() {
     assert_eq!(of_kind(&told(&world).active, AlertKind::DeviceFailed).len(), 1);
     world.now += SignedDuration::from_hours(25);
     assert!(of_kind(&told(&world).active, AlertKind::DeviceFailed).is_empty());
+}
+
+#[test]
+fn of_many_who_are_still_away_nobody_says_that_it_is_over() {
+    let mut world = world(40, Script::Silent);
+    let mut lost = until(&mut world, AlertKind::DeviceDidNotReturn);
+    assert_eq!(lost.len(), 40);
+    let together = Alert { device: String::new(), devices: 40, ..lost.remove(0) };
+    // Long after, a person ends the rollout: its devices are told of for a day from then.
+    world.now += SignedDuration::from_hours(40);
+    world.edit("november", |spec| {
+        spec.abort = Some(wardring_api::Abort { reason: "enough".to_owned() });
+    });
+    world.settle();
+    assert_eq!(of_kind(&told(&world).active, AlertKind::DeviceDidNotReturn).len(), 40);
+    world.now += SignedDuration::from_hours(25);
+    assert!(of_kind(&told(&world).active, AlertKind::DeviceDidNotReturn).is_empty());
+    assert_eq!(ended(&world, &together), (Ended::Unwatched, "the rollout has ended"));
+    for number in 1..=40 {
+        let name = format!("test-{number}");
+        world.set_online(&name, false);
+        world.now += SignedDuration::from_secs(1);
+        world.set_online(&name, true);
+    }
+    assert_eq!(ended(&world, &together), (Ended::Over, "none of them is in that state any more"));
+    world.rollouts.clear();
+    assert_eq!(ended(&world, &together), (Ended::Unwatched, "the rollout is gone"));
 }

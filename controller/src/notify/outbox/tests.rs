@@ -45,7 +45,8 @@ fn turn_at(
     now: Timestamp,
 ) -> Option<Parcel> {
     let ended = &|_: &Told| (Ended::Over, "somebody looked");
-    let turn = Turn { notifier, alerts, sight: Sight::Clear, now, clock, ended };
+    let is_disputed = &|device: &str| device == "liar";
+    let turn = Turn { notifier, alerts, sight: Sight::Clear, now, clock, ended, is_disputed };
     outbox.parcel(&notifier.spec.sinks[0], &turn)
 }
 
@@ -220,4 +221,52 @@ fn what_was_never_told_is_counted_and_named() {
     let mut next = Outbox::recall(told.sinks.first());
     assert!(turn_at(&mut next, &notifier, &alerts, clock, later).is_none());
     assert_eq!(said(&notifier, next).sinks[0].dropped, 1, "another leader counts on");
+}
+
+#[test]
+fn another_server_is_told_all_that_holds_and_the_answer_of_the_first_one_counts_for_nothing() {
+    let (mut notifier, alerts) = (notifier(SinkType::Webhook), trouble(2));
+    let (mut outbox, clock) = (Outbox::default(), Instant::now());
+    outbox.renew(Some(1), &notifier.spec.sinks[0]);
+    let first = turn(&mut outbox, &notifier, &alerts, clock).unwrap();
+    outbox.settle(&first, &all(&first), Timestamp::now(), clock);
+    // Another leader, the same server.
+    let mut outbox = Outbox::recall(said(&notifier, outbox).sinks.first());
+    outbox.renew(Some(1), &notifier.spec.sinks[0]);
+    assert!(turn(&mut outbox, &notifier, &alerts, clock).is_none());
+    // Something else about it was changed.
+    outbox.renew(Some(2), &notifier.spec.sinks[0]);
+    assert!(turn(&mut outbox, &notifier, &alerts, clock).is_none());
+    let epoch = outbox.epoch();
+    notifier.spec.sinks[0].url = Some("https://right.example".to_owned());
+    outbox.renew(Some(3), &notifier.spec.sinks[0]);
+    assert_eq!(turn(&mut outbox, &notifier, &alerts, clock).unwrap().messages.len(), 2);
+    assert_ne!(outbox.epoch(), epoch);
+    let status = said(&notifier, outbox);
+    let target = status.sinks[0].target.clone().unwrap();
+    assert!(target.len() == 16 && !target.contains("right"), "{target}");
+}
+
+#[test]
+fn an_end_is_not_sent_of_what_fires_again_in_a_later_turn() {
+    let notifier = notifier(SinkType::Alertmanager);
+    let (mut outbox, clock) = (Outbox::default(), Instant::now());
+    let alerts = trouble(TURN + 5);
+    for _ in 0..2 {
+        let parcel = turn(&mut outbox, &notifier, &alerts, clock).unwrap();
+        outbox.settle(&parcel, &all(&parcel), Timestamp::now(), clock);
+    }
+    // All of them again, later.
+    let since = "2026-11-21T02:20:00Z".parse().unwrap();
+    let again = alerts.active.iter().map(|alert| Alert { since, ..alert.clone() }).collect();
+    let again = Alerts { active: again, ..alerts };
+    let mut ends = 0;
+    while let Some(parcel) = turn(&mut outbox, &notifier, &again, clock) {
+        for end in parcel.messages.iter().filter(|message| is_over(message)) {
+            ends += 1;
+            assert!(parcel.standing.contains(&label_key(&end.alert)), "{end:?}");
+        }
+        outbox.settle(&parcel, &all(&parcel), Timestamp::now(), clock);
+    }
+    assert_eq!(ends, TURN + 5);
 }

@@ -58,6 +58,10 @@ fn cluster_for(host: String) -> Client {
     client
 }
 
+fn courier(client: Client) -> Courier {
+    Courier { client, allowed: loopback(), in_office: Arc::new(|| true) }
+}
+
 fn loopback() -> Allowed {
     Allowed::networks(vec![Network::parse("127.0.0.1").unwrap()])
 }
@@ -87,11 +91,13 @@ fn parcel(sink: Sink, devices: &[&str]) -> Parcel {
         sink,
         messages: devices.iter().map(firing).collect(),
         holding: Vec::new(),
+        standing: BTreeSet::new(),
+        disputed: BTreeSet::new(),
     }
 }
 
 async fn delivered(server: &HttpsServer, sink: Sink, devices: &[&str]) -> Delivered {
-    deliver(&cluster(server), &loopback(), &parcel(sink, devices)).await
+    deliver(&courier(cluster(server)), &parcel(sink, devices)).await
 }
 
 /// How many were told, and what went wrong.
@@ -234,7 +240,8 @@ async fn inner_networks_plain_http_and_unreadable_secrets_are_said_in_a_sentence
     let server = HttpsServer::start(|_| reply(200, "text/plain", "ok")).await.unwrap();
     let nobody = Allowed::networks(Vec::new());
     let parcel = parcel(webhook(&server), &["srv-1"]);
-    let refused = deliver(&cluster(&server), &nobody, &parcel).await;
+    let inside = Courier { allowed: nobody, ..courier(cluster(&server)) };
+    let refused = deliver(&inside, &parcel).await;
     let error = refused.error.unwrap().to_string();
     assert_eq!(error, "127.0.0.1 is not a public address, and no allowed network holds it");
     let signed = |name: &str| Some(WebhookSink { template: None, signature: key(name, "key") });
@@ -291,7 +298,7 @@ async fn inner_networks_plain_http_and_unreadable_secrets_are_said_in_a_sentence
 }
 
 #[tokio::test]
-async fn alertmanager_gets_what_holds_with_what_is_new_and_no_end_of_what_holds_again() {
+async fn alertmanager_is_sent_no_end_of_what_stands_and_what_holds_by_itself() {
     let server = HttpsServer::start(|_| reply(200, "text/plain", "")).await.unwrap();
     let sink = Sink { kind: SinkType::Alertmanager, webhook: None, ..webhook(&server) };
     let mut parcel = parcel(sink, &["srv-1"]);
@@ -299,18 +306,70 @@ async fn alertmanager_gets_what_holds_with_what_is_new_and_no_end_of_what_holds_
     let is_over = MessageState::Resolved(Ended::Over);
     let over = made::message(AlertKind::DeviceDidNotReturn, "srv-1", is_over);
     let gone = made::message(AlertKind::DeviceFailed, "srv-3", is_over);
+    parcel.standing.insert(label_key(&over.alert));
     parcel.messages.extend([over, gone]);
 
-    let delivered = deliver(&cluster(&server), &loopback(), &parcel).await;
+    let delivered = deliver(&courier(cluster(&server)), &parcel).await;
 
     assert!(delivered.error.is_none() && delivered.told.len() == 3, "{delivered:?}");
-    let received = server.received().remove(0);
-    assert_eq!(received.target, "/api/v2/alerts");
-    let sent: Vec<Value> = serde_json::from_slice(&received.body).unwrap();
-    let devices: Vec<&Value> = sent.iter().map(|alert| &alert["labels"]["device"]).collect();
-    assert_eq!(devices, ["srv-2", "srv-1", "srv-3"]);
-    let ends = |index: usize| sent[index]["endsAt"].as_str().unwrap().parse::<Timestamp>().unwrap();
-    assert!(ends(1) > Timestamp::now() && ends(2) <= Timestamp::now());
+    let sent: Vec<Vec<Value>> = server
+        .received()
+        .iter()
+        .map(|received| serde_json::from_slice(&received.body).unwrap())
+        .collect();
+    assert_eq!(server.received()[0].target, "/api/v2/alerts");
+    let devices = |alerts: &[Value]| -> Vec<String> {
+        alerts.iter().map(|alert| alert["labels"]["device"].to_string()).collect()
+    };
+    assert_eq!(sent.len(), 2);
+    assert_eq!(devices(&sent[0]), ["\"srv-1\"", "\"srv-3\""]);
+    assert_eq!(devices(&sent[1]), ["\"srv-2\""]);
+    let ends = |at: usize| sent[0][at]["endsAt"].as_str().unwrap().parse::<Timestamp>().unwrap();
+    assert!(ends(0) > Timestamp::now() && ends(1) <= Timestamp::now());
+}
+
+#[tokio::test]
+async fn what_a_server_refuses_to_hear_again_keeps_nothing_new_from_it() {
+    let answer = |received: &https::Received| -> Reply {
+        let is_long = received.body.len() > 2_000;
+        reply(if is_long { 413 } else { 200 }, "text/plain", "no")
+    };
+    let server = HttpsServer::start(answer).await.unwrap();
+    let sink = Sink { kind: SinkType::Alertmanager, webhook: None, ..webhook(&server) };
+    let mut parcel = parcel(sink, &["srv-1"]);
+    let held = |number| made::alert(AlertKind::DeviceReverted, &format!("srv-{number}"));
+    parcel.holding = (0..200).map(held).collect();
+    let delivered = deliver(&courier(cluster(&server)), &parcel).await;
+    assert!(delivered.error.is_none() && delivered.refused.is_empty(), "{delivered:?}");
+    assert_eq!((delivered.told, delivered.refuses_held), (vec![0], true));
+}
+
+#[tokio::test]
+async fn a_leader_whose_term_is_over_says_nothing_more() {
+    let server = HttpsServer::start(|_| reply(200, "text/plain", "")).await.unwrap();
+    let alertmanager = Sink { kind: SinkType::Alertmanager, webhook: None, ..webhook(&server) };
+    for sink in [webhook(&server), alertmanager] {
+        let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let in_office =
+            Arc::new(move || asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst) < 1);
+        let mut parcel = parcel(sink, &["srv-1", "srv-2"]);
+        parcel.holding = vec![made::alert(AlertKind::DeviceReverted, "srv-3")];
+        let before = server.received().len();
+        let former = Courier { in_office, ..courier(cluster(&server)) };
+        let delivered = deliver(&former, &parcel).await;
+        assert_eq!(delivered.error.unwrap().to_string(), "the term of this leader is over");
+        assert_eq!(server.received().len(), before + 1, "what was under way before");
+    }
+}
+
+#[tokio::test]
+async fn a_device_that_claims_another_ones_name_speaks_for_nobody_but_itself() {
+    let server = HttpsServer::start(|_| reply(200, "text/plain", "")).await.unwrap();
+    let mut parcel = parcel(webhook(&server), &["srv-1"]);
+    parcel.disputed.insert("srv-1".to_owned());
+    assert!(deliver(&courier(cluster(&server)), &parcel).await.error.is_none());
+    let body: Value = serde_json::from_slice(&server.received()[0].body).unwrap();
+    assert_eq!((&body["names"], &body["addresses"]), (&json!(["srv-1"]), &json!([])));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -330,14 +389,10 @@ async fn the_real_alertmanager_takes_an_alert_its_repetition_and_its_end() {
         webhook: None,
     };
     let mut parcel = parcel(sink, &["srv-1"]);
-    assert!(
-        deliver(&cluster_for("nowhere".to_owned()), &loopback(), &parcel).await.error.is_none()
-    );
+    assert!(deliver(&courier(cluster_for("nowhere".to_owned())), &parcel).await.error.is_none());
     // As after a change of leaders: once as new, once as held.
     parcel.holding = vec![parcel.messages[0].alert.clone()];
-    assert!(
-        deliver(&cluster_for("nowhere".to_owned()), &loopback(), &parcel).await.error.is_none()
-    );
+    assert!(deliver(&courier(cluster_for("nowhere".to_owned())), &parcel).await.error.is_none());
     let active = alerts_of(&parcel).await;
     assert_eq!(active.len(), 1, "{active:?}");
     assert_eq!(active[0]["labels"]["alertname"], "WardringDeviceDidNotReturn");
@@ -345,9 +400,7 @@ async fn the_real_alertmanager_takes_an_alert_its_repetition_and_its_end() {
 
     parcel.holding.clear();
     parcel.messages[0].state = MessageState::Resolved(Ended::Back);
-    assert!(
-        deliver(&cluster_for("nowhere".to_owned()), &loopback(), &parcel).await.error.is_none()
-    );
+    assert!(deliver(&courier(cluster_for("nowhere".to_owned())), &parcel).await.error.is_none());
     assert!(alerts_of(&parcel).await.is_empty());
 }
 

@@ -50,11 +50,20 @@ pub struct Evidence<'a> {
     pub job: Option<&'a JobView>,
     /// The device.
     pub row: Option<&'a DeviceRow>,
+    /// Devices of the stage whose lines are in that trouble, where it stands for several.
+    pub still: usize,
 }
 
 impl Evidence<'_> {
     /// How `entry` ended, and why in words.
     pub fn of(&self, entry: &Told) -> (Ended, &'static str) {
+        if entry.is_together() {
+            return match (self.rollout, self.still) {
+                (None, _) => (Ended::Unwatched, "the rollout is gone"),
+                (Some(_), 0) => (Ended::Over, "none of them is in that state any more"),
+                (Some(_), _) => (Ended::Unwatched, "the rollout has ended"),
+            };
+        }
         let ended = match entry.is_absence() && !entry.device.is_empty() {
             true if self.is_in_contact_since(entry.since) => Ended::Back,
             true if self.is_lost(entry) => Ended::Lost,
@@ -109,6 +118,12 @@ impl Evidence<'_> {
             _ => "nobody waits for it any more",
         }
     }
+}
+
+/// Whether a line is in the trouble that an alert of `kind` tells, and its device was not seen back.
+pub fn is_in_trouble(kind: AlertKind, line: &SliceLine, row: Option<&DeviceRow>) -> bool {
+    let is_out = matches!(line.reason, Some(Reason::Released | Reason::Replaced));
+    super::kind_of(line) == Some(kind) && !is_out && !super::has_returned(line, row)
 }
 
 /// Whether only a device that runs can have brought the line to this.

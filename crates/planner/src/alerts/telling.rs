@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use wardring_api::AlertKind;
 
 use super::{
-    Alert, Alerts, Ended, ONE_BY_ONE, Sight, TOLD, Told, is_silence, told::is_of_devices, words,
+    Alert, Alerts, Ended, ONE_BY_ONE, OVER, Sight, TOLD, Told, ToldState, is_silence, words,
 };
 use crate::caps::later;
 
@@ -19,6 +19,13 @@ const RESTARTS: usize = 128;
 
 /// What happened longer ago is not told any more: a sink that comes back after a day is no flood.
 const NEWS: SignedDuration = SignedDuration::from_hours(1);
+
+/// Several devices that were told of together are told of anew when more than [`ONE_BY_ONE`] joined them,
+/// and at the earliest after this.
+const GROWS_AFTER: SignedDuration = SignedDuration::from_mins(10);
+
+/// After this, for any that joined: whoever got up for the first ones has gone to bed again.
+const QUIET: SignedDuration = SignedDuration::from_hours(1);
 
 /// What a message says about its alert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +83,8 @@ pub fn to_tell(
     evidence: &dyn Fn(&Told) -> (Ended, &'static str),
 ) -> Telling {
     let is_fresh = |at: Timestamp| later(at, NEWS) > now;
-    told.retain(|entry| entry.is_firing || is_fresh(entry.since));
+    told.retain(|entry| entry.state != ToldState::Notice || is_fresh(entry.since));
+    forget_old_ends(told);
     let mut telling = Telling::default();
     let active = together(alerts, told, wanted, sight, now);
     let mut fresh = Vec::new();
@@ -86,11 +94,12 @@ pub fn to_tell(
         }
         let is_seen = sight == Sight::Clear || !alert.is_silence();
         if is_seen {
-            let entry = Told::of(alert, true);
-            fresh.push(Message { state: MessageState::Firing, alert: alert.clone(), told: entry });
+            let entry = anew(alert, told);
+            let alert = Alert { since: entry.since, ..alert.clone() };
+            fresh.push(Message { state: MessageState::Firing, alert, told: entry });
         }
     }
-    for entry in told.iter().filter(|entry| entry.is_firing) {
+    for entry in told.iter().filter(|entry| entry.is_firing()) {
         match active.iter().find(|alert| stands_for(entry, alert)) {
             // As it was told: labels and start are its identity where it goes.
             Some(alert) => telling.holding.push(Alert { since: entry.since, ..alert.clone() }),
@@ -102,13 +111,13 @@ pub fn to_tell(
         }
     }
     for notice in alerts.notices.iter().filter(|notice| wanted.contains(&notice.kind)) {
-        let entry = Told::of(notice, false);
+        let entry = Told::of(notice, ToldState::Notice);
         if notice.since >= since && is_fresh(notice.since) && !told.contains(&entry) {
             fresh.push(Message { state: MessageState::Notice, alert: notice.clone(), told: entry });
         }
     }
     fresh.sort_by_key(urgency);
-    let mut room = told.len();
+    let mut room = told.iter().filter(|entry| entry.state != ToldState::Over).count();
     for message in fresh {
         let limit = if message.told.is_urgent() { TOLD } else { TOLD - RESERVE };
         let takes_room = !matches!(message.state, MessageState::Resolved(_));
@@ -137,15 +146,46 @@ fn urgency(message: &Message) -> u8 {
     }
 }
 
-/// Whether what was told is this alert. One that stands for several goes on while there are any, and so
-/// does our own blindness, whichever leader noticed it.
+/// Whether what was told is this alert. Our own blindness is one, whichever leader noticed it.
 fn stands_for(entry: &Told, alert: &Alert) -> bool {
-    let is_one = entry.kind == AlertKind::ContactLost || entry.is_together();
-    entry.is_firing && entry.is_about(alert) && (is_one || entry.since == alert.since)
+    let is_one = entry.kind == AlertKind::ContactLost;
+    entry.is_firing() && entry.is_about(alert) && (is_one || entry.since >= alert.since)
+}
+
+/// The entry of an alert that is to be told. Where the sink was told that the very same is over, this is
+/// another one: receivers drop what has the identity of something that they know.
+fn anew(alert: &Alert, told: &[Told]) -> Told {
+    let mut entry = Told::of(alert, ToldState::Firing);
+    let ended = told.iter().filter(|known| known.state == ToldState::Over && known.is_about(alert));
+    if let Some(last) = ended.map(|known| known.since).max()
+        && last >= entry.since
+    {
+        entry.since = later(last, SignedDuration::from_secs(1));
+    }
+    entry
+}
+
+/// Keeps the newest [`OVER`], those of pages before all others.
+fn forget_old_ends(told: &mut Vec<Told>) {
+    let mut ends: Vec<Told> =
+        told.iter().filter(|entry| entry.state == ToldState::Over).cloned().collect();
+    if let Some(excess) = ends.len().checked_sub(OVER).filter(|excess| *excess > 0) {
+        ends.sort_by_key(|entry| (entry.is_urgent(), entry.since));
+        ends.truncate(excess);
+        told.retain(|entry| !ends.contains(entry));
+    }
+}
+
+/// Whether those who were told of together have become so many more that it is news.
+fn has_grown(entry: &Told, all: &[&Alert], now: Timestamp) -> bool {
+    let joined = all.iter().filter(|alert| alert.since > entry.since).count();
+    let is_past = |span| later(entry.since, span) <= now;
+    (joined > ONE_BY_ONE && is_past(GROWS_AFTER)) || (joined > 0 && is_past(QUIET))
 }
 
 /// What holds and is wanted, with devices of the same trouble taken together where they are many. Who was
-/// told of by name stays told of by name; nobody leaves a group to be told of by name.
+/// told of by name stays told of by name; nobody leaves a group to be told of by name. A group is as old as
+/// the newest of those who were told of.
 fn together(
     alerts: &Alerts,
     told: &[Told],
@@ -156,7 +196,7 @@ fn together(
     let mut active: Vec<Alert> = Vec::new();
     let mut stages: BTreeMap<(AlertKind, &str, &str), Vec<&Alert>> = BTreeMap::new();
     for alert in alerts.active.iter().filter(|alert| wanted.contains(&alert.kind)) {
-        if is_of_devices(alert.kind) {
+        if alert.kind.is_of_devices() {
             let stage = (alert.kind, alert.rollout.as_str(), alert.stage.as_str());
             stages.entry(stage).or_default().push(alert);
         } else {
@@ -170,7 +210,7 @@ fn together(
         active.push(words::contact_lost(since, alerts.in_flight));
     }
     let is_restart =
-        |entry: &&Told| entry.is_firing && entry.kind == AlertKind::DeviceRebootExpected;
+        |entry: &&Told| entry.is_firing() && entry.kind == AlertKind::DeviceRebootExpected;
     let mut restarts = RESTARTS.saturating_sub(told.iter().filter(is_restart).count());
     for ((kind, rollout, stage), all) in stages {
         let (named, mut others): (Vec<&Alert>, Vec<&Alert>) =
@@ -183,14 +223,20 @@ fn together(
             active.extend(named.into_iter().chain(others).cloned());
             continue;
         }
-        let is_group = told.iter().any(|entry| {
-            entry.is_together()
+        let group = told.iter().find(|entry| {
+            entry.is_firing()
+                && entry.is_together()
                 && entry.kind == kind
                 && entry.rollout == rollout
                 && entry.stage == stage
         });
-        if !others.is_empty() && (is_group || named.len() + others.len() > ONE_BY_ONE) {
-            active.push(words::together(&others, !named.is_empty(), now));
+        let is_many = named.len() + others.len() > ONE_BY_ONE;
+        if let Some(newest) = others.last().filter(|_| group.is_some() || is_many) {
+            let since = match group {
+                Some(entry) if !has_grown(entry, &others, now) => entry.since,
+                _ => newest.since,
+            };
+            active.push(Alert { since, ..words::together(&others, !named.is_empty(), now) });
             others.clear();
         }
         active.extend(named.into_iter().chain(others).cloned());
@@ -214,8 +260,8 @@ fn over(
         (ended, why) = (Ended::NotWanted, "the Notifier does not name this event any more");
     } else if entry.kind == AlertKind::ContactLost {
         (ended, why) = (Ended::Over, "gateways hear the devices again");
-    } else if entry.is_together() {
-        (ended, why) = (Ended::Over, "none of them is in that state any more");
+    } else if entry.is_together() && active.iter().any(|alert| entry.is_about(alert)) {
+        (ended, why) = (Ended::Away, "more joined, which is told in its place");
     } else if entry.is_absence() && ended != Ended::Lost && active.iter().any(is_away) {
         (ended, why) = (Ended::Away, "the device is away again");
     }

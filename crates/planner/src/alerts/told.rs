@@ -7,15 +7,41 @@ use wardring_api::AlertKind;
 
 use super::{Alert, is_silence, is_urgent, subject};
 
-/// Entries that are remembered of what a sink was told. What has no room waits.
+/// Entries that are remembered of what a sink was told and holds, or happened lately. What has no room
+/// waits.
 pub const TOLD: usize = 256;
+
+/// Entries that are remembered beside them of what is over: what begins anew is another alert, and must not
+/// look like a repetition of the first one.
+pub const OVER: usize = 64;
+
+/// What became of something that was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ToldState {
+    /// It holds until the sink is told otherwise.
+    Firing,
+    /// It happened.
+    Notice,
+    /// It held, and the sink was told that it is over.
+    Over,
+}
+
+impl ToldState {
+    fn as_str(self) -> &'static str {
+        match self {
+            ToldState::Firing => "Firing",
+            ToldState::Notice => "Notice",
+            ToldState::Over => "Over",
+        }
+    }
+}
 
 /// Something that a sink was told. As text: `Firing DeviceReverted november/production/srv-1
 /// 2026-11-21T02:14:09Z`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Told {
-    /// Whether it holds until the sink is told otherwise.
-    pub is_firing: bool,
+    /// What became of it.
+    pub state: ToldState,
     /// What it was.
     pub kind: AlertKind,
     /// Rollout.
@@ -24,7 +50,7 @@ pub struct Told {
     pub stage: String,
     /// Device; empty for several together.
     pub device: String,
-    /// Since when it held, or when it happened.
+    /// Since when it held, or when it happened. A second later for each time that the same began anew.
     pub since: Timestamp,
 }
 
@@ -35,7 +61,7 @@ pub struct NotTold;
 
 impl fmt::Display for Told {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let word = if self.is_firing { "Firing" } else { "Notice" };
+        let word = self.state.as_str();
         let subject = subject(self.kind, &self.rollout, &self.stage, &self.device);
         write!(out, "{word} {subject} {}", self.since)
     }
@@ -50,9 +76,10 @@ impl FromStr for Told {
         let place: Vec<&str> = place.split('/').collect();
         let [rollout, stage, device] = place[..] else { return Err(NotTold) };
         Ok(Told {
-            is_firing: match word {
-                "Firing" => true,
-                "Notice" => false,
+            state: match word {
+                "Firing" => ToldState::Firing,
+                "Notice" => ToldState::Notice,
+                "Over" => ToldState::Over,
                 _ => return Err(NotTold),
             },
             kind: AlertKind::parse(kind).ok_or(NotTold)?,
@@ -66,15 +93,20 @@ impl FromStr for Told {
 
 impl Told {
     /// The entry of an alert.
-    pub fn of(alert: &Alert, is_firing: bool) -> Told {
+    pub fn of(alert: &Alert, state: ToldState) -> Told {
         Told {
-            is_firing,
+            state,
             kind: alert.kind,
             rollout: alert.rollout.clone(),
             stage: alert.stage.clone(),
             device: alert.device.clone(),
             since: alert.since,
         }
+    }
+
+    /// Whether it holds, by what the sink was told.
+    pub fn is_firing(&self) -> bool {
+        self.state == ToldState::Firing
     }
 
     /// Whether the device was told to be away.
@@ -89,10 +121,10 @@ impl Told {
 
     /// Whether it stands for several devices of a stage.
     pub fn is_together(&self) -> bool {
-        self.is_firing
+        self.is_firing()
             && self.device.is_empty()
             && !self.stage.is_empty()
-            && is_of_devices(self.kind)
+            && self.kind.is_of_devices()
     }
 
     /// Whether it is about the same as the alert, whenever that was.
@@ -102,19 +134,4 @@ impl Told {
             && self.stage == alert.stage
             && self.rollout == alert.rollout
     }
-}
-
-/// Kinds of which devices have one each.
-pub(super) fn is_of_devices(kind: AlertKind) -> bool {
-    matches!(
-        kind,
-        AlertKind::DeviceRebootExpected
-            | AlertKind::DeviceOffline
-            | AlertKind::DeviceDidNotReturn
-            | AlertKind::DeviceBootLoop
-            | AlertKind::DeviceReverted
-            | AlertKind::DeviceServiceDown
-            | AlertKind::DeviceFailed
-            | AlertKind::RollbackFailed
-    )
 }

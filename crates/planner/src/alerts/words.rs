@@ -102,6 +102,15 @@ pub fn over(entry: &Told, ended: Ended, why: &str) -> String {
     let text = match ended {
         Ended::Back if of_device => format!("{device} is back — {why} ({kind}{place})"),
         Ended::Lost => format!("{device} is Lost — {why} ({kind}{place})"),
+        Ended::Away if !of_device => {
+            format!("{kind} goes on — {why} ({})", place.trim_start_matches(", "))
+        }
+        Ended::Unwatched if !of_device => {
+            let place = place.trim_start_matches(", ");
+            format!(
+                "{kind} is no longer watched, and the devices were not seen back — {why} ({place})"
+            )
+        }
         Ended::Away => format!("{device} is still Offline — {why} ({kind}{place})"),
         Ended::Unwatched => {
             format!("{device} is no longer watched, and was not seen back — {why} ({kind}{place})")

@@ -37,11 +37,20 @@ struct Willing {
     told: Vec<Told>,
     wanted: Vec<AlertKind>,
     ended: Ended,
+    now: Timestamp,
+    /// What receivers tell repetitions by.
+    ids: Vec<(&'static str, String)>,
 }
 
 impl Default for Willing {
     fn default() -> Willing {
-        Willing { told: Vec::new(), wanted: AlertKind::ALL.to_vec(), ended: Ended::Over }
+        Willing {
+            told: Vec::new(),
+            wanted: AlertKind::ALL.to_vec(),
+            ended: Ended::Over,
+            now: now(),
+            ids: Vec::new(),
+        }
     }
 }
 
@@ -55,18 +64,22 @@ impl Willing {
                 _ => String::new(),
             };
             heard.push(format!("{}{ended} {}", message.state.as_str(), message.alert.summary));
+            self.ids.push((message.state.as_str(), message.told.to_string()));
             self.told.retain(|told| *told != message.told);
-            if !matches!(message.state, MessageState::Resolved(_)) {
-                self.told.push(message.told);
-            }
+            let is_over = matches!(message.state, MessageState::Resolved(_));
+            let state = if is_over { ToldState::Over } else { message.told.state };
+            self.told.push(Told { state, ..message.told });
         }
         heard
     }
 
     fn telling(&mut self, alerts: &Alerts, sight: Sight) -> Telling {
         let since = at("2026-11-01T00:00:00Z");
-        let ended = |_: &Told| (self.ended, "somebody looked");
-        to_tell(alerts, &mut self.told, &self.wanted, sight, since, now(), &ended)
+        let ended = |entry: &Told| {
+            let of_one = !entry.is_together();
+            (if of_one { self.ended } else { Ended::Over }, "somebody looked")
+        };
+        to_tell(alerts, &mut self.told, &self.wanted, sight, since, self.now, &ended)
     }
 
     /// Another leader knows only what stands in the status.
@@ -92,7 +105,7 @@ fn an_alert_is_told_once_and_once_that_it_is_over_whoever_leads() {
         ]
     );
     assert!(sink.hears(&holding(&[]), Sight::Clear).is_empty());
-    assert!(sink.told.is_empty());
+    assert!(sink.told.iter().all(|told| told.state == ToldState::Over));
 }
 
 #[test]
@@ -227,4 +240,65 @@ fn what_happened_is_told_once_and_old_news_never() {
     let mut told = Vec::new();
     let telling = to_tell(&news, &mut told, AlertKind::ALL, Sight::Clear, now(), now(), &ended);
     assert!(telling.messages.is_empty());
+}
+
+/// Those devices, lost at that minute after two.
+fn lost_at(numbers: std::ops::Range<usize>, minute: i64) -> Vec<Alert> {
+    let since = later(at("2026-11-21T02:00:00Z"), SignedDuration::from_mins(minute));
+    lost(numbers).active.into_iter().map(|alert| Alert { since, ..alert }).collect()
+}
+
+#[test]
+fn a_group_that_grows_pages_again_and_not_for_every_few_who_join() {
+    let mut sink = Willing::default();
+    assert_eq!(sink.hears(&holding(&lost_at(0..6, 0)), Sight::Clear).len(), 1);
+    // One stays lost. Soon after, many more follow, servers among them.
+    let few = [lost_at(5..6, 0), lost_at(100..103, 5)].concat();
+    sink.now = at("2026-11-21T02:09:00Z");
+    assert!(sink.hears(&holding(&few), Sight::Clear).is_empty());
+    let many = [lost_at(5..6, 0), lost_at(100..300, 9)].concat();
+    assert!(sink.hears(&holding(&many), Sight::Clear).is_empty(), "not within minutes");
+    sink.now = at("2026-11-21T02:10:00Z");
+    let heard = sink.hears(&holding(&many), Sight::Clear);
+    assert_eq!(heard.len(), 2, "{heard:?}");
+    assert!(heard[0].starts_with("firing 201 devices: DeviceDidNotReturn"), "{heard:?}");
+    assert!(heard[1].starts_with("resolved Away DeviceDidNotReturn goes on"), "{heard:?}");
+    let mut sink = sink.with_another_leader();
+    assert!(sink.hears(&holding(&many), Sight::Clear).is_empty());
+    // After a quiet hour a single one is news.
+    let one = [many, lost_at(400..401, 75)].concat();
+    sink.now = at("2026-11-21T03:15:30Z");
+    assert_eq!(sink.hears(&holding(&one), Sight::Clear).len(), 2);
+    assert!(sink.hears(&holding(&one), Sight::Clear).is_empty());
+}
+
+#[test]
+fn what_begins_anew_is_no_repetition_of_what_is_over() {
+    let mut sink = Willing { ended: Ended::Back, ..Willing::default() };
+    for kind in [AlertKind::DeviceDidNotReturn, AlertKind::DeviceRebootExpected] {
+        let away = holding(&[alert(kind, "srv-1")]);
+        for _ in 0..3 {
+            assert_eq!(sink.hears(&away, Sight::Clear).len(), 1);
+            sink = sink.with_another_leader();
+            assert!(sink.hears(&away, Sight::Clear).is_empty());
+            assert_eq!(sink.hears(&holding(&[]), Sight::Clear).len(), 1);
+        }
+    }
+    let ids: std::collections::BTreeSet<_> = sink.ids.iter().collect();
+    assert_eq!((ids.len(), sink.ids.len()), (12, 12), "{:#?}", sink.ids);
+}
+
+#[test]
+fn of_what_is_over_little_is_remembered_and_pages_longest() {
+    let mut sink = Willing::default();
+    sink.hears(&lost(0..1), Sight::Clear);
+    sink.hears(&holding(&[]), Sight::Clear);
+    for number in 0..2 * OVER {
+        let restart = alert(AlertKind::DeviceRebootExpected, &format!("ws-{number:03}"));
+        sink.hears(&holding(&[restart]), Sight::Clear);
+        sink.hears(&holding(&[]), Sight::Clear);
+    }
+    sink.hears(&holding(&[]), Sight::Clear);
+    assert_eq!(sink.told.len(), OVER);
+    assert!(sink.told.iter().any(|told| told.kind == AlertKind::DeviceDidNotReturn));
 }
