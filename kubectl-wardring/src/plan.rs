@@ -7,7 +7,7 @@ mod told;
 
 use anyhow::{Result, bail};
 use jiff::Timestamp;
-use kube::ResourceExt;
+use kube::{Resource, ResourceExt};
 use wardring_api::PatchRollout;
 use wardring_planner::{Assumptions, forecast};
 
@@ -34,12 +34,13 @@ pub async fn run(cluster: &Cluster, args: &Plan) -> Result<()> {
         ..Assumptions::default()
     };
     let namespace = rollout.namespace().unwrap_or_else(|| cluster.namespace.clone());
-    let uid = rollout.uid().unwrap_or_default();
+    // A dry run that makes an object need not give it a uid.
+    let uid = rollout.meta_mut().uid.get_or_insert_with(|| "planned".to_owned()).clone();
     let name = resource_name(&rollout);
     let snapshot =
         read::snapshot(cluster, &namespace, rollout, Timestamp::now(), &mut remarks).await?;
     let Some(forecast) = forecast(&snapshot, &uid, &assumptions) else {
-        bail!("{name} was deleted meanwhile; `kubectl wardring status -A` shows every rollout");
+        bail!("{name} is being deleted: nothing of it starts any more");
     };
     let told = told::Told { name, namespace, assumptions, remarks, forecast };
     match args.output {

@@ -546,7 +546,7 @@ async fn a_plan_shows_what_would_happen_and_writes_nothing() -> Result<()> {
     let manifest = file("november.yaml", ROLLOUT);
     let text = stdout(&plan(&["-f", &manifest]));
     assert!(text.starts_with("patchrollout.wardring.dev/november in namespace patching"), "{text}");
-    assert!(text.contains("1 device does not start"), "{text}");
+    assert!(text.contains("1 device is not patched in the end"), "{text}");
     assert!(text.contains("prod-2 does not start: the device is in mode Observe"), "{text}");
     assert!(text.contains("It does not complete by itself"), "{text}");
     let document: Value = serde_json::from_str(&stdout(&plan(&["-f", &manifest, "-o", "json"])))?;
@@ -577,11 +577,11 @@ async fn a_plan_shows_what_would_happen_and_writes_nothing() -> Result<()> {
         .ok()?;
     let text = stdout(&plan(&["november"]));
     assert!(text.contains("It is suspended; this is what happens once it is resumed."), "{text}");
-    assert!(text.contains("It completes at "), "{text}");
+    assert!(text.contains("with 3 of 3 devices"), "{text}");
     let version = field(&cluster, "prollout", "november", "/metadata/resourceVersion").await?;
     let other = ROLLOUT.replace("group: production }", "group: production, maxConcurrency: 1 }");
     let text = stdout(&plan(&["-f", &file("other.yaml", &other)]));
-    assert!(text.contains("It exists; this is what happens once it is as in the file."), "{text}");
+    assert!(text.contains("It exists; this is what happens once the file is applied."), "{text}");
     assert!(text.contains("SlotsTaken 4"), "one after the other: {text}");
     let after = field(&cluster, "prollout", "november", "/metadata/resourceVersion").await?;
     assert_eq!(version, after, "nothing was written");

@@ -5,13 +5,12 @@
 //! offline stays so. Whether a device has an update already only its agent can tell.
 
 mod fleet;
+mod seen;
 mod world;
-
-use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
-    LineState, PatchRollout, Reversible, RolloutPhase, StageStatus, reasons::Reason,
+    GateResult, LineState, PatchRollout, Reversible, RolloutPhase, StageStatus, reasons::Reason,
 };
 
 use crate::{
@@ -19,7 +18,12 @@ use crate::{
     canary::canary_gaps,
     explain::{explain_device, explain_rollout, uncovered},
 };
+use seen::Seen;
 use world::World;
+
+/// A rollout of which nothing moved for so long before the end of the look does not go on: windows open
+/// every month.
+const STILL: SignedDuration = SignedDuration::from_hours(35 * 24);
 
 /// What is assumed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +96,7 @@ pub struct StageForecast {
     pub opens: Option<Timestamp>,
     /// When it completes.
     pub completes: Option<Timestamp>,
-    /// For how long each reason kept at least one device from starting, the longest first.
+    /// The longest that a device which starts waits for each reason, the longest first.
     pub held: Vec<(Reason, SignedDuration)>,
 }
 
@@ -103,152 +107,119 @@ pub struct DeviceForecast {
     pub device: String,
     /// Its stage.
     pub stage: String,
-    /// When it is first granted; none if it never is.
+    /// When it is first granted; none if it never is, or was done before.
     pub starts: Option<Timestamp>,
     /// What it waited for last before that.
     pub waited_for: Option<Reason>,
     /// When it is done, and with what.
     pub done: Option<(Timestamp, LineState)>,
-    /// Why it does not move in the end; none if it is done.
+    /// Where it stands in the end, unless that is good: why it does not move, or what became of it.
     pub held: Option<Explanation>,
     /// Whether what it gets can be taken back, as far as the catalogue knows.
     pub reversible: Reversible,
 }
 
-/// Looks ahead for the rollout of this uid. `None` if the snapshot has no such rollout.
+/// Looks ahead for the rollout of this uid. `None` if the snapshot has no such rollout, or it is being
+/// deleted.
 pub fn forecast(snapshot: &Snapshot, uid: &str, assumptions: &Assumptions) -> Option<Forecast> {
     let mut world = World::new(snapshot, *assumptions);
-    world.rollout(uid)?;
+    world.rollout(uid).filter(|rollout| rollout.metadata.deletion_timestamp.is_none())?;
     let mut seen = Seen::default();
-    let mut notes = None;
     let end = loop {
         let next = world.settle();
-        let decided = world.decisions(uid)?;
-        notes.get_or_insert_with(|| notes_of(&decided));
-        seen.note(&decided, world.now());
+        let decided = world.decided(uid)?;
+        seen.note(decided, world.now());
         if decided.status.phase == Some(RolloutPhase::Completed) {
-            break ForecastEnd::Completed(
-                decided
-                    .status
-                    .stages
-                    .iter()
-                    .filter_map(|s| s.completed_at)
-                    .max()
-                    .unwrap_or(world.now()),
-            );
+            let last = decided.status.stages.iter().filter_map(|stage| stage.completed_at).max();
+            break ForecastEnd::Completed(last.unwrap_or(world.now()));
         }
-        let is_over = matches!(
-            decided.status.phase,
-            Some(RolloutPhase::Aborted | RolloutPhase::RolledBack | RolloutPhase::Invalid)
-        );
-        let sentences = explain_rollout(world.rollout(uid)?);
-        match next.filter(|_| !is_over) {
+        let stands = stands_still(decided);
+        match next.filter(|_| !stands) {
             Some(next) if world.looks_on(next) => world.pass_time(next),
-            Some(_) => break ForecastEnd::GoesOn { looked_until: world.now(), sentences },
-            None => break ForecastEnd::Waits { since: seen.moved_at(snapshot.now), sentences },
+            Some(_) if seen.moved_at() >= world.now() - STILL || soaks(decided) => {
+                let sentences = explain_rollout(world.rollout(uid)?);
+                break ForecastEnd::GoesOn { looked_until: world.now(), sentences };
+            }
+            _ => {
+                let sentences = explain_rollout(world.rollout(uid)?);
+                break ForecastEnd::Waits { since: seen.moved_at(), sentences };
+            }
         }
     };
-    let decided = world.decisions(uid)?;
+    let decided = world.decided(uid)?;
     Some(Forecast {
         made_at: snapshot.now,
-        stages: stages(world.rollout(uid)?, &decided, &seen),
-        devices: devices(&world, uid, &decided, &seen)?,
-        notes: notes.unwrap_or_default(),
+        stages: stages(world.rollout(uid)?, decided, &seen),
+        devices: devices(&world, uid, decided, &seen)?,
+        notes: notes(snapshot, uid, decided),
         end,
     })
 }
 
-fn notes_of(decided: &RolloutDecisions) -> Vec<String> {
+/// Whether only a person can move the rollout on: it stands, nothing is being taken back, and no device
+/// is at work. Time goes on all the same, with windows that open and with other rollouts.
+fn stands_still(decided: &RolloutDecisions) -> bool {
+    let status = &decided.status;
+    let is_stopped = match status.phase {
+        Some(RolloutPhase::Aborted | RolloutPhase::RolledBack | RolloutPhase::Invalid) => true,
+        Some(RolloutPhase::Halted) => {
+            status.rollback.as_ref().is_none_or(|rollback| rollback.completed_at.is_some())
+        }
+        _ => false,
+    };
+    let all = decided.stages.iter().flat_map(|stage| &stage.decisions);
+    let at_work = |decision: &Decision| matches!(decision, Decision::Start | Decision::Continue);
+    is_stopped && !all.into_iter().any(at_work)
+}
+
+fn soaks(decided: &RolloutDecisions) -> bool {
+    let soaks =
+        |stage: &StageStatus| stage.soak_started_at.is_some() && stage.completed_at.is_none();
+    decided.status.stages.iter().any(soaks)
+}
+
+/// What the status says in the end, and what of today is assumed to be otherwise.
+fn notes(snapshot: &Snapshot, uid: &str, decided: &RolloutDecisions) -> Vec<String> {
     let status = &decided.status;
     let mut notes = status.warnings.clone();
     if !status.uncovered_products.is_empty() {
         notes.push(uncovered(&status.uncovered_products));
     }
     notes.extend(status.stages.iter().filter_map(canary_gaps));
+    let mut rollouts = snapshot.rollouts.iter();
+    let mine = rollouts.find(|rollout| rollout.metadata.uid.as_deref() == Some(uid));
+    let stages = mine.and_then(|rollout| rollout.status.as_ref()).map(|status| &status.stages);
+    for stage in stages.into_iter().flatten() {
+        for gate in &stage.gates {
+            if matches!(gate.result, Some(GateResult::Fail | GateResult::Error)) {
+                notes.push(format!(
+                    "Gate {} of stage {} does not pass now; it is taken to pass from now on.",
+                    gate.name, stage.name
+                ));
+            }
+        }
+    }
     notes
-}
-
-/// What was seen of the rollout while time passed.
-#[derive(Default)]
-struct Seen {
-    /// By stage and device.
-    devices: BTreeMap<(String, String), Life>,
-    /// By stage and reason: for how long some device was held.
-    held: BTreeMap<(String, Reason), SignedDuration>,
-    /// What is held since the last look.
-    holding: Vec<(String, Reason)>,
-    looked_at: Option<Timestamp>,
-    moved_at: Option<Timestamp>,
-}
-
-/// A device's way through its stage.
-#[derive(Default)]
-struct Life {
-    starts: Option<Timestamp>,
-    waited_for: Option<Reason>,
-    done: Option<(Timestamp, LineState)>,
-}
-
-impl Seen {
-    fn note(&mut self, decided: &RolloutDecisions, now: Timestamp) {
-        if let Some(before) = self.looked_at {
-            for held in std::mem::take(&mut self.holding) {
-                *self.held.entry(held).or_default() += now.duration_since(before);
-            }
-        }
-        self.looked_at = Some(now);
-        for stage in &decided.stages {
-            let mut reasons: Vec<Reason> = Vec::new();
-            for (device, decision) in stage.devices() {
-                let key = (stage.stage.clone(), device.to_owned());
-                let life = self.devices.entry(key).or_default();
-                match decision {
-                    Decision::Hold(reason) => {
-                        if life.starts.is_none() {
-                            life.waited_for = Some(reason);
-                        }
-                        if !reasons.contains(&reason) {
-                            reasons.push(reason);
-                        }
-                    }
-                    Decision::Start | Decision::Continue if life.starts.is_none() => {
-                        life.starts = Some(now);
-                        self.moved_at = Some(now);
-                    }
-                    Decision::Done(state) if life.done.is_none() => {
-                        life.done = Some((now, state));
-                        self.moved_at = Some(now);
-                    }
-                    _ => {}
-                }
-            }
-            self.holding.extend(reasons.into_iter().map(|reason| (stage.stage.clone(), reason)));
-        }
-    }
-
-    /// When something last happened.
-    fn moved_at(&self, began: Timestamp) -> Timestamp {
-        self.moved_at.unwrap_or(began)
-    }
 }
 
 fn stages(rollout: &PatchRollout, decided: &RolloutDecisions, seen: &Seen) -> Vec<StageForecast> {
     let stage = |name: &String| {
         let of: Option<&StageStatus> = decided.status.stages.iter().find(|all| all.name == *name);
         let of = of.filter(|status| status.freeze_id.is_some());
-        let mine = seen.held.iter().filter(|((stage, _), _)| stage == name);
-        let mut held: Vec<(Reason, SignedDuration)> =
-            mine.map(|((_, reason), time)| (*reason, *time)).collect();
-        held.sort_by_key(|(reason, time)| (std::cmp::Reverse(*time), *reason));
         StageForecast {
             name: name.clone(),
             devices: of.map(|status| status.counts.total),
             opens: of.and_then(|status| status.frozen_at.or(status.started_at)),
             completes: of.and_then(|status| status.completed_at),
-            held,
+            held: seen.waits(name),
         }
     };
     rollout.spec.stages.iter().map(|spec| stage(&spec.name)).collect()
+}
+
+/// Whether this is how it has to end.
+fn is_good(state: LineState) -> bool {
+    matches!(state, LineState::Succeeded | LineState::AlreadyInstalled | LineState::PatchedOutside)
 }
 
 fn devices(
@@ -261,11 +232,9 @@ fn devices(
     let mut all = Vec::new();
     for stage in &decided.stages {
         let lines = stage.slices.iter().flat_map(|slice| &slice.lines);
-        for line in lines {
-            let key = (stage.stage.clone(), line.device.clone());
-            let life = seen.devices.get(&key);
-            let done = life.and_then(|life| life.done);
-            let held = done.is_none().then(|| {
+        for (position, line) in lines.enumerate() {
+            let life = seen.life(&stage.stage, position)?;
+            let held = (!life.done.is_some_and(|(_, state)| is_good(state))).then(|| {
                 explain_device(&DeviceStory {
                     now: world.now(),
                     rollout,
@@ -282,9 +251,9 @@ fn devices(
             all.push(DeviceForecast {
                 device: line.device.clone(),
                 stage: stage.stage.clone(),
-                starts: life.and_then(|life| life.starts),
-                waited_for: life.and_then(|life| life.waited_for),
-                done,
+                starts: life.starts,
+                waited_for: life.waited_for,
+                done: life.done,
                 held,
                 reversible: world.reversible(decided, &line.device),
             });

@@ -3,10 +3,12 @@
 
 mod support;
 
+use std::sync::Arc;
+
 use jiff::{SignedDuration, Timestamp};
-use support::{SERVER, World, start};
+use support::{SERVER, World, agent::Script, start};
 use wardring_api::{DeviceMode, LineState, Reversible, RolloutPhase, reasons::Reason};
-use wardring_planner::{Assumptions, DeviceForecast, Forecast, ForecastEnd, forecast};
+use wardring_planner::{Assumptions, DeviceForecast, Forecast, ForecastEnd, JobOutcome, forecast};
 
 const TWO_STAGES: &str = "
 updates: {select: {release: 2026-11}}
@@ -102,7 +104,7 @@ fn who_never_starts_is_held_with_its_reason_and_what_waits_for_it_is_told() {
     assert_eq!((watched.starts, watched.done), (None, None));
     assert_eq!(watched.held.as_ref().unwrap().reason, Reason::ObserveMode);
     let ForecastEnd::Waits { since, sentences } = &forecast.end else { panic!("it waits") };
-    assert_eq!(Some(*since), of(&forecast, "test-1").done.map(|(at, _)| at));
+    assert_eq!(*since, start() + SignedDuration::from_hours(7 * 24), "its progressDeadline");
     assert!(sentences.iter().any(|text| text.contains("test")), "{sentences:?}");
     assert_eq!(forecast.stages[1].devices, None, "production does not open");
 
@@ -124,7 +126,10 @@ fn what_no_stage_proves_and_no_update_is_for_is_told_before() {
 
     let notes = forecast.notes.join("\n");
     assert!(notes.contains("No update of this rollout is for Windows Server 2016."), "{notes}");
-    assert!(notes.contains("Stage production: no earlier stage has"), "{notes}");
+    assert!(
+        notes.contains("Stage production: no earlier stage proved product Windows 11"),
+        "{notes}"
+    );
     assert_eq!(of(&forecast, "test-1").reversible, Reversible::No);
     assert_eq!(of(&forecast, "production-4").reversible, Reversible::Unknown);
 }
@@ -141,7 +146,9 @@ fn a_rollout_under_way_goes_on_from_where_it_is() {
     let before = world.snapshot();
     let forecast = foretold(&world);
 
-    assert_eq!(of(&forecast, "test-1").starts, Some(world.now), "it is at work already");
+    let granted = world.line("november", "test-1").unwrap().at;
+    assert_eq!(of(&forecast, "test-1").starts, granted, "it is at work already");
+    assert!(granted.unwrap() < world.now);
     assert!(matches!(forecast.end, ForecastEnd::Completed(_)), "{:?}", forecast.end);
     assert_eq!(format!("{before:?}"), format!("{:?}", world.snapshot()));
 }
@@ -209,4 +216,112 @@ fn what_is_foretold_comes_true_where_devices_do_as_they_should() {
         let off = starts[&device.device].duration_since(device.starts.unwrap()).abs();
         assert!(off <= minutes(15), "{device:?} {}", starts[&device.device]);
     }
+}
+
+#[test]
+fn who_did_not_come_back_is_not_foretold_to_come_back() {
+    let mut world = world();
+    world.rollout("november", &TWO_STAGES.replace("maxConcurrency: 1", "maxConcurrency: 2"));
+    world.agents.get_mut("test-2").unwrap().script = Script::Silent;
+    world.settle();
+    for _ in 0..12 {
+        world.minute(|_| {});
+    }
+    assert_eq!(world.devices["test-2"].online, Some(false));
+    let forecast = foretold(&world);
+    let lost = of(&forecast, "test-2");
+    assert!(lost.done.is_none_or(|(_, state)| state == LineState::Unreachable), "{lost:?}");
+    assert!(lost.held.is_some(), "{lost:?}");
+    assert_eq!(of(&forecast, "test-1").done.unwrap().1, LineState::Succeeded);
+}
+
+#[test]
+fn a_rollback_that_failed_is_not_foretold_to_succeed() {
+    let mut world = world();
+    let rollback = "onFailure: {action: Rollback, scope: Stage}";
+    world.rollout("november", &format!("{TWO_STAGES}\n{rollback}"));
+    world.agents.get_mut("test-1").unwrap().script = Script::Damaged;
+    world.settle();
+    for _ in 0..60 {
+        world.minute(|_| {});
+    }
+    assert_eq!(world.state("november", "test-1"), Some(LineState::RollbackFailed));
+    // As somebody reads it who cannot tell whether an answer is the device's own.
+    let mut snapshot = world.snapshot();
+    for job in &mut snapshot.jobs {
+        Arc::make_mut(job).outcome = JobOutcome::None;
+    }
+    let uid = world.rollouts["november"].metadata.uid.clone().unwrap();
+    let forecast = forecast(&snapshot, &uid, &Assumptions::default()).unwrap();
+    assert_eq!(of(&forecast, "test-1").done.unwrap().1, LineState::RollbackFailed);
+    assert!(matches!(forecast.end, ForecastEnd::Waits { .. }), "{:?}", forecast.end);
+}
+
+#[test]
+fn a_halted_rollout_waits_for_a_person_also_beside_a_window_that_opens_every_week() {
+    let mut world = world();
+    world.window(
+        "saturday",
+        "{type: Allow, schedule: {cron: 0 22 * * SAT}, duration: 6h, timeZone: UTC}",
+    );
+    world.agents.get_mut("test-1").unwrap().script = Script::ServiceDown;
+    world.rollout("november", TWO_STAGES);
+    world.settle();
+    for _ in 0..60 {
+        world.minute(|_| {});
+    }
+    assert!(world.status("november").halted.is_some());
+    let forecast = foretold(&world);
+    let ForecastEnd::Waits { since, .. } = forecast.end else { panic!("{:?}", forecast.end) };
+    assert_eq!(since, world.now);
+    assert!(of(&forecast, "test-1").held.is_some(), "it failed, and that is told");
+}
+
+#[test]
+fn who_is_left_out_is_told_though_the_rollout_completes() {
+    let mut world = world();
+    world.set_online("production-3", false);
+    let offline = "offline: {action: Defer, after: 24h}, minCoverage: 50%";
+    world.rollout("november", &TWO_STAGES.replace("maxConcurrency: 2", offline));
+    let forecast = foretold(&world);
+    assert!(matches!(forecast.end, ForecastEnd::Completed(_)), "{:?}", forecast.end);
+    let left = of(&forecast, "production-3");
+    assert_eq!(left.done.unwrap().1, LineState::Deferred);
+    assert!(left.held.is_some() && of(&forecast, "production-1").held.is_none());
+}
+
+#[test]
+fn a_restart_before_the_installation_is_followed_by_the_installation() {
+    let mut world = world();
+    world.devices.get_mut("test-1").unwrap().hard_pending_reboot = true;
+    world.rollout("november", &format!("{TWO_STAGES}\npreflight: {{pendingReboot: RebootFirst}}"));
+    let forecast = foretold(&world);
+    let twice = of(&forecast, "test-1");
+    let took = twice.done.unwrap().0.duration_since(twice.starts.unwrap());
+    assert!(took >= SignedDuration::from_mins(50), "two restarts and an installation: {took}");
+    assert!(matches!(forecast.end, ForecastEnd::Completed(_)), "{:?}", forecast.end);
+}
+
+#[test]
+fn a_rollout_that_is_being_deleted_has_no_forecast() {
+    let mut world = world();
+    world.rollout("november", TWO_STAGES);
+    world.settle();
+    world.delete_rollout("november");
+    let uid = world.rollouts["november"].metadata.uid.clone().unwrap();
+    assert_eq!(forecast(&world.snapshot(), &uid, &Assumptions::default()), None);
+}
+
+#[test]
+fn a_gate_over_a_long_soak_is_looked_at_now_and_then() {
+    let mut world = world();
+    let gate = "name: errors, type: Prometheus, prometheus: {provider: prom, query: errors}, \
+                interval: 1m, successCondition: result < 0.05";
+    let soak = format!("soak: 30d, gates: {{during: [{{{gate}}}]}}");
+    world.rollout("november", &TWO_STAGES.replace("soak: 1h", &soak));
+    let forecast = foretold(&world);
+    let ForecastEnd::Completed(end) = forecast.end else { panic!("{:?}", forecast.end) };
+    let hours = end.duration_since(start()).as_hours();
+    // Two at a time, and the end of the soak to one part in five hundred.
+    assert!((30 * 24..30 * 24 + 8).contains(&hours), "{hours}");
 }

@@ -12,10 +12,10 @@ use crate::{
     table::{Cell, Table},
 };
 
-/// Devices that never start, shown one by one.
+/// Devices that do not come to a good end, shown one by one.
 const SHOWN: usize = 20;
 /// Reasons shown for a stage.
-const REASONS: usize = 2;
+const REASONS: usize = 3;
 const NONE: &str = "-";
 
 /// A forecast and what it rests on.
@@ -60,31 +60,9 @@ impl Told {
             forecast.notes.iter().for_each(|note| last.note(Tone::Plain, format!("  {note}")));
         }
         last.note(Tone::Plain, "");
-        match &forecast.end {
-            ForecastEnd::Completed(at) => {
-                last.note(Tone::Good, format!("It completes at {}.", minute(*at)));
-            }
-            ForecastEnd::GoesOn { looked_until, sentences } => {
-                last.note(
-                    Tone::Warn,
-                    format!(
-                        "It still goes on at {}, which is as far as this looks.",
-                        minute(*looked_until)
-                    ),
-                );
-                sentences.iter().for_each(|line| last.note(Tone::Plain, format!("  {line}")));
-            }
-            ForecastEnd::Waits { since, sentences } => {
-                last.note(
-                    Tone::Bad,
-                    format!(
-                        "It does not complete by itself: nothing moves after {}.",
-                        minute(*since)
-                    ),
-                );
-                sentences.iter().for_each(|line| last.note(Tone::Plain, format!("  {line}")));
-            }
-        }
+        let (tone, sentence, more) = self.end();
+        last.note(tone, sentence);
+        more.iter().for_each(|line| last.note(Tone::Plain, format!("  {line}")));
         text + &last.render(palette)
     }
 
@@ -95,39 +73,51 @@ impl Told {
             "who is offline stays so (--all-online assumes otherwise)"
         };
         format!(
-            "Assumed: {} to install, {} to restart, no update fails, gates that are measured outside pass, {away}.",
-            time(self.assumptions.install),
-            time(self.assumptions.restart)
+            "Assumed: {} to install, {} to restart, no update fails, gates that are measured outside pass, {away}, the controller runs.",
+            Span(self.assumptions.install),
+            Span(self.assumptions.restart)
         )
     }
 
-    /// Every device, or those that never start.
+    /// The last sentence, and what belongs to it.
+    fn end(&self) -> (Tone, String, &[String]) {
+        let all = self.forecast.devices.len();
+        let good = self.forecast.devices.iter().filter(|device| device.held.is_none()).count();
+        let tone = if good == all { Tone::Good } else { Tone::Warn };
+        match &self.forecast.end {
+            ForecastEnd::Completed(at) => {
+                let verb = if *at < self.forecast.made_at { "completed" } else { "completes" };
+                let sentence =
+                    format!("It {verb} at {}, with {good} of {all} devices.", minute(*at));
+                (tone, sentence, &[])
+            }
+            ForecastEnd::GoesOn { looked_until, sentences } => {
+                let until = minute(*looked_until);
+                let sentence =
+                    format!("It still goes on at {until}, which is as far as this looks.");
+                (Tone::Warn, sentence, sentences)
+            }
+            ForecastEnd::Waits { since, sentences } => {
+                let since = minute(*since);
+                let sentence =
+                    format!("It does not complete by itself: nothing moves after {since}.");
+                (Tone::Bad, sentence, sentences)
+            }
+        }
+    }
+
+    /// Every device, or those that do not come to a good end.
     fn devices(&self, whole: bool) -> Table {
         let all = &self.forecast.devices;
-        let held = |device: &&DeviceForecast| device.starts.is_none() && device.held.is_some();
         let mut table = Table::default();
         let shown: Vec<&DeviceForecast> =
-            if whole { all.iter().collect() } else { all.iter().filter(held).collect() };
+            all.iter().filter(|device| whole || device.held.is_some()).collect();
         if shown.is_empty() {
             return table;
         }
         table.note(Tone::Plain, "");
         if !whole {
-            let count = shown.len();
-            let devices =
-                if count == 1 { "1 device does".to_owned() } else { format!("{count} devices do") };
-            table.note(Tone::Warn, format!("{devices} not start (-o wide shows every device):"));
-            for device in shown.iter().take(SHOWN) {
-                let why =
-                    device.held.as_ref().map(|held| held.message.as_str()).unwrap_or_default();
-                table.note(Tone::Plain, format!("  {why}"));
-            }
-            if count > SHOWN {
-                table.note(
-                    Tone::Dim,
-                    format!("  and {} more: {}", count - SHOWN, reasons(&shown[SHOWN..])),
-                );
-            }
+            few(&shown, &mut table);
             return table;
         }
         table.row(
@@ -141,13 +131,9 @@ impl Told {
                 (None, Some(reason)) => Cell::from(reason.as_str()),
                 (None, None) => Cell::from(NONE),
             };
-            let done = match device.done {
-                Some((at, state)) if device.starts.is_some() => {
-                    format!("{} {}", minute(at), state.as_str())
-                }
-                Some((_, state)) => state.as_str().to_owned(),
-                None => NONE.to_owned(),
-            };
+            let done = device.done.map_or(NONE.to_owned(), |(at, state)| {
+                format!("{} {}", minute(at), state.as_str())
+            });
             table.row(vec![
                 Cell::from(&device.device),
                 Cell::from(&device.stage),
@@ -172,7 +158,7 @@ impl Told {
                 "devices": stage.devices,
                 "opens": stage.opens,
                 "completes": stage.completes,
-                "heldBackBy": held.collect::<Vec<_>>(),
+                "longestWaits": held.collect::<Vec<_>>(),
             })
         });
         let devices = forecast.devices.iter().map(|device| {
@@ -188,11 +174,12 @@ impl Told {
                 "reversible": format!("{:?}", device.reversible),
             })
         });
-        let (completes, waits_for) = match &forecast.end {
-            ForecastEnd::Completed(at) => (Some(*at), Vec::new()),
-            ForecastEnd::GoesOn { sentences, .. } | ForecastEnd::Waits { sentences, .. } => {
-                (None, sentences.clone())
+        let (kind, at, waits_for) = match &forecast.end {
+            ForecastEnd::Completed(at) => ("Completes", at, &[][..]),
+            ForecastEnd::GoesOn { looked_until, sentences } => {
+                ("GoesOn", looked_until, &sentences[..])
             }
+            ForecastEnd::Waits { since, sentences } => ("Waits", since, &sentences[..]),
         };
         json!({
             "object": self.name,
@@ -207,19 +194,33 @@ impl Told {
             "notes": forecast.notes,
             "stages": stages.collect::<Vec<_>>(),
             "devices": devices.collect::<Vec<_>>(),
-            "completes": completes,
-            "waitsFor": waits_for,
+            "end": { "kind": kind, "at": at, "waitsFor": waits_for },
         })
     }
 }
 
+/// The first of them with what is said of each.
+fn few(devices: &[&DeviceForecast], table: &mut Table) {
+    let count = match devices.len() {
+        1 => "1 device is".to_owned(),
+        count => format!("{count} devices are"),
+    };
+    table.note(Tone::Warn, format!("{count} not patched in the end (-o wide shows every device):"));
+    for device in devices.iter().take(SHOWN) {
+        let why = device.held.as_ref().map(|held| held.message.as_str()).unwrap_or_default();
+        table.note(Tone::Plain, format!("  {why}"));
+    }
+    if let Some(more) = devices.get(SHOWN..).filter(|more| !more.is_empty()) {
+        table.note(Tone::Dim, format!("  and {} more: {}", more.len(), reasons(more)));
+    }
+}
+
 fn stages(stages: &[StageForecast]) -> Table {
-    let mut table = Table::new(&["STAGE", "DEVICES", "OPENS", "COMPLETES", "HELD BACK BY"]);
+    let mut table = Table::new(&["STAGE", "DEVICES", "OPENS", "COMPLETES", "WAITS (LONGEST)"]);
     for stage in stages {
         let held: Vec<String> = stage
             .held
             .iter()
-            .filter(|(_, held)| !held.is_zero())
             .take(REASONS)
             .map(|(reason, held)| format!("{} {}", reason.as_str(), time(*held)))
             .collect();
@@ -310,8 +311,7 @@ mod tests {
                     completes: None,
                     held: vec![
                         (Reason::OutsideWindow, SignedDuration::from_hours(36)),
-                        (Reason::ObserveMode, SignedDuration::from_hours(60 * 24)),
-                        (Reason::SlotsTaken, SignedDuration::ZERO),
+                        (Reason::SlotsTaken, SignedDuration::from_mins(50)),
                     ],
                 }],
                 devices: vec![device("ws-1"), observed],
@@ -329,12 +329,12 @@ mod tests {
         let expected = "\
 patchrollout.wardring.dev/2026-11 in namespace patching, as things are at 2026-11-20 10:00 UTC. Nothing was written.
 It is suspended.
-Assumed: 30m to install, 10m to restart, no update fails, gates that are measured outside pass, who is offline stays so (--all-online assumes otherwise).
+Assumed: 30m to install, 10m to restart, no update fails, gates that are measured outside pass, who is offline stays so (--all-online assumes otherwise), the controller runs.
 
-STAGE   DEVICES   OPENS                  COMPLETES   HELD BACK BY
-test    2         2026-11-20 10:00 UTC   -           OutsideWindow 1d12h, ObserveMode 60d
+STAGE   DEVICES   OPENS                  COMPLETES   WAITS (LONGEST)
+test    2         2026-11-20 10:00 UTC   -           OutsideWindow 1d12h, SlotsTaken 50m
 
-1 device does not start (-o wide shows every device):
+1 device is not patched in the end (-o wide shows every device):
   ws-2 is in mode Observe.
 
 To know before:
@@ -361,9 +361,9 @@ It does not complete by itself: nothing moves after 2026-11-21 22:50 UTC.
     #[test]
     fn scripts_read_instants_seconds_and_words() {
         let document = told().document();
-        assert_eq!(document["completes"], Value::Null);
+        assert_eq!(document["end"]["kind"], "Waits");
         assert_eq!(document["devices"][0]["starts"], "2026-11-21T22:00:00Z");
         assert_eq!(document["devices"][1]["reason"], "ObserveMode");
-        assert_eq!(document["stages"][0]["heldBackBy"][0]["seconds"], 36 * 3600);
+        assert_eq!(document["stages"][0]["longestWaits"][0]["seconds"], 36 * 3600);
     }
 }

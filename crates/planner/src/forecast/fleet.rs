@@ -17,6 +17,8 @@ use crate::{
 
 /// What is waited for after a restart where the job does not tell.
 const SETTLES: SignedDuration = SignedDuration::from_mins(10);
+/// Who is refused waits for something that the plan wakes for; this is for what it does not.
+const ASKS_AGAIN: SignedDuration = SignedDuration::from_hours(1);
 /// The run of an agent that took its job in this forecast.
 const RUN: &str = "forecast";
 
@@ -26,6 +28,8 @@ pub(super) struct Fleet {
     due: BTreeSet<(Timestamp, String)>,
     when: BTreeMap<String, Timestamp>,
     settle: BTreeMap<String, SignedDuration>,
+    /// Who was refused asks again at whatever instant is looked at next.
+    refused: BTreeSet<String>,
 }
 
 impl Fleet {
@@ -77,43 +81,55 @@ impl World {
 
     /// Every step that has come.
     pub(super) fn work(&mut self) {
+        for device in std::mem::take(&mut self.fleet.refused) {
+            let at = self.due(&device);
+            self.fleet.notes(&device, at);
+        }
         while let Some(device) = self.fleet.pop(self.now()) {
             let at = self.act(&device);
             self.fleet.notes(&device, at);
         }
     }
 
+    /// Nothing for a job that is answered, or whose answer only the controller can read.
     fn next_of(&self, job: &JobView) -> Option<Next> {
-        if job.outcome != JobOutcome::None {
+        if job.outcome != JobOutcome::None || job.state == Some(JobState::Done) {
             return None;
         }
         let begins = match job.action {
             JobAction::Rollback => PermitStep::Uninstall,
             JobAction::Install | JobAction::Download => PermitStep::Install,
         };
+        let mut permitted = job.permitted.iter().filter(|permit| permit.attempt == job.attempt);
+        let has_begun = permitted.any(|permit| permit.step == begins);
+        let restart = self.assumptions.restart;
         let settle = self.fleet.settle.get(&job.device).copied().unwrap_or(SETTLES);
-        let install = self.assumptions.install;
         Some(match job.state {
-            Some(JobState::Installing | JobState::Uninstalling) => {
-                Next::Comes(install, JobState::AwaitingReboot)
+            // A restart before the installation, of a Windows that waited for one.
+            Some(JobState::RebootFirst | JobState::AwaitingReboot) if !has_begun => {
+                Next::Asks(PermitStep::Reboot)
             }
+            Some(JobState::Rebooting) if !has_begun => Next::Comes(restart, JobState::Accepted),
+            _ if !has_begun => Next::Asks(begins),
             Some(JobState::AwaitingReboot) => Next::Asks(PermitStep::Reboot),
-            Some(JobState::Rebooting) => Next::Comes(self.assumptions.restart, JobState::Verifying),
+            Some(JobState::Rebooting) => Next::Comes(restart, JobState::Verifying),
             Some(JobState::Settling | JobState::Verifying | JobState::Remediating) => {
                 Next::Ends(settle)
             }
-            Some(JobState::Done) => Next::Ends(SignedDuration::ZERO),
-            _ => Next::Asks(begins),
+            _ => Next::Comes(self.assumptions.install, JobState::AwaitingReboot),
         })
     }
 
-    /// When the device acts on its job, unless it cannot.
+    /// When the device acts on its job, unless it cannot: who is away stays so. A device that restarts
+    /// with a permit counts as in contact until its `rebootDeadline`.
     fn due(&self, device: &str) -> Option<Timestamp> {
         let job = self.job(device)?;
+        let next = self.next_of(job)?;
+        if !self.device(device).is_some_and(DeviceRow::is_online) {
+            return None;
+        }
         let since = job.updated_at.unwrap_or(self.now());
-        let takes = match self.next_of(job)? {
-            // Who is away cannot ask; who restarts comes back.
-            Next::Asks(_) if !self.device(device).is_some_and(DeviceRow::is_online) => return None,
+        let takes = match next {
             Next::Asks(_) => return Some(self.now()),
             Next::Comes(takes, _) | Next::Ends(takes) => takes,
         };
@@ -122,7 +138,6 @@ impl World {
 
     /// Does the step that has come; returns when the next one does.
     fn act(&mut self, device: &str) -> Option<Timestamp> {
-        let now = self.now();
         match self.next_of(self.job(device)?)? {
             Next::Asks(step) => match self.ask(device, step)? {
                 PermitVerdict::Granted { .. } => {
@@ -133,14 +148,15 @@ impl World {
                     };
                     self.permit(device, step, state);
                 }
-                PermitVerdict::Refused { retry_after, .. } => {
-                    return now.checked_add(retry_after).ok();
+                PermitVerdict::Refused { .. } => {
+                    self.fleet.refused.insert(device.to_owned());
+                    return self.now().checked_add(ASKS_AGAIN).ok();
                 }
                 PermitVerdict::Ended { .. } => self.end(device, OutcomeResult::NotStarted),
             },
             Next::Comes(_, state) => {
-                if state == JobState::Verifying {
-                    self.is_back(device);
+                if state == JobState::Accepted {
+                    self.has_restarted(device);
                 }
                 self.report(device, state);
             }
@@ -225,12 +241,11 @@ impl World {
         (job.state, job.updated_at) = (Some(state), Some(now));
     }
 
-    /// Who was away for its restart is in contact again.
-    fn is_back(&mut self, device: &str) {
-        let now = self.now();
-        let Some(row) = self.device(device).filter(|row| !row.is_online()).cloned() else { return };
+    /// Windows waits for no restart any more.
+    fn has_restarted(&mut self, device: &str) {
+        let Some(row) = self.device(device).cloned() else { return };
         let table = Arc::make_mut(&mut self.snapshot.devices);
-        table.upsert(DeviceRow { online: Some(true), online_since: Some(now), ..row });
+        table.upsert(DeviceRow { hard_pending_reboot: false, ..row });
     }
 
     fn end(&mut self, device: &str, result: OutcomeResult) {

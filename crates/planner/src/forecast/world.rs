@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
-use wardring_api::{GateResult, PatchRollout, Reversible, names};
+use wardring_api::{GateResult, JobState, PatchRollout, Reversible, names};
 
 use super::{Assumptions, fleet};
 use crate::{
@@ -16,9 +16,9 @@ use crate::{
 const PASSES: usize = 10_000;
 /// The least that time passes by: nobody needs a forecast by the second.
 const STEP: SignedDuration = SignedDuration::from_mins(1);
-/// Instants that are looked at: a gate that is measured every minute of a long soak is not looked at
-/// for ever.
-const INSTANTS: usize = 50_000;
+/// The least until the plan wakes by itself, as a part of the time that has passed: a gate that is
+/// measured every minute of a long soak is looked at now and then.
+const STEP_PART: i32 = 500;
 
 /// The copy.
 pub(super) struct World {
@@ -30,8 +30,8 @@ pub(super) struct World {
     measurements: BTreeMap<(String, String, String), Measurement>,
     pub(super) fleet: fleet::Fleet,
     last: Plan,
+    began: Timestamp,
     until: Timestamp,
-    instants: usize,
 }
 
 impl World {
@@ -61,8 +61,8 @@ impl World {
             fleet: fleet::Fleet::default(),
             last: Plan::default(),
             assumptions,
+            began: snapshot.now,
             until,
-            instants: 0,
             snapshot,
         };
         let at_work: Vec<String> = world.jobs.keys().cloned().collect();
@@ -76,7 +76,7 @@ impl World {
 
     /// Whether this instant is still looked at.
     pub fn looks_on(&self, instant: Timestamp) -> bool {
-        instant <= self.until && self.instants < INSTANTS
+        instant <= self.until
     }
 
     pub fn rollout(&self, uid: &str) -> Option<&PatchRollout> {
@@ -117,8 +117,8 @@ impl World {
     }
 
     /// What was decided about the rollout last.
-    pub fn decisions(&self, uid: &str) -> Option<RolloutDecisions> {
-        self.last.rollouts.iter().find(|decided| decided.rollout.uid == uid).cloned()
+    pub fn decided(&self, uid: &str) -> Option<&RolloutDecisions> {
+        self.last.rollouts.iter().find(|decided| decided.rollout.uid == uid)
     }
 
     /// Whether what the rollout has for the device can be taken back, by the catalogue's word.
@@ -143,7 +143,6 @@ impl World {
 
     /// Plans and applies until nothing is left to do now. Returns when something happens next.
     pub fn settle(&mut self) -> Option<Timestamp> {
-        self.instants += 1;
         for _ in 0..PASSES {
             self.snapshot.jobs = self.jobs.values().cloned().collect();
             self.snapshot.slices = self.slices.values().cloned().collect();
@@ -157,9 +156,12 @@ impl World {
                 break;
             }
         }
-        let next = [self.last.next_evaluation, self.fleet.next()].into_iter().flatten().min()?;
-        let step = self.now().checked_add(STEP).ok()?;
-        Some(next.max(step))
+        // Devices move to the minute; what wakes the plan again and again only every now and then.
+        let soon = self.now().checked_add(STEP).ok()?;
+        let step = STEP.max(self.now().duration_since(self.began) / STEP_PART);
+        let later = self.now().checked_add(step).ok()?;
+        let woken = self.last.next_evaluation.map(|at| at.max(later));
+        [woken, self.fleet.next().map(|at| at.max(soon))].into_iter().flatten().min()
     }
 
     /// Lets time pass, and devices do what they do meanwhile.
@@ -242,11 +244,21 @@ impl World {
                 }
             }
             Action::CreateJob(new) => {
-                self.jobs.insert(new.device.clone(), Arc::new(JobView::fresh(new, self.now())));
+                let mut job = JobView::fresh(new, self.now());
+                let waits = self.device(&new.device).is_some_and(|row| row.hard_pending_reboot);
+                job.state = (waits && new.preflight.reboot_first).then_some(JobState::RebootFirst);
+                self.jobs.insert(new.device.clone(), Arc::new(job));
                 self.fleet.settles(&new.device, new.health.settle);
                 self.takes_up(&new.device);
             }
-            Action::DeleteJob { device, .. } => self.drop_job(device),
+            Action::DeleteJob { device, attempt, rollout_uid, .. } => {
+                let is_meant =
+                    |job: &JobView| (job.attempt, &job.rollout_uid) == (*attempt, rollout_uid);
+                if !self.job(device).is_some_and(is_meant) {
+                    return false;
+                }
+                self.drop_job(device);
+            }
             Action::CreateHold { name, spec, .. } => {
                 let view = HoldView {
                     name: name.clone(),
