@@ -140,6 +140,24 @@ pub struct SliceView {
 }
 
 impl SliceView {
+    /// The view of a slice that a plan wanted made, as it is right after its creation at `created`: what
+    /// forecasts, simulators and models put in the place of the API server's object.
+    pub fn fresh(new: &crate::NewSlice, created: Timestamp) -> SliceView {
+        SliceView {
+            name: new.name.clone(),
+            rollout: new.rollout.name.clone(),
+            rollout_uid: new.rollout.uid.clone(),
+            stage: new.stage.clone(),
+            index: new.index,
+            of: new.of,
+            freeze_id: new.freeze_id.clone(),
+            names_digest: names_digest(new.lines.iter().map(|line| line.device.as_str())),
+            lines: new.lines.clone(),
+            damaged: None,
+            created_at: Some(created),
+        }
+    }
+
     /// Parses a slice. A malformed line makes the whole record unusable, and it says so.
     pub fn new(slice: &PatchRolloutSlice) -> SliceView {
         let mut lines = Vec::with_capacity(slice.spec.lines.len());

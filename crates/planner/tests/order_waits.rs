@@ -4,62 +4,17 @@
 mod support;
 
 use jiff::SignedDuration;
-use support::{SERVER, World, agent::Script};
+use support::{
+    World,
+    agent::Script,
+    orders::{ALL, completed, minutes, phase, uninstalls, world},
+};
 use wardring_api::{
-    FailureAction, JobAction, LineState, PermitStep, RollbackPhase, RollbackPolicy, RollbackScope,
-    RolloutPhase, SliceLine,
+    FailureAction, JobAction, LineState, RollbackPhase, RollbackPolicy, RollbackScope, SliceLine,
 };
 use wardring_planner::{
     Action, Decision, JobOutcome, LineChange, Plan, RecordCause, check, preview_rollback,
 };
-
-const TWO_STAGES: &str = "
-updates: {select: {release: 2026-11}}
-stages:
-- {name: test, group: test, maxConcurrency: 100%}
-- {name: ward, group: ward, maxConcurrency: 100%}";
-
-const ALL: &str = "{rollout: november, reason: the ERP does not answer}";
-
-/// Two devices for the test, three for the ward.
-fn world() -> World {
-    let mut world = World::new();
-    for (group, count) in [("test", 2), ("ward", 3)] {
-        world.group(group);
-        for number in 1..=count {
-            world.device(&format!("{group}-{number}"), group, SERVER);
-        }
-    }
-    world.rollout("november", TWO_STAGES);
-    world
-}
-
-fn minutes(world: &mut World, count: u32) {
-    for _ in 0..count {
-        world.minute(|_| {});
-    }
-}
-
-/// Everything is proven, long ago.
-fn completed() -> World {
-    let mut world = world();
-    world.settle();
-    minutes(&mut world, 60);
-    assert_eq!(world.status("november").phase, Some(RolloutPhase::Completed));
-    world.now += SignedDuration::from_hours(30 * 24);
-    world.permits.clear();
-    world.events.clear();
-    world
-}
-
-fn uninstalls(world: &World) -> Vec<&str> {
-    let all = world.permits.iter().filter(|given| given.step == PermitStep::Uninstall);
-    all.map(|given| given.device.as_str()).collect()
-}
-
-fn phase(world: &World, order: &str) -> RollbackPhase {
-    world.order_status(order).phase.unwrap()
-}
 
 /// The decision for a device.
 fn decision(world: &World, stage: usize, index: usize) -> Decision {

@@ -4,63 +4,20 @@
 mod support;
 
 use jiff::SignedDuration;
-use support::{SERVER, World, agent::Script, update};
+use support::{
+    SERVER, World,
+    agent::Script,
+    orders::{ALL, TWO_STAGES, completed, minutes, phase, uninstalls, world},
+    update,
+};
 use wardring_api::{JobAction, LineState, PermitStep, RollbackPhase, RollbackPolicy, RolloutPhase};
 use wardring_planner::{Action, Decision, preview_rollback};
-
-const TWO_STAGES: &str = "
-updates: {select: {release: 2026-11}}
-stages:
-- {name: test, group: test, maxConcurrency: 100%}
-- {name: ward, group: ward, maxConcurrency: 100%}";
-
-const ALL: &str = "{rollout: november, reason: the ERP does not answer}";
-
-/// Two devices for the test, three for the ward.
-fn world() -> World {
-    let mut world = World::new();
-    for (group, count) in [("test", 2), ("ward", 3)] {
-        world.group(group);
-        for number in 1..=count {
-            world.device(&format!("{group}-{number}"), group, SERVER);
-        }
-    }
-    world.rollout("november", TWO_STAGES);
-    world
-}
-
-fn minutes(world: &mut World, count: u32) {
-    for _ in 0..count {
-        world.minute(|_| {});
-    }
-}
-
-/// Everything is proven, long ago.
-fn completed() -> World {
-    let mut world = world();
-    world.settle();
-    minutes(&mut world, 60);
-    assert_eq!(world.status("november").phase, Some(RolloutPhase::Completed));
-    world.now += SignedDuration::from_hours(30 * 24);
-    world.permits.clear();
-    world.events.clear();
-    world
-}
 
 /// States of all devices, in order.
 fn states(world: &World) -> Vec<LineState> {
     let mut lines = world.lines();
     lines.sort_by(|a, b| a.2.device.cmp(&b.2.device));
     lines.into_iter().map(|(_, _, line)| line.state).collect()
-}
-
-fn uninstalls(world: &World) -> Vec<&str> {
-    let all = world.permits.iter().filter(|given| given.step == PermitStep::Uninstall);
-    all.map(|given| given.device.as_str()).collect()
-}
-
-fn phase(world: &World, order: &str) -> RollbackPhase {
-    world.order_status(order).phase.unwrap()
 }
 
 #[test]

@@ -8,8 +8,7 @@ use wardring_api::{GateResult, JobState, PatchRollout, Reversible, names};
 use super::{Assumptions, fleet};
 use crate::{
     Action, DeviceRow, GroupView, Guards, HoldView, JobView, LedgerView, LineChange, Measurement,
-    NewSlice, Plan, RolloutDecisions, SliceView, Snapshot, StopView, WindowView, names_digest,
-    plan,
+    Plan, RolloutDecisions, SliceView, Snapshot, StopView, WindowView, plan,
 };
 
 /// Plans after which an instant has to be at rest.
@@ -222,7 +221,7 @@ impl World {
                 self.change(&rollout.name, |rollout| rollout.status = Some((**status).clone()));
             }
             Action::CreateSlice(new) => {
-                let view = Arc::new(fresh_slice(new, self.now()));
+                let view = Arc::new(SliceView::fresh(new, self.now()));
                 self.slices.entry(new.name.clone()).or_insert(view);
             }
             Action::DeleteSlice { name } => {
@@ -306,22 +305,6 @@ impl World {
     fn drop_job(&mut self, device: &str) {
         self.jobs.remove(device);
         self.fleet.forgets(device);
-    }
-}
-
-fn fresh_slice(new: &NewSlice, now: Timestamp) -> SliceView {
-    SliceView {
-        name: new.name.clone(),
-        rollout: new.rollout.name.clone(),
-        rollout_uid: new.rollout.uid.clone(),
-        stage: new.stage.clone(),
-        index: new.index,
-        of: new.of,
-        freeze_id: new.freeze_id.clone(),
-        names_digest: names_digest(new.lines.iter().map(|line| line.device.as_str())),
-        lines: new.lines.clone(),
-        damaged: None,
-        created_at: Some(now),
     }
 }
 

@@ -5,6 +5,7 @@
 #![allow(dead_code)] // Each test binary uses its own part.
 
 pub mod agent;
+pub mod orders;
 pub mod story;
 
 use std::{

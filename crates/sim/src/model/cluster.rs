@@ -7,8 +7,7 @@ use wardring_api::{
     Batch, JobAction, PatchRollout, PatchRolloutStatus, Permit, SliceLine, StageCounts, names,
 };
 use wardring_planner::{
-    GrantId, JobOutcome, JobView, LedgerView, NewJob, NewSlice, Outcome, SliceView, names_digest,
-    take_over,
+    GrantId, JobOutcome, JobView, LedgerView, NewJob, Outcome, SliceView, take_over,
 };
 
 use super::{
@@ -152,23 +151,6 @@ pub fn job(view: JobView) -> Held<JobView> {
 pub fn slice(view: SliceView) -> Held<SliceView> {
     let meaning = digest(view.lines.iter().map(SliceLine::to_string).collect::<Vec<_>>());
     Held::new(view, meaning)
-}
-
-/// The slice that a plan wants made.
-pub fn view(new: &NewSlice, now: Timestamp) -> SliceView {
-    SliceView {
-        name: new.name.clone(),
-        rollout: new.rollout.name.clone(),
-        rollout_uid: new.rollout.uid.clone(),
-        stage: new.stage.clone(),
-        index: new.index,
-        of: new.of,
-        freeze_id: new.freeze_id.clone(),
-        names_digest: names_digest(new.lines.iter().map(|line| line.device.as_str())),
-        lines: new.lines.clone(),
-        damaged: None,
-        created_at: Some(now),
-    }
 }
 
 fn ledger(view: LedgerView) -> Held<LedgerView> {

@@ -10,11 +10,11 @@ use std::{
 
 use jiff::Timestamp;
 use wardring_api::{LineState, PatchRollout, StageState};
-use wardring_planner::{Action, Guards, RecallLine, RecordCause, Snapshot, check, plan};
+use wardring_planner::{Action, Guards, RecallLine, RecordCause, SliceView, Snapshot, check, plan};
 
 use super::{
     Tenant,
-    cluster::{self, Object, Write, grant, meaning, wall},
+    cluster::{Object, Write, grant, meaning, wall},
     flaw::Flaw,
     held::digest,
     state::{Late, Leader, Role, State, Work},
@@ -212,7 +212,7 @@ impl Tenant {
             Action::AddFinalizer(_) => Write::Finalize,
             Action::WriteStatus { status, .. } => Write::Status(status.clone()),
             Action::CreateSlice(new) => {
-                let view = cluster::view(new, wall(state.now));
+                let view = SliceView::fresh(new, wall(state.now));
                 Write::CreateSlice(self.stage_of(&new.name), Arc::new(view))
             }
             Action::OpenBatch { expected_sequence, batch } => {

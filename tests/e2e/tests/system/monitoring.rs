@@ -21,8 +21,9 @@ use crate::support::{
 const RULES: &str = include_str!("../../../../docs/guide/alerts/prometheus-rules.yml");
 const ROUTES: &str = include_str!("../../../../docs/guide/alerts/alertmanager.yml");
 
-/// The rule that people have already, which knows nothing of Wardring. Like theirs it does not page for
-/// the first probe that fails.
+/// The rule that people have already, which knows nothing of Wardring. The guide asks for its `for`: a
+/// group that is there already does not wait for `group_wait` again, so of two hosts that restart one
+/// after the other the second would page before its restart was scraped.
 const OWN_RULE: &str =
     r#"groups: [{name: own, rules: [{alert: HostDown, expr: probe_success == 0, for: 5s}]}]"#;
 
