@@ -28,8 +28,12 @@ mod act {
         Action, ActiveHours, Hook, JobKey, Package, Probe, UpdateKind, UpdateSource, UpdateTarget,
     };
 
-    const TERMS: Terms =
-        Terms { source: UpdateSource::Default, accept_eula: false, is_local: false };
+    const TERMS: Terms = Terms {
+        source: UpdateSource::Default,
+        accept_eula: false,
+        is_local: false,
+        looks_at_store: true,
+    };
 
     pub fn main() -> ExitCode {
         tracing_subscriber::fmt().json().with_writer(std::io::stderr).init();
@@ -77,6 +81,8 @@ mod act {
                     "busy": seen.busy,
                     "build": seen.build,
                     "freeDiskGb": seen.free_disk_gb,
+                    "componentStore": format!("{:?}", seen.component_store),
+                    "otherPatchSources": seen.other_patch_sources,
                 })
             }
             "probe" => {

@@ -114,6 +114,7 @@ struct Shared {
     moved: Notify,
 }
 
+#[allow(clippy::large_enum_variant, reason = "there is one at a time, for a moment")]
 enum Turn {
     Job(JobSlot, Slot<JobWish, Ticket>),
     Facts(String, Slot<FactsReport, Ticket>),

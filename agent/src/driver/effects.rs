@@ -10,7 +10,7 @@ use wardring_seal::{JobKey, UpdateSource};
 use super::{Msg, Run};
 use crate::gateway::Gateway;
 use crate::platform::{Performed, Permit, Platform, Terms, wall_clock};
-use crate::state::{Answer, Ask, Event, InstallFound, Witness};
+use crate::state::{Answer, Ask, Event, InstallFound, JobRun, Witness};
 
 impl<P: Platform, G: Gateway> Run<'_, P, G> {
     /// Begins one act; its answer comes back as an event of the same turn.
@@ -109,6 +109,7 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
         Terms {
             source: job.map_or(UpdateSource::Default, |job| job.source),
             accept_eula: job.is_some_and(|job| job.accept_eula),
+            looks_at_store: self.saved.state.job.as_ref().is_some_and(JobRun::looks_at_store),
             is_local: self.saved.state.job.as_ref().is_some_and(|job| job.own_rollback.is_some()),
         }
     }

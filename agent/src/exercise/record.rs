@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use wardring_protocol::UpdateProgress;
 use wardring_seal::{
     Action, HealthChecks, JobKey, JobPayload, OnUnhealthy, OutcomePayload, PAYLOAD_VERSION,
-    Preflight, RebootRules, UpdateSource, UpdateTarget,
+    Preflight, RebootRules, StorePolicy, UpdateSource, UpdateTarget,
 };
 
 use crate::files::{private_file, replace};
@@ -236,6 +236,8 @@ impl Record {
                 // Whoever began it can type a PIN, and BitLocker of a new machine may not answer.
                 ignore_attended_boot: true,
                 ignore_battery: false,
+                component_store: StorePolicy::Block,
+                sole_source: false,
             },
             health: HealthChecks {
                 services: vec![SERVICE.to_owned()],

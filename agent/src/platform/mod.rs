@@ -186,6 +186,8 @@ pub struct Terms {
     pub accept_eula: bool,
     /// Whether only what the device knows by itself counts: nothing is asked of the source.
     pub is_local: bool,
+    /// Whether a look asks for the state of the component store, which takes its time.
+    pub looks_at_store: bool,
 }
 
 /// A permit on the run's monotonic clock.
@@ -211,6 +213,18 @@ pub enum Performed {
     PermitExpired,
 }
 
+/// Free space as it is reported: never more than there is, in steps that grow with it, and where it
+/// was as long as it moves by less than two of them. A disk that breathes must cost no write.
+pub fn told_free_gb(before: Option<u32>, free_gb: u32) -> u32 {
+    let step = |gb: u32| match gb {
+        0..32 => 1,
+        32..256 => 4,
+        _ => 16,
+    };
+    let is_still = |before: &u32| (*before..*before + 2 * step(*before)).contains(&free_gb);
+    before.filter(is_still).unwrap_or(free_gb - free_gb % step(free_gb))
+}
+
 /// What happens at the next start, as it is reported.
 pub fn startup_fact(startup: &Startup) -> StartupFact {
     let fact = |attendance: &str, protectors: &[String]| StartupFact {
@@ -227,4 +241,29 @@ pub fn startup_fact(startup: &Startup) -> StartupFact {
 /// The device's clock.
 pub fn wall_clock() -> Timestamp {
     Timestamp::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_breathes_is_told_once_and_never_as_more_than_there_is() {
+        let told = |seen: &[u32]| -> Vec<u32> {
+            let mut told = Vec::new();
+            for &free in seen {
+                told.push(told_free_gb(told.last().copied(), free));
+            }
+            told
+        };
+        assert_eq!(told(&[10, 11, 10, 11]), [10, 10, 10, 10]);
+        assert_eq!(told(&[10, 9, 10, 9, 3]), [10, 9, 9, 9, 3], "less is told at once");
+        assert_eq!(told(&[3, 5, 40]), [3, 5, 40]);
+        assert_eq!(told(&[103, 101, 107, 99, 500]), [100, 100, 100, 96, 496]);
+        for before in 0..600 {
+            for free in 0..600 {
+                assert!(told_free_gb(Some(before), free) <= free);
+            }
+        }
+    }
 }

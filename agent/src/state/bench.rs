@@ -10,7 +10,7 @@ use wardring_protocol::{PERMIT_LIFE_MS, PermitAnswer, Step, key_id};
 use wardring_seal::{
     Action, AutonomousRollback, Check, HealthChecks, Hook, HookMoment, JobKey, JobPayload,
     OnUnhealthy, OutcomePayload, OutcomeResult, PAYLOAD_VERSION, Preflight, Probe, RebootRules,
-    UpdateKind, UpdateSource, UpdateTarget,
+    StorePolicy, UpdateKind, UpdateSource, UpdateTarget,
 };
 
 use super::*;
@@ -128,6 +128,12 @@ pub(super) struct Bench {
     pub taken_back: u32,
     /// What is around the device.
     pub around: Surroundings,
+    /// Free space on the drive of Windows.
+    pub free_disk_gb: u32,
+    /// What Windows says of its component store.
+    pub component_store: Option<StoreState>,
+    /// Others that patch the device.
+    pub other_patch_sources: Vec<String>,
     /// Requests to let the device restart.
     pub asked_to_leave: u32,
     /// What Windows waits between the order of a restart and the end of the boot.
@@ -227,6 +233,9 @@ impl Bench {
             announced: 0,
             taken_back: 0,
             around: Surroundings::CLEAR,
+            free_disk_gb: 100,
+            component_store: Some(StoreState::Healthy),
+            other_patch_sources: Vec::new(),
             asked_to_leave: 0,
             grace_ms: 0,
             is_ending: false,
@@ -285,6 +294,8 @@ impl Bench {
                 require_reversible: false,
                 ignore_attended_boot: false,
                 ignore_battery: false,
+                component_store: StorePolicy::Block,
+                sole_source: false,
             },
             health: HealthChecks {
                 services: vec![SERVICE.to_owned()],

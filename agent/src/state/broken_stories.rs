@@ -1,7 +1,7 @@
 //! Jobs that are interrupted, fail half-way, or are taken back.
 
 use jiff::SignedDuration;
-use wardring_seal::{Action, OutcomeResult};
+use wardring_seal::{Action, OutcomeResult, StorePolicy};
 
 use super::bench::{Bench, Script, refused};
 use super::stories::{install, phase, reason};
@@ -141,8 +141,58 @@ fn what_cannot_be_removed_is_said_before_anything_is_touched() {
     let mut job = bench.job(1, Action::Install);
     job.preflight.require_reversible = true;
     let outcome = bench.carry_out_job(job);
-    assert_eq!(reason(&outcome), (OutcomeResult::Failed, Some("NotReversible")));
-    assert!(!outcome.started);
+    assert_eq!(reason(&outcome), (OutcomeResult::NotStarted, Some("NotReversible")));
+    assert_eq!(bench.installs_begun(), 0);
+}
+
+#[test]
+fn what_the_rollout_does_not_want_to_begin_with_is_given_back_untouched() {
+    use StoreState::{Damaged, Repairable, Unknown};
+    let unknown = || Unknown("DISM does not answer".to_owned());
+    let bench = |store| Bench { component_store: Some(store), ..Bench::new() };
+    let full = Bench { free_disk_gb: 9, ..Bench::new() };
+    let others = Bench { other_patch_sources: vec!["ConfigMgr".to_owned()], ..Bench::new() };
+    for (mut bench, policy, expected) in [
+        (full, StorePolicy::Block, Some("LowDiskSpace")),
+        (others, StorePolicy::Block, Some("PatchAuthority")),
+        (bench(Repairable), StorePolicy::Block, Some("ComponentStoreDamaged")),
+        (bench(Damaged), StorePolicy::Require, Some("ComponentStoreDamaged")),
+        (bench(unknown()), StorePolicy::Require, Some("ComponentStoreUnknown")),
+        (bench(unknown()), StorePolicy::Block, None),
+        (bench(Damaged), StorePolicy::Ignore, None),
+        (Bench { component_store: None, ..Bench::new() }, StorePolicy::Block, None),
+        (
+            Bench { component_store: None, ..Bench::new() },
+            StorePolicy::Require,
+            Some("ComponentStoreUnknown"),
+        ),
+    ] {
+        let mut job = bench.job(1, Action::Install);
+        job.preflight.component_store = policy;
+        job.preflight.sole_source = true;
+        let outcome = bench.carry_out_job(job);
+        let begun = bench.installs_begun();
+        match expected {
+            None => assert_eq!(outcome.result, OutcomeResult::Succeeded, "{policy:?}"),
+            Some(_) => {
+                assert_eq!(reason(&outcome), (OutcomeResult::NotStarted, expected));
+                assert_eq!((begun, outcome.started), (0, false), "{expected:?}");
+            }
+        }
+    }
+    let mut shared = Bench { other_patch_sources: vec!["ConfigMgr".to_owned()], ..Bench::new() };
+    let job = shared.job(1, Action::Install);
+    assert_eq!(shared.carry_out_job(job).result, OutcomeResult::Succeeded, "nobody minds");
+}
+
+#[test]
+fn the_component_store_is_asked_for_before_an_installation_and_at_no_other_look() {
+    let mut bench = Bench::new();
+    bench.take(Event::Offered(Box::new(bench.job(1, Action::Install))));
+    let asks = |bench: &Bench| bench.state.job.as_ref().map(JobRun::looks_at_store);
+    assert_eq!(asks(&bench), Some(true));
+    bench.go_until(|bench| phase(bench) == "Settling");
+    assert_eq!(asks(&bench), Some(false));
 }
 
 #[test]

@@ -73,6 +73,8 @@ mod tests {
             hard_pending: Vec::new(),
             busy: false,
             free_disk_gb: 10,
+            component_store: None,
+            other_patch_sources: Vec::new(),
             surroundings: Surroundings::CLEAR,
         };
         let expected = [

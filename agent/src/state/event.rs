@@ -332,8 +332,37 @@ pub struct Inspection {
     pub busy: bool,
     /// Free space on the system drive.
     pub free_disk_gb: u32,
+    /// What Windows says of its component store; none where nobody asked.
+    pub component_store: Option<StoreState>,
+    /// Others that patch the device, each with the setting to change.
+    pub other_patch_sources: Vec<String>,
     /// What is around the device.
     pub surroundings: Surroundings,
+}
+
+/// State of Windows' component store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreState {
+    /// Nothing marked it as damaged.
+    Healthy,
+    /// Damaged; it can be repaired.
+    Repairable,
+    /// Damaged; it cannot be repaired.
+    Damaged,
+    /// Windows does not tell, for this reason.
+    Unknown(String),
+}
+
+impl StoreState {
+    /// The word of the API.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            StoreState::Healthy => "Healthy",
+            StoreState::Repairable => "Repairable",
+            StoreState::Damaged => "Damaged",
+            StoreState::Unknown(_) => "Unknown",
+        }
+    }
 }
 
 /// Where an update stands on a device.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use wardring_protocol::{Progress, UpdateProgress};
-use wardring_seal::{Action, JobPayload, UpdateTarget};
+use wardring_seal::{Action, JobPayload, StorePolicy, UpdateTarget};
 
 use crate::hresult::Hresult;
 
@@ -348,6 +348,14 @@ impl JobRun {
     /// Whether this job takes updates back.
     pub fn is_rollback(&self) -> bool {
         self.payload.key.action == Action::Rollback || self.own_rollback.is_some()
+    }
+
+    /// Whether the next look asks for the state of the component store: before an installation, where
+    /// the rollout does not say that it is all the same.
+    pub fn looks_at_store(&self) -> bool {
+        matches!(self.phase, Phase::Preflight { .. })
+            && self.payload.key.action == Action::Install
+            && self.payload.preflight.component_store != StorePolicy::Ignore
     }
 
     /// Whether an installation or removal really began.

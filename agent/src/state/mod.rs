@@ -32,7 +32,7 @@ pub use boots::{BootKind, BootRecord};
 pub use contact::{Contact, Witness};
 pub use event::{
     Answer, Ask, DownloadFailure, Effect, Event, Inspection, InstallFound, Reversible,
-    ServicingResult, Start, UpdateStatus,
+    ServicingResult, Start, StoreState, UpdateStatus,
 };
 pub use health::{Baseline, ProbeSample, ServiceSample, ServiceState, StartType, Verdict, judge};
 pub use hooks::{AfterHook, HookRun};

@@ -1,11 +1,12 @@
 //! Before anything is touched: the baseline, what there is to do, and what stands in the way.
 
-use wardring_seal::{Action, OutcomeResult, UpdateTarget};
+use wardring_seal::{Action, OutcomeResult, Preflight, StorePolicy, UpdateTarget};
 
 use super::end::End;
 use super::{
-    Baseline, Inspection, JobRun, Move, Phase, RebootWhy, Reversible, ServicingResult, UpdateState,
-    UpdateStatus, install, permits, proof, reboot, retry, rollback, surroundings, verify,
+    Baseline, Inspection, JobRun, Move, Phase, RebootWhy, Reversible, ServicingResult, StoreState,
+    UpdateState, UpdateStatus, install, permits, proof, reboot, retry, rollback, surroundings,
+    verify,
 };
 
 /// Looks at a device whose Windows is busy before the job is given back.
@@ -197,30 +198,63 @@ fn listed(job: &JobRun, word: &str, what: &str) -> String {
     format!("{what}: {}", kbs.join(", "))
 }
 
-/// What makes the job impossible on this device.
+/// What the rollout does not want to begin with on this device.
 fn obstacle(job: &JobRun, seen: &Inspection) -> Option<End> {
     let rules = &job.payload.preflight;
+    let stopped = |reason, sentence: String| Some(End::stopped(job, reason, sentence));
     if seen.free_disk_gb < rules.min_free_disk_gb {
-        let sentence = format!(
-            "the system drive has {} GB free, {} GB are required",
-            seen.free_disk_gb, rules.min_free_disk_gb
-        );
-        return Some(End::because(OutcomeResult::Failed, "PreflightFailed", sentence));
+        let (free, needed) = (seen.free_disk_gb, rules.min_free_disk_gb);
+        let sentence = format!("the drive of Windows has {free} GB free, {needed} GB are required");
+        return stopped("LowDiskSpace", sentence);
     }
-    let is_permanent = |kb: &str| {
-        matches!(
-            seen.updates.get(kb),
-            Some(
-                UpdateStatus::Offered(Reversible::No) | UpdateStatus::PendingReboot(Reversible::No)
-            )
-        )
+    if let Some((reason, sentence)) = unsound(rules, seen.component_store.as_ref()) {
+        return stopped(reason, sentence);
+    }
+    if let Some(other) = seen.other_patch_sources.first().filter(|_| rules.sole_source) {
+        let sentence = format!("something else patches the device, too: {other}");
+        return stopped("PatchAuthority", sentence);
+    }
+    if !rules.require_reversible {
+        return None;
+    }
+    let mut waiting = job.updates.iter().filter(|update| update.state == UpdateState::Waiting);
+    let sentence = waiting.find_map(|update| {
+        let kb = &update.kb;
+        match seen.updates.get(kb)? {
+            UpdateStatus::Offered(reversible) | UpdateStatus::PendingReboot(reversible) => {
+                match reversible {
+                    Reversible::Expected => None,
+                    Reversible::No => Some(format!("{kb} cannot be removed again")),
+                    Reversible::Unknown => {
+                        Some(format!("it is not known whether {kb} can be removed again"))
+                    }
+                }
+            }
+            _ => None,
+        }
+    })?;
+    stopped("NotReversible", format!("{sentence}, and the rollout demands it"))
+}
+
+/// Why nothing is begun with this component store, if so: reason word and sentence.
+fn unsound(rules: &Preflight, store: Option<&StoreState>) -> Option<(&'static str, String)> {
+    let damaged = |can: &str| {
+        let sentence = format!("Windows' component store is damaged and {can} be repaired");
+        Some(("ComponentStoreDamaged", sentence))
     };
-    let waiting = job.updates.iter().filter(|update| update.state == UpdateState::Waiting);
-    let permanent = waiting.map(|update| update.kb.as_str()).find(|kb| is_permanent(kb))?;
-    rules.require_reversible.then(|| {
-        let sentence = format!("{permanent} cannot be removed again, and the rollout demands it");
-        End::because(OutcomeResult::Failed, "NotReversible", sentence)
-    })
+    let unknown = |why: &str| {
+        let sentence = format!("it is not known whether Windows' component store is sound: {why}");
+        (rules.component_store == StorePolicy::Require)
+            .then_some(("ComponentStoreUnknown", sentence))
+    };
+    match store {
+        _ if rules.component_store == StorePolicy::Ignore => None,
+        Some(StoreState::Healthy) => None,
+        Some(StoreState::Repairable) => damaged("can"),
+        Some(StoreState::Damaged) => damaged("cannot"),
+        Some(StoreState::Unknown(why)) => unknown(why),
+        None => unknown("nobody looked"),
+    }
 }
 
 fn needs_restart_first(job: &JobRun, seen: &Inspection) -> bool {

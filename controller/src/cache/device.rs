@@ -7,7 +7,9 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Resource;
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
-use wardring_api::{Attendance, Device, DeviceMode, DeviceRole, Hold, conditions, names};
+use wardring_api::{
+    Attendance, ComponentStore, Device, DeviceMode, DeviceRole, Hold, conditions, names,
+};
 use wardring_planner::{DeviceRow, host_name};
 
 use super::intern::Interner;
@@ -43,6 +45,8 @@ struct SlimStatus {
     #[serde(default)]
     pending_reboot: Vec<SlimPendingReboot>,
     startup: Option<SlimStartup>,
+    free_disk_gb: Option<u32>,
+    component_store: Option<ComponentStore>,
     #[serde(default)]
     other_patch_sources: Vec<IgnoredAny>,
 }
@@ -182,7 +186,9 @@ impl SlimDevice {
             hard_pending_reboot: status.pending_reboot.iter().any(|source| source.hard),
             attended_boot: status
                 .startup
-                .is_some_and(|startup| startup.attendance == Attendance::Needed),
+                .is_some_and(|startup| startup.attendance != Attendance::NotNeeded),
+            free_disk_gb: status.free_disk_gb,
+            component_store: status.component_store,
             other_patch_sources: !status.other_patch_sources.is_empty(),
             release_requested_at: metadata
                 .annotations
@@ -229,6 +235,7 @@ mod tests {
                 "missing": ["KB5068787"],
                 "pendingReboot": [{ "source": "ComponentBasedServicing", "hard": true }],
                 "startup": { "attendance": "Needed", "protectors": ["TpmAndPin"] },
+                "freeDiskGb": 12, "componentStore": "Repairable",
                 "services": [{ "name": "MSSQLSERVER", "state": "Running" }],
                 "otherPatchSources": ["ConfigMgr"],
             },

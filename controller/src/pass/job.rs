@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use jiff::SignedDuration;
 use kube::api::ObjectMeta;
 use wardring_api::{
-    ActiveHours, ActiveHoursType, AutonomousTrigger, HoursOfDay, JobAction, PatchJob, PatchJobSpec,
-    ResolvedUpdate, SealedBytes, UpdateKind, UpdateSource, names,
+    ActiveHours, ActiveHoursType, AutonomousTrigger, ComponentStorePolicy, HoursOfDay, JobAction,
+    PatchJob, PatchJobSpec, ResolvedUpdate, SealedBytes, UpdateKind, UpdateSource, names,
 };
 use wardring_planner::{self as planner, JobAutonomy, NewJob};
 use wardring_seal::{
     self as seal, Action, HealthChecks, JobKey, JobPayload, KeyError, OnUnhealthy, PAYLOAD_VERSION,
-    Preflight, RebootRules, UpdateTarget,
+    Preflight, RebootRules, StorePolicy, UpdateTarget,
 };
 
 use super::checks::{endpoint, hook, probe};
@@ -104,6 +104,8 @@ fn payload(namespace: &str, job: &NewJob) -> JobPayload {
             require_reversible: job.preflight.require_reversible,
             ignore_attended_boot: job.preflight.ignore_attended_boot,
             ignore_battery: job.preflight.ignore_battery,
+            component_store: store_policy(job.preflight.component_store),
+            sole_source: job.preflight.sole_source,
         },
         health: HealthChecks {
             services: job.health.services.clone(),
@@ -123,6 +125,15 @@ fn payload(namespace: &str, job: &NewJob) -> JobPayload {
         on_unhealthy: OnUnhealthy::Report,
         hooks: job.hooks.iter().map(hook).collect(),
         autonomous_rollback: autonomous(&job.autonomy),
+    }
+}
+
+/// What a damaged component store means, in the words of the seal.
+fn store_policy(policy: ComponentStorePolicy) -> StorePolicy {
+    match policy {
+        ComponentStorePolicy::Block => StorePolicy::Block,
+        ComponentStorePolicy::Require => StorePolicy::Require,
+        ComponentStorePolicy::Ignore => StorePolicy::Ignore,
     }
 }
 

@@ -131,6 +131,13 @@ pub struct DeviceStatus {
     /// Whether the device starts without a person, as far as it knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub startup: Option<Startup>,
+    /// Free space on the drive of Windows in gigabytes, rounded down, in steps that grow with it. Never
+    /// more than there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free_disk_gb: Option<u32>,
+    /// What Windows' servicing says of its own component store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub component_store: Option<ComponentStore>,
     /// Watched services.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
@@ -296,6 +303,21 @@ pub enum Attendance {
     NotNeeded,
     /// BitLocker asks for a PIN, a password or a key.
     Needed,
+    /// The device cannot tell.
+    Unknown,
+}
+
+/// State of the component store, which every update is installed from and removed with.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+pub enum ComponentStore {
+    /// Nothing marked it as damaged.
+    Healthy,
+    /// Damaged; Windows says that it can be repaired.
+    Repairable,
+    /// Damaged; Windows says that it cannot be repaired.
+    Damaged,
     /// The device cannot tell.
     Unknown,
 }

@@ -128,6 +128,14 @@ reasons! {
     UndeclaredRole,
     /// Windows waits for a restart that has nothing to do with this rollout.
     PendingReboot,
+    /// The drive of Windows has less free space than `preflight.minFreeDiskGb` asks for; make room.
+    LowDiskSpace,
+    /// Windows' component store is damaged, so that updates may fail half-way and not be removable;
+    /// repair it, or set `preflight.componentStore: Ignore`.
+    ComponentStoreDamaged,
+    /// The device does not say whether Windows' component store is sound, and the rollout asks for that
+    /// (`preflight.componentStore: Require`).
+    ComponentStoreUnknown,
     /// A group of the device only watches, or demands to be the only source while something else
     /// patches the device.
     PatchAuthority,

@@ -366,7 +366,7 @@ pub struct Preflight {
     /// What a pending restart means.
     #[serde(default)]
     pub pending_reboot: PendingRebootPolicy,
-    /// Free space the system drive needs, in gigabytes.
+    /// Free space the drive of Windows needs, in gigabytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub min_free_disk_gb: Option<u32>,
@@ -379,6 +379,21 @@ pub struct Preflight {
     /// What it means that the device runs on battery.
     #[serde(default)]
     pub on_battery: OnBattery,
+    /// What it means that Windows' component store is damaged.
+    #[serde(default)]
+    pub component_store: ComponentStorePolicy,
+}
+
+/// What it means that Windows' component store is damaged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ComponentStorePolicy {
+    /// A device that says so is held: its updates may fail half-way, and may not be removable.
+    #[default]
+    Block,
+    /// A device that does not say that it is sound is held, too.
+    Require,
+    /// It goes on all the same.
+    Ignore,
 }
 
 /// What it means that BitLocker asks for a PIN, a password or a key at every start of a device, or

@@ -186,6 +186,9 @@ fn speaks_of_the_update(line: &Line) -> bool {
                 | Reason::StateLost
                 | Reason::StartByPassed
                 | Reason::OnBattery
+                | Reason::LowDiskSpace
+                | Reason::ComponentStoreDamaged
+                | Reason::ComponentStoreUnknown
                 | Reason::AttendedBoot
         )
     )

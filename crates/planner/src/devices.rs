@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use wardring_api::{
-    Attendance, Device, DeviceGroup, DeviceGroupSpec, DeviceGroupStatus, DeviceMode, DeviceRole,
-    Hold, Reboots, conditions, names,
+    Attendance, ComponentStore, Device, DeviceGroup, DeviceGroupSpec, DeviceGroupStatus,
+    DeviceMode, DeviceRole, Hold, Reboots, conditions, names,
 };
 
 use crate::{names::NameKey, selector::Selector};
@@ -42,8 +42,12 @@ pub struct DeviceRow {
     pub roles: Arc<[DeviceRole]>,
     /// Windows waits for a restart in a way that blocks an installation.
     pub hard_pending_reboot: bool,
-    /// The device says that it would wait for a person at its next start.
+    /// The device says that it would wait for a person at its next start, or that it cannot tell.
     pub attended_boot: bool,
+    /// Free space on the drive of Windows, gigabytes, where the device tells.
+    pub free_disk_gb: Option<u32>,
+    /// What the device says of Windows' component store, if anything.
+    pub component_store: Option<ComponentStore>,
     /// Something else patches the device.
     pub other_patch_sources: bool,
     /// Value of the release annotation, if it is a time.
@@ -73,6 +77,8 @@ impl DeviceRow {
             roles: Arc::from([]),
             hard_pending_reboot: false,
             attended_boot: false,
+            free_disk_gb: None,
+            component_store: None,
             other_patch_sources: false,
             release_requested_at: None,
             time_zone: None,
@@ -119,7 +125,9 @@ impl DeviceRow {
                 .is_some_and(|status| status.pending_reboot.iter().any(|source| source.hard)),
             attended_boot: status
                 .and_then(|status| status.startup.as_ref())
-                .is_some_and(|startup| startup.attendance == Attendance::Needed),
+                .is_some_and(|startup| startup.attendance != Attendance::NotNeeded),
+            free_disk_gb: status.and_then(|status| status.free_disk_gb),
+            component_store: status.and_then(|status| status.component_store),
             other_patch_sources: status
                 .is_some_and(|status| !status.other_patch_sources.is_empty()),
             release_requested_at: annotations
@@ -220,6 +228,7 @@ impl Brief {
             && row.roles.is_empty()
             && !row.hard_pending_reboot
             && !row.attended_boot
+            && matches!(row.component_store, None | Some(ComponentStore::Healthy))
             && !row.other_patch_sources
             && !row.deleting;
         Brief { membership, product, online: row.is_online(), clear }

@@ -2,8 +2,9 @@
 //! hold a slot, and one that waits for a slot must be able to start.
 
 use wardring_api::{
-    DeviceGroupStatus, DeviceMode, FullValue, LineState, PatchAuthority, PatchRolloutSpec,
-    PendingRebootPolicy, Reboots, RollbackPolicy, UnattendedBootPolicy, reasons::Reason,
+    ComponentStore, ComponentStorePolicy, DeviceGroupStatus, DeviceMode, FullValue, LineState,
+    PatchAuthority, PatchRolloutSpec, PendingRebootPolicy, Reboots, RollbackPolicy,
+    UnattendedBootPolicy, reasons::Reason,
 };
 
 use crate::{
@@ -46,12 +47,40 @@ pub(crate) fn device_hold(
     if !table.is_online(position) {
         return Some(Reason::Offline);
     }
+    if let Some(reason) = preflight_hold(row, is_clear, spec) {
+        return Some(reason);
+    }
     let attends = spec.preflight.unattended_boot == UnattendedBootPolicy::Require;
     if attends && !is_clear && row.attended_boot {
         return Some(Reason::AttendedBoot);
     }
     let blocks = spec.preflight.pending_reboot == PendingRebootPolicy::Block;
     (blocks && !is_clear && row.hard_pending_reboot).then_some(Reason::PendingReboot)
+}
+
+/// What the device itself reports that a job of the rollout would stop at before it begins. Facts come
+/// with the contact and when they change, so those of a device that is online are minutes old.
+///
+/// A device that tells nothing of its disk is not held for that: every agent looks at it before it
+/// begins. One that tells nothing of its component store is held where the rollout wants to know.
+fn preflight_hold(row: &DeviceRow, is_clear: bool, spec: &PatchRolloutSpec) -> Option<Reason> {
+    let rules = &spec.preflight;
+    let is_too_little = |needed| row.free_disk_gb.is_some_and(|free| free < needed);
+    if rules.min_free_disk_gb.is_some_and(is_too_little) {
+        return Some(Reason::LowDiskSpace);
+    }
+    if rules.component_store == ComponentStorePolicy::Require
+        && matches!(row.component_store, None | Some(ComponentStore::Unknown))
+    {
+        return Some(Reason::ComponentStoreUnknown);
+    }
+    let is_damaged = !is_clear
+        && matches!(
+            row.component_store,
+            Some(ComponentStore::Repairable | ComponentStore::Damaged)
+        );
+    (is_damaged && rules.component_store != ComponentStorePolicy::Ignore)
+        .then_some(Reason::ComponentStoreDamaged)
 }
 
 /// What people decided about the device, for installs and rollbacks alike.
@@ -126,6 +155,13 @@ pub(crate) fn line_hold(
         && !wake.is_due(later(at, rules.backoff))
     {
         return Some(Reason::Backoff);
+    }
+    // Its packages said so, and they say it again at every attempt; a person's retry asks anew.
+    if line.state == LineState::NotStarted
+        && line.reason == Some(Reason::NotReversible)
+        && spec.preflight.require_reversible
+    {
+        return Some(Reason::NotReversible);
     }
     claims.crowd(position, scene.table)
 }

@@ -3,7 +3,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
-    JobAction, LineState, OnBattery, PendingRebootPolicy, RollbackPolicy, Span,
+    JobAction, LineState, OnBattery, PatchAuthority, PendingRebootPolicy, RollbackPolicy, Span,
     UnattendedBootPolicy, WindowAction, reasons::Reason,
 };
 
@@ -131,6 +131,8 @@ fn job(
             require_reversible: spec.preflight.require_reversible,
             ignore_attended_boot: spec.preflight.unattended_boot == UnattendedBootPolicy::Ignore,
             ignore_battery: spec.preflight.on_battery == OnBattery::Ignore,
+            component_store: spec.preflight.component_store,
+            sole_source: groups().any(|group| group.patch_authority == PatchAuthority::Exclusive),
         },
         health: checks::health(&spec.health, groups()),
         reboot: JobReboot {

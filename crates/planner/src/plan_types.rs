@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
-    ActiveHours, Batch, DeviceGroupStatus, JobAction, LineState, MaintenanceWindowStatus,
-    PatchRollbackStatus, PatchRolloutStatus, Probe, ResolvedUpdate, SliceLine, UpdateHoldSpec,
-    UpdateSource, reasons::Reason,
+    ActiveHours, Batch, ComponentStorePolicy, DeviceGroupStatus, JobAction, LineState,
+    MaintenanceWindowStatus, PatchRollbackStatus, PatchRolloutStatus, Probe, ResolvedUpdate,
+    SliceLine, UpdateHoldSpec, UpdateSource, reasons::Reason,
 };
 
 use crate::{JobAutonomy, MeasureOrder, SliceView};
@@ -278,6 +278,10 @@ pub struct JobPreflight {
     pub ignore_attended_boot: bool,
     /// Go on although the device runs on battery.
     pub ignore_battery: bool,
+    /// What a damaged component store means.
+    pub component_store: ComponentStorePolicy,
+    /// Refuse a device that something else patches, too.
+    pub sole_source: bool,
 }
 
 /// What must be healthy, with defaults resolved.

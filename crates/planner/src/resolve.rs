@@ -238,11 +238,20 @@ impl Coverage {
                 Covered {
                     covered: !here.is_empty(),
                     irreversible: here.iter().any(|update| {
-                        catalogue.iter().any(|known| {
-                            known.kb == update.kb
-                                && known.product == update.product
-                                && known.reversible == Reversible::No
-                        })
+                        // Of these no agent takes one back, whatever somebody wrote of it.
+                        let by_kind = matches!(
+                            update.kind,
+                            UpdateKind::ServicingStack
+                                | UpdateKind::FeatureUpdate
+                                | UpdateKind::Driver
+                                | UpdateKind::Definition
+                        );
+                        by_kind
+                            || catalogue.iter().any(|known| {
+                                known.kb == update.kb
+                                    && known.product == update.product
+                                    && known.reversible == Reversible::No
+                            })
                     }),
                     holds: (0..relevant.len())
                         .filter(|&hold| here.iter().any(|update| is_barred(relevant[hold], update)))

@@ -294,6 +294,13 @@ pub struct Facts {
     /// What happens when the device starts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub startup: Option<StartupFact>,
+    /// Free space on the drive of Windows, gigabytes, rounded down; absent where it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free_disk_gb: Option<u32>,
+    /// State of the component store, in the API's words (`Healthy`, `Repairable`, `Damaged`, `Unknown`);
+    /// absent where nobody looked yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub component_store: Option<String>,
     /// Others that patch this device.
     #[serde(default)]
     pub other_patch_sources: Vec<String>,

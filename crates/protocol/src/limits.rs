@@ -123,6 +123,7 @@ fn check_facts(facts: &Facts) -> Result<(), Malformed> {
     text("build", &facts.build, 64)?;
     text("agentVersion", &facts.agent_version, 64)?;
     text("agentUpdateFailed", facts.agent_update_failed.as_deref().unwrap_or_default(), 255)?;
+    text("componentStore", facts.component_store.as_deref().unwrap_or_default(), 32)?;
     texts("addresses", &facts.addresses, 64, 64)?;
     texts("roles", &facts.roles, 32, 64)?;
     texts("installed", &facts.installed, 1_024, 64)?;

@@ -194,6 +194,31 @@ pub struct Preflight {
     /// Go on although the device runs on battery.
     #[serde(default, skip_serializing_if = "is_false")]
     pub ignore_battery: bool,
+    /// What a damaged component store means. Left out where it is the usual, so that an agent that does
+    /// not look at it refuses only the jobs that say something else.
+    #[serde(default, skip_serializing_if = "StorePolicy::is_usual")]
+    pub component_store: StorePolicy,
+    /// Refuse the job where something else patches the device, too.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub sole_source: bool,
+}
+
+/// What a damaged component store means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StorePolicy {
+    /// Damage refuses the job.
+    #[default]
+    Block,
+    /// So does not to know.
+    Require,
+    /// It is not looked at.
+    Ignore,
+}
+
+impl StorePolicy {
+    fn is_usual(&self) -> bool {
+        *self == StorePolicy::Block
+    }
 }
 
 fn is_false(flag: &bool) -> bool {

@@ -105,6 +105,7 @@ struct Intake {
 }
 
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "there are a few at a time, for a moment")]
 enum Item {
     Job(JobKey, Option<ProgressReport>, Option<OutcomeReport>),
     Facts(FactsReport),

@@ -2,13 +2,15 @@
 //! tests; here a run of a seed must be the same every time, and signatures are not.
 
 use wardring_api::{
-    AutonomousTrigger, JobAction, PatchJob, UpdateSource as ApiSource, reasons::Reason,
+    AutonomousTrigger, ComponentStorePolicy, JobAction, PatchJob, UpdateSource as ApiSource,
+    reasons::Reason,
 };
 use wardring_planner::{JobAutonomy, JobOutcome, NewJob, Outcome, OutcomeResult};
 use wardring_protocol::{Sealed, Signed};
 use wardring_seal::{
     Action, AutonomousRollback, HealthChecks, JobKey, JobPayload, OnUnhealthy, OutcomePayload,
-    PAYLOAD_VERSION, Package, Preflight, RebootRules, UpdateKind, UpdateSource, UpdateTarget,
+    PAYLOAD_VERSION, Package, Preflight, RebootRules, StorePolicy, UpdateKind, UpdateSource,
+    UpdateTarget,
 };
 
 /// The one namespace of a simulation.
@@ -61,6 +63,8 @@ pub fn payload(new: &NewJob) -> String {
             require_reversible: new.preflight.require_reversible,
             ignore_attended_boot: new.preflight.ignore_attended_boot,
             ignore_battery: new.preflight.ignore_battery,
+            component_store: store_policy(new.preflight.component_store),
+            sole_source: new.preflight.sole_source,
         },
         health: HealthChecks {
             services: new.health.services.clone(),
@@ -178,5 +182,14 @@ fn kind(kind: wardring_api::UpdateKind) -> UpdateKind {
         Api::FeatureUpdate => UpdateKind::FeatureUpdate,
         Api::Driver => UpdateKind::Driver,
         Api::Definition => UpdateKind::Definition,
+    }
+}
+
+/// What a damaged component store means, in the words of the seal.
+fn store_policy(policy: ComponentStorePolicy) -> StorePolicy {
+    match policy {
+        ComponentStorePolicy::Block => StorePolicy::Block,
+        ComponentStorePolicy::Require => StorePolicy::Require,
+        ComponentStorePolicy::Ignore => StorePolicy::Ignore,
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use wardring_agent::state::{
     Inspection, ProbeSample, Reversible, ServiceSample, ServiceState, ServicingResult, StartType,
-    Surroundings, UpdateStatus,
+    StoreState, Surroundings, UpdateStatus,
 };
 use wardring_api::UpdateSpec;
 use wardring_protocol::{Facts, RebootSource, Scan, ServiceFact};
@@ -231,6 +231,8 @@ impl World {
             hard_pending: self.hard_pending(),
             busy: self.running.is_some(),
             free_disk_gb: 100,
+            component_store: Some(StoreState::Healthy),
+            other_patch_sources: Vec::new(),
             surroundings: Surroundings::CLEAR,
         }
     }

@@ -6,8 +6,8 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde::de::DeserializeOwned;
 use wardring_api::{
-    Attendance, DeviceRole, DeviceStatus, Identity, LastScan, OperatingSystem, PendingRebootSource,
-    ServiceState, ServiceStatus, Startup, UpdateCounts,
+    Attendance, ComponentStore, DeviceRole, DeviceStatus, Identity, LastScan, OperatingSystem,
+    PendingRebootSource, ServiceState, ServiceStatus, Startup, UpdateCounts,
     conditions::{self, Truth, clip},
     reasons::Reason,
 };
@@ -79,6 +79,12 @@ pub fn apply_facts(old: Vec<Condition>, report: &FactsReport, now: Timestamp) ->
             attendance: parse(&startup.attendance).unwrap_or(Attendance::Unknown),
             protectors: startup.protectors.iter().take(8).map(|text| clip(text, 64)).collect(),
         }),
+        free_disk_gb: facts.free_disk_gb,
+        component_store: facts
+            .component_store
+            .as_deref()
+            // A word we do not know is not "healthy".
+            .map(|word| parse(word).unwrap_or(ComponentStore::Unknown)),
         services: services(facts),
         other_patch_sources: facts
             .other_patch_sources

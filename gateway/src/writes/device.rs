@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Every field that facts decide; absent ones are removed by name.
-const FIELDS: [&str; 16] = [
+const FIELDS: [&str; 18] = [
     "conditions",
     "identity",
     "os",
@@ -30,6 +30,8 @@ const FIELDS: [&str; 16] = [
     "failed",
     "pendingReboot",
     "startup",
+    "freeDiskGb",
+    "componentStore",
     "services",
     "otherPatchSources",
     "reportSeq",
@@ -224,6 +226,8 @@ mod tests {
             pending_reboot: vec![RebootSource { source: "Cbs".to_owned(), hard: true }],
             services: vec![ServiceFact { name: "W32Time".to_owned(), state: "Running".to_owned() }],
             startup: Some(StartupFact::default()),
+            free_disk_gb: Some(12),
+            component_store: some("Healthy"),
             agent_update_failed: some("0.2.0 was taken back"),
             other_patch_sources: vec!["ConfigMgr".to_owned()],
             ..Facts::default()

@@ -1,6 +1,6 @@
 /* A DISM for tests: its packages are those of the registry. What it does beside removing a package
    stands in HKLM\SOFTWARE\WardringTests\Dism: Fail is an exit code, Lie makes it succeed without
-   doing anything, Garble prints other things around its table. Every call is added to C:\dism.log. */
+   doing anything, Store is the state of the component store (1 repairable, 2 damaged), Garble prints other things around its table. Every call is added to C:\dism.log. */
 #include <stdio.h>
 #include <string.h>
 #include <windows.h>
@@ -64,13 +64,24 @@ static int drop(const char *name) {
     return 3010;
 }
 
+static int health(void) {
+    static const char *said[] = {"No component store corruption detected.",
+                                 "The component store is repairable.",
+                                 "The component store cannot be repaired."};
+    DWORD state = setting("Store");
+    if (setting("Fail")) return refuse(setting("Fail"));
+    printf("\r\n%s\r\nThe operation completed successfully.\r\n", said[state < 3 ? state : 0]);
+    return 0;
+}
+
 int main(int count, char **arguments) {
     const char *name = NULL;
-    int lists = 0, removes = 0, is_english = 0, is_online = 0;
+    int lists = 0, removes = 0, checks = 0, is_english = 0, is_online = 0;
     FILE *log = fopen("C:\\dism.log", "a");
     for (int i = 1; i < count; i++) {
         fprintf(log, "%s ", arguments[i]);
         lists |= !strcmp(arguments[i], "/Get-Packages");
+        checks |= !strcmp(arguments[i], "/CheckHealth");
         removes |= !strcmp(arguments[i], "/Remove-Package");
         is_english |= !strcmp(arguments[i], "/English");
         is_online |= !strcmp(arguments[i], "/Online");
@@ -78,6 +89,7 @@ int main(int count, char **arguments) {
     }
     fprintf(log, "\n");
     fclose(log);
+    if (checks && is_english && is_online && !lists && !removes && !name) return health();
     if (!is_english || !is_online || lists == removes || removes != (name != NULL)) return 87;
     return lists ? list() : drop(name);
 }

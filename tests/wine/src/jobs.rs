@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use wardring_seal::{
     Action, HealthChecks, JobKey, JobPayload, OnUnhealthy, PAYLOAD_VERSION, Preflight, RebootRules,
-    UpdateKind, UpdateSource, UpdateTarget,
+    StorePolicy, UpdateKind, UpdateSource, UpdateTarget,
 };
 
 use crate::gateway::NAMESPACE;
@@ -46,6 +46,8 @@ pub fn job(sequence: i64, action: Action) -> JobPayload {
             require_reversible: false,
             ignore_attended_boot: false,
             ignore_battery: false,
+            component_store: StorePolicy::Block,
+            sole_source: false,
         },
         health: HealthChecks {
             services: ["MSSQLSERVER", "Spooler", "wuauserv"].map(str::to_owned).to_vec(),

@@ -125,3 +125,21 @@ fn what_cannot_be_taken_back_is_said_and_no_exit_code_is_believed() {
     // Found by its build alone, where nobody saw it come.
     assert_eq!(uninstall(&prefix, [])["packages"], serde_json::json!([ROLLUP]));
 }
+
+#[test]
+fn the_component_store_is_what_dism_says_of_it_and_free_space_is_told() {
+    let prefix = with_dism();
+    let seen = || act(&prefix, ["inspect", "KB5044281", "Quality", "20348.2762"]).unwrap();
+    for (state, expected) in [("0", "Healthy"), ("1", "Repairable"), ("2", "Damaged")] {
+        prefix.set(SETTINGS, "Store", "REG_DWORD", state).unwrap();
+        assert_eq!(seen()["componentStore"], format!("Some({expected})"));
+    }
+    prefix.set(SETTINGS, "Fail", "REG_DWORD", "5").unwrap();
+    let said = seen()["componentStore"].to_string();
+    assert!(said.contains("Unknown") && said.contains("DISM ended with"), "{said}");
+
+    let facts = act(&prefix, ["facts"]).unwrap();
+    let (told, free) =
+        (facts["freeDiskGb"].as_u64().unwrap(), seen()["freeDiskGb"].as_u64().unwrap());
+    assert!(told <= free + 1 && told + 32 > free, "{told} of {free}");
+}

@@ -209,6 +209,22 @@ const PARTS: &[Part] = &[
                  the agent does it first. The sources are in the Device's status.",
             ),
             (
+                LowDiskSpace,
+                "Make room on the drive of Windows (the Device's `status.freeDiskGb` tells how much there is, \
+                 rounded down), or lower `preflight.minFreeDiskGb` of the next rollout.",
+            ),
+            (
+                ComponentStoreDamaged,
+                "On the device: `DISM /Online /Cleanup-Image /RestoreHealth`, then `/CheckHealth`. Where that \
+                 cannot repair it, install Windows anew or upgrade it in place. An update that goes in all \
+                 the same may be one that does not come out again.",
+            ),
+            (
+                ComponentStoreUnknown,
+                "The agent asks DISM twice a day; its log says why there is no answer. Agents from before \
+                 this fact never tell it: update them, or use `componentStore: Block`.",
+            ),
+            (
                 PatchAuthority,
                 "The Device's condition SolePatchSource names what else patches it and the setting to \
                  change. With `patchAuthority: Observe` the group is only watched.",

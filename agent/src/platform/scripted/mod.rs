@@ -27,7 +27,8 @@ use wardring_seal::{ActiveHours, JobKey, UpdateTarget};
 
 use self::life::{Life, Order, act, later};
 use super::{
-    Machine, Performed, Permit, RunningBoot, Services, Terms, Updates, startup_fact, wall_clock,
+    Machine, Performed, Permit, RunningBoot, Services, Terms, Updates, startup_fact, told_free_gb,
+    wall_clock,
 };
 use crate::chance;
 use crate::state::{
@@ -280,6 +281,8 @@ impl Machine for Scripted {
                 })
                 .collect(),
             startup: Some(startup_fact(&self.world.startup())),
+            free_disk_gb: Some(told_free_gb(None, self.world.free_disk_gb)),
+            component_store: Some(self.world.component_store().as_str().to_owned()),
             other_patch_sources: self.world.other_patch_sources.clone(),
             offered: Vec::new(),
             paused: false,
@@ -368,6 +371,8 @@ impl Updates for Scripted {
                 .collect(),
             busy: life.is_busy(),
             free_disk_gb: self.world.free_disk_gb,
+            component_store: Some(self.world.component_store()),
+            other_patch_sources: self.world.other_patch_sources.clone(),
             surroundings: Surroundings::default(),
         })
     }

@@ -8,7 +8,7 @@ use wardring_protocol::RebootSource;
 use wardring_seal::ActiveHours;
 
 use crate::platform::active_hours::until;
-use crate::state::{People, Power, ServiceState, Startup, Surroundings};
+use crate::state::{People, Power, ServiceState, Startup, StoreState, Surroundings};
 
 /// A scripted Windows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,6 +39,9 @@ pub struct World {
     /// Free space on the system drive.
     #[serde(default = "a_hundred")]
     pub free_disk_gb: u32,
+    /// State of the component store.
+    #[serde(default)]
+    pub component_store: ScriptedStore,
     /// Model of the hardware.
     #[serde(default)]
     pub model: Option<String>,
@@ -63,6 +66,20 @@ pub struct World {
     /// Its own active hours, by UTC: the first one, and the first one after them.
     #[serde(default)]
     pub active_hours: Option<[u8; 2]>,
+}
+
+/// State of a scripted component store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ScriptedStore {
+    /// Nothing marked it as damaged.
+    #[default]
+    Healthy,
+    /// Damaged; it can be repaired.
+    Repairable,
+    /// Damaged; it cannot be repaired.
+    Damaged,
+    /// It does not tell.
+    Unknown,
 }
 
 /// People who are logged on to a scripted Windows.
@@ -281,6 +298,16 @@ impl World {
             active_until: hours.and_then(|[start, end]| until(start, end, hour)),
             power: self.battery.map_or(Power::PluggedIn, |percent| Power::Battery(Some(percent))),
             startup: self.startup(),
+        }
+    }
+
+    /// What it says of its component store.
+    pub(super) fn component_store(&self) -> StoreState {
+        match self.component_store {
+            ScriptedStore::Healthy => StoreState::Healthy,
+            ScriptedStore::Repairable => StoreState::Repairable,
+            ScriptedStore::Damaged => StoreState::Damaged,
+            ScriptedStore::Unknown => StoreState::Unknown("it does not tell".to_owned()),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::ToSocketAddrs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use wardring_protocol::Facts;
 use wardring_seal::{ActiveHours, JobKey, UpdateSource, UpdateTarget};
@@ -12,10 +13,10 @@ use super::pending::{self, Known, Servicing};
 use super::product::product;
 use super::registry::{LocalMachine, number, text};
 use super::updates::{self, Seen, WindowsUpdate};
-use super::{bitlocker, configmgr, dism, neighbours, power, services, smbios};
+use super::{bitlocker, configmgr, dism, neighbours, power, services, smbios, store};
 use crate::ffi;
 use crate::platform::{
-    Machine, Performed, Permit, RunningBoot, Services, Terms, Updates, startup_fact,
+    Machine, Performed, Permit, RunningBoot, Services, Terms, Updates, startup_fact, told_free_gb,
 };
 use crate::state::{
     DownloadFailure, Inspection, InstallFound, ServiceSample, ServicingResult, Surroundings,
@@ -138,14 +139,21 @@ fn addresses(hostname: &str) -> Vec<String> {
     addresses
 }
 
-/// Space on the disk of Windows; none where Windows does not tell, so that no rule is met by it.
-fn free_disk_gb() -> u32 {
+/// Space on the disk of Windows, gigabytes, where Windows tells.
+fn free_disk_gb() -> Option<u32> {
     let free = ffi::system_folder().and_then(|folder| ffi::free_bytes(&folder));
-    let bytes = free.unwrap_or_else(|error| {
-        tracing::warn!(%error, "Windows does not tell how much space is left");
-        0
-    });
-    u32::try_from(bytes >> 30).unwrap_or(u32::MAX)
+    let bytes = free
+        .inspect_err(|error| tracing::warn!(%error, "Windows does not tell how much space is left"))
+        .ok()?;
+    Some(u32::try_from(bytes >> 30).unwrap_or(u32::MAX))
+}
+
+/// The same as it is reported.
+fn told_free() -> Option<u32> {
+    static TOLD: Mutex<Option<u32>> = Mutex::new(None);
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    *told = free_disk_gb().map(|free_gb| told_free_gb(*told, free_gb));
+    *told
 }
 
 impl Machine for Windows {
@@ -185,6 +193,8 @@ impl Machine for Windows {
             pending_reboot: pending::sources(&LocalMachine, &known(&self.boot)),
             services: services::facts(),
             startup: Some(startup_fact(&bitlocker::startup())),
+            free_disk_gb: told_free(),
+            component_store: store::known().map(|state| state.as_str().to_owned()),
             other_patch_sources: neighbours::others(&LocalMachine),
             ..Facts::default()
         };
@@ -237,7 +247,12 @@ impl Updates for Windows {
     ) -> Result<Inspection, String> {
         let seen = self.updates.look(updates, terms).await?;
         let (boot, targets, names) = (self.boot.clone(), updates.to_vec(), services.to_vec());
-        blocking(move || inspection(&boot, &targets, &names, seen)).await
+        blocking(move || {
+            let component_store = terms.looks_at_store.then(store::fresh);
+            inspection(&boot, &targets, &names, seen)
+                .map(|seen| Inspection { component_store, ..seen })
+        })
+        .await
     }
 
     async fn download(
@@ -333,7 +348,10 @@ fn inspection(
         witnesses: BTreeSet::new(),
         hard_pending: hard.chain(seen.hard_pending.clone()).collect(),
         busy: servicing == Servicing::AtWork || seen.is_busy,
-        free_disk_gb: free_disk_gb(),
+        // None where Windows does not tell, so that no rule is met by it.
+        free_disk_gb: free_disk_gb().unwrap_or(0),
+        component_store: None,
+        other_patch_sources: neighbours::others(&LocalMachine),
         surroundings: Surroundings::default(),
     })
 }

@@ -29,6 +29,8 @@ mod services;
 mod sessions;
 mod smbios;
 #[cfg(windows)]
+mod store;
+#[cfg(windows)]
 mod support;
 pub mod updates;
 

@@ -328,7 +328,9 @@ impl Bench {
             witnesses: BTreeSet::new(),
             hard_pending: Vec::from_iter(is_pending.then(|| "ComponentBasedServicing".to_owned())),
             busy: self.is_busy || self.is_acting(),
-            free_disk_gb: 100,
+            free_disk_gb: self.free_disk_gb,
+            component_store: self.component_store.clone(),
+            other_patch_sources: self.other_patch_sources.clone(),
             surroundings: self.around.clone(),
         }
     }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use wardring_api::{
-    FullValue, JobAction, LineState, RollbackWindows, StageState, StageStatus, Waiting,
-    WindowAction, reasons::Reason,
+    ComponentStore, FullValue, JobAction, LineState, RollbackWindows, StageState, StageStatus,
+    Waiting, WindowAction, reasons::Reason,
 };
 
 use super::{DeviceStory, Explanation, devices, is_stopped, last_end, lower_first, one_line, told};
@@ -105,6 +105,26 @@ pub(super) fn waiting(story: &DeviceStory<'_>, line: &Line, rules: &Rules) -> Ex
         }
         Reason::CanaryGap if let Some(gaps) = unproven(story).and_then(canary_gaps) => {
             format!("{device} does not start, because requireProven asks for proof. {gaps}")
+        }
+        Reason::LowDiskSpace => {
+            let free = story.device.and_then(|row| row.free_disk_gb).unwrap_or_default();
+            let needed = rollout.spec.preflight.min_free_disk_gb.unwrap_or_default();
+            format!(
+                "{device} does not start: the drive of Windows has {free} GB free, and minFreeDiskGb \
+                 asks for {needed}."
+            )
+        }
+        Reason::ComponentStoreDamaged => {
+            let store = story.device.and_then(|row| row.component_store);
+            let can = if store == Some(ComponentStore::Damaged) {
+                "cannot be repaired; install Windows anew or upgrade it in place"
+            } else {
+                "can be repaired (DISM /Online /Cleanup-Image /RestoreHealth)"
+            };
+            format!(
+                "{device} does not start: Windows' component store is damaged, and Windows says that it \
+                 {can}."
+            )
         }
         Reason::KeptApart if let Some((group, full)) = kept_apart(story) => format!(
             "{device} does not start: {} of group {group} with {}={} {} unavailable, and antiAffinity \

@@ -88,6 +88,8 @@ pub fn job() -> JobPayload {
             require_reversible: false,
             ignore_attended_boot: false,
             ignore_battery: false,
+            component_store: StorePolicy::Block,
+            sole_source: false,
         },
         health: HealthChecks {
             services: vec!["MSSQLSERVER".into()],

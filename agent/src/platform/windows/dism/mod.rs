@@ -4,6 +4,8 @@
 //! 0x80240028), and a KB number names no package: so the packages are told by the difference that
 //! an installation makes, and removed by their identity with Windows' own `dism.exe`.
 
+#[cfg_attr(not(windows), allow(dead_code, reason = "asked on Windows only"))]
+mod health;
 mod package;
 mod plan;
 mod reversible;
@@ -20,4 +22,4 @@ pub(super) use package::{Identity, State, in_force, installed};
 #[cfg(windows)]
 pub(super) use reversible::status;
 #[cfg(windows)]
-pub(super) use run::{listed, uninstall};
+pub(super) use run::{health, listed, uninstall};

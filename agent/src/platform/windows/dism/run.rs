@@ -10,8 +10,9 @@ use super::package::{Identity, State, installed};
 use super::plan::plan;
 use super::table;
 use crate::ffi;
+use crate::hresult::Hresult;
 use crate::platform::{Performed, Permit};
-use crate::state::ServicingResult;
+use crate::state::{ServicingResult, StoreState};
 
 /// OperationResultCode.
 const SUCCEEDED: i32 = 2;
@@ -113,6 +114,16 @@ pub(in crate::platform::windows) fn listed() -> Result<BTreeMap<Identity, State>
         return Err(if ran.code == 0 { UNEXPECTED } else { ran.code });
     }
     Ok(listed)
+}
+
+/// What DISM says of the component store. It looks for a mark alone and ends within seconds.
+pub(in crate::platform::windows) fn health() -> StoreState {
+    match dism(&["/Online", "/English", "/Cleanup-Image", "/CheckHealth"]) {
+        Ok(Ran { code: 0, output }) => super::health::read(&output),
+        Ok(Ran { code, .. }) | Err(code) => {
+            StoreState::Unknown(format!("DISM ended with {}", Hresult(code).explanation()))
+        }
+    }
 }
 
 struct Ran {

@@ -146,8 +146,12 @@ pub(super) struct Rig {
     pub windows: Arc<FakeWindows>,
 }
 
-pub(super) const TERMS: Terms =
-    Terms { source: UpdateSource::Default, accept_eula: false, is_local: false };
+pub(super) const TERMS: Terms = Terms {
+    source: UpdateSource::Default,
+    accept_eula: false,
+    is_local: false,
+    looks_at_store: false,
+};
 
 impl Rig {
     pub fn new() -> Rig {

@@ -1,0 +1,131 @@
+//! What devices report of themselves keeps them from a job that would stop before it begins.
+#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
+
+mod support;
+
+use support::{ONE_STAGE, SERVER, World, explained};
+use wardring_api::{ComponentStore, LineState, PatchAuthority, UpdateKind, reasons::Reason};
+use wardring_planner::{DeviceRow, OutcomeResult, explain_rollout};
+
+/// A stage of one device that reports what `reports` sets, under these rules.
+fn world(rules: &str, reports: impl FnOnce(&mut DeviceRow)) -> World {
+    let mut world = World::new();
+    world.group("test");
+    reports(world.device("test-1", "test", SERVER));
+    world.rollout("november", &format!("{ONE_STAGE}\npreflight: {{{rules}}}"));
+    world
+}
+
+/// Why the device is not granted, as the rollout's status names it.
+fn hold(rules: &str, reports: impl FnOnce(&mut DeviceRow)) -> Option<String> {
+    let mut world = world(rules, reports);
+    world.settle();
+    match world.state("november", "test-1") {
+        Some(LineState::Granted) => None,
+        state => {
+            assert_eq!(state, Some(LineState::Pending));
+            Some(world.status("november").waiting_for[0].reason.clone())
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_is_a_hold_and_what_is_not_reported_is_left_to_the_device() {
+    let free = |gb| move |row: &mut DeviceRow| row.free_disk_gb = gb;
+    let low = Some("LowDiskSpace".to_owned());
+    assert_eq!(hold("minFreeDiskGb: 20", free(Some(19))), low);
+    assert_eq!(hold("minFreeDiskGb: 20", free(Some(20))), None);
+    assert_eq!(hold("minFreeDiskGb: 20", free(None)), None, "every agent looks for itself");
+    assert_eq!(hold("", free(Some(0))), None, "nobody asked for room");
+}
+
+#[test]
+fn a_damaged_component_store_is_a_hold_and_not_to_know_is_one_where_that_is_asked_for() {
+    use ComponentStore::{Damaged, Healthy, Repairable, Unknown};
+    let damaged = Some("ComponentStoreDamaged".to_owned());
+    let unknown = Some("ComponentStoreUnknown".to_owned());
+    for (store, usual, strict) in [
+        (None, None, unknown.clone()),
+        (Some(Unknown), None, unknown),
+        (Some(Healthy), None, None),
+        (Some(Repairable), damaged.clone(), damaged.clone()),
+        (Some(Damaged), damaged.clone(), damaged),
+    ] {
+        let says = |row: &mut DeviceRow| row.component_store = store;
+        assert_eq!(hold("", says), usual, "{store:?}");
+        assert_eq!(hold("componentStore: Require", says), strict, "{store:?}");
+        assert_eq!(hold("componentStore: Ignore", says), None, "{store:?}");
+    }
+}
+
+#[test]
+fn the_device_is_granted_as_soon_as_it_reports_that_the_trouble_is_over() {
+    let mut world = world("minFreeDiskGb: 20", |row| {
+        row.free_disk_gb = Some(4);
+        row.component_store = Some(ComponentStore::Repairable);
+    });
+    world.settle();
+    let told =
+        "test-1 does not start: the drive of Windows has 4 GB free, and minFreeDiskGb asks for 20.";
+    assert_eq!(explained(&world), told);
+
+    world.devices.get_mut("test-1").unwrap().free_disk_gb = Some(40);
+    world.settle();
+    assert!(explained(&world).contains("RestoreHealth"), "{}", explained(&world));
+
+    world.devices.get_mut("test-1").unwrap().component_store = Some(ComponentStore::Damaged);
+    world.settle();
+    assert!(explained(&world).contains("cannot be repaired"), "{}", explained(&world));
+
+    world.devices.get_mut("test-1").unwrap().component_store = Some(ComponentStore::Healthy);
+    world.settle();
+    assert_eq!(world.state("november", "test-1"), Some(LineState::Granted));
+}
+
+#[test]
+fn what_no_agent_takes_back_is_held_by_its_kind_where_that_is_asked_for() {
+    for kind in [UpdateKind::ServicingStack, UpdateKind::FeatureUpdate, UpdateKind::Driver] {
+        let mut world = World::new();
+        world.group("test");
+        world.device("test-1", "test", SERVER);
+        world.updates[0].kind = kind;
+        let spec = ONE_STAGE.replace("select: {release: 2026-11}", "kbs: [KB5068787]");
+        world.rollout("november", &format!("{spec}\npreflight: {{requireReversible: true}}"));
+        world.settle();
+        assert_eq!(world.state("november", "test-1"), Some(LineState::Pending), "{kind:?}");
+        assert_eq!(world.status("november").waiting_for[0].reason, "NotReversible");
+    }
+}
+
+#[test]
+fn a_device_that_found_out_that_nothing_could_be_taken_back_is_not_asked_again_and_again() {
+    let mut world = support::granted();
+    world.edit("november", |spec| spec.preflight.require_reversible = true);
+    let mut answer = support::good_answer(&world);
+    (answer.result, answer.reason) = (OutcomeResult::NotStarted, Some(Reason::NotReversible));
+    answer.started = false;
+    world.jobs.get_mut("test-1").unwrap().outcome = wardring_planner::JobOutcome::Verified(answer);
+    world.settle();
+    world.now += jiff::SignedDuration::from_hours(1);
+    world.settle();
+    let line = world.line("november", "test-1").unwrap();
+    assert_eq!((line.state, line.attempt), (LineState::NotStarted, 1));
+    let told = explain_rollout(&world.rollouts["november"]).join("\n");
+    assert!(told.contains("cannot be removed"), "{told}");
+}
+
+#[test]
+fn the_job_of_an_exclusive_group_tells_the_device_to_look_for_others_as_well() {
+    for (authority, looks) in [(PatchAuthority::Exclusive, true), (PatchAuthority::Shared, false)] {
+        let mut world = world("", |_| {});
+        world.groups.get_mut("test").unwrap().spec.patch_authority = authority;
+        world.settle();
+        world.jobs.clear();
+        let plan = wardring_planner::plan(&world.snapshot());
+        let made = plan.actions.iter().find_map(|action| match action {
+            wardring_planner::Action::CreateJob(job) => Some(job.preflight.sole_source),
+            _ => None,
+        });
+        assert_eq!(made, Some(looks), "{authority:?}");
+    }
+}
