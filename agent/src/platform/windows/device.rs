@@ -311,7 +311,7 @@ impl Updates for Windows {
             self.after_act(&format!("removal of {}", update.kb), result);
             if result.is_success() {
                 // Automatic Updates would install it again.
-                let hidden = self.updates.set_hidden(update, UpdateSource::Default, true).await;
+                let hidden = self.updates.hide(update, UpdateSource::Default).await;
                 if let Err(error) = hidden {
                     tracing::warn!(kb = update.kb, error, "the removed update is not hidden");
                 }

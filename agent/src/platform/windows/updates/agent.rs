@@ -15,6 +15,7 @@ use super::calls::{CallError, Calls, Connect};
 use super::install::{self, Act};
 use super::inventory::{ASK_AGAIN, ASK_EVERY, Due, Inventory, failed};
 use super::look::{self, LastAnswer};
+use super::matching::matching;
 use super::policy::Policy;
 use super::record::{Record, act};
 use super::shelf::Shelf;
@@ -249,9 +250,10 @@ impl WindowsUpdate {
             false => self.shared.lock().last_answer(source, wall_clock()),
         };
         let (asked, build) = (targets.to_vec(), (self.device.build)());
-        let looked = self
-            .calls
-            .call(self.limits.search, move |wua| look::look(wua, &asked, source, &build, last));
+        let hidden = self.record.hidden();
+        let looked = self.calls.call(self.limits.search, move |wua| {
+            look::look(wua, &asked, source, &build, last, &hidden)
+        });
         let seen = match looked.await {
             Ok(seen) => seen,
             Err(error) if terms.is_local => {
@@ -310,11 +312,12 @@ impl WindowsUpdate {
         if targets.is_empty() {
             return Ok(());
         }
+        let record = self.record.clone();
         let downloaded = self.calls.call(self.limits.download, move |wua| {
             let each = targets.iter();
             // Which one failed belongs to the answer, so a failure is one here.
             Ok(each
-                .map(|target| (target, install::download(wua, target, terms)))
+                .map(|target| (target, install::download(wua, target, terms, &record)))
                 .find_map(|(target, done)| Some((target.kb.clone(), done.err()?))))
         });
         match downloaded.await {
@@ -405,25 +408,25 @@ impl WindowsUpdate {
         committed.map_err(|error| error.to_string())
     }
 
-    /// Hides what `target` offers here, or shows it again. After a removal Windows would install the
-    /// same update again otherwise.
+    /// Hides what `target` offers here, and remembers that it was us: after a removal Windows would
+    /// install the same update again otherwise. The next job that names it shows it again.
     ///
     /// # Errors
     /// A sentence.
-    pub async fn set_hidden(
-        &self,
-        target: &UpdateTarget,
-        source: UpdateSource,
-        is_hidden: bool,
-    ) -> Result<(), String> {
-        let target = target.clone();
+    pub async fn hide(&self, target: &UpdateTarget, source: UpdateSource) -> Result<(), String> {
+        let (target, record) = (target.clone(), self.record.clone());
         let done = self.calls.call(self.limits.search, move |wua| {
             let with_drivers = look::with_drivers(std::slice::from_ref(&target));
             let found = wua.search(Query { source, is_online: false, with_drivers })?;
             // One that is removed and waits for its restart still counts as installed.
-            super::matching::matching(&target, &found.updates)
-                .filter(|update| update.is_hidden != is_hidden)
-                .try_for_each(|update| wua.set_hidden(&update.identity, is_hidden))
+            let shown = matching(&target, &found.updates).filter(|update| !update.is_hidden);
+            let shown: Vec<_> = shown.collect();
+            let ids = shown.iter().map(|update| update.identity.id.clone()).collect();
+            // First: what is hidden and not noted would stay hidden for good.
+            if let Err(error) = record.note_hidden(&ids, true) {
+                tracing::warn!(%error, "nobody will know that the agent hid an update");
+            }
+            shown.iter().try_for_each(|update| wua.set_hidden(&update.identity, true))
         });
         self.shared.lock().is_stale = true;
         done.await.map_err(|error| sentence(error, source))

@@ -63,12 +63,21 @@ pub(super) fn known(
     Ok(wua.search(Query { source, is_online: false, with_drivers })?.updates)
 }
 
-/// Downloads what is offered of `target` and not there yet.
+/// Downloads what is offered of `target` and not there yet. What the agent hid after a rollback is shown
+/// again first; what somebody else hid stays so.
 ///
 /// # Errors
 /// The HRESULT of what failed.
-pub fn download(wua: &dyn Wua, target: &UpdateTarget, terms: Terms) -> Result<(), Failure> {
-    let found = known(wua, terms.source, target)?;
+pub fn download(
+    wua: &dyn Wua,
+    target: &UpdateTarget,
+    terms: Terms,
+    record: &Record,
+) -> Result<(), Failure> {
+    let mut found = known(wua, terms.source, target)?;
+    if show(wua, target, &found, record)? {
+        found = known(wua, terms.source, target)?;
+    }
     for update in to_install(target, &found) {
         agree(wua, update, terms)?;
         if update.is_downloaded {
@@ -80,6 +89,30 @@ pub fn download(wua: &dyn Wua, target: &UpdateTarget, terms: Terms) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Shows again what of `target` we hid; whether that was anything.
+fn show(
+    wua: &dyn Wua,
+    target: &UpdateTarget,
+    found: &[Update],
+    record: &Record,
+) -> Result<bool, Failure> {
+    let hidden: Vec<&Update> = matching(target, found).filter(|update| update.is_hidden).collect();
+    if hidden.is_empty() {
+        return Ok(false);
+    }
+    let ours = record.hidden();
+    let mut shown = BTreeSet::new();
+    for update in hidden.into_iter().filter(|update| ours.contains(&update.identity.id)) {
+        wua.set_hidden(&update.identity, false)?;
+        tracing::info!(kb = target.kb, update = %update.identity, "shown again: a job names it");
+        shown.insert(update.identity.id.clone());
+    }
+    if let Err(error) = record.note_hidden(&shown, false) {
+        tracing::warn!(%error, "an update that is shown again is still noted as hidden by us");
+    }
+    Ok(!shown.is_empty())
 }
 
 /// Accepting licence terms is a legal act: only a job that says so does it.

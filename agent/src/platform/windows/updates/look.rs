@@ -1,11 +1,11 @@
 //! Looking at the updates of a job, with as few questions to the source as the truth allows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use wardring_seal::{UpdateKind, UpdateSource, UpdateTarget};
 
 use super::matching::{Stand, stand};
-use super::wua::{Failure, Found, Query, UNKNOWN_SERVICE, Wua};
+use super::wua::{Failure, Found, Query, UNKNOWN_SERVICE, Update, Wua};
 
 /// How old the source's last answer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,16 @@ pub fn with_drivers(targets: &[UpdateTarget]) -> bool {
     targets.iter().any(|target| target.kind == UpdateKind::Driver)
 }
 
+/// The updates as a job sees them: what the agent itself hid, after a rollback, is as good as offered to
+/// a job that names it, because that job exists only once a person has lifted the hold.
+fn as_a_job_sees(found: &[Update], hidden_by_us: &BTreeSet<String>) -> Vec<Update> {
+    let seen = found.iter().cloned().map(|mut update| {
+        update.is_hidden &= !hidden_by_us.contains(&update.identity.id);
+        update
+    });
+    seen.collect()
+}
+
 /// Asks the source itself. Microsoft Update must be registered on a device first, which a job that names
 /// it orders.
 fn ask(wua: &dyn Wua, query: Query) -> Result<Found, Failure> {
@@ -56,18 +66,20 @@ fn ask(wua: &dyn Wua, query: Query) -> Result<Found, Failure> {
 /// The source is asked when its last answer is old, and when something that is asked for is unknown
 /// to an answer that is not fresh. When it cannot be reached, Windows' own knowledge counts for what
 /// it knows: after a restart with a dead WSUS the proof is still there. That something is not
-/// offered is the source's to say.
+/// offered is the source's to say. Nothing is shown that is hidden: looking changes nothing.
 pub fn look(
     wua: &dyn Wua,
     targets: &[UpdateTarget],
     source: UpdateSource,
     build: &str,
     last: LastAnswer,
+    hidden_by_us: &BTreeSet<String>,
 ) -> Result<Seen, Failure> {
     let query = |is_online| Query { source, is_online, with_drivers: with_drivers(targets) };
     let stands = |found: &Found| -> BTreeMap<String, Stand> {
+        let updates = as_a_job_sees(&found.updates, hidden_by_us);
         let each = targets.iter();
-        each.map(|target| (target.kb.clone(), stand(target, &found.updates, build))).collect()
+        each.map(|target| (target.kb.clone(), stand(target, &updates, build))).collect()
     };
     let knows_all =
         |stands: &BTreeMap<String, Stand>| !stands.values().any(|stand| stand.is_unknown);

@@ -3,6 +3,8 @@
 //! It is written through to the disk before Windows is told to install and stays until many others
 //! came after it, so that the same grant never installs the same update twice, whatever becomes of
 //! the agent in between. A record that cannot be read bars every installation: it would be a guess.
+//!
+//! It also says which updates the agent hid after their removal: those alone it may show again.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -22,6 +24,9 @@ use crate::state::ServicingResult;
 /// the last 16 grants.
 const REMEMBERED: usize = 256;
 const SCHEMA: u32 = 1;
+/// Updates that are remembered as hidden by us: many years of rollbacks. Who is forgotten stays hidden
+/// until a person shows it again.
+const HIDDEN: usize = 256;
 
 /// One installation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +54,9 @@ struct Book {
     /// update fail (`nf-wuapi-iupdateinstaller4-commit.md`).
     #[serde(default)]
     committed_in: Option<String>,
+    /// UpdateIDs that we hid, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    hidden: Vec<String>,
 }
 
 /// The record in a folder.
@@ -152,6 +160,35 @@ impl Record {
             self.write(&book)?;
         }
         Ok(is_due)
+    }
+
+    /// Remembers that these updates are about to be hidden by us, or to be shown again. Whatever somebody
+    /// else hid before is theirs and must not be among them.
+    ///
+    /// # Errors
+    /// The record cannot be read or written.
+    pub fn note_hidden(&self, ids: &BTreeSet<String>, is_hidden: bool) -> io::Result<()> {
+        let _alone = self.alone();
+        let mut book = self.read()?;
+        let before = book.hidden.clone();
+        book.hidden.retain(|id| !ids.contains(id));
+        if is_hidden {
+            book.hidden.extend(ids.iter().cloned());
+            let surplus = book.hidden.len().saturating_sub(HIDDEN);
+            book.hidden.drain(..surplus);
+        }
+        if book.hidden == before { Ok(()) } else { self.write(&book) }
+    }
+
+    /// UpdateIDs that we hid; none where the record cannot be read, so that they stay hidden.
+    pub fn hidden(&self) -> BTreeSet<String> {
+        match self.read() {
+            Ok(book) => book.hidden.into_iter().collect(),
+            Err(error) => {
+                tracing::error!(%error, "the record does not say which updates the agent hid");
+                BTreeSet::new()
+            }
+        }
     }
 
     fn alone(&self) -> MutexGuard<'_, ()> {

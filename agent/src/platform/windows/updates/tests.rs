@@ -129,7 +129,11 @@ impl Wua for Session {
     }
 
     fn set_hidden(&self, update: &Identity, is_hidden: bool) -> Result<(), Failure> {
-        self.with(|world| world.calls.push(format!("hidden {is_hidden} {update}")));
+        self.with(|world| {
+            world.calls.push(format!("hidden {is_hidden} {update}"));
+            let it = world.updates.iter_mut().find(|known| known.identity == *update);
+            it.expect("what was found is there").is_hidden = is_hidden;
+        });
         Ok(())
     }
 }
@@ -578,13 +582,43 @@ async fn installations_are_committed_once_before_the_restart() {
 }
 
 #[tokio::test]
-async fn an_update_is_hidden_after_its_removal_and_shown_again() {
+async fn what_the_agent_hid_after_a_removal_is_offered_to_a_job_that_names_it_and_shown_again() {
     let rig = Rig::new();
-    rig.agent().set_hidden(&target(), UpdateSource::Default, true).await.unwrap();
-    assert_eq!(rig.session.calls("hidden true lcu/200"), 1);
-    rig.session.with(|world| world.updates[0].is_hidden = true);
-    rig.agent().set_hidden(&target(), UpdateSource::Default, true).await.unwrap();
-    assert_eq!(rig.session.calls("hidden"), 1, "it is hidden already");
-    rig.agent().set_hidden(&target(), UpdateSource::Default, false).await.unwrap();
+    for _ in 0..2 {
+        rig.agent().hide(&target(), UpdateSource::Default).await.unwrap();
+    }
+    assert_eq!(rig.session.calls("hidden true lcu/200"), 1, "once is enough");
+
+    let agent = rig.agent();
+    let seen = agent.look(&[target()], TERMS).await.unwrap();
+    assert!(matches!(seen.updates["KB5068787"], UpdateStatus::Offered(_)), "{seen:?}");
+    assert_eq!(rig.session.calls("hidden false"), 0, "looking changes nothing");
+    let mut facts = Facts::default();
+    agent.facts(&mut facts);
+    assert!(facts.missing.is_empty(), "nobody else is told to install it: {facts:?}");
+    agent.download(&[target()], TERMS).await.unwrap();
     assert_eq!(rig.session.calls("hidden false lcu/200"), 1);
+    assert_eq!(ended(rig.install(1).await).code, 2);
+}
+
+#[tokio::test]
+async fn what_somebody_else_hid_stays_hidden() {
+    let rig = Rig::new();
+    rig.session.with(|world| world.updates[0].is_hidden = true);
+    // A removal finds it hidden, so that it is nobody's but theirs.
+    rig.agent().hide(&target(), UpdateSource::Default).await.unwrap();
+
+    let seen = rig.agent().look(&[target()], TERMS).await.unwrap();
+    assert_eq!(seen.updates["KB5068787"], UpdateStatus::NotOffered);
+    rig.agent().download(&[target()], TERMS).await.unwrap();
+    assert_eq!(rig.session.calls("hidden"), 0);
+    assert_eq!(ended(rig.install(1).await).hresult, NO_UPDATE);
+
+    // Shown by us once, and hidden by somebody afterwards: theirs again.
+    rig.session.with(|world| world.updates[0].is_hidden = false);
+    rig.agent().hide(&target(), UpdateSource::Default).await.unwrap();
+    rig.agent().download(&[target()], TERMS).await.unwrap();
+    rig.session.with(|world| world.updates[0].is_hidden = true);
+    let seen = rig.agent().look(&[target()], TERMS).await.unwrap();
+    assert_eq!(seen.updates["KB5068787"], UpdateStatus::NotOffered);
 }
