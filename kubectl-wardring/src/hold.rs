@@ -130,6 +130,7 @@ fn spec(args: &HoldUpdates) -> UpdateHoldSpec {
         kbs: kbs.into_iter().collect(),
         selector: (!labels.is_empty())
             .then_some(LabelSelector { match_labels: Some(labels), match_expressions: None }),
+        devices: Vec::new(),
         include_superseding: if args.superseding {
             IncludeSuperseding::Hold
         } else {
@@ -147,6 +148,7 @@ fn name_of(spec: &UpdateHoldSpec) -> String {
     let mut name = kbs.collect::<Vec<_>>().join("-");
     let is_told = spec.kbs.len() <= NAMED
         && spec.selector.is_none()
+        && spec.devices.is_empty()
         && spec.include_superseding == IncludeSuperseding::Warn;
     if !is_told {
         let scope = UpdateHoldSpec { reason: String::new(), ..spec.clone() };
@@ -162,6 +164,7 @@ fn is_same(one: &UpdateHoldSpec, other: &UpdateHoldSpec) -> bool {
     let kbs = |spec: &UpdateHoldSpec| spec.kbs.iter().cloned().collect::<BTreeSet<_>>();
     kbs(one) == kbs(other)
         && one.selector == other.selector
+        && one.devices == other.devices
         && one.include_superseding == other.include_superseding
 }
 

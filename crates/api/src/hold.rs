@@ -27,6 +27,11 @@ pub struct UpdateHoldSpec {
     /// Devices concerned; without it, every device of the namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<LabelSelector>,
+    /// Devices concerned, by name; without any, all that `selector` matches. With both, a device must be
+    /// among these and match. The controller names a device that took the update back by itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 50), inner(length(min = 1, max = 63)))]
+    pub devices: Vec<String>,
     /// What it means for updates that contain a barred one: those that the catalogue says took its place,
     /// one after the other. Default Warn.
     #[serde(default)]

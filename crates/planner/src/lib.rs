@@ -10,6 +10,7 @@ mod agenda;
 mod alerts;
 mod apart;
 mod autonomy;
+mod barring;
 mod bars;
 mod calendar;
 mod canary;

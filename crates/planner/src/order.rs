@@ -16,13 +16,12 @@ pub(crate) use told::write_statuses;
 pub use told::{RollbackPreview, preview_rollback};
 
 use crate::{
-    EventKind, Selector,
+    EventKind, Selector, barring,
     eligibility::rollback_policy,
     explain::one_line,
     halt::{self, current_stage},
     line::{Frozen, Line},
     plan::Lanes,
-    rollback,
     validate::{Run, Scene, Stop},
 };
 
@@ -118,7 +117,7 @@ pub(crate) fn begin(run: &mut Run<'_>, scene: &Scene<'_>, lanes: &mut Lanes) -> 
         }),
     });
     // Barred before the first device loses it: nothing brings it back in between.
-    lanes.holds.push(rollback::ordered_hold(run, order, scene));
+    lanes.holds.push(barring::ordered_hold(run, order, scene));
     run.stop = halt::stop_of(run);
     run.gating = true;
     let count = crate::explain::devices(reached.lines.len());

@@ -4,6 +4,7 @@ use std::{cmp::Reverse, sync::Arc};
 
 use crate::{
     Action, Decision, DeviceTable, MeasureOrder, Plan, RolloutDecisions, Snapshot, StageDecisions,
+    barring,
     eligibility::Claims,
     emergency, freeze, gates, grants,
     halt::{self, Latched},
@@ -25,6 +26,9 @@ pub(crate) struct Lanes {
     /// Lines of a batch that somebody left open.
     pub fences: Vec<Action>,
     pub recalls: Vec<Action>,
+    /// Bars on what devices took back by themselves: before the outcome that tells of it, which is told
+    /// once.
+    pub bars: Vec<Action>,
     pub outcomes: Vec<Action>,
     pub retries: Vec<Action>,
     /// Which lines a PatchRollback reaches: before the status that names it.
@@ -52,6 +56,7 @@ impl Lanes {
             self.stops,
             self.fences,
             self.recalls,
+            self.bars,
             self.outcomes,
             self.retries,
             self.orders,
@@ -140,6 +145,7 @@ fn decide(
         }
         resolve::resolve_run(run, scene);
         outcomes::fold(run, scene, wake);
+        lanes.bars.extend(barring::own_holds(run, scene));
         halt::add_up(run, scene);
         let moved = gates::follow(run, scene, wake, measure);
         let mut halted = halt::judge(run, scene, wake);

@@ -201,8 +201,30 @@ const MAX_WARNINGS: usize = 10;
 pub(crate) struct Coverage {
     /// By product id.
     products: Vec<Covered>,
-    /// Holds that bar at least one of the run's updates.
-    holds: Vec<Option<Selector>>,
+    /// Whom the holds concern that bar at least one of the run's updates.
+    holds: Vec<Concerned>,
+}
+
+/// Whom an UpdateHold concerns.
+#[derive(Clone, Debug)]
+struct Concerned {
+    selector: Option<Selector>,
+    /// In order; all where it names none.
+    devices: Vec<String>,
+}
+
+impl Concerned {
+    fn new(hold: &HoldView) -> Concerned {
+        let mut devices = hold.spec.devices.clone();
+        devices.sort();
+        Concerned { selector: hold.spec.selector.as_ref().map(Selector::new), devices }
+    }
+
+    fn includes(&self, row: &DeviceRow) -> bool {
+        let is_named = || self.devices.binary_search_by(|name| (**name).cmp(&*row.name)).is_ok();
+        (self.devices.is_empty() || is_named())
+            && self.selector.as_ref().is_none_or(|selector| selector.matches(&row.labels))
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -259,8 +281,7 @@ impl Coverage {
                 }
             })
             .collect();
-        let holds =
-            relevant.iter().map(|hold| hold.spec.selector.as_ref().map(Selector::new)).collect();
+        let holds = relevant.into_iter().map(Concerned::new).collect();
         Coverage { products, holds }
     }
 
@@ -276,10 +297,8 @@ impl Coverage {
 
     /// Whether an UpdateHold bars one of the product's updates on the device.
     pub fn is_held(&self, product: u16, row: &DeviceRow) -> bool {
-        self.products.get(product as usize).is_some_and(|here| {
-            here.holds.iter().any(|&hold| {
-                self.holds[hold].as_ref().is_none_or(|selector| selector.matches(&row.labels))
-            })
-        })
+        self.products
+            .get(product as usize)
+            .is_some_and(|here| here.holds.iter().any(|&hold| self.holds[hold].includes(row)))
     }
 }

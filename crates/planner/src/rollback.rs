@@ -9,17 +9,15 @@ mod clock;
 use std::collections::BTreeSet;
 
 use wardring_api::{
-    AwaitingRebootAction, Cap, FailureAction, IncludeSuperseding, JobAction, KbId, LineState,
-    PatchRollback, RollbackPolicy, RollbackScope, RollbackStatus, UpdateHoldSpec, WindowAction,
-    conditions::{clip, whole_seconds},
-    reasons::Reason,
+    AwaitingRebootAction, Cap, FailureAction, JobAction, LineState, RollbackPolicy, RollbackScope,
+    RollbackStatus, WindowAction, conditions::whole_seconds, reasons::Reason,
 };
 
 pub(crate) use clock::stand_aside;
 use clock::{is_over_time, keep_time};
 
 use crate::{
-    Action, EventKind, JobOutcome,
+    EventKind, JobOutcome, barring,
     eligibility::{Claims, rollback_hold, rollback_policy},
     explain, freeze,
     line::{Doing, Frozen, Line, doing},
@@ -29,9 +27,6 @@ use crate::{
     wake::Wake,
     windows::{self, StageWindows},
 };
-
-/// Devices that an UpdateHold shows as evidence.
-const EVIDENCE: usize = 10;
 
 /// What one pass may do about rollbacks of a run.
 pub(crate) struct Round {
@@ -387,7 +382,7 @@ fn complete(run: &mut Run<'_>, scene: &Scene<'_>, lanes: &mut Lanes) {
     let taken_back = taken_back(run);
     let is_ordered = order::is_carried_out(run);
     if run.status.halted.is_some() && taken_back > 0 && !is_ordered {
-        lanes.holds.push(hold(run, scene));
+        lanes.holds.push(barring::hold(run, scene));
     }
     if let Some(rollback) = &mut run.status.rollback {
         rollback.completed_at = Some(whole_seconds(scene.now));
@@ -403,7 +398,7 @@ fn complete(run: &mut Run<'_>, scene: &Scene<'_>, lanes: &mut Lanes) {
     } else {
         (EventKind::Normal, Reason::RollbackSucceeded)
     };
-    let evidence = evidence(run);
+    let evidence = barring::evidence(run);
     let told = match evidence.first() {
         Some(first) if evidence.len() > 1 => format!(" ({first}; and more)"),
         Some(first) => format!(" ({first})"),
@@ -425,78 +420,6 @@ fn asking(run: &Run<'_>, scene: &Scene<'_>) -> usize {
         stage.frozen.iter().flat_map(|all| &all.lines).map(move |line| (position, line))
     });
     lines.filter(|(position, line)| asks(run, *position, line, scene)).count()
-}
-
-/// What was seen on the first few devices that were rolled back.
-fn evidence(run: &Run<'_>) -> Vec<String> {
-    let frozen = run.stages.iter().filter_map(|stage| stage.frozen.as_ref());
-    let told = frozen.flat_map(|frozen| {
-        let lines = frozen.lines.iter().enumerate();
-        let taken_back = lines.filter(|(_, line)| line.state == LineState::RolledBack);
-        taken_back.map(|(index, _)| clip(&explain::failed(frozen, index), 256))
-    });
-    told.take(EVIDENCE).collect()
-}
-
-/// The bar that keeps the updates from coming back until a person lifts it.
-fn hold(run: &Run<'_>, scene: &Scene<'_>) -> Action {
-    let halt = run.status.halted.as_ref().map_or("", |halt| halt.message.as_str());
-    let reason = format!("Rollout {} was rolled back. {halt}", run.id.name);
-    let kbs = barred(run, |line| line.state == LineState::RolledBack, scene);
-    bar(run, run.uid(), kbs, reason, IncludeSuperseding::Warn)
-}
-
-/// The same for an order: it bars what is on the devices that it reaches.
-pub(crate) fn ordered_hold(run: &Run<'_>, order: &PatchRollback, scene: &Scene<'_>) -> Action {
-    let name = order.metadata.name.as_deref().unwrap_or_default();
-    let why = explain::one_line(&order.spec.reason);
-    let reason = format!("PatchRollback {name} takes rollout {} back: {why}", run.id.name);
-    let kbs = barred(run, |line| line.ordered, scene);
-    bar(run, order::uid(order), kbs, reason, order.spec.include_superseding)
-}
-
-/// KBs of the run for the products of these lines' devices.
-fn barred(run: &Run<'_>, is_meant: impl Fn(&Line) -> bool, scene: &Scene<'_>) -> Vec<KbId> {
-    let lines = run.stages.iter().flat_map(|stage| &stage.frozen).flat_map(|all| &all.lines);
-    let products: BTreeSet<_> = lines
-        .filter(|line| is_meant(line))
-        .filter_map(|line| scene.row(line)?.product.clone())
-        .collect();
-    let updates = &run.status.resolved_updates;
-    let of_products = updates
-        .iter()
-        .filter(|update| products.iter().any(|product| **product == *update.product))
-        .map(|update| update.kb.clone());
-    let mut kbs: Vec<_> = of_products.collect();
-    if kbs.is_empty() {
-        kbs = updates.iter().map(|update| update.kb.clone()).collect();
-    }
-    kbs.sort();
-    kbs.dedup();
-    kbs.truncate(50);
-    kbs
-}
-
-fn bar(
-    run: &Run<'_>,
-    author: &str,
-    kbs: Vec<KbId>,
-    reason: String,
-    include_superseding: IncludeSuperseding,
-) -> Action {
-    let uid: String = author.chars().filter(char::is_ascii_alphanumeric).take(8).collect();
-    Action::CreateHold {
-        name: format!("{}-{}", run.id.name, uid.to_ascii_lowercase()),
-        rollout_uid: run.uid().to_owned(),
-        spec: Box::new(UpdateHoldSpec {
-            kbs,
-            selector: None,
-            include_superseding,
-            reason: clip(&reason, 512),
-            evidence: evidence(run),
-            rollout: Some(run.id.name.clone()),
-        }),
-    }
 }
 
 /// Whether a stage still has devices that the procedure wants.

@@ -5,11 +5,11 @@ mod support;
 
 use support::{ONE_STAGE, SERVER, World, explained, good_answer};
 use wardring_api::{
-    AutonomousRollback, AutonomousTrigger, DeviceRole, FailureAction, LineState, RollbackPolicy,
-    RolloutPhase, reasons::Reason,
+    Abort, AutonomousRollback, AutonomousTrigger, Cap, DeviceRole, FailureAction, LineState,
+    RollbackPolicy, RolloutPhase, reasons::Reason,
 };
 use wardring_planner::{
-    Action, JobAutonomy, JobOutcome, NewJob, NoAutonomy, Outcome, OutcomeResult,
+    Action, JobAutonomy, JobOutcome, NewJob, NoAutonomy, Outcome, OutcomeResult, RecordCause,
 };
 
 /// A rollout that lets devices help themselves, before its first pass.
@@ -111,9 +111,60 @@ fn a_rollback_of_the_rollout_does_not_remove_twice_what_a_device_took_back_by_it
 }
 
 #[test]
-fn a_retry_gives_a_device_that_helped_itself_a_new_attempt() {
-    let mut world = answered(asked(), OutcomeResult::RolledBack);
+fn what_a_device_took_back_by_itself_is_barred_there_and_only_there_while_the_rollout_goes_on() {
+    let mut world = asked();
+    world.edit("november", |spec| spec.stages[0].max_failures = Some(Cap::Count(1)));
+    let mut world = answered(world, OutcomeResult::RolledBack);
+    assert!(world.status("november").halted.is_none(), "the rollout bears one failure");
+    assert_eq!(world.state("november", "test-2"), Some(LineState::Granted), "and goes on");
+    let (name, hold) = world.holds.first_key_value().expect("the update is barred");
+    assert!(name.ends_with("-test-1"), "{name}");
+    assert_eq!((hold.devices.as_slice(), hold.kbs.len()), (["test-1".to_owned()].as_slice(), 1));
+    assert!(hold.evidence[0].contains("rolled back by itself"), "{:?}", hold.evidence);
+    assert_eq!(world.holds.len(), 1);
+
+    // A later rollout brings it to everybody else, although this device comes first.
+    world.edit("november", |spec| spec.abort = Some(Abort { reason: "done".to_owned() }));
+    world.jobs.clear();
+    world.rollout("december", ONE_STAGE);
+    world.settle();
+    assert_eq!(world.state("december", "test-1"), Some(LineState::Pending));
+    let waits: Vec<String> =
+        world.status("december").waiting_for.into_iter().map(|waiting| waiting.reason).collect();
+    assert!(waits.contains(&Reason::UpdateHeld.as_str().to_owned()), "{waits:?}");
+}
+
+#[test]
+fn the_bar_of_a_device_is_there_before_its_outcome_is_recorded() {
+    let mut world = asked();
+    world.settle();
+    let outcome = Outcome {
+        result: OutcomeResult::RolledBack,
+        reason: Some(Reason::BootLoop),
+        ..good_answer(&world)
+    };
+    world.jobs.get_mut("test-1").unwrap().outcome = JobOutcome::Verified(outcome);
+    let plan = world.plan();
+    let bar = plan.actions.iter().position(|action| matches!(action, Action::CreateHold { .. }));
+    let record = plan.actions.iter().position(|action| {
+        matches!(action, Action::RecordLines { cause: RecordCause::Outcomes, .. })
+    });
+    assert!(bar.unwrap() < record.unwrap(), "{:?}", plan.actions);
+    // The controller dies in between: the next pass makes the same bar again, which changes nothing.
+    world.apply(&plan.actions[bar.unwrap()]);
+    world.settle();
+    assert_eq!(world.holds.len(), 1);
+}
+
+#[test]
+fn a_retry_gives_a_device_that_helped_itself_a_new_attempt_once_the_bar_is_lifted() {
+    let mut world = asked();
+    world.edit("november", |spec| spec.stages[0].max_concurrency = Some(Cap::Count(2)));
+    let mut world = answered(world, OutcomeResult::RolledBack);
     world.retry("november");
+    world.settle();
+    assert_ne!(world.state("november", "test-1"), Some(LineState::Granted), "it is barred");
+    world.holds.clear();
     world.settle();
     let line = world.line("november", "test-1").unwrap();
     assert_eq!((line.state, line.was), (LineState::Granted, Some(LineState::Failed)));

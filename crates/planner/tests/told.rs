@@ -18,6 +18,7 @@ fn bar(world: &mut World) {
     let hold = UpdateHoldSpec {
         kbs: vec!["KB5068787".parse().unwrap()],
         selector: None,
+        devices: Vec::new(),
         include_superseding: Default::default(),
         reason: "It breaks printing.".to_owned(),
         evidence: Vec::new(),
