@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, bail, ensure};
 use tempfile::TempDir;
 
+use crate::clock::Clock;
 use crate::registry::Changes;
 use crate::template;
 
@@ -68,6 +69,7 @@ fn build_with(arguments: &[&str]) -> anyhow::Result<PathBuf> {
 /// A Windows of its own. It ends with the value.
 pub struct Prefix {
     folder: TempDir,
+    clock: Option<Clock>,
 }
 
 impl Prefix {
@@ -76,7 +78,15 @@ impl Prefix {
     /// # Errors
     /// A tool is missing, or Wine does not work.
     pub fn create(agent: &Path) -> anyhow::Result<Prefix> {
-        let prefix = Prefix { folder: tempfile::tempdir()? };
+        Prefix::create_with(agent, None)
+    }
+
+    /// The same whose Windows goes by this clock.
+    ///
+    /// # Errors
+    /// A tool is missing, or Wine does not work.
+    pub fn create_with(agent: &Path, clock: Option<Clock>) -> anyhow::Result<Prefix> {
+        let prefix = Prefix { folder: tempfile::tempdir()?, clock };
         template::copy(prefix.folder.path())?;
         prefix.boot()?;
         let system = prefix.drive().join("windows/system32");
@@ -97,6 +107,11 @@ impl Prefix {
         Ok(prefix)
     }
 
+    /// Its clock, where that is not this computer's.
+    pub fn clock(&self) -> Option<&Clock> {
+        self.clock.as_ref()
+    }
+
     /// `C:`.
     pub fn drive(&self) -> PathBuf {
         self.folder.path().join("drive_c")
@@ -107,7 +122,8 @@ impl Prefix {
     /// only the agent's service runs ends after this time, which is longer than any test waits. A
     /// test that is killed leaves it for as long.
     fn boot(&self) -> anyhow::Result<()> {
-        self.server(["-p600"])?;
+        // By a clock that runs ahead, days may be a minute.
+        self.server([if self.clock.is_some() { "-p200000" } else { "-p600" }])?;
         self.wine(["wineboot"]).map(|_| ())
     }
 
@@ -237,7 +253,9 @@ impl Prefix {
     }
 
     fn command(&self, program: &str) -> Command {
-        command(self.folder.path(), program)
+        let mut command = command(self.folder.path(), program);
+        command.envs(self.clock.iter().flat_map(Clock::environment));
+        command
     }
 }
 

@@ -8,6 +8,10 @@ use serde_json::Value;
 
 use crate::prefix::{COMPILER, Prefix, build};
 
+/// Has a program of the agent alone take a library of the tests in the place of Wine's.
+pub(crate) const OWN_LIBRARIES: &str =
+    r"HKCU\Software\Wine\AppDefaults\wardring-agent.exe\DllOverrides";
+
 /// A small program written in C, next to this crate.
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/programs");
 
@@ -16,9 +20,22 @@ const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/programs");
 /// # Errors
 /// The compiler is missing or refuses.
 pub fn compile(source: &str, program: &Path) -> anyhow::Result<()> {
+    compile_with(&[], source, program)
+}
+
+/// Compiles one of the libraries to a place in the prefix.
+///
+/// # Errors
+/// The compiler is missing or refuses.
+pub fn compile_library(source: &str, library: &Path) -> anyhow::Result<()> {
+    compile_with(&["-shared"], source, library)
+}
+
+fn compile_with(more: &[&str], source: &str, to: &Path) -> anyhow::Result<()> {
     let built = Command::new(COMPILER)
         .args(["-O1", "-Wall", "-Werror", "-o"])
-        .arg(program)
+        .arg(to)
+        .args(more)
         .arg(Path::new(FOLDER).join(source))
         .arg("-ladvapi32")
         .status()

@@ -6,10 +6,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
+use crate::clock::Clock;
+use crate::eventlog::{Came, EventLog};
 use crate::fakewua::FakeWua;
 use crate::prefix::{Prefix, build_agent};
-use crate::programs::compile;
+use crate::programs::{OWN_LIBRARIES, compile, compile_library};
 use crate::registry::Changes;
 
 const AGENT: &str = r"C:\wardring\wardring-agent.exe";
@@ -17,6 +20,8 @@ const CURRENT_VERSION: &str = r"SOFTWARE\Microsoft\Windows NT\CurrentVersion";
 const CBS: &str = r"SOFTWARE\Microsoft\Windows\CurrentVersion\Component Based Servicing";
 /// What a service of the tests is told; see `programs/service.c`.
 const ORDERS: &str = r"SOFTWARE\WardringTests";
+/// Whether the router answers; see `programs/iphlpapi.c`.
+const NETWORK: &str = r"SOFTWARE\WardringTests\Network";
 /// Words of a package's state in the registry.
 const INSTALL_PENDING: u32 = 0x60;
 const INSTALLED: u32 = 0x70;
@@ -29,6 +34,7 @@ pub struct Server {
     pub prefix: Prefix,
     /// Its Windows Update.
     pub updates: FakeWua,
+    events: EventLog,
 }
 
 impl Server {
@@ -39,8 +45,28 @@ impl Server {
     /// # Errors
     /// A tool is missing, or Wine does not work.
     pub fn create(ubr: u32, updates: &[Value], changes: Changes) -> anyhow::Result<Server> {
-        let prefix = Prefix::create(&build_agent()?)?;
+        Server::create_in(Prefix::create(&build_agent()?)?, ubr, updates, changes)
+    }
+
+    /// The same in a network of its own, whose one router answers, and with a clock of its own.
+    ///
+    /// # Errors
+    /// A tool is missing, or Wine does not work.
+    pub fn create_apart(ubr: u32, updates: &[Value], changes: Changes) -> anyhow::Result<Server> {
+        let prefix = Prefix::create_with(&build_agent()?, Some(Clock::new()?))?;
+        compile_library("iphlpapi.c", &prefix.drive().join("windows/system32/iphlpapi.dll"))?;
+        prefix.wine(["reg", "add", OWN_LIBRARIES, "/v", "iphlpapi", "/d", "native", "/f"])?;
+        Server::create_in(prefix, ubr, updates, router_answers(changes, true))
+    }
+
+    fn create_in(
+        prefix: Prefix,
+        ubr: u32,
+        updates: &[Value],
+        changes: Changes,
+    ) -> anyhow::Result<Server> {
         let updates = FakeWua::install(&prefix, &json!({ "updates": updates }))?;
+        let events = EventLog::install(&prefix)?;
         compile("dism.c", &prefix.drive().join("windows/system32/dism.exe"))?;
         compile("service.c", &prefix.drive().join("wardring/service.exe"))?;
         let overrides = r"HKCU\Software\Wine\DllOverrides";
@@ -49,7 +75,7 @@ impl Server {
             let program = format!(r"C:\wardring\service.exe {name}");
             prefix.wine(["sc", "create", name, "binPath=", &program, "start=", start])?;
         }
-        let server = Server { prefix, updates };
+        let server = Server { prefix, updates, events };
         server.prefix.switch_off()?;
         let windows = changes
             .text(CURRENT_VERSION, "ProductName", "Windows Server 2022 Datacenter")
@@ -88,7 +114,7 @@ impl Server {
     /// # Errors
     /// It does not in time.
     pub async fn until_restarts_ordered(&self, times: usize) -> anyhow::Result<()> {
-        let ordered = || self.log().matches("ordering a restart").count() >= times;
+        let ordered = || self.restarts_ordered() >= times;
         self.until(&format!("{times} restarts to be ordered"), ordered).await
     }
 
@@ -101,7 +127,11 @@ impl Server {
         self.until(&format!("{times} calls of {call}"), called).await
     }
 
-    async fn until(&self, what: &str, is_so: impl Fn() -> bool) -> anyhow::Result<()> {
+    /// Waits until something is so.
+    ///
+    /// # Errors
+    /// It is not in time.
+    pub async fn until(&self, what: &str, is_so: impl Fn() -> bool) -> anyhow::Result<()> {
         let begun = Instant::now();
         while !is_so() {
             if begun.elapsed() > PATIENCE {
@@ -126,12 +156,26 @@ impl Server {
         self.updates.set_world(&world)
     }
 
-    /// Restarts Windows. What waited for that is carried out, and `changes` are made, before any
-    /// service runs.
+    /// Restarts Windows as the agent ordered. What waited for that is carried out, and `changes` are
+    /// made, before any service runs.
     ///
     /// # Errors
     /// Wine does not answer.
     pub fn restart(&self, ubr: u32, ends: Ends, changes: Changes) -> anyhow::Result<()> {
+        self.restart_as(Came::BY_AGENT, ubr, ends, changes)
+    }
+
+    /// The same, and the System log tells another cause.
+    ///
+    /// # Errors
+    /// Wine does not answer.
+    pub fn restart_as(
+        &self,
+        came: Came,
+        ubr: u32,
+        ends: Ends,
+        changes: Changes,
+    ) -> anyhow::Result<()> {
         self.prefix.switch_off()?;
         self.updates.finish_at_boot()?;
         if ends == Ends::Offered {
@@ -141,7 +185,53 @@ impl Server {
             self.updates.set_world(&world)?;
         }
         self.prefix.while_off(&with_ubr(changes.gone(&format!(r"{CBS}\RebootPending")), ubr))?;
+        self.events.tell(came, self.prefix.clock().map(Clock::ahead).unwrap_or_default())?;
         self.prefix.switch_on()
+    }
+
+    /// Windows comes up once more, with everything as it was.
+    ///
+    /// # Errors
+    /// Wine does not answer.
+    pub fn comes_again(&self, came: Came) -> anyhow::Result<()> {
+        self.prefix.switch_off()?;
+        self.events.tell(came, self.prefix.clock().map(Clock::ahead).unwrap_or_default())?;
+        self.prefix.switch_on()
+    }
+
+    /// How many restarts the agent has ordered since it was installed.
+    pub fn restarts_ordered(&self) -> usize {
+        self.log().matches("ordering a restart").count()
+    }
+
+    /// Waits until a service runs.
+    ///
+    /// # Errors
+    /// It does not in time.
+    pub async fn until_runs(&self, service: &str) -> anyhow::Result<()> {
+        let runs = || {
+            let (_, said) = self.prefix.attempt(&["sc", "query", service]).unwrap_or_default();
+            said.contains("RUNNING")
+        };
+        self.until(&format!("{service} to run"), runs).await
+    }
+
+    /// Gives Windows a standalone installer whose packages bring `package`; a folder for what a test needs.
+    ///
+    /// # Errors
+    /// The compiler is missing, or the registry refuses.
+    pub fn take_packages(&self, package: &str) -> anyhow::Result<TempDir> {
+        compile("wusa.c", &self.prefix.drive().join("windows/system32/wusa.exe"))?;
+        let overrides = r"HKCU\Software\Wine\DllOverrides";
+        self.prefix.wine(["reg", "add", overrides, "/v", "wusa.exe", "/d", "native", "/f"])?;
+        self.prefix.set(&format!(r"{ORDERS}\Wusa"), "Package", "REG_SZ", package)?;
+        Ok(tempfile::tempdir()?)
+    }
+
+    /// Lines of the standalone installer's log.
+    pub fn standalone_runs(&self) -> Vec<String> {
+        let log = fs::read_to_string(self.prefix.drive().join("wusa.log")).unwrap_or_default();
+        log.lines().map(|line| line.trim_end().to_owned()).collect()
     }
 
     /// Lines of DISM's log that tell of removals.
@@ -168,6 +258,11 @@ fn with_ubr(changes: Changes, ubr: u32) -> Changes {
 /// Windows waits for a restart from an earlier installation.
 pub fn waits_for_restart(changes: Changes) -> Changes {
     changes.number(&format!(r"{CBS}\RebootPending"), "SessionCount", 1)
+}
+
+/// The router of a server apart answers, or no longer does.
+pub fn router_answers(changes: Changes, answers: bool) -> Changes {
+    changes.number(NETWORK, "Answers", u32::from(answers))
 }
 
 /// A package is installed.

@@ -4,60 +4,19 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
 use wardring_seal::Authority;
-use wardring_seal::tls::{Clients, server_config};
 use wardring_wine_tests::fakewua::FakeWua;
 use wardring_wine_tests::prefix::Prefix;
 use wardring_wine_tests::programs::{act, compile, prefix};
 use wardring_wine_tests::signing::package;
+use wardring_wine_tests::web::{Files, sha256, trust};
 
 const SETTINGS: &str = r"SOFTWARE\WardringTests\Wusa";
 const ROLLUP: &str = "Package_for_RollupFix~31bf3856ad364e35~amd64~~20348.2762.1.12";
-
-/// Serves one file over TLS, and counts who asked.
-struct Files {
-    url: String,
-    asked: Arc<AtomicUsize>,
-}
-
-impl Files {
-    async fn serve(authority: &Authority, content: Vec<u8>) -> Files {
-        let hosts = ["localhost".to_owned()];
-        let life = SignedDuration::from_hours(24);
-        let serving = authority.issue_serving(&hosts, Timestamp::now(), life).unwrap();
-        let tls = server_config(Clients::Anonymous, &serving.chain_pem, &serving.key_pem).unwrap();
-        let acceptor = TlsAcceptor::from(Arc::new(tls));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let asked = Arc::new(AtomicUsize::new(0));
-        let files =
-            Files { url: format!("https://localhost:{port}/p.msu"), asked: Arc::clone(&asked) };
-        let head = format!(
-            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-            content.len()
-        );
-        let answer = [head.as_bytes(), &content].concat();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let Ok(mut stream) = acceptor.accept(stream).await else { continue };
-                let mut request = vec![0; 4096];
-                let _ = stream.read(&mut request).await;
-                asked.fetch_add(1, Ordering::SeqCst);
-                let _ = stream.write_all(&answer).await;
-                let _ = stream.shutdown().await;
-            }
-        });
-        files
-    }
-}
 
 /// A Windows with an update agent, a standalone installer, and no trust in the files' server yet.
 fn windows() -> Prefix {
@@ -69,36 +28,6 @@ fn windows() -> Prefix {
     prefix.wine(["reg", "add", overrides, "/v", "wusa.exe", "/d", "native", "/f"]).unwrap();
     prefix.set(SETTINGS, "Package", "REG_SZ", ROLLUP).unwrap();
     prefix
-}
-
-/// Puts a root among those that Windows trusts: a list of properties, the hash (3) and the
-/// certificate (32) among them, as the registry's stores of certificates keep it.
-fn trust(prefix: &Prefix, folder: &std::path::Path, der: &[u8]) {
-    let file = folder.join("root.der");
-    std::fs::write(&file, der).unwrap();
-    let mut digest = std::process::Command::new("openssl");
-    let hash = digest.args(["dgst", "-sha1", "-binary"]).arg(&file).output().unwrap().stdout;
-    let mut blob = Vec::new();
-    for (property, bytes) in [(3_u32, hash.as_slice()), (32, der)] {
-        blob.extend(property.to_le_bytes());
-        blob.extend(1_u32.to_le_bytes());
-        blob.extend(u32::try_from(bytes.len()).unwrap().to_le_bytes());
-        blob.extend(bytes);
-    }
-    let key = format!(r"SOFTWARE\Microsoft\SystemCertificates\Root\Certificates\{}", hex(&hash));
-    prefix.set(&key, "Blob", "REG_BINARY", &hex(&blob)).unwrap();
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02X}")).collect()
-}
-
-fn digest(content: &[u8], folder: &std::path::Path) -> String {
-    let file = folder.join("content");
-    std::fs::write(&file, content).unwrap();
-    let mut digest = std::process::Command::new("openssl");
-    hex(&digest.args(["dgst", "-sha256", "-binary"]).arg(&file).output().unwrap().stdout)
-        .to_ascii_lowercase()
 }
 
 fn runs(prefix: &Prefix) -> Vec<String> {
@@ -127,17 +56,17 @@ async fn only_the_very_package_that_microsoft_signed_is_installed_and_only_once(
     let authority = Authority::create(Timestamp::now()).unwrap();
     let make = |company| {
         let content = package(folder.path(), company).unwrap();
-        (digest(&content, folder.path()), content)
+        (sha256(&content, folder.path()).unwrap(), content)
     };
     let (genuine, content) = make(Some("Microsoft Corporation"));
-    let files = Files::serve(&authority, content).await;
+    let files = Files::serve(&authority, content).await.unwrap();
 
     // Whom Windows does not trust is not even asked.
     let refused = install(&prefix, "1", &files, &genuine).await;
     let failed = refused["failed"].as_str().unwrap();
     assert!(failed.contains("cannot be fetched: invalid peer certificate"), "{refused}");
-    assert_eq!(files.asked.load(Ordering::SeqCst), 0);
-    trust(&prefix, folder.path(), authority.roots().certificates()[0].as_ref());
+    assert_eq!(files.asked(), 0);
+    trust(&prefix, folder.path(), &authority).unwrap();
 
     // Another file than the job's, one that nobody signed, and one that somebody else signed.
     let other = install(&prefix, "1", &files, &"0a".repeat(32)).await;
@@ -147,7 +76,7 @@ async fn only_the_very_package_that_microsoft_signed_is_installed_and_only_once(
         [(None, "carries no signature"), (Some("Contoso"), "not signed by Microsoft but by")]
     {
         let (digest, content) = make(company);
-        let files = Files::serve(&authority, content).await;
+        let files = Files::serve(&authority, content).await.unwrap();
         let refused = install(&prefix, "1", &files, &digest).await;
         assert!(refused["failed"].as_str().unwrap().contains(said), "{refused}");
     }
@@ -175,10 +104,10 @@ async fn an_agent_that_dies_under_the_installer_finds_its_end_and_never_runs_it_
     let folder = tempfile::tempdir().unwrap();
     let prefix = Arc::new(tokio::task::spawn_blocking(windows).await.unwrap());
     let authority = Authority::create(Timestamp::now()).unwrap();
-    trust(&prefix, folder.path(), authority.roots().certificates()[0].as_ref());
+    trust(&prefix, folder.path(), &authority).unwrap();
     let content = package(folder.path(), Some("Microsoft Corporation")).unwrap();
-    let digest = digest(&content, folder.path());
-    let files = Files::serve(&authority, content).await;
+    let digest = sha256(&content, folder.path()).unwrap();
+    let files = Files::serve(&authority, content).await.unwrap();
 
     prefix.set(SETTINGS, "TakesMs", "REG_DWORD", "6000").unwrap();
     let agent = prefix.start_agent(["bring", "1", &files.url, &digest]).unwrap();

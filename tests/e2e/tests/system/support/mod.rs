@@ -6,6 +6,7 @@ pub mod impostor;
 pub mod journal;
 pub mod manifests;
 pub mod place;
+pub mod relay;
 
 use std::path::PathBuf;
 

@@ -2,6 +2,9 @@
 //! Windows under Wine, with a Windows Update and a DISM of the test's own; real controllers and
 //! gateways; and what people see of it. A restart ends that Windows and starts it again.
 
+mod apart;
+mod loops;
+mod packages;
 mod site;
 
 use anyhow::Result;
@@ -102,6 +105,25 @@ async fn windows_takes_an_update_back_after_which_a_database_does_not_start_and_
     let [hold] = &holds[..] else { panic!("{holds:?}") };
     assert!(hold.spec.kbs.iter().any(|kb| kb.as_str() == KB), "{hold:?}");
     assert_eq!((site.installs(), site.server.removals().len()), (1, 1));
+
+    // The database's maker mends its part, a person lifts the hold, and another rollout brings it.
+    let name = hold.metadata.name.clone().unwrap_or_default();
+    site.place.api::<UpdateHold>().delete(&name, &DeleteParams::default()).await?;
+    site.place.api::<PatchRollout>().delete(ROLLOUT, &DeleteParams::default()).await?;
+    site.place.until_gone::<PatchRollout>(LONG, ROLLOUT).await?;
+    let mut world = site.server.updates.world()?;
+    world["updates"][0]["install"] = restarts();
+    site.server.updates.set_world(&world)?;
+    site.roll_out(json!({})).await?;
+    site.server.until_restarts_ordered(3).await?;
+    site.server.restart(UBRS[1], Ends::Installed, installed(Changes::new(), ROLLUP))?;
+    let status = site.until_phase(LONG, RolloutPhase::Completed).await?;
+    assert_eq!(
+        stage_of(&status, GROUP).counts.succeeded,
+        1,
+        "the bar is gone, and so is the hiding"
+    );
+    assert_eq!(site.installs(), 2);
     Ok(())
 }
 

@@ -8,7 +8,8 @@ use k8s_openapi::api::events::v1::Event;
 use kube::{Api, api::ListParams};
 use serde_json::{Value, json};
 use wardring_api::{
-    Device, LineState, PatchRollout, PatchRolloutStatus, PermitStep, RolloutPhase, SliceLine,
+    Device, LineState, PatchJob, PatchRollout, PatchRolloutStatus, PermitStep, RolloutPhase,
+    SliceLine,
 };
 use wardring_harness::wait_until_ok;
 use wardring_wine_tests::{registry::Changes, server::Server};
@@ -17,6 +18,7 @@ use crate::support::{
     History, LONG, Place, SHORT,
     history::Change,
     manifests::{BUILDS, KB},
+    relay::Relay,
     rollout, shared, stage,
 };
 
@@ -34,6 +36,8 @@ pub struct Site {
     pub place: Place,
     pub server: Server,
     pub history: History,
+    /// The device's way to the one gateway that it knows, where it has one of its own.
+    relay: Option<Relay>,
 }
 
 impl Site {
@@ -44,17 +48,45 @@ impl Site {
 
     /// The same with a registry that is changed before the agent is installed.
     pub async fn open_with(namespace: &str, updates: &[Value], changes: Changes) -> Result<Site> {
+        let updates = updates.to_vec();
+        let create = move || Server::create(UBRS[0], &updates, changes);
+        Site::begin(namespace, create, None).await
+    }
+
+    /// A site apart: the device has a router and a way to a gateway of its own, and time of its own.
+    pub async fn open_apart(namespace: &str, updates: &[Value]) -> Result<Site> {
+        let relay = Relay::open(&shared().await?.gateway_urls()[0]).await?;
+        let updates = updates.to_vec();
+        let create = move || Server::create_apart(UBRS[0], &updates, Changes::new());
+        Site::begin(namespace, create, Some(relay)).await
+    }
+
+    async fn begin(
+        namespace: &str,
+        create: impl FnOnce() -> Result<Server> + Send + 'static,
+        relay: Option<Relay>,
+    ) -> Result<Site> {
         assert_eq!(BUILDS, UBRS.map(|ubr| format!("20348.{ubr}")), "the catalogue's builds");
         let installation = shared().await?;
         let (tenant, place) = Place::prepare(installation, namespace).await?;
         let token = place.group(&tenant, GROUP, 1).await?;
-        let updates = updates.to_vec();
-        let create = move || Server::create(UBRS[0], &updates, changes);
         let server = tokio::task::spawn_blocking(create).await??;
-        server.install_agent(&installation.gateway_urls(), &token, DEVICE)?;
+        let gateways = relay.as_ref().map(|relay| vec![relay.url()]);
+        let gateways = gateways.unwrap_or_else(|| installation.gateway_urls());
+        server.install_agent(&gateways, &token, DEVICE)?;
         place.until_heard(LONG, DEVICE).await?;
         let history = History::begin(&place.client, namespace);
-        Ok(Site { place, server, history })
+        Ok(Site { place, server, history, relay })
+    }
+
+    /// Cuts the device's way to its gateway, or mends it.
+    pub async fn reach_gateway(&mut self, can: bool) -> Result<()> {
+        let relay = self.relay.as_mut().context("this site is not apart")?;
+        if can {
+            return relay.mend().await;
+        }
+        relay.cut().await;
+        Ok(())
     }
 
     /// Rolls the update out; `more` is merged into the spec.
@@ -145,6 +177,21 @@ impl Site {
                 status.unhealthy.iter().chain(&status.changes).any(|line| line.contains(text))
             }))
         })
+    }
+
+    /// Waits until some version of the device's job shows so many boots of the newest kind.
+    pub async fn until_boots(&self, kind: &str, count: usize) -> Result<()> {
+        wait_until_ok(LONG, &format!("{count} boots of kind {kind} in the job"), async || {
+            let jobs = self.place.api::<PatchJob>().list(&ListParams::default()).await;
+            let jobs = jobs.map_err(|error| error.to_string())?.items;
+            let status = jobs.first().and_then(|job| job.status.clone()).unwrap_or_default();
+            let boots = status.boots.iter().filter(|boot| format!("{:?}", boot.kind) == kind);
+            if boots.count() >= count {
+                return Ok(());
+            }
+            Err(format!("{status:?}; the agent's log: {}", self.server.log()))
+        })
+        .await
     }
 
     /// How often an installation began.
