@@ -7,8 +7,12 @@ pub struct Ground {
     pub has_agent: bool,
     /// An agent ran here, at a console or as a service, and left its traces.
     pub has_traces: bool,
-    /// Roles, in the API's words.
+    /// Roles, in the API's words; `Unknown` where Windows does not tell.
     pub roles: Vec<String>,
+    /// Who else patches this device.
+    pub others: Vec<String>,
+    /// The exercise began on another machine: this one runs a copy of its disk.
+    pub is_copy: bool,
 }
 
 /// Whether whoever began it said that the device may be lost.
@@ -20,9 +24,9 @@ pub enum Consent {
     Missing,
 }
 
-/// Why no exercise takes place here, if so. No consent helps against the first three: a device with
-/// an agent is managed by what its controller seals and by nothing else, and whoever has a role is
-/// missed by others.
+/// Why no exercise takes place here, if so. Consent helps against none of them but its own lack:
+/// a device with an agent is managed by what its controller seals and by nothing else, whoever has a role is
+/// missed by others, whoever is patched by others is theirs, and nobody consented for a copy.
 pub fn refusal(ground: &Ground, consent: Consent) -> Option<String> {
     if ground.has_agent {
         return Some(
@@ -37,6 +41,19 @@ pub fn refusal(ground: &Ground, consent: Consent) -> Option<String> {
              `wardring-agent uninstall --purge`"
                 .to_owned(),
         );
+    }
+    if ground.is_copy {
+        return Some(
+            "this is another computer than the one on which the exercise began: its disk was copied; end \
+             the exercise here with --forget"
+                .to_owned(),
+        );
+    }
+    if !ground.others.is_empty() {
+        return Some(format!(
+            "others patch this device ({}): take one that nobody manages",
+            ground.others.join("; ")
+        ));
     }
     if !ground.roles.is_empty() {
         return Some(format!(
@@ -71,7 +88,10 @@ mod tests {
         };
         refused(Ground { has_agent: true, ..empty.clone() }, "controller's to say");
         refused(Ground { has_traces: true, ..empty.clone() }, "an agent ran on this device");
-        for role in ["DomainController", "ClusterNode", "HyperVHost", "RdsHost"] {
+        refused(Ground { is_copy: true, ..empty.clone() }, "its disk was copied");
+        let others = vec!["ConfigMgr client: set client setting".to_owned()];
+        refused(Ground { others, ..empty.clone() }, "ConfigMgr client");
+        for role in ["DomainController", "ClusterNode", "HyperVHost", "RdsHost", "Unknown"] {
             refused(Ground { roles: vec![role.to_owned()], ..empty.clone() }, role);
         }
     }

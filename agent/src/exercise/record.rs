@@ -89,6 +89,9 @@ pub struct Record {
     pub wish: Wish,
     /// When it began.
     pub begun_at: Timestamp,
+    /// What is the machine's own on which it began, where its firmware tells.
+    #[serde(default)]
+    pub hardware: Option<String>,
     /// `build.UBR` before it.
     pub build_before: String,
     /// The update.
@@ -132,6 +135,7 @@ impl Record {
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             wish,
             begun_at,
+            hardware: None,
             build_before: String::new(),
             chosen: None,
             install: None,

@@ -31,7 +31,7 @@ use crate::folder::{self, FolderError};
 use crate::identity::{IdentityFile, Known};
 use crate::journal::{Durability, Journal, Loaded};
 use crate::log::RotatingLog;
-use crate::platform::windows::{OpenError, Windows, roles};
+use crate::platform::windows::{OpenError, Windows, hardware, others, roles};
 use crate::platform::{Machine, wall_clock};
 
 /// Name of the service.
@@ -136,10 +136,17 @@ fn has_identity() -> bool {
     !matches!(known, Ok(Ok(Known::Nothing)))
 }
 
-/// Why the device must not be touched any more, if so.
-fn forbidden() -> Option<String> {
-    let has_agent = has_service(super::NAME) || has_identity();
-    refusal(&Ground { has_agent, has_traces: false, roles: roles() }, Consent::Given)
+/// Why the device must not be touched any more, if so. `began_on` is the machine's own on which the exercise
+/// began: a copy of its disk may run elsewhere within the same day.
+fn forbidden(began_on: Option<&str>) -> Option<String> {
+    let ground = Ground {
+        has_agent: has_service(super::NAME) || has_identity(),
+        has_traces: false,
+        roles: roles(),
+        others: others(),
+        is_copy: hardware().as_deref() != began_on,
+    };
+    refusal(&ground, Consent::Given)
 }
 
 /// Begins an exercise: everything is looked at first.
@@ -149,7 +156,13 @@ fn forbidden() -> Option<String> {
 pub fn begin(wish: Wish, consent: Consent) -> Result<(), ExerciseError> {
     let has_traces = has_identity()
         || !matches!(LOCAL_MACHINE.open(uninstall::OWN_KEY), Err(error) if is_missing(&error));
-    let ground = Ground { has_agent: has_service(super::NAME), has_traces, roles: roles() };
+    let ground = Ground {
+        has_agent: has_service(super::NAME),
+        has_traces,
+        roles: roles(),
+        others: others(),
+        is_copy: false,
+    };
     if let Some(why) = refusal(&ground, consent) {
         return Err(ExerciseError::Refused(why));
     }
@@ -176,7 +189,8 @@ fn set_up(folder: &Path, wish: Wish) -> Result<(), ExerciseError> {
     let running = std::env::current_exe().map_err(ExerciseError::Places)?;
     program::copy(&running, &program)
         .map_err(|source| ExerciseError::Program { program: program.clone(), source })?;
-    Record::begin(chance::id(), wish, wall_clock()).save(folder)?;
+    let record = Record::begin(chance::id(), wish, wall_clock());
+    Record { hardware: hardware(), ..record }.save(folder)?;
     let refused = |act| move |source| ExerciseError::Service { act, source };
     let access = ServiceManagerAccess::CONNECT | ServiceManagerAccess::CREATE_SERVICE;
     let manager = ServiceManager::local_computer(None::<&OsStr>, access);
@@ -384,7 +398,7 @@ fn go_on(
     record: &mut Record,
     stop: watch::Receiver<bool>,
 ) -> Result<Paused, String> {
-    if let Some(why) = forbidden() {
+    if let Some(why) = forbidden(record.hardware.as_deref()) {
         return Err(why);
     }
     if wall_clock() > record.ends() {
@@ -422,6 +436,8 @@ async fn carry_on(
             chosen
         }
     };
+    let began_on = record.hardware.clone();
+    let forbidden = move || forbidden(began_on.as_deref());
     let paused = conduct(folder, record, &chosen, Arc::clone(&device), forbidden, stop).await;
     let paused = paused.map_err(|error: Trouble| whole(&error))?;
     if paused == Paused::Over && record.removal.is_some() {

@@ -25,8 +25,12 @@ const ALREADY_INSTALLED: u32 = 0x0024_0006;
 pub(super) const NETWORK_LOST: &str = "NetworkLost";
 /// Roles whose devices never do it, in the words of the facts: others depend on them, and what they
 /// hold must not go back in time by their own judgement.
-const NEVER: [(&str, &str); 2] =
-    [("DomainController", "a domain controller"), ("ClusterNode", "a node of a failover cluster")];
+/// One that cannot read what it is may be one of them.
+const NEVER: [(&str, &str); 3] = [
+    ("DomainController", "a domain controller"),
+    ("ClusterNode", "a node of a failover cluster"),
+    ("Unknown", "a device that cannot tell its roles"),
+];
 
 /// A rollback that nobody permitted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -83,6 +83,7 @@ fn a_device_whose_job_does_not_ask_for_it_stays_as_it_is() {
 fn a_domain_controller_or_cluster_node_never_does_it_whatever_the_job_says() {
     for (role, words) in [
         ("DomainController", "it is a domain controller"),
+        ("Unknown", "it is a device that cannot tell its roles"),
         ("ClusterNode", "it is a node of a failover cluster"),
     ] {
         let mut bench = Bench { roles: vec!["RdsHost".to_owned(), role.to_owned()], ..crashing() };

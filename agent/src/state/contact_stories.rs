@@ -165,7 +165,7 @@ fn a_lost_network_uninstalls_nothing_where_the_job_does_not_ask_for_it() {
 
 #[test]
 fn a_domain_controller_or_cluster_node_never_does_it_whatever_the_job_says() {
-    for role in ["DomainController", "ClusterNode"] {
+    for role in ["DomainController", "ClusterNode", "Unknown"] {
         let mut bench = Bench { roles: vec![role.to_owned()], ..cut_off() };
         bench.start(false);
         assert_eq!(install(&mut bench).result, OutcomeResult::Succeeded);

@@ -162,6 +162,7 @@ fn autonomous_benches() -> impl Strategy<Value = Bench> {
     let roles = prop_oneof![
         6 => Just(Vec::new()),
         1 => Just(vec!["DomainController".to_owned()]),
+        1 => Just(vec!["Unknown".to_owned()]),
         1 => Just(vec!["RdsHost".to_owned(), "ClusterNode".to_owned()]),
     ];
     (benches(), asked, roles).prop_map(|(mut bench, asked, roles)| {

@@ -194,6 +194,9 @@ pub enum DeviceRole {
     HyperVHost,
     /// Remote Desktop session host.
     RdsHost,
+    /// Any of these, or one that this version does not know: the device cannot tell, or its agent is newer.
+    /// It is held like a role that no group declares.
+    Unknown,
 }
 
 /// Windows.

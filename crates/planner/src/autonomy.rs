@@ -67,8 +67,10 @@ pub enum NoAutonomy {
 }
 
 /// Roles whose devices others depend on, and which are not to be taken back by their own judgement: a
-/// domain controller that goes back in time, a node that its cluster moves work to meanwhile.
-const NEVER: [DeviceRole; 2] = [DeviceRole::DomainController, DeviceRole::ClusterNode];
+/// domain controller that goes back in time, a node that its cluster moves work to meanwhile. Who cannot
+/// tell what it is may be one.
+const NEVER: [DeviceRole; 3] =
+    [DeviceRole::DomainController, DeviceRole::ClusterNode, DeviceRole::Unknown];
 
 /// What a job carries for a device with these `roles`.
 pub(crate) fn of(

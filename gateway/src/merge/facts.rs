@@ -244,7 +244,9 @@ fn kbs(list: &[String]) -> Vec<String> {
 }
 
 fn roles(words: &[String]) -> Vec<DeviceRole> {
-    let mut roles: Vec<DeviceRole> = words.iter().filter_map(|word| parse(word)).collect();
+    // A word we do not know is no reason to take the device for one without a role.
+    let known = |word: &String| parse(word).unwrap_or(DeviceRole::Unknown);
+    let mut roles: Vec<DeviceRole> = words.iter().map(known).collect();
     roles.sort_unstable();
     roles.dedup();
     roles

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use proptest::prelude::*;
 use wardring_api::{
-    DeviceStatus, JobState, MsrcSeverity, PatchJobStatus, Permit, PermitStep, ServiceState,
-    conditions, conditions::Truth, reasons::Reason,
+    DeviceRole, DeviceStatus, JobState, MsrcSeverity, PatchJobStatus, Permit, PermitStep,
+    ServiceState, conditions, conditions::Truth, reasons::Reason,
 };
 use wardring_protocol::{
     Facts, Offered, Progress, RebootBehavior, RebootSource, Report, ReportBatch, ReportBody, Scan,
@@ -499,4 +499,12 @@ fn the_fingerprint_sees_facts_and_nothing_else() {
     assert_eq!(fingerprint(&again), seen);
     let other = apply_facts(again.conditions, &facts_report(8, facts("WS-2")), later);
     assert_ne!(fingerprint(&other), seen);
+}
+
+#[test]
+fn a_role_that_this_gateway_does_not_know_is_told_as_unknown_and_not_left_out() {
+    let words = ["RdsHost", "QuorumWitness", "Unknown"].map(str::to_owned).to_vec();
+    let facts = Facts { roles: words, ..facts("WS-1") };
+    let status = apply_facts(Vec::new(), &facts_report(1, facts), now());
+    assert_eq!(status.identity.unwrap().roles, [DeviceRole::RdsHost, DeviceRole::Unknown]);
 }

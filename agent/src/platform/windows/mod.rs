@@ -48,4 +48,4 @@ pub use device::{OpenError, Windows};
 #[cfg(windows)]
 pub use name::computer_name;
 #[cfg(windows)]
-pub use support::{for_support, roles, unrest};
+pub use support::{for_support, hardware, others, roles, unrest};

@@ -1,7 +1,7 @@
 //! What this device is for, and who else patches it. Read from the configuration and reported with
 //! the setting to change; no setting of anybody is ever changed here.
 
-use super::registry::{Registry, number, text};
+use super::registry::{Registry, Unreadable, Value, number, text};
 
 const PRODUCT_OPTIONS: &str = r"SYSTEM\CurrentControlSet\Control\ProductOptions";
 const SERVICES: &str = r"SYSTEM\CurrentControlSet\Services";
@@ -15,10 +15,18 @@ const CONFIGMGR: &str = "CcmExec";
 
 const DISABLED: u64 = 4;
 
+/// Word for a device that cannot tell whether it has a role.
+const UNKNOWN: &str = "Unknown";
+
 /// Whether a service is there and may start.
+fn service(registry: &impl Registry, name: &str) -> Result<bool, Unreadable> {
+    let start = registry.value(&format!(r"{SERVICES}\{name}"), "Start")?;
+    Ok(start.and_then(|start| start.number()).is_some_and(|start| start != DISABLED))
+}
+
+/// The same where nothing depends on it that would harm anybody.
 fn has_service(registry: &impl Registry, name: &str) -> bool {
-    let start = number(registry, &format!(r"{SERVICES}\{name}"), "Start");
-    start.is_some_and(|start| start != DISABLED)
+    service(registry, name).unwrap_or(false)
 }
 
 /// Whether a ConfigMgr client is here.
@@ -33,18 +41,39 @@ pub(super) fn has_configmgr(registry: &impl Registry) -> bool {
 /// alone (Windows documentation, "Determining the installed product" and `Win32_TerminalServiceSetting`);
 /// the others are told by their service. The cluster service is there, but disabled, on a server
 /// that is in no cluster.
+///
+/// What cannot be read is no "no": the device then says `Unknown` beside what it knows, and is held, because
+/// it may be a domain controller.
 pub(super) fn roles(registry: &impl Registry) -> Vec<String> {
-    let is_controller = text(registry, PRODUCT_OPTIONS, "ProductType")
-        .is_some_and(|kind| kind.eq_ignore_ascii_case("LanmanNT"));
-    let is_session_host = number(registry, TERMINAL_SERVER, "TSAppCompat") == Some(1)
-        && has_service(registry, "TermService");
-    let found = [
-        ("DomainController", is_controller),
-        ("ClusterNode", has_service(registry, "ClusSvc")),
-        ("HyperVHost", has_service(registry, "vmms")),
-        ("RdsHost", is_session_host),
+    let is_controller = || {
+        let kind = registry.value(PRODUCT_OPTIONS, "ProductType")?.and_then(Value::text);
+        Ok(kind.is_some_and(|kind| kind.eq_ignore_ascii_case("LanmanNT")))
+    };
+    let is_session_host = || {
+        let mode = registry.value(TERMINAL_SERVER, "TSAppCompat")?;
+        let shares = mode.and_then(|mode| mode.number()) == Some(1);
+        Ok(shares && service(registry, "TermService")?)
+    };
+    let asked = [
+        ("DomainController", is_controller()),
+        ("ClusterNode", service(registry, "ClusSvc")),
+        ("HyperVHost", service(registry, "vmms")),
+        ("RdsHost", is_session_host()),
     ];
-    found.into_iter().filter(|(_, is_it)| *is_it).map(|(role, _)| role.to_owned()).collect()
+    let mut roles = Vec::new();
+    let mut is_unknown = false;
+    for (role, answer) in asked {
+        match answer {
+            Ok(true) => roles.push(role.to_owned()),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(role, %error, "whether the device has this role is unknown");
+                is_unknown = true;
+            }
+        }
+    }
+    roles.extend(is_unknown.then(|| UNKNOWN.to_owned()));
+    roles
 }
 
 /// Others that patch this device, each with the setting to change, at most 128 bytes each: that is
@@ -117,6 +146,19 @@ mod tests {
         );
         let busy = service(service(service(busy, "ClusSvc", 2), "vmms", 2), "TermService", 3);
         assert_eq!(roles(&busy), ["DomainController", "ClusterNode", "HyperVHost", "RdsHost"]);
+    }
+
+    #[test]
+    fn a_role_that_cannot_be_read_is_unknown_and_not_none() {
+        let told = service(Hive::default(), "vmms", 2);
+        for path in
+            [PRODUCT_OPTIONS.to_owned(), TERMINAL_SERVER.to_owned(), format!(r"{SERVICES}\ClusSvc")]
+        {
+            let locked = told.clone().locked(&path);
+            assert_eq!(roles(&locked), ["HyperVHost", "Unknown"], "{path}");
+        }
+        let all = told.locked(PRODUCT_OPTIONS).locked(TERMINAL_SERVER);
+        assert_eq!(roles(&all), ["HyperVHost", "Unknown"], "said once");
     }
 
     #[test]

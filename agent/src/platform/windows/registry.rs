@@ -155,7 +155,7 @@ pub(super) mod tests {
     use super::*;
 
     /// A registry of a test.
-    #[derive(Default)]
+    #[derive(Clone, Default)]
     pub(in crate::platform::windows) struct Hive {
         keys: BTreeSet<String>,
         values: BTreeMap<(String, String), Value>,

@@ -34,6 +34,16 @@ pub fn roles() -> Vec<String> {
     neighbours::roles(&LocalMachine)
 }
 
+/// Who else patches this device, each with the setting to change.
+pub fn others() -> Vec<String> {
+    neighbours::others(&LocalMachine)
+}
+
+/// What is this machine's own and goes with no copy of its disk, where its firmware tells.
+pub fn hardware() -> Option<String> {
+    super::smbios::hardware(&ffi::firmware_tables())
+}
+
 /// Version, signs of a pending restart, neighbours and the state of our service.
 pub fn for_support() -> Value {
     let read = |name| text(&LocalMachine, CURRENT_VERSION, name);
