@@ -104,7 +104,7 @@ mod act {
                     [start, end, ..] => {
                         Some(ActiveHours::Fixed { start: start.parse()?, end: end.parse()? })
                     }
-                    [_] => Some(ActiveHours::Device),
+                    [_] => Some(ActiveHours::Device {}),
                 };
                 let seen = device.surroundings(hours).await;
                 json!({

@@ -153,7 +153,7 @@ fn autonomous(autonomy: &JobAutonomy) -> Option<seal::AutonomousRollback> {
 /// Type Fixed without its hours is refused at the door; what came past it waits for no hours.
 fn active_hours(hours: &ActiveHours) -> Option<seal::ActiveHours> {
     match hours.kind {
-        ActiveHoursType::Device => Some(seal::ActiveHours::Device),
+        ActiveHoursType::Device => Some(seal::ActiveHours::Device {}),
         ActiveHoursType::Fixed => {
             let HoursOfDay { start, end } = hours.fixed?;
             Some(seal::ActiveHours::Fixed { start, end })

@@ -9,8 +9,9 @@ use crate::{HealthChecks, Hook};
 pub const PAYLOAD_VERSION: u32 = 1;
 
 /// Identity of one grant: which rollout asks which enrolled device for what, for the how-manieth time.
+/// Whoever does not know all of a key must not act on it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct JobKey {
     /// Uid of the PatchRollout.
     pub rollout_uid: String,
@@ -256,8 +257,9 @@ fn is_zero(ms: &u64) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "type", deny_unknown_fields)]
 pub enum ActiveHours {
-    /// Those that Windows Update has on the device.
-    Device,
+    /// Those that Windows Update has on the device. With braces, because without them serde would skip
+    /// fields that it does not know.
+    Device {},
     /// These.
     Fixed {
         /// First hour, 0 to 23.
@@ -362,4 +364,106 @@ pub struct EnrolmentClaim {
     pub csr: String,
     /// When, by the device's clock.
     pub at: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::bytes::read_payload;
+
+    /// A job that uses everything that there is.
+    fn whole() -> Value {
+        json!({
+            "version": 1, "namespace": "n", "device": "d", "rollout": "r", "stage": "s",
+            "slice": "r-s-0", "sequence": 7, "source": "Wsus", "acceptEula": true,
+            "key": { "rolloutUid": "u", "deviceId": "e", "attempt": 1, "action": "Install" },
+            "updates": [{
+                "kb": "KB5068787", "product": "p", "kind": "Quality", "targetBuild": "1.2",
+                "identities": ["a/1"],
+                "package": { "url": "https://h/p.msu", "sha256": "0a" },
+            }],
+            "startBy": "2026-11-21T02:00:00Z", "finishBy": "2026-11-21T06:00:00Z",
+            "preflight": {
+                "rebootFirst": true, "minFreeDiskGb": 1, "requireReversible": true,
+                "ignoreAttendedBoot": true, "ignoreBattery": true,
+            },
+            "health": {
+                "services": ["Spooler"], "settleMs": 1, "restartAttempts": 1,
+                "sampleIntervalMs": 1,
+                "probes": [
+                    { "name": "a", "timeoutMs": 1, "check": { "type": "Tcp", "port": 1 } },
+                    { "name": "b", "timeoutMs": 1, "check": { "type": "Smb", "share": "SYSVOL" } },
+                ],
+            },
+            "reboot": {
+                "countdownMs": 1, "message": "m", "stuckAfterMs": 1, "waitMs": 1, "force": true,
+                "activeHours": { "type": "fixed", "start": 8, "end": 17 },
+            },
+            "onUnhealthy": "Report",
+            "hooks": [{ "moment": "BeforeInstall", "program": "x.exe", "timeoutMs": 1 }],
+            "autonomousRollback": {
+                "bootLoop": true,
+                "networkLost": {
+                    "afterMs": 1, "witnesses": [{ "host": "192.0.2.1", "port": 389 }],
+                },
+            },
+        })
+    }
+
+    /// Adds a field to one object after the other, however deep.
+    fn each_with_one_more(value: &Value) -> Vec<(String, Value)> {
+        let deeper = |place: String, of: &dyn Fn(Value) -> Value, inner: &Value| {
+            let all = each_with_one_more(inner).into_iter();
+            all.map(|(path, inner)| (format!("{place}.{path}"), of(inner))).collect::<Vec<_>>()
+        };
+        match value {
+            Value::Object(map) => {
+                let mut all = vec![(String::new(), {
+                    let mut map = map.clone();
+                    map.insert("newRule".to_owned(), json!(true));
+                    Value::Object(map)
+                })];
+                for (key, inner) in map {
+                    let of = |inner| {
+                        let mut map = map.clone();
+                        map.insert(key.clone(), inner);
+                        Value::Object(map)
+                    };
+                    all.extend(deeper(key.clone(), &of, inner));
+                }
+                all
+            }
+            Value::Array(list) => {
+                let mut all = Vec::new();
+                for (index, inner) in list.iter().enumerate() {
+                    let of = |inner| {
+                        let mut list = list.clone();
+                        list[index] = inner;
+                        Value::Array(list)
+                    };
+                    all.extend(deeper(index.to_string(), &of, inner));
+                }
+                all
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_job_with_a_rule_that_this_agent_does_not_know_is_refused_wherever_it_stands() {
+        let mut device_hours = whole();
+        device_hours["reboot"]["activeHours"] = json!({ "type": "device" });
+        for whole in [whole(), device_hours] {
+            let text = whole.to_string();
+            read_payload::<JobPayload>(&text).unwrap();
+            let changed = each_with_one_more(&whole);
+            assert!(changed.len() >= 15, "{changed:?}");
+            for (place, job) in changed {
+                let read = read_payload::<JobPayload>(&job.to_string());
+                assert!(read.is_err(), "a new rule in `{place}` would be half obeyed");
+            }
+        }
+    }
 }

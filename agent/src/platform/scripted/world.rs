@@ -290,7 +290,7 @@ impl World {
         let people = if have_left { People::NOBODY } else { People { active, disconnected } };
         let hours = match hours {
             Some(ActiveHours::Fixed { start, end }) => Some([start, end]),
-            Some(ActiveHours::Device) => self.active_hours,
+            Some(ActiveHours::Device {}) => self.active_hours,
             None => None,
         };
         Surroundings {

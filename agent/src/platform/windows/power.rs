@@ -96,7 +96,7 @@ fn here() -> Option<People> {
 /// What a restart would be in the way of. May wait for BitLocker.
 pub(super) fn surroundings(hours: Option<ActiveHours>) -> Surroundings {
     let hours = hours.map(|hours| match hours {
-        ActiveHours::Device => around::active_hours(&LocalMachine),
+        ActiveHours::Device {} => around::active_hours(&LocalMachine),
         ActiveHours::Fixed { start, end } => (start, end),
     });
     Surroundings {
