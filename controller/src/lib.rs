@@ -5,6 +5,7 @@
 //! stands in the plan.
 
 pub mod activity;
+pub mod approvals;
 pub mod cache;
 pub mod clock;
 mod crds;

@@ -62,6 +62,11 @@ pub struct Settings {
     #[arg(long = "notify-network", value_parser = Network::parse)]
     pub notify_networks: Vec<Network>,
 
+    /// Service account that may approve, as system:serviceaccount:NAMESPACE:NAME (repeatable). The admission
+    /// policies must name the same ones.
+    #[arg(long = "approval-account")]
+    pub approval_accounts: Vec<String>,
+
     /// Namespaces that are worked on at the same time.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub concurrency: u16,

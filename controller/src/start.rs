@@ -12,6 +12,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    approvals::Guardian,
     cache::{Cache, watch_all},
     clock::{ClockWatch, MAX_SKEW},
     crds,
@@ -104,6 +105,11 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let desk = Desk {
         gates,
         events: Events::new(client.clone(), &holder),
+        guardian: Guardian::new(
+            client.clone(),
+            &settings.system_namespace,
+            &settings.approval_accounts,
+        ),
         client,
         cache,
         presence,

@@ -73,6 +73,10 @@ pub enum Command {
     Abort(Abort),
     /// Gives the failed devices of a rollout another attempt
     Retry(Rollout),
+    /// Shows what a stage asks a person for, and approves exactly that (PatchApproval)
+    Approve(Approve),
+    /// Shows what a stage asks a person for, and rejects it; it stays so until a retry
+    Reject(Approve),
     /// Takes back what a rollout brought, also long after it was completed (PatchRollback)
     Rollback(Rollback),
     /// Keeps devices from getting jobs, or updates from being brought to devices
@@ -233,6 +237,32 @@ pub struct Abort {
     /// Why; it stands in the rollout for good
     #[arg(long)]
     pub reason: String,
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT")]
+    pub output: Option<Format>,
+}
+
+/// `approve` and `reject`.
+#[derive(ClapArgs)]
+pub struct Approve {
+    /// The rollout
+    #[arg(value_parser = object)]
+    pub name: String,
+    /// The stage, where more than one thing is asked
+    #[arg(long, value_name = "NAME")]
+    pub stage: Option<String>,
+    /// The gate, where more than one thing is asked
+    #[arg(long, value_name = "NAME")]
+    pub gate: Option<String>,
+    /// Why; the rollout and the record of approvals say it
+    #[arg(long, value_parser = reason)]
+    pub reason: String,
+    /// Decides without a question on what --dry-run showed with this hash, and on nothing else
+    #[arg(long, value_name = "HASH")]
+    pub hash: Option<String>,
+    /// Only shows what is asked, and asks the API server whether you may decide
+    #[arg(long)]
+    pub dry_run: bool,
     /// Output format
     #[arg(short, long, value_name = "FORMAT")]
     pub output: Option<Format>,

@@ -3,6 +3,7 @@
 //! It reads and writes objects under the user's own identity and nothing else: no device is reached from
 //! here, and `status` never lists devices, so it costs the same for ten and for a hundred thousand.
 
+mod approve;
 mod args;
 mod cluster;
 mod complaint;
@@ -23,6 +24,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Parser;
+use wardring_api::Decided;
 
 use crate::{
     args::{Args, Command, Held, Released},
@@ -69,6 +71,8 @@ async fn obey(cluster: &Cluster, command: &Command) -> Result<ExitCode> {
         Command::Hold(Held::Update(verb)) => hold::updates(cluster, verb).await?,
         Command::Release(Released::Device(verb)) => verbs::release(cluster, verb).await?,
         Command::Release(Released::Update(verb)) => hold::release_updates(cluster, verb).await?,
+        Command::Approve(verb) => approve::run(cluster, verb, Decided::Approve).await?,
+        Command::Reject(verb) => approve::run(cluster, verb, Decided::Reject).await?,
         Command::Rollback(verb) => rollback::run(cluster, verb).await?,
         Command::Stop(verb) => stop::stop(cluster, verb).await?,
         Command::Lift(verb) => stop::lift(cluster, verb).await?,

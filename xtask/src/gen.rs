@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use wardring_api::crd::all_crds;
+use wardring_api::{approval_policy, crd::all_crds};
 
 use crate::shell::root;
 
@@ -72,11 +72,24 @@ fn files() -> Result<BTreeMap<PathBuf, String>> {
         files.insert(format!("crds/{name}.yaml").into(), format!("# {NOTICE}\n{yaml}"));
         crds.push(crd);
     }
+    files.insert("charts/wardring/files/approval-policies.yaml".into(), approval_policies()?);
     files.insert("docs/reference/api.md".into(), reference::api(&crds));
     files.insert("docs/reference/reasons.md".into(), reference::reasons());
     files.insert("docs/operations/reasons.md".into(), advice::page());
     files.insert("docs/reference/hresults.md".into(), hresults::page());
     Ok(files)
+}
+
+/// The admission policies that vouch for approvals, as the chart fills them in.
+fn approval_policies() -> Result<String> {
+    let (namespace, accounts) = approval_policy::CHART;
+    let mut text = format!("# {NOTICE}\n");
+    for object in approval_policy::objects(namespace, &[accounts.to_owned()]) {
+        let yaml = serde_yaml::to_string(&sorted(object)).context("failed to write a policy")?;
+        text.push_str("---\n");
+        text.push_str(&yaml);
+    }
+    Ok(text)
 }
 
 /// `value` with ordered keys, whatever features the workspace gives to serde_json.

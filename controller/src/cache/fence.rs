@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use kube::{Api, Client, api::ListParams};
 use wardring_api::{
-    DeviceGroup, MaintenanceWindow, PatchJob, PatchLedger, PatchRollback, PatchRollout,
-    PatchRolloutSlice,
+    DeviceGroup, MaintenanceWindow, PatchApproval, PatchJob, PatchLedger, PatchRollback,
+    PatchRollout, PatchRolloutSlice,
 };
 
 use super::{Cache, Cached, Kind, State, supersede, version_number, version_of};
@@ -24,12 +24,13 @@ pub struct FenceError {
 /// Objects per page.
 const PAGE: u32 = 500;
 
-/// Reads ledger, rollouts, orders, slices, jobs, groups and windows of the namespace as they are now (a list
+/// Reads ledger, rollouts, orders, approvals, slices, jobs, groups and windows of the namespace as they are now (a list
 /// without a version is a consistent read) and lets the cache ignore older events from here on.
 pub async fn fence(client: &Client, cache: &Cache, namespace: &str) -> Result<(), FenceError> {
     fence_kind::<PatchLedger>(client, cache, namespace).await?;
     fence_kind::<PatchRollout>(client, cache, namespace).await?;
     fence_kind::<PatchRollback>(client, cache, namespace).await?;
+    fence_kind::<PatchApproval>(client, cache, namespace).await?;
     fence_kind::<PatchRolloutSlice>(client, cache, namespace).await?;
     fence_kind::<PatchJob>(client, cache, namespace).await?;
     fence_kind::<MaintenanceWindow>(client, cache, namespace).await?;

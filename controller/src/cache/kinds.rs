@@ -40,11 +40,13 @@ pub enum Kind {
     Window,
     /// PatchRollback.
     Rollback,
+    /// PatchApproval.
+    Approval,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 11] = [
         Kind::Ledger,
         Kind::Rollout,
         Kind::Slice,
@@ -55,6 +57,7 @@ impl Kind {
         Kind::Hold,
         Kind::Window,
         Kind::Rollback,
+        Kind::Approval,
     ];
 
     /// The kind as the API names it.
@@ -70,6 +73,7 @@ impl Kind {
             Kind::Hold => "UpdateHold",
             Kind::Window => "MaintenanceWindow",
             Kind::Rollback => "PatchRollback",
+            Kind::Approval => "PatchApproval",
         }
     }
 }

@@ -6,6 +6,7 @@
 //! whatever a slow watch still delivers. And what a list says stands against everything that was known
 //! before it, also against a newer version: then the cluster was restored from a backup.
 
+mod approval;
 mod device;
 mod fence;
 mod intern;

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use wardring_api::{
-    DeviceGroup, PatchJob, PatchLedger, PatchRollback, PatchRollout, SignedBytes, UpdateSpec,
+    DeviceGroup, GateType, PatchApproval, PatchJob, PatchLedger, PatchRollback, PatchRollout,
+    RolloutPhase, SignedBytes, UpdateSpec,
 };
 use wardring_planner::{DeviceTable, GroupView, HoldView, JobView, SliceView, WindowView};
 
@@ -68,6 +69,8 @@ pub struct Namespace {
     pub windows: BTreeMap<String, Stored<WindowView>>,
     /// People's orders to roll back, by name.
     pub rollbacks: BTreeMap<String, Stored<PatchRollback>>,
+    /// People's words on what waits for one, by name.
+    pub approvals: BTreeMap<String, Stored<PatchApproval>>,
     /// The ledger.
     pub ledger: Option<Stored<PatchLedger>>,
     /// Highest sequence ever seen in this very ledger: one that goes back was restored.
@@ -115,6 +118,19 @@ impl Namespace {
             || !self.groups.is_empty()
             || !self.windows.is_empty()
             || !self.rollbacks.is_empty()
+            || !self.approvals.is_empty()
+    }
+
+    /// Whether a rollout here that is not over has a gate that waits for a person.
+    pub fn asks_people(&self) -> bool {
+        let is_over = |rollout: &PatchRollout| {
+            let phase = rollout.status.as_ref().and_then(|status| status.phase);
+            matches!(phase, Some(RolloutPhase::Completed | RolloutPhase::Aborted))
+        };
+        let rollouts = self.rollouts.values().map(|stored| &stored.value);
+        let stages = rollouts.filter(|all| !is_over(all)).flat_map(|all| &all.spec.stages);
+        let mut gates = stages.flat_map(|stage| stage.gates.all());
+        gates.any(|(_, gate)| gate.kind == GateType::Approval)
     }
 
     /// Takes the groups into the device table, with as little work as the change needs.

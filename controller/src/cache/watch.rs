@@ -9,8 +9,8 @@ use kube::{
 };
 use tokio::task::JoinSet;
 use wardring_api::{
-    DeviceGroup, MaintenanceWindow, PatchJob, PatchLedger, PatchRollback, PatchRollout,
-    PatchRolloutSlice, Update, UpdateHold,
+    DeviceGroup, MaintenanceWindow, PatchApproval, PatchJob, PatchLedger, PatchRollback,
+    PatchRollout, PatchRolloutSlice, Update, UpdateHold,
 };
 
 use super::{Cache, Cached, SlimDevice};
@@ -29,6 +29,7 @@ pub fn watch_all(client: &Client, cache: &Cache) -> JoinSet<()> {
     tasks.spawn(watch::<UpdateHold>(client.clone(), cache.clone()));
     tasks.spawn(watch::<MaintenanceWindow>(client.clone(), cache.clone()));
     tasks.spawn(watch::<PatchRollback>(client.clone(), cache.clone()));
+    tasks.spawn(watch::<PatchApproval>(client.clone(), cache.clone()));
     tasks.spawn(watch_stops(client.clone(), cache.clone()));
     tasks
 }

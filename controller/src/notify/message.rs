@@ -45,6 +45,7 @@ pub fn severity(kind: AlertKind) -> &'static str {
         | AlertKind::StageStarted
         | AlertKind::StageCompleted
         | AlertKind::RolloutCompleted
+        | AlertKind::ApprovalWanted
         | AlertKind::RollbackFinished => "info",
     }
 }

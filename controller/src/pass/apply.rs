@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, time::Instant};
 
 use futures::{StreamExt, stream};
-use wardring_api::{DeviceGroupStatus, PatchRollout};
+use wardring_api::{DeviceGroupStatus, PatchApproval, PatchRollout};
 use wardring_planner::{Action, GrantId, NewJob, Plan, RecordCause, SliceView};
 
 use super::{
@@ -29,6 +29,8 @@ pub struct Basis {
     pub rewritten: BTreeMap<String, (u64, Vec<String>)>,
     /// Jobs by device.
     pub jobs: BTreeMap<String, Stored<CachedJob>>,
+    /// PatchApprovals by name.
+    pub approvals: BTreeMap<String, Stored<PatchApproval>>,
     /// Version of the ledger.
     pub ledger: Option<u64>,
     /// Rollouts whose status the plan wrote: the version it has since, by uid.
@@ -43,6 +45,7 @@ impl Basis {
             slices: space.slices.clone(),
             rewritten: BTreeMap::new(),
             jobs: space.jobs.clone(),
+            approvals: space.approvals.clone(),
             ledger: space.ledger.as_ref().map(|ledger| ledger.version),
             statuses: BTreeMap::new(),
         }
@@ -240,6 +243,12 @@ async fn carry_out(
             Action::WriteRollbackStatus { rollback, uid, status } => {
                 writer.write_rollback_status(&rollback, &uid, &status).await;
             }
+            Action::ConfirmApproval(used) => writer.confirm_approval(basis, &used).await?,
+            Action::CreateApproval(new) => writer.create_approval(*new).await,
+            Action::WriteApprovalStatus { name, uid, status } => {
+                writer.write_approval_status(&name, &uid, &status).await;
+            }
+            Action::DeleteApproval { name, uid } => writer.delete_approval(&name, &uid).await,
             // Told at the end, however it comes about.
             Action::Emit(_) => {}
         }
@@ -367,6 +376,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        approvals::Guardian,
         cache::Cache,
         clock::ClockWatch,
         events::{
@@ -389,6 +399,7 @@ mod tests {
         let until = Instant::now() + Duration::from_secs(600);
         Desk {
             events: Events::new(client.clone(), "controller-1"),
+            guardian: Guardian::new(client.clone(), "wardring-system", &[]),
             client,
             cache: cache.clone(),
             presence: Presence::new(Duration::from_secs(30)),

@@ -9,6 +9,7 @@ mod online;
 mod pace;
 mod takeover;
 mod write;
+mod write_approval;
 mod write_rollback;
 
 use std::{
@@ -21,12 +22,13 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Namespace as KubeNamespace;
 use kube::{Api, Client};
 use wardring_api::{PatchRolloutStatus, RolloutPhase, conditions, reasons::Reason};
-use wardring_planner::{GrantId, Plan, Snapshot, activities, alerts, check, plan};
+use wardring_planner::{ApprovalPolicy, GrantId, Plan, Snapshot, activities, alerts, check, plan};
 
 pub use apply::Stop;
 
 use self::{apply::Basis, write::Writer};
 use crate::{
+    approvals::Guardian,
     cache::{Cache, Kind},
     clock::ClockWatch,
     events::Events,
@@ -66,6 +68,8 @@ pub struct Desk {
     pub board: Board,
     /// What is measured for gates.
     pub gates: Gates,
+    /// Whether approvals can be believed.
+    pub guardian: Guardian,
     /// What there is to tell.
     pub bulletin: Bulletin,
     /// Kubernetes Events.
@@ -166,12 +170,17 @@ async fn attempt(desk: &Desk, namespace: &str, memory: &mut Memory) -> Pass {
             return Pass::Failed;
         }
     };
+    let asks = desk.cache.read(namespace, |space| space.is_some_and(|space| space.asks_people()));
+    let policy = match asks {
+        true => desk.guardian.look(namespace).await,
+        false => ApprovalPolicy::default(),
+    };
     let now = Timestamp::now();
     // Basis, intent and snapshot are read one after the other; whatever changes in between fails its
     // compare-and-swap or stops the plan, so an older basis is safe.
     let intent = desk.intent(namespace);
     let basis = desk.cache.read(namespace, |space| space.map(Basis::of)).unwrap_or_default();
-    let Some(snapshot) = observe::observe(desk, namespace, memory, terminating, now) else {
+    let Some(snapshot) = observe::observe(desk, namespace, memory, terminating, policy, now) else {
         desk.metrics.activities.note(namespace, Vec::new());
         desk.bulletin.note(namespace, Default::default());
         return Pass::Done(None);

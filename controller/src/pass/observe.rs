@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use wardring_api::{names, reasons::Reason};
 use wardring_planner::{
-    DeviceRow, Guards, JobOutcome, JobView, LedgerView, Outcome, OutcomeResult, Snapshot, Unheard,
-    foreign_sequence,
+    ApprovalPolicy, DeviceRow, Guards, JobOutcome, JobView, LedgerView, Outcome, OutcomeResult,
+    Snapshot, Unheard, foreign_sequence,
 };
 use wardring_seal::{JobKey, OutcomePayload, Signed};
 
@@ -25,6 +25,7 @@ pub fn observe(
     namespace: &str,
     memory: &mut Memory,
     terminating: bool,
+    approval_policy: ApprovalPolicy,
     now: Timestamp,
 ) -> Option<Snapshot> {
     let stops = desk.cache.stops(|known| known.views());
@@ -62,6 +63,9 @@ pub fn observe(
             windows: space.windows.values().map(|stored| stored.value.clone()).collect(),
             stops,
             orders: space.rollbacks.values().map(|stored| stored.value.clone()).collect(),
+            approvals: space.approvals.values().map(|stored| stored.value.clone()).collect(),
+            approval_policy,
+            nonce: format!("{:032x}", rand::random::<u128>()),
             holds: space.holds.values().map(|stored| (*stored.value).clone()).collect(),
             measurements: desk.gates.measurements(namespace),
             uncreated: memory.uncreated.clone(),

@@ -21,6 +21,8 @@ pub const HALTED: &str = "Halted";
 pub const SUSPENDED: &str = "Suspended";
 /// All that the current stage still has to do waits for a maintenance window or a freeze.
 pub const AWAITING_WINDOW: &str = "AwaitingWindow";
+/// The current stage waits for a person's approval.
+pub const AWAITING_APPROVAL: &str = "AwaitingApproval";
 /// An EmergencyStop keeps devices of the rollout back.
 pub const EMERGENCY_STOPPED: &str = "EmergencyStopped";
 /// The rollback procedure has ended.

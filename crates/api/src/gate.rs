@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Span;
+use crate::{ApprovalGate, GateApproval, Span};
 
 /// Gates of one stage. Names are unique within it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -110,6 +110,9 @@ pub struct Gate {
     /// For type Cel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cel: Option<CelGate>,
+    /// For type Approval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<ApprovalGate>,
 }
 
 impl Gate {
@@ -134,6 +137,8 @@ pub enum GateType {
     DeviceHealth,
     /// A CEL expression over the rollout's own counters.
     Cel,
+    /// A person's approval (a PatchApproval). Of `before` or `after`.
+    Approval,
 }
 
 /// What missing data means.
@@ -388,6 +393,9 @@ pub struct GateStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub message: Option<String>,
+    /// Of a gate of type Approval: what is asked, and what was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<GateApproval>,
 }
 
 /// State of a gate.

@@ -4,6 +4,8 @@
 //! This crate holds shapes only. It must not decide anything, and it knows neither a client nor an
 //! async runtime, so that every process can depend on it.
 
+mod approval;
+pub mod approval_policy;
 mod autonomous;
 mod canary;
 pub mod conditions;
@@ -34,6 +36,7 @@ mod slice;
 mod update;
 mod window;
 
+pub use approval::*;
 pub use autonomous::*;
 pub use canary::*;
 pub use correlated::*;

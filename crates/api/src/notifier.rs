@@ -89,6 +89,8 @@ kinds! {
     RollbackFinished,
     /// An update was barred.
     HoldPlaced,
+    /// A stage waits for a person's approval.
+    ApprovalWanted,
 }
 
 impl AlertKind {

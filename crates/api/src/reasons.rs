@@ -69,6 +69,15 @@ reasons! {
     GateFailed,
     /// A gate of the stage cannot be measured, and nothing starts while nobody can say whether it holds.
     GateError,
+    /// A stage waits for a person's approval; `kubectl wardring approve` shows what is asked.
+    AwaitingApproval,
+    /// A person approved what a stage waited for.
+    Approved,
+    /// A person rejected what a stage asked for; nothing of it begins until somebody asks for a retry.
+    ApprovalRejected,
+    /// The admission policies that vouch for who approved are missing, changed or not enforced, so no
+    /// approval counts.
+    ApprovalPolicyBroken,
     /// A stage names a group that does not exist.
     GroupNotFound,
     /// The manifest is accepted by the schema but cannot be carried out.

@@ -55,6 +55,12 @@ pub struct PatchRolloutSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = -1000, max = 1000))]
     pub priority: Option<i32>,
+    /// User names of all who wrote the rollout, as the API server knows them. Needed where a stage has a gate
+    /// of type Approval: whoever makes the rollout or changes its stages must be among them, and may not
+    /// approve. It may only grow.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 253)))]
+    pub authors: Vec<String>,
     /// A person's pause. Latches: only an explicit `false` resumes, absence changes nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,

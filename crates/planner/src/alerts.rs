@@ -11,7 +11,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
-    AlertKind, JobAction, LineState, PatchRollout, PatchRolloutStatus, RolloutPhase, SliceLine,
+    AlertKind, GateState, JobAction, LineState, PatchRollout, PatchRolloutStatus, RolloutPhase,
+    SliceLine,
     conditions::{self, whole_seconds},
     reasons::Reason,
 };
@@ -150,6 +151,7 @@ pub fn alerts(snapshot: &Snapshot) -> Alerts {
     let mut notices = Vec::new();
     for rollout in &snapshot.rollouts {
         active.extend(halted(rollout));
+        active.extend(wanted(rollout));
         notices.extend(milestones(rollout));
     }
     notices.extend(snapshot.holds.iter().filter_map(words::hold));
@@ -311,6 +313,32 @@ fn halted(rollout: &PatchRollout) -> Option<Alert> {
     let place = if stage.is_empty() { String::new() } else { format!(" in stage {stage}") };
     let summary = format!("Rollout {name} is Halted{place} — {}", latch.message);
     Some(words::about(AlertKind::StageHalted, name, stage, latch.at, summary))
+}
+
+/// Approvals that a stage waits for. Each asking is an alert of its own, which ends with the answer.
+fn wanted(rollout: &PatchRollout) -> Vec<Alert> {
+    let name = rollout.metadata.name.as_deref().unwrap_or_default();
+    let Some(status) = rollout.status.as_ref().filter(|status| !has_ended(status)) else {
+        return Vec::new();
+    };
+    let stands = rollout.metadata.deletion_timestamp.is_some() || status.aborted.is_some();
+    let stages = status.stages.iter().filter(|_| !stands);
+    let gates = stages.flat_map(|stage| stage.gates.iter().map(move |gate| (stage, gate)));
+    gates
+        .filter(|(_, gate)| gate.state == GateState::Waiting)
+        .filter_map(|(stage, gate)| {
+            let asked = gate.approval.as_ref().filter(|asked| !asked.hash.is_empty())?;
+            let what = devices(stage.counts.total as usize);
+            let of = &stage.name;
+            let summary = format!(
+                "Rollout {name} waits for a person's approval in stage {of} ({what}, gate {}): \
+                 `kubectl wardring approve {name} --stage {of}`",
+                gate.name
+            );
+            let at = asked.asked_at?;
+            Some(words::about(AlertKind::ApprovalWanted, name, of, at, summary))
+        })
+        .collect()
 }
 
 fn milestones(rollout: &PatchRollout) -> Vec<Alert> {

@@ -3,6 +3,7 @@
 //! at every moment, because a process may die between any two writes.
 
 mod apart;
+mod approvals;
 mod batches;
 mod gates;
 mod rollbacks;
@@ -15,7 +16,7 @@ use wardring_api::{
 
 use batches::Flight;
 
-use crate::{Action, JobView, NewJob, Plan, RecordCause, SliceView, Snapshot};
+use crate::{Action, ApprovalUse, JobView, NewJob, Plan, RecordCause, SliceView, Snapshot};
 
 /// A rule that a plan would break.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +28,7 @@ pub struct Violation {
 }
 
 /// Replays a plan and returns every rule it would break; an empty list is a plan to carry out.
-pub fn check(snapshot: &Snapshot, plan: &Plan) -> Vec<Violation> {
+pub fn check<'a>(snapshot: &'a Snapshot, plan: &'a Plan) -> Vec<Violation> {
     let mut replay = Replay::new(snapshot);
     for action in &plan.actions {
         replay.apply(action);
@@ -52,6 +53,8 @@ struct Replay<'a> {
     crowds: Option<apart::Crowds>,
     /// The last batch, and whether its lines are still to be written.
     batch: Option<(wardring_api::Batch, bool)>,
+    /// Approvals that are read anew before the writes that follow.
+    confirmed: Vec<&'a ApprovalUse>,
     violations: Vec<Violation>,
 }
 
@@ -72,6 +75,7 @@ impl<'a> Replay<'a> {
             flights: BTreeMap::new(),
             crowds: None,
             batch: snapshot.ledger.batch.clone().map(|batch| (batch, true)),
+            confirmed: Vec::new(),
             violations: Vec::new(),
         }
     }
@@ -86,9 +90,10 @@ impl<'a> Replay<'a> {
         changed.or_else(|| view.lines.get(index)).cloned()
     }
 
-    fn apply(&mut self, action: &Action) {
+    fn apply(&mut self, action: &'a Action) {
         match action {
             Action::WriteStatus { rollout, status } => self.status(&rollout.uid, status),
+            Action::ConfirmApproval(approval) => self.confirmed.push(approval),
             Action::OpenBatch { expected_sequence, batch } => self.open(*expected_sequence, batch),
             Action::RecordLines { slice, cause, changes } => {
                 for change in changes {
@@ -116,6 +121,9 @@ impl<'a> Replay<'a> {
             | Action::WriteGroupStatus { .. }
             | Action::WriteWindowStatus { .. }
             | Action::WriteRollbackStatus { .. }
+            | Action::CreateApproval(_)
+            | Action::WriteApprovalStatus { .. }
+            | Action::DeleteApproval { .. }
             | Action::Emit(_) => {}
         }
     }

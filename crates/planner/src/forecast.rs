@@ -10,7 +10,8 @@ mod world;
 
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
-    GateResult, LineState, PatchRollout, Reversible, RolloutPhase, StageStatus, reasons::Reason,
+    Gate, GateResult, GateState, GateType, LineState, PatchRollout, Reversible, RolloutPhase,
+    StageStatus, reasons::Reason,
 };
 
 use crate::{
@@ -189,6 +190,23 @@ fn notes(snapshot: &Snapshot, uid: &str, decided: &RolloutDecisions) -> Vec<Stri
     let mut rollouts = snapshot.rollouts.iter();
     let mine = rollouts.find(|rollout| rollout.metadata.uid.as_deref() == Some(uid));
     let stages = mine.and_then(|rollout| rollout.status.as_ref()).map(|status| &status.stages);
+    for stage in mine.iter().flat_map(|rollout| &rollout.spec.stages) {
+        let known = stages.and_then(|all| all.iter().find(|known| known.name == stage.name));
+        let is_given = |gate: &Gate| {
+            known.is_some_and(|known| {
+                let mut gates = known.gates.iter();
+                gates.any(|all| all.name == gate.name && all.state == GateState::Passed)
+            })
+        };
+        for (_, gate) in stage.gates.all().filter(|(_, gate)| gate.kind == GateType::Approval) {
+            if !is_given(gate) {
+                notes.push(format!(
+                    "Stage {} waits for a person's approval (gate {}); it is taken to be given at once.",
+                    stage.name, gate.name
+                ));
+            }
+        }
+    }
     for stage in stages.into_iter().flatten() {
         for gate in &stage.gates {
             if matches!(gate.result, Some(GateResult::Fail | GateResult::Error)) {

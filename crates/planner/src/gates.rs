@@ -13,14 +13,14 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
 use wardring_api::{
-    Gate, GateFailure, GateMode, GatePhase, GateState, GateStatus, GateType, Stage, StageState,
-    StageStatus, conditions::whole_seconds, reasons::Reason,
+    Decided, Gate, GateFailure, GateMode, GatePhase, GateState, GateStatus, GateType, Stage,
+    StageState, StageStatus, conditions::whole_seconds, reasons::Reason,
 };
 
 use crate::{
-    EventKind, MeasureOrder, Measurement, Population,
+    EventKind, MeasureOrder, Measurement, Population, approvals,
     caps::later,
-    halt::current_stage,
+    halt::{self, current_stage},
     validate::{Complaint, Run, Scene},
     wake::Wake,
 };
@@ -55,12 +55,13 @@ pub(crate) fn follow(
     if stage.gates.is_empty() && run.status.stages[position].gates.is_empty() {
         return false;
     }
+    let latched = approvals::latch(run, position, scene);
     let stands = run.stop.is_some() || run.complaint.is_some() || scene.guard.is_some();
     if stands || run.status.stages[position].freeze_id.is_none() {
         for gate in &mut run.status.stages[position].gates {
             gate.next = None;
         }
-        return false;
+        return latched;
     }
     let begins = Begins::of(&run.status.stages[position], run, position);
     let mut known = std::mem::take(&mut run.status.stages[position].gates);
@@ -69,8 +70,17 @@ pub(crate) fn follow(
     for (phase, gate) in stage.gates.all() {
         let old = known.iter().position(|known| known.name == gate.name && known.phase == phase);
         let old = old.map(|index| known.swap_remove(index));
-        let Some(began) = begins.of_phase(phase, scene.now) else { continue };
+        let Some(began) = begins.of_phase(phase, scene.now) else {
+            // A rejection stays, also where a soak begins anew; all else is asked again after that.
+            statuses.extend(old.filter(is_rejection));
+            continue;
+        };
         let mut status = entry(gate, phase, old, began, scene);
+        if gate.kind == GateType::Approval {
+            moved |= asks(gate, &mut status, run, position, scene, wake);
+            statuses.push(status);
+            continue;
+        }
         let soaked =
             soaked_from(&run.status.stages[position]).filter(|_| phase == GatePhase::During);
         if status.phase == GatePhase::During || status.state != GateState::Passed {
@@ -105,8 +115,56 @@ pub(crate) fn follow(
         }
         statuses.push(status);
     }
+    // A rejection stays, also where somebody took its gate out of the spec.
+    statuses.extend(known.into_iter().filter(is_rejection));
     run.status.stages[position].gates = statuses;
-    moved
+    latched || moved
+}
+
+/// Follows a gate that waits for a person. Returns whether it changed its state.
+fn asks(
+    gate: &Gate,
+    status: &mut GateStatus,
+    run: &mut Run<'_>,
+    position: usize,
+    scene: &Scene<'_>,
+    wake: &mut Wake,
+) -> bool {
+    let (before, since) = (status.state, status.since);
+    let asked = status.approval.as_ref().map(|asked| asked.hash.clone());
+    approvals::follow(gate, status, run, position, scene, wake);
+    let expires = status.approval.as_ref().and_then(|asked| asked.expires_at);
+    status.next = expires.filter(|_| status.state == GateState::Waiting);
+    if status.state != before {
+        status.since = whole_seconds(scene.now);
+        announce(run, run.stages[position].spec, gate, status, before);
+        if before != GateState::Passed {
+            // A person's time to decide is not the devices' lack of progress.
+            halt::stand_aside(run, since, scene.now);
+        }
+    }
+    status.state != before || asked != status.approval.as_ref().map(|asked| asked.hash.clone())
+}
+
+/// Whether the status is that of a gate that a person rejected.
+fn is_rejection(status: &GateStatus) -> bool {
+    status.state == GateState::Failed
+        && status
+            .approval
+            .as_ref()
+            .and_then(|asked| asked.decided.as_ref())
+            .is_some_and(|said| said.decision == Decided::Reject)
+}
+
+/// A rejection by a gate that the spec does not have any more.
+pub(crate) fn orphaned_rejection<'s>(
+    stage: &Stage,
+    status: &'s StageStatus,
+) -> Option<&'s GateStatus> {
+    let has = |known: &GateStatus| {
+        stage.gates.all().any(|(phase, gate)| phase == known.phase && gate.name == known.name)
+    };
+    status.gates.iter().find(|known| is_rejection(known) && !has(known))
 }
 
 /// When the phases of a stage began, as far as they have.
@@ -146,7 +204,10 @@ fn entry(
     scene: &Scene<'_>,
 ) -> GateStatus {
     let definition = gate_definition(gate);
+    let is_approval = gate.kind == GateType::Approval;
     let started_at = match &old {
+        // What was asked and said is held against what would happen, not against how the gate is written.
+        Some(old) if is_approval => return old.clone(),
         Some(old) if old.definition == definition && old.started_at >= began => {
             return old.clone();
         }
@@ -172,6 +233,7 @@ fn entry(
         consecutive_successes: 0,
         consecutive_errors: 0,
         message: None,
+        approval: None,
     }
 }
 
@@ -249,6 +311,15 @@ fn announce(run: &mut Run<'_>, stage: &Stage, gate: &Gate, status: &GateStatus, 
         (GateState::Failed, _) if is_enforced(gate) && gate.on_failure != GateFailure::Hold => {
             return;
         }
+        (GateState::Failed, _) if gate.kind == GateType::Approval => {
+            (EventKind::Warning, Reason::ApprovalRejected)
+        }
+        (GateState::Error, _) if gate.kind == GateType::Approval => {
+            (EventKind::Warning, Reason::ApprovalPolicyBroken)
+        }
+        (GateState::Passed, _) if gate.kind == GateType::Approval => {
+            (EventKind::Normal, Reason::Approved)
+        }
         (GateState::Failed, _) => (EventKind::Warning, Reason::GateFailed),
         (GateState::Error, _) => (EventKind::Warning, Reason::GateError),
         (GateState::Passed, GateState::Failed | GateState::Error) => {
@@ -301,6 +372,7 @@ pub(crate) fn begin_anew(status: &mut StageStatus, now: Timestamp) {
         status.soak_started_at = Some(whole_seconds(now));
     }
     for gate in &mut status.gates {
+        approvals::begin_anew(gate);
         if gate.phase == GatePhase::Before && gate.state == GateState::Passed {
             continue;
         }
@@ -324,9 +396,10 @@ pub(crate) fn status_of<'s>(
 /// Whether every gate of the phase that is enforced has passed.
 pub(crate) fn have_passed(stage: &Stage, status: &StageStatus, phase: GatePhase) -> bool {
     let mut gates = stage.gates.all().filter(|(of, gate)| *of == phase && is_enforced(gate));
-    gates.all(|(phase, gate)| {
-        status_of(status, phase, gate).is_some_and(|known| known.state == GateState::Passed)
-    })
+    orphaned_rejection(stage, status).is_none()
+        && gates.all(|(phase, gate)| {
+            status_of(status, phase, gate).is_some_and(|known| known.state == GateState::Passed)
+        })
 }
 
 pub(crate) fn is_enforced(gate: &Gate) -> bool {
@@ -350,7 +423,12 @@ pub(crate) fn verdict(run: &Run<'_>, position: usize) -> Option<(Complaint, bool
         let is_outside = !matches!(gate.kind, GateType::DeviceHealth | GateType::Cel);
         let rolls_back =
             gate.on_failure == GateFailure::Rollback && phase != GatePhase::Before && is_outside;
-        Some((Complaint::new(Reason::GateFailed, message), rolls_back))
+        let reason = match gate.kind {
+            GateType::Approval => Reason::ApprovalRejected,
+            _ => Reason::GateFailed,
+        };
+        // A person's no takes nothing back.
+        Some((Complaint::new(reason, message), rolls_back && gate.kind != GateType::Approval))
     })
 }
 

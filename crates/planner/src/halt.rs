@@ -114,7 +114,7 @@ fn awaited_since(run: &Run<'_>) -> Option<Timestamp> {
 
 /// Time from `since` to `until` in which the rollout stood still is not the devices' lack of progress:
 /// the deadline of the stage that was open counts from so much later.
-fn stand_aside(run: &mut Run<'_>, since: Timestamp, until: Timestamp) {
+pub(crate) fn stand_aside(run: &mut Run<'_>, since: Timestamp, until: Timestamp) {
     let Some(position) = current_stage(run) else { return };
     let opened = run.status.stages[position].started_at;
     let Some(started) = opened.or_else(|| could_open_since(run, position)) else { return };
@@ -352,7 +352,9 @@ fn verdict(
         ));
     }
     // A person who suspended the run, or stopped devices of it, has stopped its clock, too.
-    let stands = run.is_kept_back() || run.awaits.is_some();
+    let stands = run.is_kept_back()
+        || run.awaits.is_some()
+        || crate::approvals::awaited(stage.spec, status).is_some();
     if status.state != StageState::Open || run.stop.is_some() || stands {
         return None;
     }

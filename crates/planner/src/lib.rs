@@ -9,6 +9,7 @@ mod activity;
 mod agenda;
 mod alerts;
 mod apart;
+mod approvals;
 mod autonomy;
 mod barring;
 mod bars;
@@ -55,6 +56,7 @@ pub use alerts::{
     Alert, Alerts, Ended, Evidence, Message, MessageState, ONE_BY_ONE, OVER, Sight, TOLD, Telling,
     Told, ToldState, alerts, is_in_trouble, to_tell,
 };
+pub use approvals::{ApprovalPolicy, ApprovalUse, approval_parts};
 pub use autonomy::{JobAutonomy, NoAutonomy, network_lost};
 pub use calendar::{Opening, WindowView};
 pub use canary::canary_gaps;

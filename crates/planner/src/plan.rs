@@ -109,6 +109,7 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     let stops = emergency::tallies(&runs, &decisions, &scene);
     if scene.guard.is_none() {
         order::write_statuses(&runs, &decisions, &scene, &mut lanes);
+        crate::approvals::write(&runs, &scene, &mut lanes);
     }
     let rollouts = publish(&mut runs, decisions, &waits, &latched, &scene, &mut lanes, &wake);
     let actions = lanes.into_actions();
@@ -197,6 +198,9 @@ fn collect_garbage(runs: &[Run<'_>], scene: &Scene<'_>, lanes: &mut Lanes, wake:
     for slice in freeze::garbage(runs, scene, wake) {
         lanes.garbage.push(Action::DeleteSlice { name: slice.to_owned() });
     }
+    for (name, uid) in crate::approvals::garbage(runs, scene, wake) {
+        lanes.garbage.push(Action::DeleteApproval { name, uid });
+    }
     lanes.garbage.sort_by(|a, b| format!("{a:?}").cmp(&format!("{b:?}")));
 }
 
@@ -223,6 +227,9 @@ fn publish(
                 (false, true) => &mut lanes.gates,
                 (false, false) => &mut lanes.statuses,
             };
+            // A stop waits for nothing, and what it halts is asked anew.
+            let uses = if stopped { Vec::new() } else { crate::approvals::uses(run) };
+            lane.extend(uses.into_iter().map(|one| Action::ConfirmApproval(Box::new(one))));
             let status = Box::new(run.status.clone());
             lane.push(Action::WriteStatus { rollout: run.id.clone(), status });
             status::announce(run);

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
     ActiveHours, Batch, ComponentStorePolicy, DeviceGroupStatus, JobAction, LineState,
-    MaintenanceWindowStatus, PatchRollbackStatus, PatchRolloutStatus, Probe, ResolvedUpdate,
-    SliceLine, UpdateHoldSpec, UpdateSource, reasons::Reason,
+    MaintenanceWindowStatus, PatchApprovalSpec, PatchApprovalStatus, PatchRollbackStatus,
+    PatchRolloutStatus, Probe, ResolvedUpdate, SliceLine, UpdateHoldSpec, UpdateSource,
+    reasons::Reason,
 };
 
-use crate::{JobAutonomy, MeasureOrder, SliceView};
+use crate::{ApprovalUse, JobAutonomy, MeasureOrder, SliceView};
 
 /// The answer to one snapshot.
 ///
@@ -19,7 +20,8 @@ use crate::{JobAutonomy, MeasureOrder, SliceView};
 /// device may act on is unrecorded. Consecutive actions of one kind that touch different objects
 /// (`CreateJob`, `DeleteJob`, `CreateSlice`, `DeleteSlice`, `WriteGroupStatus`) may run side by side.
 /// A failed `CreateJob`, `DeleteJob`, `DeleteSlice`, `WriteGroupStatus`, `WriteWindowStatus`,
-/// `WriteRollbackStatus` or `Emit` does not stop the rest: nothing later in the plan builds on it.
+/// `WriteRollbackStatus`, `CreateApproval`, `WriteApprovalStatus`, `DeleteApproval` or `Emit` does not
+/// stop the rest: nothing later in the plan builds on it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     /// Writes, in order.
@@ -152,8 +154,42 @@ pub enum Action {
         /// The whole status.
         status: Box<PatchRollbackStatus>,
     },
+    /// Read a PatchApproval and the admission policies anew, and end the plan here unless all of it is still
+    /// so: the status that comes next relies on it.
+    ConfirmApproval(Box<ApprovalUse>),
+    /// Create a PatchApproval that asks. "Already exists" is success.
+    CreateApproval(Box<NewApproval>),
+    /// Write a PatchApproval's status.
+    WriteApprovalStatus {
+        /// Name of the PatchApproval.
+        name: String,
+        /// Its uid.
+        uid: String,
+        /// The whole status.
+        status: Box<PatchApprovalStatus>,
+    },
+    /// Delete a PatchApproval whose retention is over.
+    DeleteApproval {
+        /// Name of the object.
+        name: String,
+        /// Its uid.
+        uid: String,
+    },
     /// Emit a Kubernetes Event about a rollout.
     Emit(Event),
+}
+
+/// A PatchApproval to create, without a decision.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewApproval {
+    /// Name of the object.
+    pub name: String,
+    /// The rollout, for the labels.
+    pub rollout: RolloutRef,
+    /// Name of the stage, for the label.
+    pub stage: String,
+    /// What is asked.
+    pub spec: PatchApprovalSpec,
 }
 
 /// Devices per batch.

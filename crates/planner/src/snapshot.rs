@@ -8,11 +8,13 @@ use std::{
 
 use jiff::Timestamp;
 use wardring_api::{
-    Batch, JobAction, JobState, PatchRollback, PatchRollout, PatchRolloutSlice, Permit, SliceLine,
-    UpdateHoldSpec, UpdateSpec, reasons::Reason,
+    Batch, JobAction, JobState, PatchApproval, PatchRollback, PatchRollout, PatchRolloutSlice,
+    Permit, SliceLine, UpdateHoldSpec, UpdateSpec, reasons::Reason,
 };
 
-use crate::{DeviceTable, Measurement, NamesDigest, StopView, WindowView, names_digest};
+use crate::{
+    ApprovalPolicy, DeviceTable, Measurement, NamesDigest, StopView, WindowView, names_digest,
+};
 
 /// Everything one pass may look at. The order of the lists does not matter.
 #[derive(Clone, Debug)]
@@ -39,6 +41,13 @@ pub struct Snapshot {
     pub holds: Vec<HoldView>,
     /// Every PatchRollback of the namespace.
     pub orders: Vec<Arc<PatchRollback>>,
+    /// Every PatchApproval of the namespace.
+    pub approvals: Vec<Arc<PatchApproval>>,
+    /// Whether what they say can be believed.
+    pub approval_policy: ApprovalPolicy,
+    /// Made up for this snapshot, of at most 64 characters: what is asked with it cannot have been
+    /// answered before.
+    pub nonce: String,
     /// Every MaintenanceWindow of the namespace.
     pub windows: Vec<Arc<WindowView>>,
     /// Every EmergencyStop of the cluster.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use wardring_api::{
-    PatchRolloutStatus, RolloutPhase, StageCounts, StageState, Waiting, WindowAction,
+    GateState, PatchRolloutStatus, RolloutPhase, StageCounts, StageState, Waiting, WindowAction,
     conditions::{self, Truth, clip, whole_seconds},
     reasons::Reason,
 };
@@ -13,6 +13,7 @@ use wardring_api::{
 use crate::{
     Decision, EventKind,
     agenda::Closed,
+    approvals,
     caps::later,
     emergency, explain, freeze, gates,
     halt::current_stage,
@@ -199,7 +200,14 @@ fn device_waits(
     // Told once for the whole stage, or for all of them.
     reasons.remove(&Reason::GroupNotFound);
     reasons.remove(&Reason::EmergencyStop);
-    for told in [Reason::GateWaiting, Reason::GateFailed, Reason::GateError] {
+    for told in [
+        Reason::GateWaiting,
+        Reason::GateFailed,
+        Reason::GateError,
+        Reason::AwaitingApproval,
+        Reason::ApprovalRejected,
+        Reason::ApprovalPolicyBroken,
+    ] {
         reasons.remove(&told);
     }
     if matches!(run.stop, Some(Stop::Aborted | Stop::Deleting)) {
@@ -356,6 +364,11 @@ fn set_conditions(run: &mut Run<'_>, decisions: &[Vec<Decision>], scene: &Scene<
     });
     let (is_braked, stops) = (run.is_kept_back(), emergency::sentences(run));
     let awaits = run.awaits.clone();
+    let asks = current_stage(run).filter(|_| stop.is_none()).and_then(|position| {
+        let status = &run.status.stages[position];
+        let awaited = approvals::awaited(run.stages[position].spec, status)?;
+        (awaited.state == GateState::Waiting).then(|| awaited.message.clone().unwrap_or_default())
+    });
     let list = &mut run.status.conditions;
     let mut set = |kind: &str, truth: Truth, reason: Reason, message: &str| {
         conditions::set(list, kind, truth, reason, message, generation, scene.now);
@@ -420,6 +433,9 @@ fn set_conditions(run: &mut Run<'_>, decisions: &[Vec<Decision>], scene: &Scene<
     if let Some(closed) = &awaits {
         set(conditions::AWAITING_WINDOW, Truth::True, closed.reason, &closed.message);
     }
+    if let Some(asks) = &asks {
+        set(conditions::AWAITING_APPROVAL, Truth::True, Reason::AwaitingApproval, asks);
+    }
     if is_rolled_back {
         let (truth, reason) = if is_rollback_failed {
             (Truth::False, Reason::RollbackFailed)
@@ -435,6 +451,7 @@ fn set_conditions(run: &mut Run<'_>, decisions: &[Vec<Decision>], scene: &Scene<
         (conditions::SUSPENDED, suspended.is_some()),
         (conditions::EMERGENCY_STOPPED, is_braked),
         (conditions::AWAITING_WINDOW, awaits.is_some()),
+        (conditions::AWAITING_APPROVAL, asks.is_some()),
         (conditions::ROLLED_BACK, is_rolled_back),
         (conditions::RECONCILING, false),
     ] {

@@ -404,6 +404,9 @@ impl Controller {
             windows: Vec::new(),
             measurements: Vec::new(),
             orders: Vec::new(),
+            approvals: Vec::new(),
+            approval_policy: Default::default(),
+            nonce: String::new(),
             stops: all(Kind::Stop)
                 .filter_map(Object::stop)
                 .map(|stop| Arc::new(StopView::new(stop)))

@@ -56,6 +56,10 @@ pub async fn snapshot(
             })
             .await?,
         orders: place.all(|order: PatchRollback| Arc::new(order)).await?,
+        // What is asked, the forecast takes to be approved.
+        approvals: Vec::new(),
+        approval_policy: Default::default(),
+        nonce: String::new(),
         windows: place.all(|all: MaintenanceWindow| Arc::new(WindowView::new(&all))).await?,
         stops: stops(cluster, remarks).await?,
         measurements: Vec::new(),

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use wardring_api::{
     Device, DeviceGroup, EmergencyStop, EnrollmentRequest, EnrollmentToken, GateProvider,
-    MaintenanceWindow, Notifier, PatchJob, PatchLedger, PatchRollback, PatchRollout,
+    MaintenanceWindow, Notifier, PatchApproval, PatchJob, PatchLedger, PatchRollback, PatchRollout,
     PatchRolloutSlice, Update, UpdateHold,
 };
 
@@ -158,6 +158,7 @@ fn read(kind: &str, stored: Value) -> Result<()> {
         "EmergencyStop" => as_type::<EmergencyStop>(stored),
         "GateProvider" => as_type::<GateProvider>(stored),
         "PatchRollback" => as_type::<PatchRollback>(stored),
+        "PatchApproval" => as_type::<PatchApproval>(stored),
         "EnrollmentToken" => as_type::<EnrollmentToken>(stored),
         "EnrollmentRequest" => as_type::<EnrollmentRequest>(stored),
         _ => bail!("there is no kind {kind:?}"),

@@ -30,6 +30,7 @@ async fn the_api_server_takes_every_example_and_knows_every_field_of_it() {
         "device",
         "maintenancewindow",
         "patchrollback",
+        "patchapproval",
         "notifier",
     ] {
         let accepted = format!("{kind}.wardring.dev/");

@@ -238,7 +238,10 @@ fn the_controller_deletes_only_records_and_answered_requests() {
         .map(|(resource, _)| resource.as_str())
         .collect();
 
-    assert_eq!(deleted, ["patchjobs", "patchrolloutslices", "enrollmentrequests"]);
+    assert_eq!(
+        deleted,
+        ["patchjobs", "patchrolloutslices", "patchapprovals", "enrollmentrequests"]
+    );
     assert!(
         grants.iter().all(|(resource, verb)| verb != "*" && resource != "*" && verb != "escalate")
     );
@@ -272,6 +275,44 @@ fn notifiers_reach_the_networks_that_the_administrator_lists() {
     assert!(!args(&[]).contains("--notify-network"));
     let listed = args(&["--set", "controller.notify.networks={10.20.0.0/16}"]);
     assert!(listed.contains("\"--notify-network=10.20.0.0/16\""), "{listed}");
+}
+
+#[test]
+fn the_policies_for_approvals_are_those_that_the_controller_expects_with_the_same_accounts() {
+    for accounts in [&[][..], &["system:serviceaccount:flux:sync", "system:serviceaccount:argo:cd"]]
+    {
+        let set = format!("approvals.serviceAccounts={{{}}}", accounts.join(","));
+        let args: Vec<&str> = if accounts.is_empty() { vec![] } else { vec!["--set", &set] };
+        let objects = template(&args).unwrap();
+        let pod = &named(&objects, "Deployment", "wardring-controller")["spec"]["template"]["spec"];
+        let args = pod["containers"][0]["args"].to_string();
+        let accounts: Vec<String> = accounts.iter().map(ToString::to_string).collect();
+        for account in &accounts {
+            assert!(args.contains(&format!("--approval-account={account}")), "{args}");
+        }
+        for wanted in wardring_api::approval_policy::objects("wardring-system", &accounts) {
+            let (kind, name) = (&wanted["kind"], &wanted["metadata"]["name"]);
+            let found = named(&objects, kind.as_str().unwrap(), name.as_str().unwrap());
+            assert_eq!(found["spec"], wanted["spec"], "{kind} {name}");
+        }
+    }
+    let error = template(&["--set", "approvals.serviceAccounts={bob}"]).unwrap_err().to_string();
+    assert!(error.contains("serviceAccounts"), "{error}");
+}
+
+#[test]
+fn nobody_of_us_approves_and_whoever_may_is_bound_by_people() {
+    let objects = template(&[]).unwrap();
+    let bound = objects.iter().filter(|object| object["roleRef"]["name"] == "wardring-approve");
+    assert_eq!(bound.count(), 0);
+    let role = named(&objects, "ClusterRole", "wardring-approve")["rules"].to_string();
+    assert!(role.contains("patchapprovals") && !role.contains("status"), "{role}");
+    let gateway = grants(&objects, "wardring-gateway");
+    assert!(!gateway.iter().any(|(resource, _)| resource.contains("patchapprovals")));
+    let controller = grants(&objects, "wardring-controller");
+    let verbs: Vec<_> =
+        controller.iter().filter(|(resource, _)| resource == "patchapprovals").collect();
+    assert!(verbs.iter().all(|(_, verb)| verb != "patch" && verb != "update"), "{verbs:?}");
 }
 
 #[test]

@@ -55,6 +55,11 @@ const PARTS: &[Part] = &[
                  failures are borne. If the update is the cause, leave the halt in place.",
             ),
             (
+                ApprovalRejected,
+                "Talk to whoever rejected it; the message names them and says why. Change what they object \
+                 to, then `kubectl wardring retry NAME` asks anew. Deleting the PatchApproval changes nothing.",
+            ),
+            (
                 UnreachableBudgetSpent,
                 "Look first at what the silent devices share: a switch, a hypervisor, a gateway. \
                  Nothing is taken back because of silence. Devices that come back healthy leave the \
@@ -119,6 +124,18 @@ const PARTS: &[Part] = &[
                 GateWaiting,
                 "Wait: the message says what the gate measures and when it does so next. A gate that never \
                  gets data waits for ever unless `noData` says otherwise.",
+            ),
+            (
+                AwaitingApproval,
+                "`kubectl wardring approve NAME` shows what is asked and takes the word of somebody who did \
+                 not write the rollout and has the role `wardring-approve`; `reject` says no. The \
+                 message says since what change it is asked anew, if it is.",
+            ),
+            (
+                ApprovalPolicyBroken,
+                "Approvals count only while the chart's ValidatingAdmissionPolicies `wardring-approvals` and \
+                 `wardring-rollout-authors` and their bindings stand as this version installs them. The message says which \
+                 one is missing or different: `helm upgrade` puts it back. What was asked before is asked anew then.",
             ),
             (
                 GateFailed,

@@ -49,6 +49,7 @@ const SETS: &[&str] = &[
     "spec.stages[].gates.before[].deviceHealth.signals",
     "spec.stages[].gates.during[].deviceHealth.signals",
     "spec.stages[].gates.after[].deviceHealth.signals",
+    "spec.authors",
     "spec.allowedNetworks",
     "spec.namespaces",
 ];

@@ -96,6 +96,15 @@ fn table(kind: &str) -> Vec<Column> {
             ("Reason", "string", ".spec.reason", Always),
             ("Rollbacks", "string", ".spec.rollbacks", Wide),
         ],
+        "PatchApproval" => vec![
+            ("Rollout", "string", ".spec.rollout", Always),
+            ("Stage", "string", ".spec.subject.stageGate.stage", Always),
+            ("Gate", "string", ".spec.subject.stageGate.gate", Always),
+            ("Phase", "string", ".status.phase", Always),
+            ("By", "string", ".spec.approver", Always),
+            ("Expires", "string", ".spec.expiresAt", Wide),
+            ("Message", "string", ".status.message", Wide),
+        ],
         "GateProvider" => vec![
             ("Type", "string", ".spec.type", Always),
             ("Ready", "string", ".status.conditions[?(@.type==\"Ready\")].status", Always),

@@ -18,7 +18,7 @@ pub use rules::{Rule, rules};
 
 use crate::{
     Device, DeviceGroup, EmergencyStop, EnrollmentRequest, EnrollmentToken, GateProvider,
-    MaintenanceWindow, Notifier, PatchJob, PatchLedger, PatchRollback, PatchRollout,
+    MaintenanceWindow, Notifier, PatchApproval, PatchJob, PatchLedger, PatchRollback, PatchRollout,
     PatchRolloutSlice, Update, UpdateHold,
 };
 
@@ -38,6 +38,7 @@ pub fn all_crds() -> Vec<CustomResourceDefinition> {
         Notifier::crd(),
         GateProvider::crd(),
         PatchRollback::crd(),
+        PatchApproval::crd(),
         EnrollmentToken::crd(),
         EnrollmentRequest::crd(),
     ]

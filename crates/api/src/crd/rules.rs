@@ -3,6 +3,7 @@
 //! A rule that mentions `oldSelf` is skipped when its own field is set or unset, so one-way rules on
 //! optional fields sit on the parent. Every message starts with the field and says what is right.
 
+mod approval;
 mod gate_provider;
 mod gates;
 
@@ -41,6 +42,7 @@ fn table(kind: &str) -> &'static [Rule] {
         "Notifier" => NOTIFIER,
         "GateProvider" => gate_provider::RULES,
         "PatchRollback" => PATCH_ROLLBACK,
+        "PatchApproval" => approval::RULES,
         "EnrollmentToken" => ENROLLMENT_TOKEN,
         "EnrollmentRequest" => ENROLLMENT_REQUEST,
         _ => &[],
@@ -319,6 +321,11 @@ const PATCH_ROLLOUT: &[Rule] = &[
         "spec.autonomousRollback.networkLost.after",
         A_QUARTER_TO_TWELVE_HOURS,
         "spec.autonomousRollback.networkLost.after: must be at least `15m` and at most `12h`",
+    ),
+    rule(
+        "spec",
+        "!has(oldSelf.authors) || (has(self.authors) && oldSelf.authors.all(a, a in self.authors))",
+        "spec.authors: may only grow, because it says who may not approve; add yourself",
     ),
     // Removing `abort` is accepted and changes nothing: GitOps tools strip fields that they do not own.
     rule(

@@ -71,6 +71,10 @@ impl Replay<'_> {
                 }
             }
             for (phase, gate) in stage.gates.all() {
+                if gate.kind == GateType::Approval {
+                    self.approval(rollout, was, now, phase, gate, before, status);
+                    continue;
+                }
                 let known = state_of(now, phase, gate);
                 let Some(known) = known.filter(|known| known.state == GateState::Passed) else {
                     continue;

@@ -8,7 +8,7 @@ use wardring_api::{
 
 use jiff::Timestamp;
 
-use super::{is_enforced, soaked_from, status_of};
+use super::{is_enforced, orphaned_rejection, soaked_from, status_of};
 use crate::validate::Complaint;
 
 /// Writes the sentence about the gate into its status.
@@ -90,7 +90,7 @@ fn source(gate: &Gate) -> String {
         GateType::Alertmanager => gate.alertmanager.as_ref().map(|all| &all.provider),
         GateType::Webhook => gate.webhook.as_ref().map(|all| &all.provider),
         GateType::Tickets => gate.tickets.as_ref().map(|all| &all.provider),
-        GateType::DeviceHealth | GateType::Cel => None,
+        GateType::DeviceHealth | GateType::Cel | GateType::Approval => None,
     };
     provider.map_or(String::new(), |name| format!(" by GateProvider {name}"))
 }
@@ -123,7 +123,11 @@ fn in_the_way<'s>(
     let is_from_before = move |known: Option<&GateStatus>| {
         soaked.is_some_and(|from| known.and_then(|known| known.measured_at) < Some(from))
     };
-    gates.filter_map(move |(phase, gate)| {
+    let orphan = orphaned_rejection(stage, status).into_iter().map(|known| {
+        let message = known.message.clone().unwrap_or_default();
+        (None, Complaint::new(Reason::ApprovalRejected, message))
+    });
+    let others = gates.filter_map(move |(phase, gate)| {
         let known = status_of(status, phase, gate);
         let state = known.map_or(GateState::Waiting, |known| known.state);
         let is_in_the_way = match phase {
@@ -139,6 +143,9 @@ fn in_the_way<'s>(
             return None;
         }
         let reason = match state {
+            GateState::Failed if gate.kind == GateType::Approval => Reason::ApprovalRejected,
+            GateState::Error if gate.kind == GateType::Approval => Reason::ApprovalPolicyBroken,
+            _ if gate.kind == GateType::Approval => Reason::AwaitingApproval,
             GateState::Failed => Reason::GateFailed,
             GateState::Error => Reason::GateError,
             GateState::Waiting | GateState::Passed => Reason::GateWaiting,
@@ -149,6 +156,7 @@ fn in_the_way<'s>(
             "first measurement"
         };
         let told = known.filter(|_| state != GateState::Passed);
+        let first = if gate.kind == GateType::Approval { "approval" } else { first };
         let message = told.and_then(|known| known.message.clone()).unwrap_or_else(|| {
             format!(
                 "Stage {}: gate {} waits for its {first}{}.",
@@ -158,5 +166,6 @@ fn in_the_way<'s>(
             )
         });
         Some((known.and_then(|known| known.next), Complaint::new(reason, message)))
-    })
+    });
+    orphan.chain(others)
 }

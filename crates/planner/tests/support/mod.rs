@@ -17,14 +17,14 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use wardring_api::{
     DeviceGroupSpec, DeviceGroupStatus, EmergencyStop, EmergencyStopSpec, Gate, GateResult,
-    LabelSelector, LineState, MaintenanceWindow, PatchRollback, PatchRollbackStatus, PatchRollout,
-    PatchRolloutSlice, PatchRolloutSliceSpec, PatchRolloutSpec, PatchRolloutStatus, SliceLine,
-    UpdateHoldSpec, UpdateSpec, names,
+    LabelSelector, LineState, MaintenanceWindow, PatchApproval, PatchRollback, PatchRollbackStatus,
+    PatchRollout, PatchRolloutSlice, PatchRolloutSliceSpec, PatchRolloutSpec, PatchRolloutStatus,
+    SliceLine, UpdateHoldSpec, UpdateSpec, names,
 };
 use wardring_planner::{
-    Action, DeviceRow, DeviceStory, DeviceTable, GrantId, GroupView, Guards, HoldView, JobView,
-    LedgerView, Measurement, Outcome, OutcomeResult, Plan, SliceView, Snapshot, StopView,
-    WindowView, check,
+    Action, ApprovalPolicy, DeviceRow, DeviceStory, DeviceTable, GrantId, GroupView, Guards,
+    HoldView, JobView, LedgerView, Measurement, Outcome, OutcomeResult, Plan, SliceView, Snapshot,
+    StopView, WindowView, check,
     condition::{ConditionValue, judge},
     explain_device, plan, take_over,
 };
@@ -49,6 +49,8 @@ pub struct World {
     pub stops: BTreeMap<String, EmergencyStopSpec>,
     pub windows: BTreeMap<String, MaintenanceWindow>,
     pub orders: BTreeMap<String, PatchRollback>,
+    pub approvals: BTreeMap<String, PatchApproval>,
+    pub approval_policy: ApprovalPolicy,
     pub agents: BTreeMap<String, Agent>,
     /// What providers answer to the gate of that name; without an answer, nobody measures it.
     pub meters: BTreeMap<String, Meter>,
@@ -60,7 +62,7 @@ pub struct World {
     pub writes: usize,
     /// Permits given.
     pub permits: Vec<Given>,
-    next_uid: u32,
+    pub next_uid: u32,
 }
 
 /// What a provider answers.
@@ -115,6 +117,11 @@ impl World {
             stops: BTreeMap::new(),
             windows: BTreeMap::new(),
             orders: BTreeMap::new(),
+            approvals: BTreeMap::new(),
+            approval_policy: ApprovalPolicy::Intact {
+                fingerprint: "policies-1".to_owned(),
+                since: start(),
+            },
             agents: BTreeMap::new(),
             meters: BTreeMap::new(),
             measurements: BTreeMap::new(),
@@ -251,6 +258,9 @@ impl World {
                 .collect(),
             windows: self.windows(),
             orders: self.orders.values().cloned().map(Arc::new).collect(),
+            approvals: self.approvals.values().cloned().map(Arc::new).collect(),
+            approval_policy: self.approval_policy.clone(),
+            nonce: format!("n-{}", self.writes),
             stops: self.stops(),
             measurements: self.measurements.values().cloned().collect(),
             uncreated: self.uncreated.clone(),
@@ -466,6 +476,28 @@ impl World {
                 let job = self.jobs.get(device).expect("the job exists");
                 assert_eq!(job.attempt, *attempt);
                 self.jobs.remove(device);
+            }
+            Action::ConfirmApproval(used) => {
+                let approval = &self.approvals[&used.name];
+                assert_eq!(approval.metadata.uid.as_ref(), Some(&used.uid));
+                assert_eq!(approval.spec.approver.as_ref(), Some(&used.approver));
+            }
+            Action::CreateApproval(new) => {
+                let mut approval = PatchApproval::new(&new.name, new.spec.clone());
+                self.next_uid += 1;
+                approval.metadata.uid = Some(format!("{:08x}-approval", self.next_uid));
+                approval.metadata.generation = Some(1);
+                approval.metadata.creation_timestamp = Some(api_time(self.now));
+                self.approvals.entry(new.name.clone()).or_insert(approval);
+            }
+            Action::WriteApprovalStatus { name, uid, status } => {
+                let approval = self.approvals.get_mut(name).unwrap();
+                assert_eq!(approval.metadata.uid.as_ref(), Some(uid));
+                assert_ne!(approval.status.as_ref(), Some(&**status), "a write without a change");
+                approval.status = Some((**status).clone());
+            }
+            Action::DeleteApproval { name, .. } => {
+                self.approvals.remove(name);
             }
             Action::CreateHold { name, spec, .. } => {
                 self.holds.insert(name.clone(), (**spec).clone());

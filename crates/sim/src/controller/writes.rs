@@ -219,10 +219,14 @@ fn step(action: &Action, work: &Work) -> Step {
             object.status = Some(status.clone());
             replace(stored, object.into())
         }
-        // The simulator has no windows and no orders of people.
-        Action::WriteWindowStatus { .. } | Action::WriteRollbackStatus { .. } | Action::Emit(_) => {
-            Step::Done
-        }
+        // The simulator has no windows, no orders and no approvals of people.
+        Action::WriteWindowStatus { .. }
+        | Action::WriteRollbackStatus { .. }
+        | Action::ConfirmApproval(_)
+        | Action::CreateApproval(_)
+        | Action::WriteApprovalStatus { .. }
+        | Action::DeleteApproval { .. }
+        | Action::Emit(_) => Step::Done,
     }
 }
 

@@ -124,6 +124,9 @@ impl Tenant {
             holds: Vec::new(),
             windows: Vec::new(),
             orders: Vec::new(),
+            approvals: Vec::new(),
+            approval_policy: Default::default(),
+            nonce: String::new(),
             stops: Vec::new(),
             measurements: Vec::new(),
             uncreated,
@@ -163,7 +166,11 @@ impl Tenant {
             .filter(|action| match action {
                 // What only tells people something changes no decision.
                 Action::WriteStatus { status, .. } => Some(meaning((**status).clone())) != before,
-                Action::Emit(_)
+                Action::ConfirmApproval(_)
+                | Action::CreateApproval(_)
+                | Action::WriteApprovalStatus { .. }
+                | Action::DeleteApproval { .. }
+                | Action::Emit(_)
                 | Action::WriteGroupStatus { .. }
                 | Action::WriteWindowStatus { .. }
                 | Action::WriteRollbackStatus { .. }

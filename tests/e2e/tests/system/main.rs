@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
 
+mod approvals;
 mod autonomous;
 mod calendar;
 mod certificates;

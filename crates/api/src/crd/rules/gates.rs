@@ -25,7 +25,8 @@ macro_rules! phase {
                  has(self.webhook) == (self.type == 'Webhook') && \
                  has(self.tickets) == (self.type == 'Tickets') && \
                  has(self.deviceHealth) == (self.type == 'DeviceHealth') && \
-                 has(self.cel) == (self.type == 'Cel')",
+                 has(self.cel) == (self.type == 'Cel') && \
+                 has(self.approval) == (self.type == 'Approval')",
                 concat!(
                     "spec.stages[].gates.",
                     $phase,
@@ -43,6 +44,19 @@ macro_rules! phase {
                 ),
             ),
             rule(
+                concat!("spec.stages[].gates.", $phase, "[]"),
+                "self.type != 'Approval' || (self.mode == 'Enforce' && self.noData == 'Wait' && \
+                 self.onFailure != 'Rollback' && \
+                 ![has(self.interval), has(self.initialDelay), has(self.count), \
+                 has(self.successCondition), has(self.failureCondition), has(self.failureLimit), \
+                 has(self.consecutiveSuccessLimit), has(self.consecutiveErrorLimit)].exists(g, g))",
+                concat!(
+                    "spec.stages[].gates.",
+                    $phase,
+                    "[]: type Approval is not measured; it takes `name`, `approval` and `onFailure: Hold` or `Halt`, and nothing else"
+                ),
+            ),
+            rule(
                 concat!("spec.stages[].gates.", $phase, "[].interval"),
                 "!self.contains('d') && duration(self) >= duration('5s') && duration(self) <= duration('24h')",
                 concat!(
@@ -55,7 +69,7 @@ macro_rules! phase {
     };
 }
 
-const EACH: [[Rule; 4]; 3] = each_phase!["before" "during" "after"];
+const EACH: [[Rule; 5]; 3] = each_phase!["before" "during" "after"];
 
 const OTHERS: &[Rule] = &[
     rule(
@@ -71,6 +85,11 @@ const OTHERS: &[Rule] = &[
         "spec.stages[].gates.before[]",
         "self.onFailure != 'Rollback'",
         "spec.stages[].gates.before[].onFailure: Rollback is for `during` and `after`, because nothing of the stage is installed yet",
+    ),
+    rule(
+        "spec.stages[].gates.during[]",
+        "self.type != 'Approval'",
+        "spec.stages[].gates.during[].type: Approval is for `before` and `after`; a person who wants to stop a stage suspends the rollout",
     ),
     rule(
         "spec.stages[].gates.during[]",

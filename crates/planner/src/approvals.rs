@@ -1,0 +1,450 @@
+//! Gates that wait for a person: what is asked, which answer counts, and what voids it.
+//!
+//! Every asking has a hash over what would happen and over a number that was made up for it, so nobody can
+//! have answered before it was asked, and an answer to anything else is none. An answer is read anew in
+//! every pass until it is used; a rejection is latched by the first pass that sees it.
+
+mod told;
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use wardring_api::{
+    Decided, Gate, GateApproval, GateDecision, GatePhase, GateState, GateStatus, GateType,
+    PatchApproval, PatchRollout, Stage, StageState, StageStatus,
+    conditions::{clip, whole_seconds},
+};
+
+use crate::{
+    RolloutRef,
+    caps::later,
+    explain::one_line,
+    validate::{Run, Scene},
+    wake::Wake,
+};
+
+pub(crate) use told::{garbage, write};
+
+/// Whether answers can be believed: the admission policies that vouch for who gave them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ApprovalPolicy {
+    /// Exactly the expected ones stand and are enforced.
+    Intact {
+        /// Changes whenever one of the objects was changed or made anew, also if it was put back.
+        fingerprint: String,
+        /// When the youngest of them was made.
+        since: Timestamp,
+    },
+    /// They do not; no answer counts.
+    Broken {
+        /// What is wrong, as a part of a sentence.
+        why: String,
+    },
+}
+
+impl Default for ApprovalPolicy {
+    fn default() -> ApprovalPolicy {
+        ApprovalPolicy::Broken { why: "nobody has looked at the admission policies yet".to_owned() }
+    }
+}
+
+/// An approval that a status is about to rely on. It must be read once more right before that status is
+/// written, and be exactly this.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApprovalUse {
+    /// The rollout.
+    pub rollout: RolloutRef,
+    /// Name of the PatchApproval.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// What it must approve.
+    pub hash: String,
+    /// Who approved.
+    pub approver: String,
+    /// Fingerprint of the policies under which it was asked.
+    pub policy: String,
+}
+
+/// When a policy that does not stand is looked at again.
+const LOOK_AGAIN: jiff::SignedDuration = jiff::SignedDuration::from_secs(10);
+
+fn digest(value: &Value) -> String {
+    hex::encode(Sha256::digest(value.to_string()))
+}
+
+/// What an approval of the stage covers, each with a digest: `caps=0123456789abcdef`. None as long as its
+/// devices are not frozen.
+pub fn approval_parts(rollout: &PatchRollout, stage: &str) -> Option<Vec<String>> {
+    let status = rollout.status.as_ref()?;
+    let spec = rollout.spec.stages.iter().find(|known| known.name == stage)?;
+    let known = status.stages.iter().find(|known| known.name == stage)?;
+    parts(rollout, status.plan_hash.as_deref(), spec, known)
+}
+
+fn parts(
+    rollout: &PatchRollout,
+    plan_hash: Option<&str>,
+    stage: &Stage,
+    status: &StageStatus,
+) -> Option<Vec<String>> {
+    let caps = json!([
+        stage.max_concurrency,
+        stage.max_failures,
+        stage.max_unreachable,
+        stage.min_devices,
+        stage.min_proven,
+        stage.min_coverage,
+        stage.require_proven,
+        stage.soak,
+        stage.offline,
+        stage.retry,
+        rollout.spec.correlated_failures,
+    ]);
+    let all = [
+        ("updates", json!(plan_hash?)),
+        ("devices", json!(status.freeze_id.as_deref()?)),
+        ("caps", caps),
+        ("windows", json!(stage.windows)),
+        ("gates", json!(stage.gates)),
+        ("authors", json!(rollout.spec.authors)),
+    ];
+    Some(all.map(|(name, value)| format!("{name}={}", &digest(&value)[..16])).to_vec())
+}
+
+/// What is different between two lists of parts, in words.
+fn changed(before: &[String], now: &[String]) -> String {
+    let of = |parts: &[String]| -> BTreeMap<String, String> {
+        let pairs = parts.iter().filter_map(|part| part.split_once('='));
+        pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    };
+    let (before, now) = (of(before), of(now));
+    let differs = |name: &&String| before.get(*name) != now.get(*name);
+    let names: Vec<String> = now.keys().filter(differs).map(|name| format!("the {name}")).collect();
+    names.join(" and ")
+}
+
+fn hash(run: &Run<'_>, stage: &str, gate: &str, asked: &GateApproval) -> String {
+    let content = json!([
+        "wardring/approval/v1",
+        run.rollout.metadata.namespace,
+        run.id.name,
+        run.id.uid,
+        stage,
+        gate,
+        asked.parts,
+        asked.round,
+        asked.nonce,
+        asked.policy,
+    ]);
+    format!("v1:{}", digest(&content))
+}
+
+/// `november-production-0123456789ab`: at most 63 characters, and another one for every asking.
+fn request_name(rollout: &str, stage: &str, hash: &str) -> String {
+    let short = |text: &str| {
+        let text: String = text.chars().take(24).collect();
+        text.trim_end_matches(['-', '.']).to_owned()
+    };
+    let suffix: String = hash.trim_start_matches("v1:").chars().take(12).collect();
+    format!("{}-{}-{suffix}", short(rollout), short(stage))
+}
+
+/// The answers to exactly what the gate asks, rejections first, then the oldest.
+fn answers<'a>(
+    run: &Run<'_>,
+    stage: &str,
+    gate: &str,
+    asked: &GateApproval,
+    scene: &Scene<'a>,
+) -> Vec<&'a PatchApproval> {
+    let mut found: Vec<&PatchApproval> = scene
+        .snapshot
+        .approvals
+        .iter()
+        .map(AsRef::as_ref)
+        .filter(|approval| is_about(approval, run, stage, gate))
+        .filter(|approval| !asked.hash.is_empty() && approval.spec.approval_hash == asked.hash)
+        .filter(|approval| approval.spec.decision.is_some())
+        .collect();
+    found.sort_by_key(|approval| {
+        let made = approval.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        let is_approval = approval.spec.decision == Some(Decided::Approve);
+        (is_approval, made, approval.metadata.name.clone())
+    });
+    found
+}
+
+/// Whether the approval is about this gate of this very rollout.
+fn is_about(approval: &PatchApproval, run: &Run<'_>, stage: &str, gate: &str) -> bool {
+    let of = approval.spec.subject.stage_gate.as_ref();
+    approval.spec.rollout == run.id.name
+        && approval.spec.rollout_uid == run.id.uid
+        && !run.id.uid.is_empty()
+        && of.is_some_and(|of| of.stage == stage && of.gate == gate)
+}
+
+fn decision(approval: &PatchApproval, now: Timestamp) -> Option<GateDecision> {
+    Some(GateDecision {
+        decision: approval.spec.decision?,
+        by: clip(&one_line(approval.spec.approver.as_deref()?), 253),
+        reason: clip(&one_line(approval.spec.reason.as_deref().unwrap_or_default()), 256),
+        at: whole_seconds(now),
+        approval: approval.metadata.name.clone().unwrap_or_default(),
+        uid: approval.metadata.uid.clone().unwrap_or_default(),
+    })
+}
+
+/// Why an approval that names what is asked does not count all the same.
+fn refusal(
+    approval: &PatchApproval,
+    run: &Run<'_>,
+    gate: &Gate,
+    asked: &GateApproval,
+    scene: &Scene<'_>,
+) -> Option<String> {
+    let by = approval.spec.approver.as_deref().unwrap_or_default();
+    let may_author = gate.approval.as_ref().is_some_and(|all| all.author_may_approve);
+    let expires = asked.expires_at.into_iter().chain(approval.spec.expires_at).min();
+    let is_ours = by.starts_with("system:serviceaccount:")
+        && (by.ends_with(":wardring-controller") || by.ends_with(":wardring-gateway"));
+    let policy = &scene.snapshot.approval_policy;
+    let made = run.rollout.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    let (fingerprint, since) = match policy {
+        ApprovalPolicy::Broken { why } => return Some(format!("no approval counts: {why}")),
+        ApprovalPolicy::Intact { fingerprint, since } => (fingerprint, *since),
+    };
+    if approval.metadata.deletion_timestamp.is_some() {
+        Some("it is being deleted".to_owned())
+    } else if by.is_empty() {
+        Some("it names nobody".to_owned())
+    } else if is_ours {
+        Some("Wardring's own processes approve nothing".to_owned())
+    } else if *fingerprint != asked.policy {
+        Some("the admission policies were changed since it was asked".to_owned())
+    } else if expires.is_none_or(|expires| scene.now >= expires) {
+        Some("it has expired".to_owned())
+    } else if may_author {
+        None
+    } else if run.rollout.spec.authors.iter().any(|author| author == by) {
+        Some(format!("{} wrote the rollout, and somebody else has to look", one_line(by)))
+    } else if run.rollout.spec.authors.is_empty() {
+        Some("the rollout does not say who wrote it (`spec.authors`)".to_owned())
+    } else if made.is_none_or(|made| made < since) {
+        Some(
+            "the rollout is older than the admission policies, so nobody vouches for its `authors`; make it anew"
+                .to_owned(),
+        )
+    } else {
+        None
+    }
+}
+
+/// Latches rejections, whatever else stands still: the object may be gone in the next moment.
+pub(crate) fn latch(run: &mut Run<'_>, position: usize, scene: &Scene<'_>) -> bool {
+    let stage = run.stages[position].spec;
+    let mut gates = std::mem::take(&mut run.status.stages[position].gates);
+    let mut moved = false;
+    for status in &mut gates {
+        let Some(asked) = &status.approval else { continue };
+        let is_over = status.state == GateState::Failed
+            || (status.state == GateState::Passed
+                && is_used(status.phase, &run.status.stages[position]));
+        let said = answers(run, &stage.name, &status.name, asked, scene);
+        let no = said.iter().find(|said| said.spec.decision == Some(Decided::Reject));
+        let Some(decided) = no.filter(|_| !is_over).and_then(|said| decision(said, scene.now))
+        else {
+            continue;
+        };
+        status.state = GateState::Failed;
+        status.since = whole_seconds(scene.now);
+        status.message = Some(told::rejected(&stage.name, &status.name, &decided));
+        status.next = None;
+        if let Some(asked) = &mut status.approval {
+            asked.decided = Some(decided);
+        }
+        moved = true;
+    }
+    run.status.stages[position].gates = gates;
+    moved
+}
+
+/// Whether what a passed gate of this phase was for has begun.
+fn is_used(phase: GatePhase, status: &StageStatus) -> bool {
+    match phase {
+        GatePhase::Before => !matches!(status.state, StageState::Pending | StageState::Gated),
+        GatePhase::During | GatePhase::After => !matches!(
+            status.state,
+            StageState::Pending | StageState::Gated | StageState::Open | StageState::Soaking
+        ),
+    }
+}
+
+/// Follows one gate of type Approval: asks, counts an answer, or asks anew where what was asked is no
+/// longer what would happen.
+pub(crate) fn follow(
+    gate: &Gate,
+    status: &mut GateStatus,
+    run: &Run<'_>,
+    position: usize,
+    scene: &Scene<'_>,
+    wake: &mut Wake,
+) {
+    let (stage, stage_status) = (run.stages[position].spec, &run.status.stages[position]);
+    let hash_of_plan = run.status.plan_hash.as_deref();
+    let Some(parts) = parts(run.rollout, hash_of_plan, stage, stage_status) else { return };
+    // Stays until a person asks for a retry.
+    if status.state == GateState::Failed {
+        return;
+    }
+    let mut asked = status.approval.clone().unwrap_or_default();
+    let is_used = is_used(status.phase, stage_status);
+    if status.state == GateState::Passed && is_used && asked.parts == parts {
+        return;
+    }
+    // Without a number of its own, an asking could be answered before it was made.
+    let fingerprint = match &scene.snapshot.approval_policy {
+        ApprovalPolicy::Intact { fingerprint, .. } if !scene.snapshot.nonce.is_empty() => {
+            fingerprint.clone()
+        }
+        ApprovalPolicy::Intact { .. } => return,
+        ApprovalPolicy::Broken { why } => {
+            wake.at(later(scene.now, LOOK_AGAIN));
+            asked.decided = None;
+            if asked.parts != parts {
+                // What was approved is not what would happen now, whoever vouches for what.
+                asked.hash = String::new();
+            }
+            status.state = GateState::Error;
+            status.message = Some(told::broken(&stage.name, gate, why));
+            status.approval = Some(asked);
+            return;
+        }
+    };
+    let is_old = asked.expires_at.is_none_or(|expires| wake.is_due(expires));
+    let is_new = asked.hash.is_empty() || asked.parts != parts || asked.policy != fingerprint;
+    if is_new || is_old {
+        asked = ask(run, &stage.name, gate, &asked, parts, fingerprint, scene);
+        status.state = GateState::Waiting;
+    } else {
+        let said = answers(run, &stage.name, &gate.name, &asked, scene);
+        let yes = said.iter().find(|said| refusal(said, run, gate, &asked, scene).is_none());
+        let known = asked.decided.take();
+        asked.decided = yes.and_then(|yes| decision(yes, scene.now)).map(|new| match known {
+            // When it was first counted.
+            Some(known) if known.uid == new.uid => GateDecision { at: known.at, ..new },
+            _ => new,
+        });
+        let passes = asked.decided.is_some();
+        status.state = if passes { GateState::Passed } else { GateState::Waiting };
+    }
+    if let Some(expires) = asked.expires_at {
+        wake.at(expires);
+    }
+    status.message = Some(match &asked.decided {
+        Some(decided) => told::approved(&stage.name, &gate.name, decided),
+        None => told::asks(run, stage, stage_status, gate, &asked),
+    });
+    status.approval = Some(asked);
+}
+
+/// A new asking. It can be answered once the status that names it is written.
+fn ask(
+    run: &Run<'_>,
+    stage: &str,
+    gate: &Gate,
+    before: &GateApproval,
+    parts: Vec<String>,
+    policy: String,
+    scene: &Scene<'_>,
+) -> GateApproval {
+    let because = if before.hash.is_empty() {
+        before.because.clone()
+    } else if before.parts != parts {
+        Some(format!("{} changed since it was last asked", changed(&before.parts, &parts)))
+    } else if before.policy != policy {
+        Some("the admission policies were changed since it was last asked".to_owned())
+    } else {
+        Some("the last asking has expired".to_owned())
+    };
+    let now = whole_seconds(scene.now);
+    let expires_after = gate.approval.clone().unwrap_or_default().expires_after().duration();
+    let mut asked = GateApproval {
+        round: before.round.max(1),
+        parts,
+        // Two gates of one pass differ in their names; the rest of the hash sees to it.
+        nonce: clip(&scene.snapshot.nonce, 64),
+        policy,
+        asked_at: Some(now),
+        expires_at: Some(later(now, expires_after)),
+        because: because.map(|why| clip(&why, 256)),
+        ..GateApproval::default()
+    };
+    asked.hash = hash(run, stage, &gate.name, &asked);
+    asked.request = request_name(&run.id.name, stage, &asked.hash);
+    asked
+}
+
+/// A person asked for a retry: whatever was said is answered, and it is asked anew.
+pub(crate) fn begin_anew(status: &mut GateStatus) {
+    if let Some(asked) = &mut status.approval {
+        status.state = GateState::Waiting;
+        *asked = GateApproval {
+            round: asked.round.saturating_add(1),
+            because: Some("a person asked for a retry".to_owned()),
+            ..GateApproval::default()
+        };
+    }
+}
+
+/// The enforced gate of the stage that waits for a person, if there is one.
+pub(crate) fn awaited<'s>(stage: &Stage, status: &'s StageStatus) -> Option<&'s GateStatus> {
+    let all = stage.gates.all().filter(|(_, gate)| gate.kind == GateType::Approval);
+    let mut known = all.filter_map(|(phase, gate)| {
+        status.gates.iter().find(|known| known.phase == phase && known.name == gate.name)
+    });
+    known.find(|known| known.state != GateState::Passed)
+}
+
+/// Approvals that the status relies on and the one before did not: a gate that passes, a stage that opens
+/// or ends.
+pub(crate) fn uses(run: &Run<'_>) -> Vec<ApprovalUse> {
+    let mut uses = Vec::new();
+    for (stage, status) in run.stages.iter().zip(&run.status.stages) {
+        let was = run.before.stages.iter().find(|was| was.name == status.name);
+        let moves = was.is_none_or(|was| was.state != status.state);
+        for (phase, gate) in stage.spec.gates.all() {
+            if gate.kind != GateType::Approval {
+                continue;
+            }
+            let find = |of: &StageStatus| {
+                of.gates.iter().find(|all| all.phase == phase && all.name == gate.name).cloned()
+            };
+            let passed = |known: &GateStatus| known.state == GateState::Passed;
+            let Some(known) = find(status).filter(passed) else { continue };
+            let decided = |known: &GateStatus| known.approval.clone().and_then(|all| all.decided);
+            let had = was.and_then(find).filter(passed).as_ref().and_then(decided);
+            let (Some(asked), Some(decided)) = (known.approval.clone(), decided(&known)) else {
+                continue;
+            };
+            let is_same = had.is_some_and(|had| had.uid == decided.uid);
+            let begins = match phase {
+                GatePhase::Before => was.is_none_or(|was| !is_used(phase, was)),
+                GatePhase::During | GatePhase::After => true,
+            };
+            if !is_same || (moves && begins && is_used(phase, status)) {
+                uses.push(ApprovalUse {
+                    rollout: run.id.clone(),
+                    name: decided.approval,
+                    uid: decided.uid,
+                    hash: asked.hash,
+                    approver: decided.by,
+                    policy: asked.policy,
+                });
+            }
+        }
+    }
+    uses
+}

@@ -1,0 +1,364 @@
+//! `approve` and `reject`: a person's word on what a rollout asks for. It is shown first, and the word goes
+//! out with the hash of what was shown, so it counts for nothing else.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+
+use anyhow::{Result, bail};
+use k8s_openapi::api::authentication::v1::SelfSubjectReview;
+use kube::{
+    Api, ResourceExt,
+    api::{ListParams, Patch, PatchParams, PostParams},
+};
+use serde_json::json;
+use wardring_api::{
+    ApprovalSubject, Cap, Decided, GateApproval, GatePhase, GateState, PatchApproval,
+    PatchApprovalSpec, PatchRollout, PatchRolloutSlice, Stage, names,
+};
+use wardring_planner::{DEFAULT_CONCURRENCY, SliceView, approval_parts};
+
+use crate::{
+    args::{Approve, Format},
+    cluster::{Cluster, pages},
+    output::{done, resource_name},
+    table::printable,
+};
+
+/// Devices shown one by one.
+const SHOWN: usize = 20;
+
+/// What a gate of the rollout asks.
+struct Asked<'r> {
+    stage: &'r Stage,
+    phase: GatePhase,
+    gate: &'r str,
+    freeze_id: &'r str,
+    total: u32,
+    asked: &'r GateApproval,
+}
+
+/// `approve NAME --reason TEXT` and `reject NAME --reason TEXT`.
+pub async fn run(cluster: &Cluster, args: &Approve, decision: Decided) -> Result<()> {
+    let rollout: PatchRollout = cluster.here().get(&args.name).await?;
+    let asked = only_one(&rollout, args)?;
+    let parts = approval_parts(&rollout, &asked.stage.name);
+    if parts.as_ref() != Some(&asked.asked.parts) {
+        bail!(
+            "{} was changed and has not been asked about anew yet; look again in a moment",
+            resource_name(&rollout)
+        );
+    }
+    let devices = devices(cluster, &rollout, &asked).await?;
+    let told = told(&rollout, &asked, &devices);
+    if let Some(hash) = &args.hash {
+        if *hash != asked.asked.hash {
+            bail!(
+                "what is asked is not (any more) what {hash} stands for; look at it again with --dry-run"
+            );
+        }
+    } else if args.dry_run {
+        tell(&told, args.output);
+        tell(&[format!("To decide on exactly this: --hash {}", asked.asked.hash)], args.output);
+    } else if !is_confirmed(&told, decision)? {
+        bail!("nothing was decided");
+    }
+    let who = whoami(cluster).await?;
+    let approval = send(cluster, &rollout, &asked, args, decision, &who).await?;
+    let did = match (decision, args.dry_run) {
+        (Decided::Approve, true) => "would be approved (dry run)",
+        (Decided::Reject, true) => "would be rejected (dry run)",
+        (Decided::Approve, false) => "is approved; the controller looks at it now",
+        (Decided::Reject, false) => "is rejected; the rollout asks again only after a retry",
+    };
+    done(&approval, did, args.output)
+}
+
+/// The one thing that is meant.
+fn only_one<'r>(rollout: &'r PatchRollout, args: &Approve) -> Result<Asked<'r>> {
+    let all = pending(rollout);
+    let is_meant = |asked: &&Asked<'_>| {
+        args.stage.as_ref().is_none_or(|stage| *stage == asked.stage.name)
+            && args.gate.as_ref().is_none_or(|gate| gate == asked.gate)
+    };
+    let count = all.iter().filter(is_meant).count();
+    let named: Vec<String> = all
+        .iter()
+        .map(|asked| format!("--stage {} --gate {}", asked.stage.name, asked.gate))
+        .collect();
+    match (count, all.is_empty()) {
+        (1, _) => Ok(all.into_iter().find(|asked| is_meant(&asked)).expect("one was counted")),
+        (0, true) => bail!(
+            "{} waits for no approval now; `kubectl wardring status {}` says what it waits for",
+            resource_name(rollout),
+            rollout.name_any()
+        ),
+        (0, false) => bail!("that is not asked; what is: {}", named.join(" or ")),
+        _ => bail!("more than one thing is asked; say which: {}", named.join(" or ")),
+    }
+}
+
+fn pending(rollout: &PatchRollout) -> Vec<Asked<'_>> {
+    let stages = rollout.status.iter().flat_map(|status| &status.stages);
+    let mut found = Vec::new();
+    for known in stages {
+        let Some(stage) = rollout.spec.stages.iter().find(|stage| stage.name == known.name) else {
+            continue;
+        };
+        for gate in known.gates.iter().filter(|gate| gate.state != GateState::Failed) {
+            let asked = gate.approval.as_ref().filter(|asked| !asked.hash.is_empty());
+            let is_open =
+                gate.state != GateState::Passed || known.state == wardring_api::StageState::Gated;
+            if let (Some(asked), Some(freeze_id), true) = (asked, &known.freeze_id, is_open) {
+                let (phase, total) = (gate.phase, known.counts.total);
+                found.push(Asked { stage, phase, gate: &gate.name, freeze_id, total, asked });
+            }
+        }
+    }
+    found
+}
+
+/// The frozen devices, by the record that the rollout names.
+async fn devices(
+    cluster: &Cluster,
+    rollout: &PatchRollout,
+    asked: &Asked<'_>,
+) -> Result<Vec<String>> {
+    let uid = rollout.uid().unwrap_or_default();
+    let ours = ListParams::default().labels(&format!(
+        "{}={uid},{}={}",
+        names::ROLLOUT_UID_LABEL,
+        names::STAGE_LABEL,
+        asked.stage.name
+    ));
+    let slices: Vec<PatchRolloutSlice> = pages(&cluster.here(), ours, |all| all).await?;
+    let mut views: Vec<SliceView> = slices.iter().map(SliceView::new).collect();
+    views.retain(|view| view.freeze_id == asked.freeze_id && view.rollout_uid == uid);
+    views.sort_by_key(|view| view.index);
+    let names: Vec<String> =
+        views.iter().flat_map(|view| &view.lines).map(|line| line.device.clone()).collect();
+    if names.len() != asked.total as usize {
+        bail!(
+            "the record of stage {} is not whole: {} of {} devices are in it; nothing can be shown that could be decided on",
+            asked.stage.name,
+            names.len(),
+            asked.total
+        );
+    }
+    Ok(names)
+}
+
+fn told(rollout: &PatchRollout, asked: &Asked<'_>, devices: &[String]) -> Vec<String> {
+    let stage = asked.stage;
+    let when = match asked.phase {
+        GatePhase::Before => "before any of them begins",
+        GatePhase::During | GatePhase::After => "before the next stage opens",
+    };
+    let count = match devices.len() {
+        1 => "1 device".to_owned(),
+        count => format!("{count} devices"),
+    };
+    let mut lines = vec![format!(
+        "Rollout {}, stage {}, gate {}: {count}, {when}.",
+        rollout.name_any(),
+        stage.name,
+        asked.gate
+    )];
+    if let Some(because) = &asked.asked.because {
+        lines.push(format!("It is asked anew, because {because}."));
+    }
+    let updates = rollout.status.iter().flat_map(|status| &status.resolved_updates);
+    lines.push("Updates:".to_owned());
+    lines.extend(updates.map(|update| {
+        let title = update.title.as_deref().map_or(String::new(), |title| format!(", {title}"));
+        format!("  {} for {}{title}", update.kb, update.product)
+    }));
+    let cap =
+        |cap: Option<Cap>, default: &str| cap.map_or(default.to_owned(), |cap| cap.to_string());
+    lines.push(format!(
+        "Caps: {} at once, {} may fail, {} may fall silent.",
+        cap(stage.max_concurrency, &DEFAULT_CONCURRENCY.to_string()),
+        cap(stage.max_failures, "0"),
+        cap(stage.max_unreachable.or(stage.max_failures), "0"),
+    ));
+    lines.push(match stage.windows.is_empty() {
+        true => "Windows: none, so at any time but in a freeze.".to_owned(),
+        false => format!("Windows: {}.", stage.windows.join(", ")),
+    });
+    if !rollout.spec.authors.is_empty() {
+        lines.push(format!("Written by {}.", rollout.spec.authors.join(", ")));
+    }
+    lines.push("Devices:".to_owned());
+    lines.extend(devices.iter().take(SHOWN).map(|name| format!("  {name}")));
+    if devices.len() > SHOWN {
+        lines.push(format!("  and {} more", devices.len() - SHOWN));
+    }
+    lines
+}
+
+async fn whoami(cluster: &Cluster) -> Result<String> {
+    let api: Api<SelfSubjectReview> = cluster.everywhere();
+    let review = api.create(&PostParams::default(), &SelfSubjectReview::default()).await?;
+    let user = review.status.and_then(|status| status.user_info).and_then(|user| user.username);
+    match user {
+        Some(user) => Ok(user),
+        None => bail!("the API server does not say who you are; an approval needs a user name"),
+    }
+}
+
+/// Fills in the controller's request, or makes an object of its own where that is not there (any more).
+async fn send(
+    cluster: &Cluster,
+    rollout: &PatchRollout,
+    asked: &Asked<'_>,
+    args: &Approve,
+    decision: Decided,
+    who: &str,
+) -> Result<PatchApproval> {
+    let api: Api<PatchApproval> = cluster.here();
+    let known = api.get_opt(&asked.asked.request).await?;
+    let known = known.filter(|known| known.spec.approval_hash == asked.asked.hash);
+    match &known {
+        Some(known) if known.spec.decision.is_none() => {
+            let change = json!({
+                "metadata": { "uid": known.uid(), "resourceVersion": known.resource_version() },
+                "spec": {
+                    // What was shown; it cannot change, so another one is refused.
+                    "approvalHash": asked.asked.hash,
+                    "decision": decision, "approver": who, "reason": args.reason,
+                },
+            });
+            let params = PatchParams {
+                dry_run: args.dry_run,
+                field_manager: Some(names::PLUGIN_MANAGER.to_owned()),
+                ..PatchParams::default()
+            };
+            return Ok(api.patch(&known.name_any(), &params, &Patch::Merge(&change)).await?);
+        }
+        Some(known) if known.spec.decision == Some(decision) => {
+            let by = known.spec.approver.as_deref().unwrap_or("somebody");
+            bail!("{} has that decision already, by {}", resource_name(known), printable(by));
+        }
+        Some(known) if known.spec.decision == Some(Decided::Reject) => {
+            let by = known.spec.approver.as_deref().unwrap_or("somebody");
+            bail!(
+                "{} was rejected by {}; `kubectl wardring retry {}` asks anew",
+                resource_name(known),
+                printable(by),
+                rollout.name_any()
+            );
+        }
+        _ => {}
+    }
+    let mut gates = asked.stage.gates.all().filter(|(_, gate)| gate.name == asked.gate);
+    let may_author = gates.any(|(_, gate)| {
+        gate.approval.as_ref().is_some_and(|approval| approval.author_may_approve)
+    });
+    let spec = PatchApprovalSpec {
+        rollout: rollout.name_any(),
+        rollout_uid: rollout.uid().unwrap_or_default(),
+        subject: ApprovalSubject::stage_gate(&asked.stage.name, asked.gate),
+        approval_hash: asked.asked.hash.clone(),
+        authors: if may_author { Vec::new() } else { rollout.spec.authors.clone() },
+        expires_at: asked.asked.expires_at,
+        decision: Some(decision),
+        approver: Some(who.to_owned()),
+        reason: Some(args.reason.clone()),
+    };
+    let mut wanted = PatchApproval::new("", spec);
+    wanted.metadata.name = None;
+    let stem: String = asked.asked.request.chars().take(56).collect();
+    wanted.metadata.generate_name = Some(format!("{stem}-"));
+    let params =
+        PostParams { dry_run: args.dry_run, field_manager: Some(names::PLUGIN_MANAGER.to_owned()) };
+    Ok(api.create(&params, &wanted).await?)
+}
+
+/// Asks at a terminal; anywhere else the hash says what was looked at.
+fn is_confirmed(told: &[String], decision: Decided) -> Result<bool> {
+    if !io::stdin().is_terminal() {
+        bail!(
+            "nobody can be asked here: look at it with --dry-run, then give --hash with what that prints"
+        );
+    }
+    for line in told {
+        eprintln!("{}", printable(line));
+    }
+    let verb = if decision == Decided::Approve { "Approve" } else { "Reject" };
+    eprint!("{verb} exactly this? [y/N] ");
+    io::stderr().flush()?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Beside what scripts read: to standard error where standard output is an object.
+fn tell(lines: &[String], format: Option<Format>) {
+    for line in lines {
+        let line = printable(line);
+        match format {
+            None | Some(Format::Wide) => println!("{line}"),
+            Some(_) => eprintln!("{line}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rollout() -> PatchRollout {
+        serde_yaml::from_str(
+            "{metadata: {name: november, uid: u-1}, \
+             spec: {updates: {kbs: [KB5068787]}, authors: [alice], stages: [{name: ward, group: ward, \
+             maxConcurrency: 2, gates: {before: [{name: sign-off, type: Approval, approval: {}}]}}]}, \
+             status: {resolvedUpdates: [{product: Windows Server 2022, kb: KB5068787, kind: Quality}], \
+             stages: [{name: ward, state: Gated, freezeId: 'v1:0', counts: {total: 2}, gates: [{name: sign-off, \
+             phase: Before, state: Waiting, since: '2026-11-21T02:00:00Z', \
+             startedAt: '2026-11-21T02:00:00Z', definition: d, approval: {round: 1, hash: 'v1:1', \
+             request: r, because: the caps changed since it was last asked}}]}]}}",
+        )
+        .unwrap()
+    }
+
+    fn args(stage: Option<&str>) -> Approve {
+        Approve {
+            name: "november".to_owned(),
+            stage: stage.map(ToOwned::to_owned),
+            gate: None,
+            reason: "r".to_owned(),
+            hash: None,
+            dry_run: false,
+            output: None,
+        }
+    }
+
+    #[test]
+    fn what_is_asked_is_shown_with_devices_updates_and_caps() {
+        let rollout = rollout();
+        let asked = only_one(&rollout, &args(None)).unwrap();
+        assert_eq!(
+            told(&rollout, &asked, &["ws-1".to_owned(), "ws-2".to_owned()]),
+            [
+                "Rollout november, stage ward, gate sign-off: 2 devices, before any of them begins.",
+                "It is asked anew, because the caps changed since it was last asked.",
+                "Updates:",
+                "  KB5068787 for Windows Server 2022",
+                "Caps: 2 at once, 0 may fail, 0 may fall silent.",
+                "Windows: none, so at any time but in a freeze.",
+                "Written by alice.",
+                "Devices:",
+                "  ws-1",
+                "  ws-2",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_not_asked_is_said() {
+        let mut rollout = rollout();
+        let error = only_one(&rollout, &args(Some("lab"))).err().unwrap().to_string();
+        assert_eq!(error, "that is not asked; what is: --stage ward --gate sign-off");
+        rollout.status.as_mut().unwrap().stages[0].gates.clear();
+        let error = only_one(&rollout, &args(None)).err().unwrap().to_string();
+        assert!(error.contains("waits for no approval now"), "{error}");
+    }
+}

@@ -1,0 +1,289 @@
+//! Who may say what: the policies that the chart installs for PatchApprovals and for the authors of rollouts,
+//! tried by several people, a GitOps service account, and impostors.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use k8s_openapi::api::admissionregistration::v1::{
+    ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+};
+use kube::Api;
+use serde_json::{Value, json};
+use wardring_admission::install;
+use wardring_api::{approval_policy, crd::all_crds};
+use wardring_harness::{DevCluster, wait_until_ok};
+
+const SYSTEM: &str = "wardring-system";
+const FLUX: &str = "system:serviceaccount:flux-system:kustomize-controller";
+const CONTROLLER: &str = "system:serviceaccount:wardring-system:wardring-controller";
+const GATEWAY: &str = "system:serviceaccount:wardring-system:wardring-gateway";
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The chart's policies, filled in as Helm does it.
+fn policies() -> Result<String> {
+    let path = "../../charts/wardring/files/approval-policies.yaml";
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path))?;
+    let (namespace, accounts) = approval_policy::CHART;
+    Ok(text.replace(namespace, SYSTEM).replace(accounts, FLUX))
+}
+
+/// A cluster with the CRDs, the policies, and people who may write everything of ours.
+struct Clinic {
+    cluster: DevCluster,
+}
+
+impl Clinic {
+    async fn open() -> Result<Clinic> {
+        let cluster = DevCluster::start().await?;
+        install(&cluster.client().await?, &all_crds()).await?;
+        let user = |name: &str| json!({ "kind": "User", "name": name, "apiGroup": "rbac.authorization.k8s.io" });
+        let people = ["alice", "bob", "carol", FLUX, CONTROLLER, GATEWAY, "system:anonymous"];
+        let setup = json!({ "apiVersion": "v1", "kind": "List", "items": [
+            { "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "ward" } },
+            { "apiVersion": "v1", "kind": "ServiceAccount",
+              "metadata": { "name": "robot", "namespace": "ward" } },
+            { "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+              "metadata": { "name": "patching" },
+              "rules": [{ "apiGroups": ["wardring.dev"], "resources": ["*"], "verbs": ["*"] }] },
+            { "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+              "metadata": { "name": "patching" },
+              "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "patching" },
+              "subjects": people.iter().map(|name| user(name)).chain([
+                  json!({ "kind": "ServiceAccount", "name": "robot", "namespace": "ward" })
+              ]).collect::<Vec<_>>() },
+        ]});
+        for manifests in [setup.to_string(), policies()?] {
+            let output = cluster.kubectl_apply(&manifests).await?;
+            if !output.succeeded() {
+                bail!("kubectl apply failed: {}", output.stderr);
+            }
+        }
+        let clinic = Clinic { cluster };
+        // A policy works some moments after it was stored.
+        wait_until_ok(PATIENCE, "the policies", async || {
+            let forged = clinic.create("bob", &approval("trial", "carol", "Approve")).await;
+            let written = clinic.create("bob", &rollout("trial", &["carol"], &gate("24h"))).await;
+            match (forged, written) {
+                (Err(one), Err(other))
+                    if one.contains("spec.approver") && other.contains("spec.authors") =>
+                {
+                    Ok(())
+                }
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await?;
+        Ok(clinic)
+    }
+
+    async fn kubectl(&self, user: &str, verb: &str, object: &Value) -> Result<(), String> {
+        let args = [verb, "--as", user, "-n", "ward", "-f", "-"];
+        let output = self.cluster.kubectl_with_input(&args, &object.to_string()).await;
+        let output = output.map_err(|error| error.to_string())?;
+        if output.succeeded() { Ok(()) } else { Err(output.stderr) }
+    }
+
+    async fn create(&self, user: &str, object: &Value) -> Result<(), String> {
+        self.kubectl(user, "create", object).await
+    }
+
+    /// Applies a change to an object's spec, or to its status.
+    async fn patch(
+        &self,
+        user: &str,
+        what: [&str; 2],
+        change: &Value,
+        more: &[&str],
+    ) -> Result<(), String> {
+        let change = change.to_string();
+        let args =
+            ["patch", what[0], what[1], "--as", user, "-n", "ward", "--type=merge", "-p", &change];
+        let output = self
+            .cluster
+            .kubectl(&[&args[..], more].concat())
+            .await
+            .map_err(|error| error.to_string())?;
+        if output.succeeded() { Ok(()) } else { Err(output.stderr) }
+    }
+}
+
+fn request(name: &str, authors: &[&str]) -> Value {
+    json!({
+        "apiVersion": "wardring.dev/v1alpha1", "kind": "PatchApproval", "metadata": { "name": name },
+        "spec": {
+            "rollout": "november", "rolloutUid": "u-1", "authors": authors,
+            "subject": { "type": "StageGate", "stageGate": { "stage": "ward", "gate": "sign-off" } },
+            "approvalHash": format!("v1:{}", "0".repeat(64)),
+        },
+    })
+}
+
+fn decision(by: &str, word: &str) -> Value {
+    json!({ "spec": { "decision": word, "approver": by, "reason": "looked at it" } })
+}
+
+fn approval(name: &str, by: &str, word: &str) -> Value {
+    let mut object = request(name, &["alice"]);
+    for (key, value) in decision(by, word)["spec"].as_object().into_iter().flatten() {
+        object["spec"][key] = value.clone();
+    }
+    object
+}
+
+fn gate(expires: &str) -> Value {
+    json!({ "before": [{ "name": "sign-off", "type": "Approval", "approval": { "expiresAfter": expires } }] })
+}
+
+fn rollout(name: &str, authors: &[&str], gates: &Value) -> Value {
+    json!({
+        "apiVersion": "wardring.dev/v1alpha1", "kind": "PatchRollout", "metadata": { "name": name },
+        "spec": {
+            "updates": { "kbs": ["KB5068787"] }, "authors": authors,
+            "stages": [{ "name": "ward", "group": "ward", "maxConcurrency": 1, "gates": gates }],
+        },
+    })
+}
+
+fn refused(result: Result<(), String>, words: &str) {
+    let error = result.expect_err("it was taken");
+    assert!(error.contains(words), "{error}");
+}
+
+#[tokio::test]
+async fn nobody_decides_in_another_name_and_no_author_approves() {
+    let clinic = Clinic::open().await.unwrap();
+    // The controller asks; nobody else makes an empty request, and the controller decides nothing.
+    refused(clinic.create("bob", &request("asked", &[])).await, "only Wardring's controller asks");
+    clinic.create(CONTROLLER, &request("asked", &["alice"])).await.unwrap();
+    let asked = ["patchapproval", "asked"];
+    let not_you = "must be the user name of whoever decides";
+    refused(clinic.patch("bob", asked, &decision("carol", "Approve"), &[]).await, not_you);
+    refused(clinic.patch("bob", asked, &decision("carol", "Reject"), &[]).await, not_you);
+    let ours = "own processes decide nothing";
+    for account in [CONTROLLER, GATEWAY] {
+        refused(clinic.patch(account, asked, &decision(account, "Approve"), &[]).await, ours);
+    }
+    let robot = "system:serviceaccount:ward:robot";
+    let unnamed = "only if the chart's";
+    for account in [robot, "system:anonymous"] {
+        // Only robot has no role by this name: it is bound by its own.
+        let said = clinic.patch(account, asked, &decision(account, "Approve"), &[]).await;
+        refused(said, unnamed);
+    }
+    let author = "whoever wrote the rollout may not approve it";
+    refused(clinic.patch("alice", asked, &decision("alice", "Approve"), &[]).await, author);
+    let mine = json!({ "spec": { "authors": [] , "decision": "Approve", "approver": "alice", "reason": "r" } });
+    refused(clinic.patch("alice", asked, &mine, &[]).await, "spec.authors: cannot change");
+
+    clinic.patch("bob", asked, &decision("bob", "Approve"), &[]).await.unwrap();
+    for (by, word) in [("bob", "Reject"), ("carol", "Approve"), ("carol", "Reject")] {
+        let said = clinic.patch(by, asked, &decision(by, word), &[]).await;
+        refused(said, "spec.decision: was made and stays");
+    }
+    // Labels are nobody's word: they may change.
+    let label = json!({ "metadata": { "labels": { "example.com/change": "4711" } } });
+    clinic.patch("carol", asked, &label, &[]).await.unwrap();
+
+    // An author may say no.
+    clinic.create("alice", &approval("no", "alice", "Reject")).await.unwrap();
+    // Git brings whole objects, by the service account that the chart names and no other.
+    clinic.create(FLUX, &approval("git", FLUX, "Approve")).await.unwrap();
+    refused(clinic.create(FLUX, &approval("forged", "bob", "Approve")).await, not_you);
+    refused(clinic.create(robot, &approval("robot", robot, "Approve")).await, unnamed);
+
+    // What became of it is the controller's to say.
+    let status = json!({ "status": { "phase": "Used", "message": "m" } });
+    let as_status = ["--subresource=status"];
+    refused(
+        clinic.patch("bob", asked, &status, &as_status).await,
+        "written by Wardring's controller alone",
+    );
+    clinic.patch(CONTROLLER, asked, &status, &as_status).await.unwrap();
+}
+
+#[tokio::test]
+async fn whoever_may_not_impersonate_cannot_approve_as_somebody_else() {
+    let clinic = Clinic::open().await.unwrap();
+    clinic.create(CONTROLLER, &request("asked", &["alice"])).await.unwrap();
+    // The robot has every right on our objects, and a real token.
+    let kubeconfig = clinic.cluster.service_account_kubeconfig("ward", "robot").await.unwrap();
+    let text = kubeconfig.display().to_string();
+    let change = decision("bob", "Approve").to_string();
+    let patch = ["patch", "patchapproval", "asked", "-n", "ward", "--type=merge", "-p", &change];
+    for more in [&["--as", "bob"][..], &["--as", "robot", "--as-group", "system:masters"][..]] {
+        let args = [&["--kubeconfig", &text][..], &patch, more].concat();
+        let output = clinic.cluster.kubectl(&args).await.unwrap();
+        assert!(!output.succeeded(), "{}", output.stdout);
+        assert!(output.stderr.contains("cannot impersonate"), "{}", output.stderr);
+    }
+    let output =
+        clinic.cluster.kubectl(&[&["--kubeconfig", &text][..], &patch].concat()).await.unwrap();
+    assert!(
+        output.stderr.contains("must be the user name of whoever decides"),
+        "{}",
+        output.stderr
+    );
+}
+
+#[tokio::test]
+async fn a_rollout_that_asks_names_everybody_who_wrote_it() {
+    let clinic = Clinic::open().await.unwrap();
+    let authors = "names everybody who wrote it";
+    refused(clinic.create("alice", &rollout("november", &[], &gate("24h"))).await, authors);
+    refused(clinic.create("alice", &rollout("november", &["bob"], &gate("24h"))).await, authors);
+    clinic.create("alice", &rollout("november", &["alice"], &gate("24h"))).await.unwrap();
+    let november = ["patchrollout", "november"];
+    let stages = |cap: u32, gates: &Value, more: Value| {
+        let mut stages = rollout("november", &[], gates)["spec"]["stages"].clone();
+        stages[0]["maxConcurrency"] = json!(cap);
+        let mut change = json!({ "spec": { "stages": stages } });
+        if !more.is_null() {
+            change["spec"]["authors"] = more;
+        }
+        change
+    };
+    let asks = gate("24h");
+    // Whoever changes what is approved becomes one of its authors; the others stay.
+    let said = clinic.patch("bob", november, &stages(9, &asks, Value::Null), &[]).await;
+    refused(said, authors);
+    let said = clinic.patch("bob", november, &stages(9, &asks, json!(["bob"])), &[]).await;
+    refused(said, "spec.authors: may only grow");
+    clinic.patch("bob", november, &stages(9, &asks, json!(["alice", "bob"])), &[]).await.unwrap();
+    // A question cannot be taken back, nor put in other words.
+    let dodged = "cannot be changed or taken out";
+    let more = json!(["alice", "bob"]);
+    for gates in [json!({}), gate("1h")] {
+        let said = clinic.patch("alice", november, &stages(9, &gates, more.clone()), &[]).await;
+        refused(said, dodged);
+    }
+    // What is not approved stays free: a stop must need nobody.
+    let stop = json!({ "spec": { "suspend": true } });
+    clinic.patch("carol", november, &stop, &[]).await.unwrap();
+    // Without such a gate nobody has to say who wrote it.
+    clinic.create("carol", &rollout("plain", &[], &json!({}))).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_stored_policies_are_equal_to_those_that_the_controller_expects() {
+    let clinic = Clinic::open().await.unwrap();
+    let client = clinic.cluster.client().await.unwrap();
+    for wanted in approval_policy::objects(SYSTEM, &[FLUX.to_owned()]) {
+        let name = wanted["metadata"]["name"].as_str().context("a name").unwrap().to_owned();
+        if wanted["kind"] == "ValidatingAdmissionPolicy" {
+            let wanted: ValidatingAdmissionPolicy = serde_json::from_value(wanted).unwrap();
+            let found =
+                Api::<ValidatingAdmissionPolicy>::all(client.clone()).get(&name).await.unwrap();
+            assert_eq!(found.spec, wanted.spec);
+            assert_eq!(found.metadata.generation, Some(1));
+            let warnings = found.status.and_then(|status| status.type_checking);
+            let warnings = warnings.and_then(|checked| checked.expression_warnings);
+            assert!(warnings.unwrap_or_default().is_empty());
+        } else {
+            let wanted: ValidatingAdmissionPolicyBinding = serde_json::from_value(wanted).unwrap();
+            let all = Api::<ValidatingAdmissionPolicyBinding>::all(client.clone());
+            let found = all.get(&name).await.unwrap();
+            assert_eq!(found.spec, wanted.spec);
+            assert_eq!(found.metadata.generation, Some(1));
+        }
+    }
+}

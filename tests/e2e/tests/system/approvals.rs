@@ -1,0 +1,220 @@
+//! People who approve and reject, under their own names, through the plugin and the policies of the chart.
+
+use anyhow::{Context, Result};
+use kube::api::{DeleteParams, ListParams};
+use serde_json::json;
+use wardring_api::{
+    ApprovalPhase, GateApproval, GateState, PatchApproval, PatchRollout, PatchRolloutStatus,
+    RolloutPhase, StageState, approval_policy,
+};
+use wardring_e2e::Installation;
+use wardring_harness::wait_until_ok;
+
+use crate::support::{
+    CONTROLLER, LONG, Place, Plan, SHORT, install,
+    journal::count,
+    manifests::with,
+    place::{ROLLOUT, stage_of},
+    rollout, stage, world,
+};
+
+/// alice writes rollouts, bob and carol may approve.
+async fn people(installation: &Installation, place: &Place) -> Result<()> {
+    let bind = |name: &str, role: &str, user: &str| {
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+            "metadata": { "name": name, "namespace": place.namespace },
+            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role },
+            "subjects": [{ "kind": "User", "name": user, "apiGroup": "rbac.authorization.k8s.io" }],
+        })
+    };
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": [
+        { "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+          "metadata": { "name": "writes-rollouts" },
+          "rules": [{ "apiGroups": ["wardring.dev"], "resources": ["patchrollouts"], "verbs": ["*"] }] },
+        bind("alice-writes", "writes-rollouts", "alice"),
+        bind("alice-approves", "wardring-approve", "alice"),
+        bind("bob-approves", "wardring-approve", "bob"),
+        bind("carol-approves", "wardring-approve", "carol"),
+    ]});
+    installation.cluster.kubectl_apply(&list.to_string()).await?.ok()?;
+    Ok(())
+}
+
+/// alice's rollout, whose stage production asks.
+async fn asked(installation: &Installation, place: &Place) -> Result<()> {
+    people(installation, place).await?;
+    let gates = json!({ "before": [{ "name": "board", "type": "Approval", "approval": {} }] });
+    let production = with(stage("production"), json!({ "gates": gates }));
+    let mut object = rollout(&[stage("test"), production], json!({ "authors": ["alice"] }));
+    object["apiVersion"] = json!("wardring.dev/v1alpha1");
+    object["kind"] = json!("PatchRollout");
+    let args = ["create", "--as", "alice", "-n", &place.namespace, "-f", "-"];
+    installation.cluster.kubectl_with_input(&args, &object.to_string()).await?.ok()?;
+    Ok(())
+}
+
+/// What production asks now.
+fn asks(status: &PatchRolloutStatus) -> Option<GateApproval> {
+    let gate = status.stages.iter().find(|stage| stage.name == "production")?.gates.first()?;
+    let asked = gate.approval.clone().filter(|asked| !asked.hash.is_empty())?;
+    (gate.state == GateState::Waiting).then_some(asked)
+}
+
+/// Waits until the request for what is asked is there, other than `before`.
+async fn request(place: &Place, before: &str) -> Result<GateApproval> {
+    let asked = wait_until_ok(LONG, "the request to appear", async || {
+        let rollout = place.api::<PatchRollout>().get(ROLLOUT).await;
+        let status = rollout.map_err(|error| error.to_string())?.status.unwrap_or_default();
+        let Some(asked) = asks(&status).filter(|asked| asked.hash != before) else {
+            return Err(format!("{:?}", status.waiting_for));
+        };
+        let found = place.api::<PatchApproval>().get_opt(&asked.request).await;
+        found
+            .map_err(|error| error.to_string())?
+            .ok_or("no object yet")
+            .map(|_| asked)
+            .map_err(Into::into)
+    })
+    .await?;
+    Ok(asked)
+}
+
+async fn phase(place: &Place, name: &str, wanted: ApprovalPhase) -> Result<String> {
+    let approval = place
+        .until::<PatchApproval>(SHORT, name, "to be judged", |approval| {
+            approval.status.as_ref().is_some_and(|status| status.phase == Some(wanted))
+        })
+        .await?;
+    Ok(approval.status.unwrap_or_default().message.unwrap_or_default())
+}
+
+#[tokio::test]
+async fn a_stage_opens_by_the_word_of_somebody_else_though_controllers_die_between() -> Result<()> {
+    let mut installation = install("approved", &CONTROLLER).await?;
+    let plan = Plan::default().group("test", 1, &world()).group("production", 2, &world());
+    let (place, fleet) = Place::open(&installation, "approved", &plan).await?;
+    asked(&installation, &place).await?;
+    let first = request(&place, "").await?;
+
+    // It waits, and the author cannot help it on.
+    let tenant = installation.tenant_in("approved");
+    let word =
+        |user, verb, hash| ["--as", user, verb, ROLLOUT, "--reason", "CHG-4711", "--hash", hash];
+    let refusal = tenant.plugin(&word("alice", "approve", &first.hash)).await.unwrap_err();
+    assert!(format!("{refusal:#}").contains("may not approve it"), "{refusal:#}");
+    // Nor does a word on something that was not shown.
+    let other = format!("v1:{}", "0".repeat(64));
+    let refusal = tenant.plugin(&word("bob", "approve", &other)).await.unwrap_err();
+    assert!(format!("{refusal:#}").contains("is not (any more) what"), "{refusal:#}");
+    let shown = tenant
+        .plugin(&["--as", "bob", "approve", ROLLOUT, "--reason", "CHG-4711", "--dry-run"])
+        .await?;
+    for part in ["2 devices", "production-1", "KB5068787", "Written by alice", &first.hash] {
+        assert!(shown.contains(part), "no {part} in {shown}");
+    }
+
+    // A changed cap is asked about anew, and what was shown before counts for nothing.
+    let mut stages = place.api::<PatchRollout>().get(ROLLOUT).await?.spec.stages;
+    stages[1].max_concurrency = Some(wardring_api::Cap::Count(1));
+    let change = json!({ "spec": { "stages": stages, "authors": ["alice"] } }).to_string();
+    let edit =
+        ["patch", "patchrollout", ROLLOUT, "--as", "alice", "-n", "approved", "--type=merge", "-p"];
+    installation.cluster.kubectl(&[&edit[..], &[change.as_str()]].concat()).await?.ok()?;
+    let second = request(&place, &first.hash).await?;
+    let why = phase(&place, &first.request, ApprovalPhase::Void).await?;
+    assert!(why.contains("the caps changed"), "{why}");
+    let refusal = tenant.plugin(&word("bob", "approve", &first.hash)).await.unwrap_err();
+    assert!(format!("{refusal:#}").contains("is not (any more) what"), "{refusal:#}");
+
+    // The word is given while no controller is there to hear it.
+    installation.controllers.pop().context("a controller runs")?.process.kill()?;
+    let tenant = installation.tenant_in("approved");
+    tenant.plugin(&word("bob", "approve", &second.hash)).await?;
+    let status = place.api::<PatchRollout>().get(ROLLOUT).await?.status.unwrap_or_default();
+    assert_eq!(stage_of(&status, "production").state, StageState::Gated);
+    assert_eq!(count(&fleet, "production-1", "install")?, 0);
+    installation.start_controller(&CONTROLLER).await?;
+    let opened = place
+        .until_status(LONG, "to open production", |status| {
+            stage_of(status, "production").state == StageState::Open
+        })
+        .await?;
+    let gate = &stage_of(&opened, "production").gates[0];
+    assert!(gate.message.as_deref().unwrap_or_default().contains("bob approved it"), "{gate:?}");
+    installation.controllers.pop().context("a controller runs")?.process.kill()?;
+    installation.start_controller(&CONTROLLER).await?;
+    place.until_phase(RolloutPhase::Completed).await?;
+    phase(&place, &second.request, ApprovalPhase::Used).await?;
+
+    // Who approved what is still there when the rollout is gone.
+    place.api::<PatchRollout>().delete(ROLLOUT, &DeleteParams::default()).await?;
+    place.until_gone::<PatchRollout>(SHORT, ROLLOUT).await?;
+    let left = place.api::<PatchApproval>().get(&second.request).await?;
+    assert_eq!(left.spec.approver.as_deref(), Some("bob"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_rejection_stays_and_no_word_counts_while_a_policy_is_weak() -> Result<()> {
+    let installation = install("rejected", &CONTROLLER).await?;
+    let plan = Plan::default().group("test", 1, &world()).group("production", 1, &world());
+    let (place, fleet) = Place::open(&installation, "rejected", &plan).await?;
+    asked(&installation, &place).await?;
+    let first = request(&place, "").await?;
+
+    // Somebody takes a policy away, approves in another name, and puts it back as it was.
+    let name = approval_policy::APPROVALS;
+    let kind = "validatingadmissionpolicybinding";
+    let kept = installation.cluster.kubectl(&["get", kind, name, "-o", "json"]).await?.ok()?;
+    installation.cluster.kubectl(&["delete", kind, name]).await?.ok()?;
+    let forged = json!({ "spec": { "decision": "Approve", "approver": "boss", "reason": "r" } });
+    let forged = forged.to_string();
+    let args = ["patch", "patchapproval", &first.request, "--as", "carol", "-n", "rejected"];
+    let patch = ["--type=merge", "-p", forged.as_str()];
+    wait_until_ok(SHORT, "the policy to be weak", async || {
+        let output = installation.cluster.kubectl(&[&args[..], &patch].concat()).await;
+        let output = output.map_err(|error| error.to_string())?;
+        if output.succeeded() { Ok(()) } else { Err(output.stderr) }
+    })
+    .await?;
+    let waits = place
+        .until_status(LONG, "to say that nobody vouches", |status| {
+            status.waiting_for.iter().any(|all| all.reason == "ApprovalPolicyBroken")
+        })
+        .await?;
+    let said = waits.waiting_for.iter().find(|all| all.reason == "ApprovalPolicyBroken");
+    assert!(said.is_some_and(|all| all.message.contains(name)), "{waits:?}");
+    let mut kept: serde_json::Value = serde_json::from_str(&kept)?;
+    kept["metadata"] = json!({ "name": name });
+    installation.cluster.kubectl_apply(&kept.to_string()).await?.ok()?;
+    let second = request(&place, &first.hash).await?;
+    phase(&place, &first.request, ApprovalPhase::Void).await?;
+
+    let tenant = installation.tenant_in("rejected");
+    let word = |user, verb, hash| {
+        ["--as", user, verb, ROLLOUT, "--reason", "not on Friday", "--hash", hash]
+    };
+    tenant.plugin(&word("carol", "reject", &second.hash)).await?;
+    place
+        .until_status(SHORT, "to be rejected", |status| {
+            status.waiting_for.iter().any(|all| {
+                all.reason == "ApprovalRejected" && all.message.contains("carol rejected it")
+            })
+        })
+        .await?;
+    let all = place.api::<PatchApproval>();
+    for object in all.list(&ListParams::default()).await?.items {
+        let name = object.metadata.name.unwrap_or_default();
+        all.delete(&name, &DeleteParams::default()).await?;
+    }
+    let refusal = tenant.plugin(&word("bob", "approve", &second.hash)).await.unwrap_err();
+    assert!(format!("{refusal:#}").contains("waits for no approval now"), "{refusal:#}");
+
+    tenant.plugin(&["--as", "alice", "retry", ROLLOUT]).await?;
+    let third = request(&place, &second.hash).await?;
+    assert_eq!(count(&fleet, "production-1", "install")?, 0);
+    tenant.plugin(&word("bob", "approve", &third.hash)).await?;
+    place.until_phase(RolloutPhase::Completed).await?;
+    Ok(())
+}
