@@ -128,6 +128,12 @@ pub(super) struct Bench {
     pub taken_back: u32,
     /// What is around the device.
     pub around: Surroundings,
+    /// Updates that the source offers as upgrades.
+    pub upgrades: BTreeMap<String, String>,
+    /// Build after the update KB1.
+    pub new_build: &'static str,
+    /// That build stays whatever becomes of the update.
+    pub keeps_build: bool,
     /// Free space on the drive of Windows.
     pub free_disk_gb: u32,
     /// What Windows says of its component store.
@@ -233,6 +239,9 @@ impl Bench {
             announced: 0,
             taken_back: 0,
             around: Surroundings::CLEAR,
+            upgrades: BTreeMap::new(),
+            new_build: NEW,
+            keeps_build: false,
             free_disk_gb: 100,
             component_store: Some(StoreState::Healthy),
             other_patch_sources: Vec::new(),

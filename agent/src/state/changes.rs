@@ -66,6 +66,7 @@ mod tests {
             product: String::new(),
             build: "20348.2".to_owned(),
             updates: BTreeMap::new(),
+            upgrades: BTreeMap::new(),
             services: named(ServiceState::Stopped),
             probes: probes(failed(), ProbeSample::Good),
             ports: BTreeSet::from([80, 3389]),

@@ -318,6 +318,9 @@ pub struct Inspection {
     pub build: String,
     /// Where each asked update stands, by KB.
     pub updates: BTreeMap<String, UpdateStatus>,
+    /// Asked updates, by KB, that the source offers as upgrades to another version of Windows though the
+    /// job does not call them that, each with what says so.
+    pub upgrades: BTreeMap<String, String>,
     /// Each asked service.
     pub services: BTreeMap<String, ServiceSample>,
     /// Each asked probe.

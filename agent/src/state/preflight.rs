@@ -53,6 +53,11 @@ pub(super) fn inspected(
     }
     job.message.clear();
     take_baseline(mv, &mut job, &seen);
+    if let Some(sentence) = proof::another_windows(&job, &seen) {
+        // An earlier attempt made it that, or somebody in the middle of this one.
+        let end = End::because(OutcomeResult::Failed, "BuildFamilyChanged", sentence);
+        return mv.finish(job, end);
+    }
     let before: Vec<UpdateState> = job.updates.iter().map(|update| update.state.clone()).collect();
     sort_updates(&mut job, &seen);
     if job.next_update().is_none() && job.begun() {
@@ -61,6 +66,11 @@ pub(super) fn inspected(
     }
     if job.next_update().is_none() {
         return nothing_to_do(mv, job, &before, &seen);
+    }
+    if let Some(sentence) = proof::upgrade_in_disguise(&job, &seen) {
+        // Failed, and not given back: a rollout that brings something else than it says must halt.
+        let end = End::because(OutcomeResult::Failed, "FeatureUpgrade", sentence);
+        return mv.finish(job, end);
     }
     if let Some(end) = obstacle(&job, &seen) {
         return mv.finish(job, end);

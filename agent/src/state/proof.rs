@@ -2,7 +2,7 @@
 
 use wardring_seal::{UpdateKind, UpdateTarget};
 
-use super::{Inspection, UpdateStatus};
+use super::{Inspection, JobRun, UpdateState, UpdateStatus};
 
 /// Whether the update is in force on the running Windows.
 ///
@@ -37,6 +37,59 @@ pub(super) fn status(update: &UpdateTarget, seen: &Inspection) -> UpdateStatus {
         return UpdateStatus::NotApplicable;
     }
     seen.updates.get(&update.kb).copied().unwrap_or(UpdateStatus::NotOffered)
+}
+
+/// What Windows became, where it is another version than before the job and the job names no upgrade.
+///
+/// A quality update leaves the build number as it is and raises the number behind the dot. Upgrades
+/// change it, also the small ones that only enable what is there already (22621 to 22631, 26100 to
+/// 26200); whoever wants those names them as FeatureUpdate.
+pub(super) fn another_windows(job: &JobRun, seen: &Inspection) -> Option<String> {
+    let before = &job.baseline.as_ref()?.build;
+    let is_named = job.payload.updates.iter().any(|one| one.kind == UpdateKind::FeatureUpdate);
+    if is_named || family(before) == family(&seen.build) {
+        return None;
+    }
+    let begun: Vec<&str> = job
+        .updates
+        .iter()
+        .filter(|run| matches!(run.state, UpdateState::Running | UpdateState::Ended(_)))
+        .map(|run| run.kb.as_str())
+        .collect();
+    let since =
+        if begun.is_empty() { String::new() } else { format!(" since {}", begun.join(", ")) };
+    Some(format!(
+        "Windows is another version{since}: the build was {before} and is {}; the rollout names no feature \
+         upgrade",
+        seen.build
+    ))
+}
+
+/// Why an update that waits is no quality update of this Windows, if so; told before anything is done.
+pub(super) fn upgrade_in_disguise(job: &JobRun, seen: &Inspection) -> Option<String> {
+    let targets = job.updates.iter().zip(&job.payload.updates);
+    let mut waiting = targets.filter(|(run, target)| {
+        run.state == UpdateState::Waiting && target.kind != UpdateKind::FeatureUpdate
+    });
+    waiting.find_map(|(run, target)| {
+        let kb = &run.kb;
+        if let Some(evidence) = seen.upgrades.get(kb) {
+            return Some(format!("{kb} would upgrade Windows to another version: {evidence}"));
+        }
+        let build = target.target_build.as_ref().filter(|_| target.kind == UpdateKind::Quality)?;
+        (family(build) != family(&seen.build)).then(|| {
+            format!(
+                "{kb} would upgrade Windows to another version: the build is {}, and {build} is expected \
+                 after it",
+                seen.build
+            )
+        })
+    })
+}
+
+/// The version of Windows in a build: the number before the dot.
+fn family(build: &str) -> Option<u32> {
+    build.split('.').next()?.parse().ok()
 }
 
 /// `build.UBR`.

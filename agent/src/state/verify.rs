@@ -158,6 +158,10 @@ fn unproven(job: &JobRun, seen: &Inspection) -> Option<End> {
         let sentence = format!("{} is still installed; the build is {}", run.kb, seen.build);
         return Some(End::because(OutcomeResult::RollbackFailed, "InstallFailed", sentence));
     }
+    // Before anything else: of another Windows, every other word means something else.
+    if let Some(sentence) = proof::another_windows(job, seen) {
+        return Some(End::because(OutcomeResult::Failed, "BuildFamilyChanged", sentence));
+    }
     let claims = |state: &UpdateState| match state {
         UpdateState::Ended(result) => result.is_success(),
         UpdateState::Skipped(word) => job.already && word == "AlreadyInstalled",

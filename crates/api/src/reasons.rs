@@ -233,6 +233,12 @@ reasons! {
     BootLoop,
     /// Nothing answered the device any more after the update, so that it took it back by itself.
     NetworkLost,
+    /// Windows is another version since the update: a feature upgrade that came as something else. It
+    /// is not taken back by removing an update.
+    BuildFamilyChanged,
+    /// What the device's source offers under this KB is an upgrade to another version of Windows, and the
+    /// rollout does not name one; nothing was installed.
+    FeatureUpgrade,
     /// The restart did not happen.
     RebootStuck,
     /// The device did not come back from its restart in time.

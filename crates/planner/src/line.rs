@@ -88,6 +88,8 @@ impl Line {
                         | Reason::CannotCreate
                         | Reason::NotReversible
                         | Reason::BootLoop
+                        | Reason::BuildFamilyChanged
+                        | Reason::FeatureUpgrade
                         | Reason::NetworkLost
                 )
             )

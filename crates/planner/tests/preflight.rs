@@ -129,3 +129,19 @@ fn the_job_of_an_exclusive_group_tells_the_device_to_look_for_others_as_well() {
         assert_eq!(made, Some(looks), "{authority:?}");
     }
 }
+
+#[test]
+fn a_device_that_became_another_windows_is_not_tried_again() {
+    let mut world = World::new();
+    world.group("test");
+    world.device("test-1", "test", SERVER);
+    world.agents.get_mut("test-1").unwrap().script = support::agent::Script::Upgraded;
+    let retry = "maxConcurrency: 1, retry: {maxAttempts: 3, backoff: 1m}";
+    world.rollout("november", &ONE_STAGE.replace("maxConcurrency: 1", retry));
+    for _ in 0..60 {
+        world.minute(|_| {});
+    }
+    let line = world.line("november", "test-1").unwrap();
+    assert_eq!((line.state, line.attempt), (LineState::Failed, 1));
+    assert_eq!(line.reason, Some(Reason::BuildFamilyChanged));
+}

@@ -223,6 +223,7 @@ impl World {
             product: self.product.to_owned(),
             build: self.build(),
             updates: targets.iter().map(status).collect(),
+            upgrades: BTreeMap::new(),
             services: services.iter().map(|name| (name.clone(), sample.clone())).collect(),
             // What an update breaks here is a service.
             probes: probes.iter().map(|probe| (probe.name.clone(), ProbeSample::Good)).collect(),

@@ -3,7 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use wardring_wine_tests::fakewua::FakeWua;
 use wardring_wine_tests::prefix::Prefix;
 use wardring_wine_tests::programs::{act, compile, prefix};
 
@@ -129,6 +130,8 @@ fn what_cannot_be_taken_back_is_said_and_no_exit_code_is_believed() {
 #[test]
 fn the_component_store_is_what_dism_says_of_it_and_free_space_is_told() {
     let prefix = with_dism();
+    // A look asks Windows Update, too.
+    FakeWua::install(&prefix, &json!({ "updates": [] })).unwrap();
     let seen = || act(&prefix, ["inspect", "KB5044281", "Quality", "20348.2762"]).unwrap();
     for (state, expected) in [("0", "Healthy"), ("1", "Repairable"), ("2", "Damaged")] {
         prefix.set(SETTINGS, "Store", "REG_DWORD", state).unwrap();

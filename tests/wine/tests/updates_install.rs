@@ -153,6 +153,38 @@ async fn an_update_is_downloaded_installed_once_and_proven_after_the_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_of_windows_under_the_number_of_a_quality_update_is_not_begun() {
+    const UPGRADES: &str = "3689BDC8-B205-4AF4-8D4A-A63924C5E9D5";
+    let upgrade = json!({"title": "Windows Server 2025", "categories": [UPGRADES]});
+    let mut rig = Rig::new(world(&upgrade)).await;
+    rig.give(None, |job| job.updates[0].kind = UpdateKind::Quality);
+    let outcome = rig.outcome().await;
+    assert_eq!(outcome.result, OutcomeResult::Failed);
+    assert_eq!(outcome.reason.as_deref(), Some("FeatureUpgrade"), "{}", outcome.message);
+    assert!(outcome.message.contains("classifies"), "{}", outcome.message);
+    assert_eq!((rig.fake.calls("Download").len(), rig.installs()), (0, 0));
+
+    // Beside it stands what was meant: that alone is installed.
+    let meant = "aaaaaaaa-0000-0000-0000-000000000002";
+    let mut both = world(&upgrade);
+    let quality =
+        json!({"id": meant, "revision": 1, "title": "2026-11 (20348.2762)", "kbs": ["5068787"]});
+    both["updates"].as_array_mut().unwrap().push(quality);
+    rig.give(Some(&both), |job| job.updates[0].kind = UpdateKind::Quality);
+    let outcome = rig.outcome().await;
+    assert_eq!(outcome.result, OutcomeResult::Succeeded, "{}", outcome.message);
+    let installs = rig.fake.calls("Install");
+    assert_eq!(installs.len(), 1);
+    assert!(installs[0].to_string().contains(meant), "{}", installs[0]);
+
+    // Named for what it is, it is installed.
+    rig.give(Some(&world(&upgrade)), |job| job.updates[0].kind = UpdateKind::FeatureUpdate);
+    let outcome = rig.outcome().await;
+    assert_eq!(outcome.result, OutcomeResult::Succeeded, "{}", outcome.message);
+    assert_eq!(rig.installs(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_end_of_an_installation_is_told_apart_and_none_begins_twice() {
     let mut rig = Rig::new(json!({ "updates": [] })).await;
 

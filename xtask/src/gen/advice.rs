@@ -350,6 +350,19 @@ const PARTS: &[Part] = &[
                 NetworkLost,
                 "It took the update back by itself. Look at its network driver and settings.",
             ),
+            (
+                BuildFamilyChanged,
+                "Look at the Device's build: it runs another version of Windows. Hold the update for every \
+                 other device (`kubectl wardring hold update`). Windows' own way back, within ten days as it \
+                 comes, is `DISM /Online /Initiate-OSUninstall`; servers have none but a backup. Whoever wants \
+                 the new version names it: an Update of kind FeatureUpdate.",
+            ),
+            (
+                FeatureUpgrade,
+                "Nothing was installed. The message says what calls it an upgrade. If that is wanted, give \
+                 the Update the kind FeatureUpdate and name its KB; else take the KB out of the rollout, and \
+                 decline it in WSUS.",
+            ),
             (RebootStuck, "Look at the console for what refuses to end, then restart it by hand."),
             (
                 InstallFailed,

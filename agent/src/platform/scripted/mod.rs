@@ -359,6 +359,7 @@ impl Updates for Scripted {
                 .iter()
                 .map(|update| (update.kb.clone(), life.status(&self.world, &update.kb)))
                 .collect(),
+            upgrades: self.world.upgrades(updates),
             services: services.iter().map(|name| (name.clone(), life.sample(name))).collect(),
             probes: BTreeMap::new(),
             ports: BTreeSet::new(),

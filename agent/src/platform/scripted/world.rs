@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use wardring_protocol::RebootSource;
-use wardring_seal::ActiveHours;
+use wardring_seal::{ActiveHours, UpdateKind, UpdateTarget};
 
 use crate::platform::active_hours::until;
 use crate::state::{People, Power, ServiceState, Startup, StoreState, Surroundings};
@@ -136,6 +136,9 @@ pub struct ScriptedUpdate {
     /// Whether it can be removed.
     #[serde(default = "yes")]
     pub uninstallable: bool,
+    /// Its source classifies it as an upgrade to another version of Windows.
+    #[serde(default)]
+    pub upgrade: bool,
     /// What goes wrong.
     #[serde(default)]
     pub effects: Effects,
@@ -318,6 +321,16 @@ impl World {
         } else {
             Startup::Attended(self.protectors.clone())
         }
+    }
+
+    /// Which of these its source offers as upgrades though they are not meant to be any.
+    pub(super) fn upgrades(&self, asked: &[UpdateTarget]) -> BTreeMap<String, String> {
+        let is_meant = |target: &UpdateTarget| target.kind == UpdateKind::FeatureUpdate;
+        let kbs = asked.iter().filter(|target| !is_meant(target)).map(|target| &target.kb);
+        let of = |kb: &&String| self.update(kb).is_some_and(|update| update.upgrade);
+        kbs.filter(of)
+            .map(|kb| (kb.clone(), "its source classifies it as an upgrade".to_owned()))
+            .collect()
     }
 
     pub(super) fn update(&self, kb: &str) -> Option<&ScriptedUpdate> {

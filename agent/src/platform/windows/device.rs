@@ -342,6 +342,7 @@ fn inspection(
         product: product_name(),
         build: build_and_ubr(),
         updates: updates.iter().map(stands).collect(),
+        upgrades: seen.upgrades.clone(),
         services: services::sample(names)?,
         probes: BTreeMap::new(),
         ports: BTreeSet::new(),

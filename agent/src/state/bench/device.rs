@@ -293,7 +293,7 @@ impl Bench {
 
     pub(super) fn build(&self) -> String {
         let is_new = self.updates.get("KB1").is_some_and(|script| script.stand == Stand::InForce);
-        if is_new { NEW } else { OLD }.to_owned()
+        if is_new || self.keeps_build { self.new_build } else { OLD }.to_owned()
     }
 
     pub(super) fn inspection(&self) -> Inspection {
@@ -322,6 +322,7 @@ impl Bench {
             product: PRODUCT.to_owned(),
             build: self.build(),
             updates: self.updates.iter().map(|(kb, script)| (kb.clone(), status(script))).collect(),
+            upgrades: self.upgrades.clone(),
             services: BTreeMap::from([(SERVICE.to_owned(), sample)]),
             probes: self.probes.clone(),
             ports: self.ports.clone(),

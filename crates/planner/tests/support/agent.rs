@@ -28,6 +28,8 @@ pub enum Script {
     /// Comes back from the restart after three hours.
     Slow,
     Reverted,
+    /// Becomes another version of Windows.
+    Upgraded,
     /// Cannot begin today (on battery).
     NotStarted,
     /// Claims success without the restart its updates asked for.
@@ -49,6 +51,7 @@ impl Script {
         Script::Silent,
         Script::Slow,
         Script::Reverted,
+        Script::Upgraded,
         Script::NotStarted,
         Script::Liar,
         Script::Forger,
@@ -251,6 +254,7 @@ impl Agent {
                 (OutcomeResult::Failed, Some(Reason::ServiceDown))
             }
             Script::Reverted => (OutcomeResult::RevertedByWindows, None),
+            Script::Upgraded => (OutcomeResult::Failed, Some(Reason::BuildFamilyChanged)),
             _ => (OutcomeResult::Succeeded, None),
         };
         self.end(result, reason, world);
@@ -289,6 +293,11 @@ impl Agent {
                 message: match reason {
                     Some(Reason::ServiceDown) => {
                         "MSSQLSERVER did not start after 3 restarts".to_owned()
+                    }
+                    Some(Reason::BuildFamilyChanged) => {
+                        "Windows is another version since KB5068787: the build was 20348.2700 and is \
+                         26100.2314; the rollout names no feature upgrade"
+                            .to_owned()
                     }
                     _ => String::new(),
                 },

@@ -15,7 +15,7 @@ use super::calls::{CallError, Calls, Connect};
 use super::install::{self, Act};
 use super::inventory::{ASK_AGAIN, ASK_EVERY, Due, Inventory, failed};
 use super::look::{self, LastAnswer};
-use super::matching::matching;
+use super::matching::{Stand, matching};
 use super::policy::Policy;
 use super::record::{Record, act};
 use super::shelf::Shelf;
@@ -74,6 +74,8 @@ pub struct Device {
 pub struct Seen {
     /// Where each asked update stands, by KB.
     pub updates: BTreeMap<String, UpdateStatus>,
+    /// Asked KBs that are offered as upgrades of Windows only, with what says so.
+    pub upgrades: BTreeMap<String, String>,
     /// Somebody installs or removes at this moment.
     pub is_busy: bool,
     /// Name of the sign that Windows waits for a restart, if the update agent says so.
@@ -261,7 +263,12 @@ impl WindowsUpdate {
                 let error = sentence(error, source);
                 tracing::warn!(error, "Windows Update says nothing about what it knows");
                 let is_busy = self.installing.load(Ordering::SeqCst) > 0;
-                return Ok(Seen { updates: BTreeMap::new(), is_busy, hard_pending: None });
+                return Ok(Seen {
+                    updates: BTreeMap::new(),
+                    upgrades: BTreeMap::new(),
+                    is_busy,
+                    hard_pending: None,
+                });
             }
             Err(error) => return Err(sentence(error, source)),
         };
@@ -279,7 +286,10 @@ impl WindowsUpdate {
                 known.inventory.reboot_required = seen.reboot_required;
             }
         });
+        let upgrade = |(kb, stand): (&String, &Stand)| Some((kb.clone(), stand.upgrade.clone()?));
+        let upgrades = seen.updates.iter().filter_map(upgrade).collect();
         Ok(Seen {
+            upgrades,
             updates: seen.updates.into_iter().map(|(kb, stand)| (kb, stand.status)).collect(),
             is_busy: seen.is_busy || self.installing.load(Ordering::SeqCst) > 0,
             hard_pending: seen.reboot_required.then(|| REBOOT_SOURCE.to_owned()),

@@ -2,7 +2,7 @@
 
 use wardring_seal::{UpdateKind, UpdateTarget};
 
-use super::wua::{Identity, Update};
+use super::wua::{Identity, UPGRADES, Update};
 use crate::state::{Reversible, UpdateStatus};
 
 /// Where an update stands, and what says so.
@@ -14,6 +14,9 @@ pub struct Stand {
     pub evidence: String,
     /// Nothing that was found tells: only the source itself can say that it does not offer it.
     pub is_unknown: bool,
+    /// What says that all that is offered is an upgrade to another version of Windows, which the target
+    /// is not meant to be.
+    pub upgrade: Option<String>,
 }
 
 /// Tells where `target` stands. `build` is the running `build.UBR`.
@@ -23,13 +26,21 @@ pub fn stand(target: &UpdateTarget, found: &[Update], build: &str) -> Stand {
         let evidence = format!("{} waits for a restart", update.identity);
         return told(UpdateStatus::PendingReboot(reversible(target, update)), evidence);
     }
-    if let Some(update) = to_install(target, found).first() {
+    let is_offered = |update: &Update| {
         let evidence = format!("{} is offered", update.identity);
-        return told(UpdateStatus::Offered(reversible(target, update)), evidence);
+        let status = UpdateStatus::Offered(reversible(target, update));
+        Stand { upgrade: upgrade(target, found, build), ..told(status, evidence) }
+    };
+    if let Some(update) = to_install(target, found).first() {
+        return is_offered(update);
     }
     if let Some(update) = matches.iter().find(|update| update.is_installed) {
         let evidence = format!("{} is installed", update.identity);
         return told(UpdateStatus::Installed(reversible(target, update)), evidence);
+    }
+    // An upgrade under the same number stays on offer, also when what was meant is installed.
+    if let Some(update) = offered(target, found).first() {
+        return is_offered(update);
     }
     if target.package.is_some() {
         // Nobody but the job offers it, and only what is installed makes it superfluous.
@@ -45,7 +56,7 @@ pub fn stand(target: &UpdateTarget, found: &[Update], build: &str) -> Stand {
 }
 
 fn told(status: UpdateStatus, evidence: String) -> Stand {
-    Stand { status, evidence, is_unknown: false }
+    Stand { status, evidence, is_unknown: false, upgrade: None }
 }
 
 fn not_offered(target: &UpdateTarget, matches: &[&Update]) -> Stand {
@@ -60,9 +71,39 @@ fn not_offered(target: &UpdateTarget, matches: &[&Update]) -> Stand {
     Stand { is_unknown: true, ..told(UpdateStatus::NotOffered, evidence) }
 }
 
-/// The updates that an installation of `target` consists of: offered here, and not there yet. What
-/// somebody hid on this device is not offered; what a job names by identity is that revision alone.
+/// The updates that an installation of `target` consists of: offered here, and not there yet. One KB may
+/// name a quality update and an upgrade of Windows (KB5044284 did, in November 2024): what the source
+/// classifies as an upgrade is none of them, unless the target is one.
 pub fn to_install<'a>(target: &UpdateTarget, found: &'a [Update]) -> Vec<&'a Update> {
+    let mut offered = offered(target, found);
+    offered.retain(|update| target.kind == UpdateKind::FeatureUpdate || !update.is_in(UPGRADES));
+    offered
+}
+
+/// What says that nothing is offered of `target` but an upgrade to another version of Windows, if so:
+/// Microsoft's classification, or the build at the end of a cumulative update's title.
+fn upgrade(target: &UpdateTarget, found: &[Update], build: &str) -> Option<String> {
+    if target.kind == UpdateKind::FeatureUpdate {
+        return None;
+    }
+    let here = to_install(target, found);
+    let Some(update) = here.first() else {
+        let update = *offered(target, found).first()?;
+        return Some(format!("its source classifies {} as an upgrade", update.identity));
+    };
+    let running = build_and_ubr(build).filter(|_| target.kind == UpdateKind::Quality)?;
+    let is_other = |update: &&Update| {
+        let mut builds = builds_in(&update.title).peekable();
+        builds.peek().is_some() && builds.all(|(build, _)| build != running.0)
+    };
+    here.iter()
+        .all(is_other)
+        .then(|| format!("its title is {:?}, and the build is {build}", update.title))
+}
+
+/// What is offered here as `target`, and not there yet. What somebody hid on this device is not
+/// offered; what a job names by identity is that revision alone.
+fn offered<'a>(target: &UpdateTarget, found: &'a [Update]) -> Vec<&'a Update> {
     let wanted = identities(target);
     let is_wanted = |update: &Update| wanted.is_empty() || wanted.contains(&update.identity);
     let mut offered: Vec<&Update> = matching(target, found)
@@ -194,6 +235,45 @@ mod tests {
 
     fn status(target: &UpdateTarget, found: &[Update]) -> UpdateStatus {
         stand(target, found, "20348.2700").status
+    }
+
+    #[test]
+    fn an_upgrade_under_the_number_of_a_quality_update_is_said_and_never_installed() {
+        let upgrade = Update {
+            identity: Identity { id: "2222".to_owned(), revision: 1 },
+            title: "Windows Server 2025".to_owned(),
+            categories: vec![UPGRADES.to_ascii_lowercase()],
+            ..offered()
+        };
+        let alone = std::slice::from_ref(&upgrade);
+        let said =
+            |target: &UpdateTarget, found: &[Update]| stand(target, found, "20348.2700").upgrade;
+        assert!(matches!(status(&target(), alone), UpdateStatus::Offered(_)), "not a neutral end");
+        assert!(said(&target(), alone).unwrap().contains("classifies"));
+        assert_eq!(to_install(&target(), alone), Vec::<&Update>::new());
+
+        let both = [upgrade.clone(), offered()];
+        assert_eq!(said(&target(), &both), None, "what was meant is there as well");
+        assert_eq!(to_install(&target(), &both), [&both[1]]);
+        let there = [upgrade.clone(), Update { is_installed: true, ..offered() }];
+        assert!(matches!(status(&target(), &there), UpdateStatus::Installed(_)));
+        assert_eq!(said(&target(), &there), None);
+
+        let named = UpdateTarget { kind: UpdateKind::FeatureUpdate, ..target() };
+        assert_eq!(said(&named, alone), None);
+        assert_eq!(to_install(&named, alone), [&upgrade]);
+    }
+
+    #[test]
+    fn a_cumulative_update_whose_title_names_another_windows_only_is_an_upgrade() {
+        let titled = |title: &str| {
+            let update = Update { title: title.to_owned(), ..offered() };
+            stand(&target(), &[update], "20348.2700").upgrade
+        };
+        assert!(titled("2024-11 Cumulative Update (KB5068787) (26100.2314)").is_some());
+        assert_eq!(titled("2024-11 Cumulative Update (KB5068787) (20348.2762)"), None);
+        assert_eq!(titled("Cumulative Update (KB5068787) (20348.2762) (26100.2314)"), None);
+        assert_eq!(titled("Mise à jour cumulative (KB5068787)"), None, "no build, no word");
     }
 
     #[test]
