@@ -122,7 +122,7 @@ async fn stage(site: &Site, round: usize) -> Result<Stage> {
     let job = Arc::new(Mutex::new(None));
     let watch = tokio::spawn(watch_one_job(site.api(), job.clone()));
     let began = Instant::now();
-    let rollout = site.roll_out(round, (site.crew.devices / SHARE).max(1)).await?;
+    let rollout = site.roll_out(round, (site.crew.devices / SHARE).max(1), json!({})).await?;
     let limit = Duration::from_secs(120) + Duration::from_millis(200) * site.crew.devices as u32;
     site.until_completed(&rollout, limit).await?;
     site.until_patched(round).await?;

@@ -18,13 +18,16 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 use serde_json::json;
-use wardring_api::{EmergencyStop, EmergencyStopSpec, PatchJob, PatchRollout};
-use wardring_harness::wait_until_ok;
+use wardring_api::{EmergencyStop, EmergencyStopSpec, GateProvider, PatchJob, PatchRollout};
+use wardring_harness::{
+    https::{self, HttpsServer, Received, Reply},
+    wait_until_ok,
+};
 
 use super::{
     converge::Options,
     program,
-    site::{Crew, Site},
+    site::{Crew, FLEET, Site},
     table::{Limit, Measure},
 };
 
@@ -35,6 +38,9 @@ const RATIO: f64 = 1.2;
 /// Every device of a rollout gets two permits, for the installation and for the restart; people stop a
 /// rollout when these shares of them are granted.
 const STOPPED_AT: [(Brake, f64); 2] = [(Brake::Suspend, 0.3), (Brake::Stop, 0.65)];
+/// The server that a gate asks says that things go wrong from this share of the devices' permits on; the
+/// gate asks every five seconds.
+const FAILS_AT: f64 = 0.1;
 /// No permit for so long means that there will be none.
 const QUIET: Duration = Duration::from_secs(5);
 const LIMIT: Duration = Duration::from_secs(600);
@@ -50,10 +56,12 @@ enum Brake {
     Stop,
     /// A device fails, which is more than the stage bears.
     Budget,
+    /// A gate over the outside fails while the stage is open.
+    Gate,
 }
 
 impl Brake {
-    const ALL: [Brake; 3] = [Brake::Suspend, Brake::Stop, Brake::Budget];
+    const ALL: [Brake; 4] = [Brake::Suspend, Brake::Stop, Brake::Budget, Brake::Gate];
 
     /// The field of the result, and what the table says.
     fn words(self) -> (&'static str, &'static str) {
@@ -61,6 +69,7 @@ impl Brake {
             Brake::Suspend => ("suspend", "suspension"),
             Brake::Stop => ("stop", "EmergencyStop"),
             Brake::Budget => ("budget", "failure over the budget"),
+            Brake::Gate => ("gate", "gate that fails"),
         }
     }
 }
@@ -99,8 +108,14 @@ pub async fn measure(options: Options) -> Result<()> {
     let mut result: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     let mut medians = Vec::new();
     for (crowd, bystanders) in [("few", 0), ("many", connected - devices)] {
-        let times =
-            site(Crew { devices, bystanders, updates: rounds, faulty_updates: rounds }).await?;
+        let times = site(Crew {
+            devices,
+            bystanders,
+            updates: rounds,
+            faulty_updates: rounds,
+            quick_updates: rounds,
+        })
+        .await?;
         let mut all: Vec<f64> = times.iter().map(|time| time.seconds).collect();
         all.sort_by(f64::total_cmp);
         medians.push(all[all.len() / 2]);
@@ -135,6 +150,10 @@ async fn site(crew: Crew) -> Result<Vec<Time>> {
     for round in crew.updates + 1..=crew.updates + crew.faulty_updates {
         times.push(by_budget(&site, round).await?);
     }
+    let before = crew.updates + crew.faulty_updates;
+    for round in before + 1..=before + crew.quick_updates {
+        times.push(by_gate(&site, round).await?);
+    }
     Ok(times)
 }
 
@@ -142,7 +161,7 @@ async fn site(crew: Crew) -> Result<Vec<Time>> {
 async fn by_people(site: &Site, round: usize) -> Result<Vec<Time>> {
     let devices = site.crew.devices;
     let permits = Permits::watch(site.api());
-    let rollout = site.roll_out(round, devices).await?;
+    let rollout = site.roll_out(round, devices, json!({})).await?;
     let mut times = Vec::new();
     for (brake, share) in STOPPED_AT {
         permits.until((share * 2.0 * devices as f64) as usize).await?;
@@ -160,20 +179,84 @@ async fn by_people(site: &Site, round: usize) -> Result<Vec<Time>> {
 /// device's own word stands in its job.
 async fn by_budget(site: &Site, round: usize) -> Result<Time> {
     let permits = Permits::watch(site.api());
-    let rollout = site.roll_out(round, site.crew.devices).await?;
+    let rollout = site.roll_out(round, site.crew.devices, json!({})).await?;
     let (began, before) = permits.until_outcome(&site.faulty()).await?;
     // The failing device has a permit, too, and so had everybody before it.
     let left = site.crew.devices.saturating_sub(before);
     anyhow::ensure!(left > 0, "nobody was left to stop; measure with more devices");
     let time = permits.last(Brake::Budget, began, before).await;
-    let rollouts = site.api::<PatchRollout>();
-    let halted = rollouts.get(&rollout).await.context("failed to read the rollout")?;
-    let halted = halted.status.is_some_and(|status| status.halted.is_some());
-    anyhow::ensure!(halted, "the rollout did not halt although a device failed");
-    let deleted = rollouts.delete(&rollout, &DeleteParams::default()).await;
-    deleted.context("failed to delete the rollout")?;
-    site.until_swept().await?;
+    end_halted(site, &rollout).await?;
     Ok(time)
+}
+
+/// A rollout that halts because a server, asked by a gate, says that things go wrong. The time counts
+/// from when the server answers so.
+async fn by_gate(site: &Site, round: usize) -> Result<Time> {
+    let devices = site.crew.devices;
+    let permits = Permits::watch(site.api());
+    let failed: Arc<Mutex<Option<(Instant, usize)>>> = Arc::default();
+    let server = {
+        let (seen, failed) = (permits.seen.clone(), failed.clone());
+        let enough = (FAILS_AT * devices as f64) as usize;
+        HttpsServer::start(move |question| {
+            let total = seen.lock().unwrap_or_else(PoisonError::into_inner).total;
+            let is_bad = total >= enough;
+            if is_bad {
+                let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+                failed.get_or_insert((Instant::now(), total));
+            }
+            answer(question, is_bad)
+        })
+        .await?
+    };
+    let provider = format!("bench-{round}");
+    let spec = json!({
+        "type": "Prometheus", "url": server.url(), "caBundle": server.ca(),
+        "allowedNetworks": ["127.0.0.1"], "namespaces": [FLEET],
+    });
+    let spec = serde_json::from_value(spec).context("the provider is wrong")?;
+    let providers: Api<GateProvider> = Api::all(site.client.clone());
+    let created = GateProvider::new(&provider, spec);
+    let created = providers.create(&PostParams::default(), &created).await;
+    created.context("failed to create the GateProvider")?;
+    let gate = json!({
+        "name": "errors", "type": "Prometheus", "interval": "5s", "onFailure": "Halt",
+        "prometheus": { "provider": provider, "query": "errors" }, "successCondition": "result < 1.0",
+    });
+    let rollout = site.roll_out(round, devices, json!({ "during": [gate] })).await?;
+    let (began, before) = wait_until_ok(LIMIT, "the gate's failing answer", async || {
+        let failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.ok_or_else(|| "none yet".to_owned())
+    })
+    .await?;
+    eprintln!("   the gate failed when {before} of {devices} devices had their permit");
+    anyhow::ensure!(before < devices, "nobody was left to stop; measure with more devices");
+    let time = permits.last(Brake::Gate, began, before).await;
+    end_halted(site, &rollout).await?;
+    Ok(time)
+}
+
+/// What Prometheus answers to a question for an instant.
+fn answer(question: &Received, is_bad: bool) -> Reply {
+    let asked = question.target.split_once('?').map_or("", |(_, query)| query);
+    let time = asked.split('&').find_map(|part| part.strip_prefix("time="));
+    let time: f64 = time.and_then(|text| text.parse().ok()).unwrap_or_default();
+    let value = if is_bad { "1" } else { "0" };
+    let result = json!([{ "metric": {}, "value": [time, value] }]);
+    https::json(
+        &json!({ "status": "success", "data": { "resultType": "vector", "result": result } }),
+    )
+}
+
+/// Deletes a rollout that has to be halted, and waits until nothing is left of it.
+async fn end_halted(site: &Site, rollout: &str) -> Result<()> {
+    let rollouts = site.api::<PatchRollout>();
+    let halted = rollouts.get(rollout).await.context("failed to read the rollout")?;
+    let halted = halted.status.is_some_and(|status| status.halted.is_some());
+    anyhow::ensure!(halted, "the rollout did not halt");
+    let deleted = rollouts.delete(rollout, &DeleteParams::default()).await;
+    deleted.context("failed to delete the rollout")?;
+    site.until_swept().await
 }
 
 async fn pull(site: &Site, rollout: &str, brake: Brake) -> Result<()> {
@@ -191,7 +274,7 @@ async fn pull(site: &Site, rollout: &str, brake: Brake) -> Result<()> {
             let created = stops.create(&PostParams::default(), &stop).await;
             created.map(drop).context("failed to create the EmergencyStop")
         }
-        Brake::Budget => Ok(()),
+        Brake::Budget | Brake::Gate => Ok(()),
     }
 }
 
@@ -203,7 +286,7 @@ async fn release(site: &Site, rollout: &str, brake: Brake) -> Result<()> {
             let deleted = stops.delete(STOP, &DeleteParams::default()).await;
             deleted.map(drop).context("failed to delete the EmergencyStop")
         }
-        Brake::Budget => Ok(()),
+        Brake::Budget | Brake::Gate => Ok(()),
     }
 }
 

@@ -40,9 +40,16 @@ pub struct Crew {
     pub updates: usize,
     /// As many updates after them ask for none, and fail on [`FAULTY`].
     pub faulty_updates: usize,
+    /// As many updates after those ask for no restart either, and go well everywhere.
+    pub quick_updates: usize,
 }
 
 impl Crew {
+    /// Number of all updates.
+    fn all_updates(&self) -> usize {
+        self.updates + self.faulty_updates + self.quick_updates
+    }
+
     /// Number of the device on which the faulty updates fail: it gets its job while most of the others
     /// wait for theirs.
     fn faulty(&self) -> usize {
@@ -75,7 +82,7 @@ impl Site {
         let selector = json!({ "matchLabels": { "group": FLEET } });
         let group = json!({ "metadata": { "name": FLEET }, "spec": { "selector": selector } });
         create::<DeviceGroup>(&client, group).await?;
-        for round in 1..=crew.updates + crew.faulty_updates {
+        for round in 1..=crew.all_updates() {
             create::<Update>(&client, update(round)).await?;
         }
         let fleets = enrol(&tenant, crew).await?;
@@ -97,10 +104,12 @@ impl Site {
         device_name(self.crew.faulty())
     }
 
-    /// Applies the rollout of one update over the whole fleet; returns its name.
-    pub async fn roll_out(&self, round: usize, concurrency: usize) -> Result<String> {
+    /// Applies the rollout of one update over the whole fleet, with these gates; returns its name.
+    pub async fn roll_out(&self, round: usize, concurrency: usize, gates: Value) -> Result<String> {
         let name = format!("round-{round}");
-        let stage = json!({ "name": FLEET, "group": FLEET, "maxConcurrency": concurrency });
+        let stage = json!({
+            "name": FLEET, "group": FLEET, "maxConcurrency": concurrency, "gates": gates,
+        });
         let spec = json!({
             "updates": { "kbs": [kb(round)] },
             "stages": [stage],
@@ -237,9 +246,9 @@ async fn token(tenant: &Tenant<'_>, group: &str, uses: usize) -> Result<String> 
 fn world(crew: Crew, is_faulty: bool) -> Value {
     let sound = (1..=crew.updates)
         .map(|round| json!({ "kb": kb(round), "targetBuild": build(round), "installMs": 1 }));
-    let faulty = (1..=crew.faulty_updates).map(|number| {
-        let effects = if is_faulty { json!({ "failInstall": "0x80070643" }) } else { json!({}) };
-        let round = crew.updates + number;
+    let quick = (crew.updates + 1..=crew.all_updates()).map(|round| {
+        let fails = is_faulty && round <= crew.updates + crew.faulty_updates;
+        let effects = if fails { json!({ "failInstall": "0x80070643" }) } else { json!({}) };
         json!({
             "kb": kb(round), "targetBuild": build(round), "installMs": 1, "rebootRequired": false,
             "effects": effects,
@@ -249,7 +258,7 @@ fn world(crew: Crew, is_faulty: bool) -> Value {
         "product": PRODUCT,
         "build": build(0),
         "services": { "W32Time": "Running" },
-        "updates": sound.chain(faulty).collect::<Vec<_>>(),
+        "updates": sound.chain(quick).collect::<Vec<_>>(),
         "rebootMs": 1,
     })
 }
