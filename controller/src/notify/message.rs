@@ -34,6 +34,7 @@ pub fn severity(kind: AlertKind) -> &'static str {
         | AlertKind::DeviceBootLoop
         | AlertKind::DeviceServiceDown
         | AlertKind::RollbackFailed
+        | AlertKind::DeviceNeedsRecovery
         | AlertKind::ContactLost
         | AlertKind::StageHalted => "critical",
         AlertKind::DeviceOffline
@@ -64,7 +65,9 @@ pub fn id(namespace: &str, message: &Message) -> String {
 pub fn fields(namespace: &str, message: &Message, names: &Names) -> Value {
     let alert = &message.alert;
     // What other monitoring waits for, and only where somebody saw the device back.
-    let is_back = message.state == MessageState::Resolved(Ended::Back);
+    // Whoever restores a device is told the end of exactly that.
+    let is_back = message.state == MessageState::Resolved(Ended::Back)
+        && alert.kind != AlertKind::DeviceNeedsRecovery;
     let event = if is_back { "DeviceBack" } else { alert.kind.as_str() };
     let ended = match message.state {
         MessageState::Resolved(ended) => ended.as_str(),

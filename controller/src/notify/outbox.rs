@@ -355,8 +355,8 @@ fn wanted(notifier: &Notifier) -> Vec<AlertKind> {
     if !notifier.spec.events.is_empty() {
         return notifier.spec.events.clone();
     }
-    let all = AlertKind::ALL.iter().copied();
-    all.filter(|kind| *kind != AlertKind::DeviceRebootExpected).collect()
+    let by_name = [AlertKind::DeviceRebootExpected, AlertKind::DeviceNeedsRecovery];
+    AlertKind::ALL.iter().copied().filter(|kind| !by_name.contains(kind)).collect()
 }
 
 /// The status of a Notifier with these outboxes.

@@ -22,7 +22,8 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct NotifierSpec {
-    /// What is told. Without it, everything but `DeviceRebootExpected`, which is told of every restart.
+    /// What is told. Without it, everything but `DeviceRebootExpected`, which is told of every restart, and
+    /// `DeviceNeedsRecovery`, which somebody acts on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]
     pub events: Vec<AlertKind>,
@@ -73,6 +74,9 @@ kinds! {
     DeviceFailed,
     /// An update could not be taken back from a device.
     RollbackFailed,
+    /// A device that is to be rolled back is out of reach: only somebody outside can restore it, such as
+    /// its hypervisor.
+    DeviceNeedsRecovery,
     /// Wardring itself hears no device: told once, in place of every device's silence.
     ContactLost,
     /// A stage opened.
@@ -106,6 +110,7 @@ impl AlertKind {
                 | AlertKind::DeviceServiceDown
                 | AlertKind::DeviceFailed
                 | AlertKind::RollbackFailed
+                | AlertKind::DeviceNeedsRecovery
         )
     }
 }

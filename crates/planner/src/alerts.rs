@@ -11,8 +11,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
-    AlertKind, GateState, JobAction, LineState, PatchRollout, PatchRolloutStatus, RolloutPhase,
-    SliceLine,
+    AlertKind, FailureAction, GateState, JobAction, LineState, PatchRollout, PatchRolloutStatus,
+    RollbackPolicy, RolloutPhase, SliceLine,
     conditions::{self, whole_seconds},
     reasons::Reason,
 };
@@ -21,7 +21,9 @@ use crate::{
     Activity, DeviceRow, Doings, Snapshot,
     activity::{Record, of_record},
     caps::{Rules, later},
+    eligibility::rollback_policy,
     explain::{devices, working_copy},
+    order,
 };
 
 pub use ended::{Ended, Evidence, is_in_trouble};
@@ -107,7 +109,12 @@ fn subject(kind: AlertKind, rollout: &str, stage: &str, device: &str) -> String 
 }
 
 fn is_silence(kind: AlertKind) -> bool {
-    matches!(kind, AlertKind::DeviceOffline | AlertKind::DeviceDidNotReturn)
+    kind == AlertKind::DeviceOffline || is_loss(kind)
+}
+
+/// Whether it says that a device was given up because it is silent.
+fn is_loss(kind: AlertKind) -> bool {
+    matches!(kind, AlertKind::DeviceDidNotReturn | AlertKind::DeviceNeedsRecovery)
 }
 
 /// Whether somebody may have to get up for it: it goes first, and room is kept for it.
@@ -120,6 +127,7 @@ fn is_urgent(kind: AlertKind) -> bool {
             | AlertKind::DeviceBootLoop
             | AlertKind::DeviceServiceDown
             | AlertKind::RollbackFailed
+            | AlertKind::DeviceNeedsRecovery
     )
 }
 
@@ -143,8 +151,13 @@ pub fn alerts(snapshot: &Snapshot) -> Alerts {
         let status = rollout.status.as_ref();
         let rules = Rules::new(stage);
         for line in slice.lines.iter().filter(|line| is_trouble(line.state)) {
-            if !is_settled(line, status, &rules, snapshot) {
-                active.extend(of_line(line, rollout, &stage.name, snapshot));
+            if is_settled(line, status, &rules, snapshot) {
+                continue;
+            }
+            let also = needs_recovery(line, rollout, snapshot);
+            let also = also.then_some(AlertKind::DeviceNeedsRecovery);
+            for kind in kind_of(line).into_iter().chain(also) {
+                active.extend(of_line(kind, line, rollout, &stage.name, snapshot));
             }
         }
     }
@@ -242,6 +255,24 @@ fn of_activity(activity: &Activity, rules: &Rules, snapshot: &Snapshot) -> Vec<A
     }
 }
 
+/// Whether a device that was given up is one to roll back, so that somebody else has to do it: its own
+/// failure says so, a person's order means it, or it fell silent while it was rolled back, and its groups
+/// let it be. Only
+/// a device that was permitted to begin is ever given up as unreachable.
+fn needs_recovery(line: &SliceLine, rollout: &PatchRollout, snapshot: &Snapshot) -> bool {
+    let table = &snapshot.devices;
+    let Some(position) = table.find(&line.device) else { return false };
+    let is_failure = rollout.spec.on_failure.action == FailureAction::Rollback
+        || line.action == JobAction::Rollback;
+    let policy = rollback_policy(position, table);
+    let is_wanted = match order::means(rollout, position, snapshot) {
+        // Whoever gives an order has been asked.
+        true => policy != RollbackPolicy::Forbid,
+        false => is_failure && policy == RollbackPolicy::Allow,
+    };
+    line.state == LineState::Unreachable && is_wanted
+}
+
 /// What a line that ended badly is told as.
 fn kind_of(line: &SliceLine) -> Option<AlertKind> {
     match (line.state, line.reason) {
@@ -259,12 +290,12 @@ fn kind_of(line: &SliceLine) -> Option<AlertKind> {
 
 /// A device whose line ended badly.
 fn of_line(
+    kind: AlertKind,
     line: &SliceLine,
     rollout: &PatchRollout,
     stage: &str,
     snapshot: &Snapshot,
 ) -> Option<Alert> {
-    let kind = kind_of(line)?;
     let row = snapshot.devices.get(&line.device);
     let product = row.and_then(|row| row.product.as_deref());
     let updates = rollout.status.iter().flat_map(|status| &status.resolved_updates);

@@ -8,15 +8,15 @@ mod told;
 
 use jiff::Timestamp;
 use wardring_api::{
-    JobAction, LineState, PatchRollback, PatchRollbackSpec, RollbackOrder, RollbackPolicy,
-    RollbackScope, RollbackStatus, conditions::whole_seconds, reasons::Reason,
+    JobAction, LineState, PatchRollback, PatchRollbackSpec, PatchRollout, RollbackOrder,
+    RollbackPolicy, RollbackScope, RollbackStatus, conditions::whole_seconds, reasons::Reason,
 };
 
 pub(crate) use told::write_statuses;
 pub use told::{RollbackPreview, preview_rollback};
 
 use crate::{
-    EventKind, Selector, barring,
+    DeviceRow, DeviceTable, EventKind, Selector, Snapshot, barring,
     eligibility::rollback_policy,
     explain::one_line,
     halt::{self, current_stage},
@@ -206,13 +206,7 @@ pub(crate) fn reached(run: &Run<'_>, spec: &PatchRollbackSpec, scene: &Scene<'_>
         for (index, line) in frozen.lines.iter().enumerate() {
             let (carries, is_lost) = (carries(line, scene), is_lost(line));
             let Some(row) = scene.row(line).filter(|_| carries || is_lost) else { continue };
-            let groups = scene.table.groups_of(line.row as usize);
-            let mut groups = groups.iter().map(|&group| &scene.table.groups()[group as usize]);
-            let is_named = (spec.devices.is_empty()
-                || spec.devices.iter().any(|name| **name == *row.name))
-                && spec.group.as_ref().is_none_or(|name| groups.any(|group| group.name == *name))
-                && selector.as_ref().is_none_or(|selector| selector.matches(&row.labels));
-            if !is_named {
+            if !names(spec, selector.as_ref(), line.row as usize, row, scene.table) {
                 continue;
             }
             if rollback_policy(line.row as usize, scene.table) == RollbackPolicy::Forbid {
@@ -225,6 +219,40 @@ pub(crate) fn reached(run: &Run<'_>, spec: &PatchRollbackSpec, scene: &Scene<'_>
         }
     }
     reached
+}
+
+/// Whether an order says that it means a device; `selector` is its own.
+fn names(
+    spec: &PatchRollbackSpec,
+    selector: Option<&Selector>,
+    position: usize,
+    row: &DeviceRow,
+    table: &DeviceTable,
+) -> bool {
+    let mut groups = table.groups_of(position).iter().map(|&group| &table.groups()[group as usize]);
+    (spec.devices.is_empty() || spec.devices.iter().any(|name| **name == *row.name))
+        && spec.group.as_ref().is_none_or(|name| groups.any(|group| group.name == *name))
+        && selector.is_none_or(|selector| selector.matches(&row.labels))
+}
+
+/// Whether a person's order for the rollout, begun or ended but not withdrawn, means the device at
+/// `position`, whether it can reach it or not.
+pub(crate) fn means(rollout: &PatchRollout, position: usize, snapshot: &Snapshot) -> bool {
+    let meta = &rollout.metadata;
+    let created = meta.creation_timestamp.as_ref().map(|time| time.0);
+    // An older rollout of that name is another one.
+    let is_for_it = |order: &PatchRollback| {
+        let status = order.status.as_ref();
+        let bound = status.and_then(|status| status.rollout_uid.as_ref());
+        meta.name.as_ref() == Some(&order.spec.rollout)
+            && bound.map_or(made_at(order) >= created, |uid| meta.uid.as_ref() == Some(uid))
+    };
+    let mut orders = snapshot.orders.iter().filter(|order| !is_deleting(order) && is_for_it(order));
+    orders.any(|order| {
+        let selector = order.spec.selector.as_ref().map(Selector::new);
+        let row = &snapshot.devices.rows()[position];
+        names(&order.spec, selector.as_ref(), position, row, &snapshot.devices)
+    })
 }
 
 /// Devices that the order may mean and of which no whole record is left. Whom a group or a selector means

@@ -5,7 +5,7 @@ mod support;
 
 use jiff::SignedDuration;
 use support::{SERVER, World, agent::Script};
-use wardring_api::AlertKind;
+use wardring_api::{AlertKind, RollbackPolicy};
 use wardring_planner::{Alert, Alerts, Ended, Evidence, Told, ToldState, alerts, is_in_trouble};
 
 /// A stage of `devices` devices that go through `script`, all at once.
@@ -221,6 +221,44 @@ fn a_device_that_was_given_up_is_lost_and_is_back_once_it_is_in_contact() {
 }
 
 #[test]
+fn a_device_to_roll_back_that_is_out_of_reach_needs_somebody_outside() {
+    let recovery = AlertKind::DeviceNeedsRecovery;
+    let mut world = world(2, Script::Good);
+    world.agents.get_mut("test-1").unwrap().script = Script::Silent;
+    // Whether it is told follows from the rollout as it is, also when that is changed later.
+    until(&mut world, AlertKind::DeviceDidNotReturn);
+    assert!(of_kind(&told(&world).active, recovery).is_empty(), "the rollout only halts");
+    world.edit("november", |spec| {
+        spec.on_failure.action = wardring_api::FailureAction::Rollback;
+    });
+    let wanted = of_kind(&told(&world).active, recovery);
+    assert_eq!(wanted.len(), 1, "{wanted:#?}");
+    assert_eq!(
+        (wanted[0].device.as_str(), wanted[0].kbs.as_slice()),
+        ("test-1", &["KB5068787".to_owned()][..])
+    );
+    assert!(
+        wanted[0].summary.starts_with(
+            "test-1 is Out of Reach — Its Rollback Has to Come From Outside (KB5068787, rollout november, \
+             stage test, since "
+        ),
+        "{}",
+        wanted[0].summary
+    );
+    assert!(wanted[0].is_silence(), "who is blind must not call for recoveries");
+    for policy in [RollbackPolicy::Ask, RollbackPolicy::Forbid] {
+        world.group("test").spec.rollback = policy;
+        assert!(of_kind(&told(&world).active, recovery).is_empty(), "{policy:?}");
+    }
+    world.group("test").spec.rollback = RollbackPolicy::Allow;
+    world.set_online("test-1", false);
+    world.now += SignedDuration::from_mins(10);
+    world.set_online("test-1", true);
+    assert!(of_kind(&told(&world).active, recovery).is_empty(), "it is back");
+    assert_eq!(ended(&world, &wanted[0]).0, Ended::Back);
+}
+
+#[test]
 fn a_device_whose_rollout_was_deleted_is_not_said_to_be_back() {
     let mut world = world(1, Script::Silent);
     let expected = until(&mut world, AlertKind::DeviceRebootExpected).remove(0);
@@ -281,4 +319,21 @@ fn of_many_who_are_still_away_nobody_says_that_it_is_over() {
     assert_eq!(ended(&world, &together), (Ended::Over, "none of them is in that state any more"));
     world.rollouts.clear();
     assert_eq!(ended(&world, &together), (Ended::Unwatched, "the rollout is gone"));
+}
+
+#[test]
+fn a_persons_order_that_cannot_reach_a_device_asks_somebody_outside() {
+    let recovery = AlertKind::DeviceNeedsRecovery;
+    let mut world = world(3, Script::Good);
+    for name in ["test-1", "test-2"] {
+        world.agents.get_mut(name).unwrap().script = Script::Silent;
+    }
+    until(&mut world, AlertKind::DeviceDidNotReturn);
+    world.group("test").spec.rollback = RollbackPolicy::Ask;
+    world.order("undo", "{rollout: november, devices: [test-1], reason: it does not boot}");
+    let wanted = until(&mut world, recovery);
+    let devices: Vec<&str> = wanted.iter().map(|alert| alert.device.as_str()).collect();
+    assert_eq!(devices, ["test-1"], "the order means no other");
+    world.group("test").spec.rollback = RollbackPolicy::Forbid;
+    assert!(of_kind(&told(&world).active, recovery).is_empty());
 }

@@ -148,11 +148,14 @@ fn while_all_is_well_a_status_is_written_rarely() {
 }
 
 #[test]
-fn every_restart_is_told_only_to_whoever_asks_for_it() {
+fn what_other_programs_act_on_is_told_only_to_whoever_asks_for_it() {
     let mut notifier = notifier(SinkType::Webhook);
-    assert!(!wanted(&notifier).contains(&AlertKind::DeviceRebootExpected));
-    notifier.spec.events = vec![AlertKind::DeviceRebootExpected];
-    assert_eq!(wanted(&notifier), [AlertKind::DeviceRebootExpected]);
+    for kind in [AlertKind::DeviceRebootExpected, AlertKind::DeviceNeedsRecovery] {
+        notifier.spec.events.clear();
+        assert!(!wanted(&notifier).contains(&kind));
+        notifier.spec.events = vec![kind];
+        assert_eq!(wanted(&notifier), [kind]);
+    }
 }
 
 #[test]

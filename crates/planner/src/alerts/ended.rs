@@ -75,7 +75,7 @@ impl Evidence<'_> {
     }
 
     fn is_lost(&self, entry: &Told) -> bool {
-        entry.kind != AlertKind::DeviceDidNotReturn
+        !super::is_loss(entry.kind)
             && self.line.is_some_and(|line| line.state == LineState::Unreachable)
     }
 
@@ -123,7 +123,11 @@ impl Evidence<'_> {
 /// Whether a line is in the trouble that an alert of `kind` tells, and its device was not seen back.
 pub fn is_in_trouble(kind: AlertKind, line: &SliceLine, row: Option<&DeviceRow>) -> bool {
     let is_out = matches!(line.reason, Some(Reason::Released | Reason::Replaced));
-    super::kind_of(line) == Some(kind) && !is_out && !super::has_returned(line, row)
+    let is_it = match super::is_loss(kind) {
+        true => line.state == LineState::Unreachable,
+        false => super::kind_of(line) == Some(kind),
+    };
+    is_it && !is_out && !super::has_returned(line, row)
 }
 
 /// Whether only a device that runs can have brought the line to this.

@@ -51,6 +51,9 @@ pub fn line(alert: &Alert, line: &SliceLine, is_rollback: bool, now: Timestamp) 
     let what = match (alert.kind, is_rollback) {
         (AlertKind::DeviceDidNotReturn, false) => "Offline — Did Not Return After Patch",
         (AlertKind::DeviceDidNotReturn, true) => "Offline — Did Not Return From Its Rollback",
+        (AlertKind::DeviceNeedsRecovery, _) => {
+            "Out of Reach — Its Rollback Has to Come From Outside"
+        }
         (AlertKind::DeviceReverted, _) => "Unpatched — Windows Took the Update Back at Boot",
         (AlertKind::DeviceBootLoop, _) => "in a Boot Loop — Failed After Patch",
         (AlertKind::DeviceServiceDown, _) => "Unhealthy — Service Down After Patch",
