@@ -474,6 +474,7 @@ const GOOD_NEWS: &[Reason] = &[
     SoleSource,
     Issued,
     GatePassed,
+    Approved,
     ProviderUsable,
 ];
 
