@@ -18,12 +18,13 @@ use wardring_api::{
 };
 
 use crate::{
-    Activity, DeviceRow, Doings, Snapshot,
+    Activity, DeviceRow, Doings, JobView, Snapshot,
     activity::{Record, of_record},
     caps::{Rules, later},
-    eligibility::rollback_policy,
+    eligibility::{rollback_hold, rollback_policy},
     explain::{devices, working_copy},
     order,
+    wake::Wake,
 };
 
 pub use ended::{Ended, Evidence, is_in_trouble};
@@ -256,21 +257,39 @@ fn of_activity(activity: &Activity, rules: &Rules, snapshot: &Snapshot) -> Vec<A
 }
 
 /// Whether a device that was given up is one to roll back, so that somebody else has to do it: its own
-/// failure says so, a person's order means it, or it fell silent while it was rolled back, and its groups
-/// let it be. Only
-/// a device that was permitted to begin is ever given up as unreachable.
+/// failure says so, a person's order means it, or it fell silent while it was rolled back. Nobody outside
+/// is asked for what Wardring would not do itself if only it reached the device: it was permitted to begin,
+/// is out of contact, and neither a person, its groups nor a stop keep it from being rolled back.
 fn needs_recovery(line: &SliceLine, rollout: &PatchRollout, snapshot: &Snapshot) -> bool {
     let table = &snapshot.devices;
-    let Some(position) = table.find(&line.device) else { return false };
+    let (Some(position), Some(status)) = (table.find(&line.device), &rollout.status) else {
+        return false;
+    };
+    let row = &table.rows()[position];
+    let is_out_of_reach = line.state == LineState::Unreachable && row.online == Some(false);
+    let is_left_alone = status.suspended.is_some() || status.aborted.is_some();
+    let held = rollback_hold(row, &mut Wake::new(snapshot.now));
+    if !is_out_of_reach || is_left_alone || held != Some(Reason::Offline) {
+        return false;
+    }
+    let is_its = |job: &&Arc<JobView>| {
+        job.device == line.device && Some(&job.rollout_uid) == rollout.metadata.uid.as_ref()
+    };
+    let Some(job) = snapshot.jobs.iter().find(is_its).filter(|job| job.may_have_begun()) else {
+        return false;
+    };
+    let kbs = || job.kbs.iter().map(String::as_str);
+    if snapshot.stops.iter().any(|stop| stop.stops(JobAction::Rollback, kbs(), &row.labels)) {
+        return false;
+    }
     let is_failure = rollout.spec.on_failure.action == FailureAction::Rollback
         || line.action == JobAction::Rollback;
-    let policy = rollback_policy(position, table);
-    let is_wanted = match order::means(rollout, position, snapshot) {
+    match (rollback_policy(position, table), is_failure) {
+        (RollbackPolicy::Forbid, _) => false,
+        (RollbackPolicy::Allow, true) => true,
         // Whoever gives an order has been asked.
-        true => policy != RollbackPolicy::Forbid,
-        false => is_failure && policy == RollbackPolicy::Allow,
-    };
-    line.state == LineState::Unreachable && is_wanted
+        _ => order::means(rollout, position, line.at, snapshot),
+    }
 }
 
 /// What a line that ended badly is told as.

@@ -236,15 +236,23 @@ fn names(
 }
 
 /// Whether a person's order for the rollout, begun or ended but not withdrawn, means the device at
-/// `position`, whether it can reach it or not.
-pub(crate) fn means(rollout: &PatchRollout, position: usize, snapshot: &Snapshot) -> bool {
+/// `position`, whether it can reach it or not. What became of a device after the order had ended was never
+/// meant by it.
+pub(crate) fn means(
+    rollout: &PatchRollout,
+    position: usize,
+    lost_at: Option<Timestamp>,
+    snapshot: &Snapshot,
+) -> bool {
     let meta = &rollout.metadata;
     let created = meta.creation_timestamp.as_ref().map(|time| time.0);
     // An older rollout of that name is another one.
     let is_for_it = |order: &PatchRollback| {
         let status = order.status.as_ref();
         let bound = status.and_then(|status| status.rollout_uid.as_ref());
+        let ended = status.and_then(|status| status.completed_at);
         meta.name.as_ref() == Some(&order.spec.rollout)
+            && ended.is_none_or(|ended| lost_at.is_some_and(|lost| lost <= ended))
             && bound.map_or(made_at(order) >= created, |uid| meta.uid.as_ref() == Some(uid))
     };
     let mut orders = snapshot.orders.iter().filter(|order| !is_deleting(order) && is_for_it(order));

@@ -5,7 +5,7 @@ mod support;
 
 use jiff::SignedDuration;
 use support::{SERVER, World, agent::Script};
-use wardring_api::{AlertKind, RollbackPolicy};
+use wardring_api::{AlertKind, DeviceMode, FailureAction, Hold, RollbackPolicy};
 use wardring_planner::{Alert, Alerts, Ended, Evidence, Told, ToldState, alerts, is_in_trouble};
 
 /// A stage of `devices` devices that go through `script`, all at once.
@@ -220,23 +220,28 @@ fn a_device_that_was_given_up_is_lost_and_is_back_once_it_is_in_contact() {
     assert_eq!(of_kind(&told(&world).active, AlertKind::DeviceDidNotReturn).len(), 1);
 }
 
-#[test]
-fn a_device_to_roll_back_that_is_out_of_reach_needs_somebody_outside() {
-    let recovery = AlertKind::DeviceNeedsRecovery;
+fn recoveries(world: &World) -> Vec<Alert> {
+    of_kind(&told(world).active, AlertKind::DeviceNeedsRecovery)
+}
+
+/// Two devices, of which the first did not return and is out of contact.
+fn lost(action: FailureAction) -> World {
     let mut world = world(2, Script::Good);
     world.agents.get_mut("test-1").unwrap().script = Script::Silent;
-    // Whether it is told follows from the rollout as it is, also when that is changed later.
+    world.edit("november", |spec| spec.on_failure.action = action);
     until(&mut world, AlertKind::DeviceDidNotReturn);
-    assert!(of_kind(&told(&world).active, recovery).is_empty(), "the rollout only halts");
-    world.edit("november", |spec| {
-        spec.on_failure.action = wardring_api::FailureAction::Rollback;
-    });
-    let wanted = of_kind(&told(&world).active, recovery);
+    world.set_online("test-1", false);
+    world
+}
+
+#[test]
+fn a_device_to_roll_back_that_is_out_of_reach_needs_somebody_outside() {
+    assert!(recoveries(&lost(FailureAction::Halt)).is_empty(), "the rollout only halts");
+    let mut world = lost(FailureAction::Rollback);
+    let wanted = recoveries(&world);
     assert_eq!(wanted.len(), 1, "{wanted:#?}");
-    assert_eq!(
-        (wanted[0].device.as_str(), wanted[0].kbs.as_slice()),
-        ("test-1", &["KB5068787".to_owned()][..])
-    );
+    assert_eq!(wanted[0].device, "test-1");
+    assert_eq!(wanted[0].kbs, ["KB5068787"]);
     assert!(
         wanted[0].summary.starts_with(
             "test-1 is Out of Reach — Its Rollback Has to Come From Outside (KB5068787, rollout november, \
@@ -246,16 +251,54 @@ fn a_device_to_roll_back_that_is_out_of_reach_needs_somebody_outside() {
         wanted[0].summary
     );
     assert!(wanted[0].is_silence(), "who is blind must not call for recoveries");
-    for policy in [RollbackPolicy::Ask, RollbackPolicy::Forbid] {
-        world.group("test").spec.rollback = policy;
-        assert!(of_kind(&told(&world).active, recovery).is_empty(), "{policy:?}");
-    }
-    world.group("test").spec.rollback = RollbackPolicy::Allow;
-    world.set_online("test-1", false);
     world.now += SignedDuration::from_mins(10);
     world.set_online("test-1", true);
-    assert!(of_kind(&told(&world).active, recovery).is_empty(), "it is back");
+    assert!(recoveries(&world).is_empty(), "it is back");
     assert_eq!(ended(&world, &wanted[0]).0, Ended::Back);
+}
+
+#[test]
+fn nobody_outside_is_asked_for_what_wardring_would_not_do_itself() {
+    let asked = |change: &dyn Fn(&mut World)| {
+        let mut world = lost(FailureAction::Rollback);
+        change(&mut world);
+        !recoveries(&world).is_empty()
+    };
+    assert!(asked(&|_| {}));
+    for policy in [RollbackPolicy::Ask, RollbackPolicy::Forbid] {
+        assert!(!asked(&|world| world.group("test").spec.rollback = policy), "{policy:?}");
+    }
+    assert!(
+        !asked(&|world| world.devices.get_mut("test-1").unwrap().quarantined = true),
+        "damaged already"
+    );
+    assert!(
+        !asked(&|world| world.devices.get_mut("test-1").unwrap().mode = DeviceMode::Observe),
+        "not ours"
+    );
+    assert!(!asked(&|world| {
+        let hold = Hold { reason: "I look at it".to_owned(), until: None };
+        world.devices.get_mut("test-1").unwrap().hold = Some(Box::new(hold));
+    }));
+    assert!(
+        !asked(&|world| world.devices.get_mut("test-1").unwrap().online = None),
+        "nobody knows"
+    );
+    assert!(!asked(&|world| world.jobs.get_mut("test-1").unwrap().permitted.clear()), "no permit");
+    for (rollbacks, is_asked) in [("Stop", false), ("Continue", true)] {
+        let spec = format!("{{reason: the ERP is down, rollbacks: {rollbacks}}}");
+        assert_eq!(asked(&|world| world.stop("erp-down", &spec)), is_asked, "{rollbacks}");
+    }
+    assert!(!asked(&|world| {
+        world.edit("november", |spec| spec.suspend = Some(true));
+        world.settle();
+    }));
+    assert!(!asked(&|world| {
+        world.edit("november", |spec| {
+            spec.abort = Some(wardring_api::Abort { reason: "enough".to_owned() });
+        });
+        world.settle();
+    }));
 }
 
 #[test]
@@ -323,17 +366,25 @@ fn of_many_who_are_still_away_nobody_says_that_it_is_over() {
 
 #[test]
 fn a_persons_order_that_cannot_reach_a_device_asks_somebody_outside() {
-    let recovery = AlertKind::DeviceNeedsRecovery;
     let mut world = world(3, Script::Good);
     for name in ["test-1", "test-2"] {
         world.agents.get_mut(name).unwrap().script = Script::Silent;
     }
     until(&mut world, AlertKind::DeviceDidNotReturn);
+    for name in ["test-1", "test-2"] {
+        world.set_online(name, false);
+    }
     world.group("test").spec.rollback = RollbackPolicy::Ask;
     world.order("undo", "{rollout: november, devices: [test-1], reason: it does not boot}");
-    let wanted = until(&mut world, recovery);
+    let wanted = until(&mut world, AlertKind::DeviceNeedsRecovery);
     let devices: Vec<&str> = wanted.iter().map(|alert| alert.device.as_str()).collect();
     assert_eq!(devices, ["test-1"], "the order means no other");
     world.group("test").spec.rollback = RollbackPolicy::Forbid;
-    assert!(of_kind(&told(&world).active, recovery).is_empty());
+    assert!(recoveries(&world).is_empty());
+    // An order that ended before the device was lost never meant this.
+    world.group("test").spec.rollback = RollbackPolicy::Ask;
+    let mut status = world.order_status("undo");
+    status.completed_at = Some("2020-01-01T00:00:00Z".parse().unwrap());
+    world.orders.get_mut("undo").unwrap().status = Some(status);
+    assert!(recoveries(&world).is_empty());
 }
