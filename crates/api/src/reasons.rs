@@ -38,6 +38,8 @@ reasons! {
     InProgress,
     /// The stage is proven and is being watched for its soak time.
     Soaking,
+    /// The stage is proven and later stages go on; it stays open for devices that are late.
+    CatchingUp,
     /// Every stage is done.
     Completed,
     /// A person suspended the rollout; only an explicit `suspend: false` resumes it.
@@ -268,6 +270,8 @@ reasons! {
     FinishByPassed,
     /// The stage's offline policy is Fail, and the device was never contacted.
     OfflineTooLong,
+    /// The stage's tail closed before the device could begin.
+    TailClosed,
     /// A person released the device from its job.
     Released,
     // Permits refused.

@@ -328,19 +328,24 @@ pub struct Stage {
     pub gates: StageGates,
 }
 
-/// Policy for devices that were never contacted.
+/// Policy for devices that nobody is in contact with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Offline {
     /// What to do.
     #[serde(default)]
     pub action: OfflineAction,
-    /// After how long; default 24h.
+    /// After how long; time in which the rollout stood still does not count. For CatchUp, how long the
+    /// stage waits for everybody before `minCoverage` is enough. Default 24h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<Span>,
+    /// For CatchUp: how long the stage stays open for latecomers, from the moment on in which it no
+    /// longer waits for them. Default 14d.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub close_after: Option<Span>,
 }
 
-/// What becomes of a device that was never contacted.
+/// What becomes of devices that nobody is in contact with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum OfflineAction {
     /// Wait until the stage's deadline.
@@ -348,6 +353,9 @@ pub enum OfflineAction {
     Wait,
     /// Leave it out of this run, visibly.
     Defer,
+    /// Go on without those who are late once `minCoverage` is reached, and stay open for them: under the
+    /// same gates, budgets and caps, while later stages run.
+    CatchUp,
     /// Count it as failed.
     Fail,
 }

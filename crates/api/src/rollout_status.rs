@@ -252,6 +252,9 @@ pub struct StageStatus {
     /// When the stage was done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completed_at: Option<Timestamp>,
+    /// The devices that the stage does not wait for and stays open for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tail: Option<TailStatus>,
     /// Products, models and roles of the stage's devices that no earlier stage proved, at most 20; before
     /// the stage opens, those that no earlier stage has.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -267,6 +270,23 @@ pub struct StageStatus {
     pub gates: Vec<GateStatus>,
 }
 
+/// A stage's tail: latecomers for which it stays open while the rollout goes on. Who they are the stage's
+/// counters tell, `pending` and `inProgress`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TailStatus {
+    /// Since when the stage waits for nobody any more.
+    pub since: Timestamp,
+    /// When it closes. Later by every time in which the rollout was stopped.
+    pub closes_at: Timestamp,
+    /// When the stage let later ones go on: proven, watched, its gates passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promoted_at: Option<Timestamp>,
+    /// When it closed. Devices that had not begun by then are left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed_at: Option<Timestamp>,
+}
+
 /// State of a stage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum StageState {
@@ -279,8 +299,17 @@ pub enum StageState {
     Open,
     /// Proven; being watched.
     Soaking,
+    /// Proven, and later stages go on; still open for latecomers.
+    Tail,
     /// Done.
     Completed,
+}
+
+impl StageState {
+    /// Whether later stages may go on.
+    pub fn is_promoted(self) -> bool {
+        matches!(self, StageState::Tail | StageState::Completed)
+    }
 }
 
 /// Caps in whole devices.

@@ -150,7 +150,9 @@ pub fn alerts(snapshot: &Snapshot) -> Alerts {
             continue;
         };
         let status = rollout.status.as_ref();
-        let rules = Rules::new(stage);
+        let mut known = status.into_iter().flat_map(|status| &status.stages);
+        let known = known.find(|known| known.name == stage.name).cloned().unwrap_or_default();
+        let rules = Rules::of(stage, &known);
         for line in slice.lines.iter().filter(|line| is_trouble(line.state)) {
             if is_settled(line, status, &rules, snapshot) {
                 continue;

@@ -4,7 +4,9 @@
 //! rounded down and a zero is a zero; coverage is rounded up. A budget is broken by strictly more.
 
 use jiff::{SignedDuration, Timestamp};
-use wardring_api::{Cap, OfflineAction, ResolvedCaps, Span, Stage};
+use wardring_api::{Cap, OfflineAction, ResolvedCaps, Span, Stage, StageStatus};
+
+use crate::tail;
 
 /// Concurrency of a stage that names none: a tenth, so that a forgotten field is not a whole fleet.
 pub const DEFAULT_CONCURRENCY: Cap = Cap::Percent(10);
@@ -27,6 +29,9 @@ pub(crate) struct Rules {
     pub device_deadline: SignedDuration,
     pub offline: OfflineAction,
     pub offline_after: SignedDuration,
+    pub close_after: SignedDuration,
+    /// The stage's tail has closed: nothing of it begins any more, not a second attempt either.
+    pub is_closed: bool,
     pub max_attempts: u32,
     pub backoff: SignedDuration,
 }
@@ -51,9 +56,16 @@ impl Rules {
             device_deadline: span(stage.device_deadline, Span::from_hours(24)),
             offline: stage.offline.action,
             offline_after: span(stage.offline.after, Span::from_hours(24)),
+            close_after: span(stage.offline.close_after, Span::from_hours(14 * 24)),
+            is_closed: false,
             max_attempts: stage.retry.max_attempts.unwrap_or(1),
             backoff: span(stage.retry.backoff, Span::from_mins(10)),
         }
+    }
+
+    /// The rules for a stage that has come this far.
+    pub fn of(stage: &Stage, status: &StageStatus) -> Rules {
+        Rules { is_closed: tail::is_closed(status), ..Rules::new(stage) }
     }
 
     /// The caps in whole devices, for a stage of `size` frozen devices of which `applicable` count

@@ -10,8 +10,10 @@ mod rollbacks;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::SignedDuration;
 use wardring_api::{
-    JobAction, LineState, PatchRollout, PatchRolloutStatus, SliceLine, StageState, reasons::Reason,
+    Cap, JobAction, LineState, OfflineAction, PatchRollout, PatchRolloutStatus, SliceLine, Stage,
+    StageState, StageStatus, reasons::Reason,
 };
 
 use batches::Flight;
@@ -34,6 +36,36 @@ pub fn check<'a>(snapshot: &'a Snapshot, plan: &'a Plan) -> Vec<Violation> {
         replay.apply(action);
     }
     replay.violations
+}
+
+/// Whether the line has no verdict yet.
+fn is_undone(line: &SliceLine) -> bool {
+    matches!(line.state, LineState::Pending | LineState::Granted | LineState::NotStarted)
+}
+
+/// Whether enough of the devices that the updates are for have a verdict.
+fn is_covered(stage: &Stage, lines: &[SliceLine]) -> bool {
+    let is_meant = |line: &&SliceLine| {
+        let left = line.state == LineState::Failed
+            && line.reason == Some(Reason::Replaced)
+            && line.tries == 0;
+        let elsewhere = matches!(
+            line.state,
+            LineState::NotApplicable
+                | LineState::NotOffered
+                | LineState::Superseded
+                | LineState::PatchedOutside
+        );
+        !left && !elsewhere
+    };
+    let is_left_out =
+        |line: &SliceLine| matches!(line.state, LineState::Deferred | LineState::PoweredOff);
+    let meant: Vec<&SliceLine> = lines.iter().filter(is_meant).collect();
+    let done = meant.iter().filter(|line| !is_undone(line) && !is_left_out(line)).count();
+    match stage.min_coverage.unwrap_or(Cap::Percent(100)) {
+        Cap::Count(count) => done >= meant.len().min(count as usize),
+        Cap::Percent(percent) => done * 100 >= meant.len() * usize::from(percent),
+    }
 }
 
 /// What stands in the API server while the plan's writes happen.
@@ -140,9 +172,9 @@ impl<'a> Replay<'a> {
         self.order_begins(uid, &before, status);
         for (position, stage) in status.stages.iter().enumerate() {
             let was = before.stages.iter().find(|known| known.name == stage.name);
-            let was_completed = was.is_some_and(|known| known.state == StageState::Completed);
-            if stage.state == StageState::Completed && !was_completed {
-                self.proof(uid, rollout, position, stage.freeze_id.as_deref());
+            let was_state = was.map_or(StageState::Pending, |known| known.state);
+            if stage.state != was_state && stage.state.is_promoted() {
+                self.proof(uid, rollout, position, stage, was_state);
             }
             if was.is_some_and(|known| {
                 known.freeze_id.is_some() && known.freeze_id != stage.freeze_id
@@ -150,9 +182,7 @@ impl<'a> Replay<'a> {
                 self.breaks("S3", format!("the frozen list of stage {} would change", stage.name));
             }
             let opens = stage.freeze_id.is_some() && was.is_none_or(|all| all.freeze_id.is_none());
-            if opens
-                && status.stages[..position].iter().any(|all| all.state != StageState::Completed)
-            {
+            if opens && status.stages[..position].iter().any(|all| !all.state.is_promoted()) {
                 self.breaks("S3", format!("stage {} would open before its turn", stage.name));
             }
         }
@@ -162,21 +192,41 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// A stage is completed on proof only.
-    fn proof(&mut self, uid: &str, rollout: &PatchRollout, position: usize, freeze: Option<&str>) {
+    /// A stage lets later ones go on, and is completed, on proof only.
+    fn proof(
+        &mut self,
+        uid: &str,
+        rollout: &PatchRollout,
+        position: usize,
+        status: &StageStatus,
+        was: StageState,
+    ) {
         let Some(stage) = rollout.spec.stages.get(position) else { return };
-        let lines = self.lines_of(uid, &stage.name, freeze);
+        let lines = self.lines_of(uid, &stage.name, status.freeze_id.as_deref());
+        let is_tail = status.state == StageState::Tail;
+        if !is_tail || stage.offline.action != OfflineAction::CatchUp || status.tail.is_none() {
+            let open = lines.iter().find(|line| is_undone(line));
+            if let Some(line) = open {
+                let message =
+                    format!("stage {} would pass although {} is open", stage.name, line.device);
+                self.breaks("S3", message);
+            }
+        }
+        // What was proven before may have been taken back, or failed, since.
+        if was == StageState::Tail {
+            return;
+        }
+        if is_tail && !is_covered(stage, &lines) {
+            self.breaks("S3", format!("stage {} would pass without its coverage", stage.name));
+        }
+        let soak = stage.soak.map_or(SignedDuration::ZERO, |span| span.duration());
+        let soaked = status.soak_started_at.and_then(|since| since.checked_add(soak).ok());
+        if is_tail && soaked.is_none_or(|soaked| self.snapshot.now < soaked) {
+            self.breaks("S3", format!("stage {} would pass before its soak is over", stage.name));
+        }
         let proven = lines.iter().filter(|line| line.state == LineState::Succeeded).count();
         if proven < stage.min_proven.unwrap_or(1) as usize {
             self.breaks("S17", format!("stage {} would pass with {proven} proven", stage.name));
-        }
-        let open = |line: &&SliceLine| {
-            matches!(line.state, LineState::Pending | LineState::Granted | LineState::NotStarted)
-        };
-        if let Some(line) = lines.iter().find(open) {
-            let message =
-                format!("stage {} would pass although {} is open", stage.name, line.device);
-            self.breaks("S3", message);
         }
     }
 

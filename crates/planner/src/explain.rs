@@ -71,7 +71,9 @@ pub fn explain_device(story: &DeviceStory<'_>) -> Explanation {
             until: None,
         };
     };
-    let rules = Rules::new(stage);
+    let mut known = story.rollout.status.iter().flat_map(|status| &status.stages);
+    let known = known.find(|known| known.name == story.stage).cloned().unwrap_or_default();
+    let rules = Rules::of(stage, &known);
     let line = working_copy(story.line);
     let mut told = if line.state == LineState::Granted {
         let mut told = at_work(story, &rules);

@@ -95,6 +95,8 @@ pub struct StageForecast {
     pub devices: Option<u32>,
     /// When its devices are chosen.
     pub opens: Option<Timestamp>,
+    /// When it lets later stages go on, where it stays open for latecomers after that.
+    pub goes_on: Option<Timestamp>,
     /// When it completes.
     pub completes: Option<Timestamp>,
     /// The longest that a device which starts waits for each reason, the longest first.
@@ -228,6 +230,7 @@ fn stages(rollout: &PatchRollout, decided: &RolloutDecisions, seen: &Seen) -> Ve
             name: name.clone(),
             devices: of.map(|status| status.counts.total),
             opens: of.and_then(|status| status.frozen_at.or(status.started_at)),
+            goes_on: of.and_then(|status| status.tail?.promoted_at),
             completes: of.and_then(|status| status.completed_at),
             held: seen.waits(name),
         }

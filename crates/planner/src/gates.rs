@@ -1,4 +1,4 @@
-//! Gates of the current stage: which are active, what measurements make of them, and what follows.
+//! Gates of the current stage, and of those that stay open for latecomers: which are active, what measurements make of them, and what follows.
 //!
 //! A measurement counts once, and only while it is fresh and from after the beginning of its phase. What
 //! it is not — an error, missing data, something old — never passes. What the shell has to measure
@@ -25,7 +25,7 @@ use crate::{
     wake::Wake,
 };
 
-pub(crate) use told::{held, waits};
+pub(crate) use told::{bars_starts, held, waits};
 
 /// What a measurement and the passes around it may take besides two intervals.
 const SLACK: SignedDuration = SignedDuration::from_secs(30);
@@ -42,15 +42,38 @@ pub(crate) fn fresh_until(gate: &Gate, at: Timestamp) -> Timestamp {
     later(later(later(at, interval), interval), SLACK)
 }
 
-/// Follows every active gate of the run's current stage, and orders what is to be measured outside.
-/// Returns whether a gate changed its state, which later grants rely on.
+/// Stages whose gates say something: those that are open for latecomers, and the current one.
+pub(crate) fn followed(run: &Run<'_>) -> Vec<usize> {
+    let current = current_stage(run);
+    let mut positions: Vec<usize> = (0..run.stages.len()).collect();
+    positions.retain(|&position| {
+        current == Some(position) || run.status.stages[position].state == StageState::Tail
+    });
+    positions
+}
+
+/// Follows every active gate of the run, and orders what is to be measured outside. Returns whether a
+/// gate changed its state, which later grants rely on.
 pub(crate) fn follow(
     run: &mut Run<'_>,
     scene: &Scene<'_>,
     wake: &mut Wake,
     orders: &mut Vec<MeasureOrder>,
 ) -> bool {
-    let Some(position) = current_stage(run) else { return false };
+    let mut moved = false;
+    for position in followed(run) {
+        moved |= follow_stage(run, position, scene, wake, orders);
+    }
+    moved
+}
+
+fn follow_stage(
+    run: &mut Run<'_>,
+    position: usize,
+    scene: &Scene<'_>,
+    wake: &mut Wake,
+    orders: &mut Vec<MeasureOrder>,
+) -> bool {
     let stage = run.stages[position].spec;
     if stage.gates.is_empty() && run.status.stages[position].gates.is_empty() {
         return false;
@@ -65,14 +88,17 @@ pub(crate) fn follow(
     }
     let begins = Begins::of(&run.status.stages[position], run, position);
     let mut known = std::mem::take(&mut run.status.stages[position].gates);
+    let is_tail = run.status.stages[position].state == StageState::Tail;
     let (mut population, mut moved) = (None, false);
     let mut statuses = Vec::new();
     for (phase, gate) in stage.gates.all() {
         let old = known.iter().position(|known| known.name == gate.name && known.phase == phase);
         let old = old.map(|index| known.swap_remove(index));
         let Some(began) = begins.of_phase(phase, scene.now) else {
-            // A rejection stays, also where a soak begins anew; all else is asked again after that.
-            statuses.extend(old.filter(is_rejection));
+            // A rejection stays, also where a soak begins anew; all else is asked again after that. What let
+            // the stage pass stays told while it is open for latecomers.
+            let stays = old.filter(|old| is_rejection(old) || is_tail);
+            statuses.extend(stays.map(|old| GateStatus { next: None, ..old }));
             continue;
         };
         let mut status = entry(gate, phase, old, began, scene);
@@ -373,7 +399,13 @@ pub(crate) fn begin_anew(status: &mut StageStatus, now: Timestamp) {
     }
     for gate in &mut status.gates {
         approvals::begin_anew(gate);
-        if gate.phase == GatePhase::Before && gate.state == GateState::Passed {
+        // Nobody asks again what let a stage pass that is only open for latecomers.
+        let is_asked = match gate.phase {
+            GatePhase::Before => gate.state != GateState::Passed,
+            GatePhase::During => true,
+            GatePhase::After => status.state != StageState::Tail,
+        };
+        if !is_asked {
             continue;
         }
         (gate.state, gate.since) = (GateState::Waiting, whole_seconds(now));

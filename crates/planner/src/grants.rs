@@ -13,7 +13,7 @@ use crate::{
     line::{Frozen, Line, Tally},
     order,
     plan::Lanes,
-    rollback,
+    rollback, tail,
     validate::{Run, Scene, Stop},
     wake::Wake,
     windows::StageWindows,
@@ -49,7 +49,6 @@ pub(crate) fn admit<'a>(
     lanes: &mut Lanes,
     wake: &mut Wake,
 ) -> Decisions {
-    let current = crate::halt::current_stage(run);
     let rollback = rollback::Round::new(run, claims, scene, wake);
     let mut decisions = Vec::with_capacity(run.stages.len());
     for position in 0..run.stages.len() {
@@ -57,14 +56,16 @@ pub(crate) fn admit<'a>(
             decisions.push(Vec::new());
             continue;
         };
-        let is_current = current == Some(position);
-        let gate = (is_current && run.status.stages[position].state != StageState::Soaking)
-            .then(|| gates::held(run.stages[position].spec, &run.status.stages[position]))
+        let is_its_turn = tail::is_its_turn(run, position);
+        let (spec, status) = (run.stages[position].spec, &run.status.stages[position]);
+        let takes_devices = tail::takes_devices(status);
+        let gate = (is_its_turn && (takes_devices || status.state == StageState::Gated))
+            .then(|| gates::bars_starts(spec, status))
             .flatten()
             .map(|complaint| complaint.reason);
-        let open = is_current
+        let open = is_its_turn
             && gate.is_none()
-            && run.status.stages[position].state == StageState::Open
+            && takes_devices
             && may_grant(run, scene, JobAction::Install);
         let slots = free_slots(run, position);
         let has_limits = freeze::missing_group(run, position, scene).is_none();
@@ -78,7 +79,7 @@ pub(crate) fn admit<'a>(
             claims,
             wake,
             position,
-            is_current,
+            is_its_turn,
             open,
             gate,
             has_limits,
@@ -112,7 +113,7 @@ struct Desk<'d, 'a> {
     claims: &'d mut Claims,
     wake: &'d mut Wake,
     position: usize,
-    is_current: bool,
+    is_its_turn: bool,
     open: bool,
     /// Why a gate of the stage lets nothing start.
     gate: Option<Reason>,
@@ -306,14 +307,14 @@ impl Desk<'_, '_> {
         if !self.has_limits {
             return Decision::Hold(Reason::GroupNotFound);
         }
-        if self.is_current && self.is_listening() {
+        if self.is_its_turn && self.is_listening() {
             return Decision::Hold(Reason::AgentsUnheard);
         }
         if let Some(reason) = self.gate {
             return Decision::Hold(reason);
         }
         if !self.open {
-            let waits = if self.is_current { Reason::WriteInFlight } else { Reason::StageNotOpen };
+            let waits = if self.is_its_turn { Reason::WriteInFlight } else { Reason::StageNotOpen };
             return Decision::Hold(waits);
         }
         if let Some(reason) = self.outside_window(line, WindowAction::Install) {

@@ -12,10 +12,10 @@ use wardring_api::{
 
 use crate::{
     EventKind,
-    caps::later,
+    caps::{Rules, later},
     correlated, emergency, explain, freeze, gates,
     line::{Line, Tally},
-    order, rollback,
+    order, rollback, tail,
     validate::{Complaint, Run, Scene, Stop},
     wake::Wake,
     windows,
@@ -55,7 +55,9 @@ pub(crate) fn latch<'a>(run: &mut Run<'a>, scene: &Scene<'a>) -> Latched {
         (Some(false), Some(latch)) => {
             // What a stop in force keeps back stands aside when that one goes.
             let until = stopped_since(run).map_or(scene.now, |stopped| stopped.max(latch.at));
-            stand_aside(run, latch.at, until);
+            let since = latch.at;
+            stand_aside(run, since, until);
+            tail::stand_aside(run, since, until);
             run.status.suspended = None;
             run.gating = true;
             run.emit(EventKind::Normal, Reason::InProgress, "A person resumed the rollout.".into());
@@ -68,6 +70,7 @@ pub(crate) fn latch<'a>(run: &mut Run<'a>, scene: &Scene<'a>) -> Latched {
         && let Some(since) = guarded_since(run)
     {
         stand_aside(run, since, scene.now);
+        tail::stand_aside(run, since, scene.now);
         if let Some(rollback) = &mut run.status.rollback {
             rollback::stand_aside(rollback, since, scene.now);
         }
@@ -82,7 +85,9 @@ pub(crate) fn latch<'a>(run: &mut Run<'a>, scene: &Scene<'a>) -> Latched {
         && let Some(since) = stopped_since(run)
     {
         let suspended = run.status.suspended.as_ref().map(|latch| latch.at.max(since));
-        stand_aside(run, since, suspended.unwrap_or(scene.now));
+        let until = suspended.unwrap_or(scene.now);
+        stand_aside(run, since, until);
+        tail::stand_aside(run, since, until);
         run.gating = true;
     }
     emergency::announce(run);
@@ -174,9 +179,15 @@ fn set(run: &Run<'_>, reason: Reason, message: String, scene: &Scene<'_>) -> Lat
     }
 }
 
-/// Position of the first stage that is not completed.
+/// Position of the first stage that is not proven yet.
 pub(crate) fn current_stage(run: &Run<'_>) -> Option<usize> {
-    run.status.stages.iter().position(|stage| stage.state != StageState::Completed)
+    run.status.stages.iter().position(|stage| !stage.state.is_promoted())
+}
+
+/// Whether every stage is done, latecomers included.
+pub(crate) fn is_completed(run: &Run<'_>) -> bool {
+    let mut stages = run.status.stages.iter();
+    !run.status.stages.is_empty() && stages.all(|stage| stage.state == StageState::Completed)
 }
 
 /// Answers a person's retry, once per stamp: the halt is lifted, what is not proven begins anew with
@@ -204,7 +215,11 @@ fn retry(run: &mut Run<'_>, scene: &Scene<'_>) -> bool {
     if run.status.aborted.is_some() {
         return true;
     }
-    let halted = run.status.halted.take().and_then(|halt| halt.stage);
+    let halted = run.status.halted.take();
+    if let Some(halt) = &halted {
+        tail::stand_aside(run, halt.at, scene.now);
+    }
+    let halted = halted.and_then(|halt| halt.stage);
     run.status.rollback = None;
     for (stage, status) in run.stages.iter_mut().zip(&mut run.status.stages) {
         let Some(frozen) = &mut stage.frozen else { continue };
@@ -231,7 +246,8 @@ fn retry(run: &mut Run<'_>, scene: &Scene<'_>) -> bool {
         }
         if !frozen.retried.is_empty() {
             status.state = StageState::Open;
-            (status.soak_started_at, status.completed_at) = (None, None);
+            (status.soak_started_at, status.completed_at, status.tail) = (None, None, None);
+            stage.rules = Rules::of(stage.spec, status);
         }
     }
     run.emit(EventKind::Normal, Reason::InProgress, "A person asked for a retry.".to_owned());
@@ -270,8 +286,9 @@ pub(crate) fn judge(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) -> bo
     if run.gating || is_over || run.status.halted.is_some() || scene.guard.is_some() {
         return false;
     }
-    let by_gate = current_stage(run)
-        .and_then(|position| gates::verdict(run, position).map(|verdict| (position, verdict)));
+    let by_gate = gates::followed(run)
+        .into_iter()
+        .find_map(|position| gates::verdict(run, position).map(|verdict| (position, verdict)));
     let by_budget = (0..run.stages.len()).find_map(|position| {
         verdict(run, position, scene, wake).map(|verdict| (position, (verdict, false)))
     });
@@ -359,7 +376,8 @@ fn verdict(
         return None;
     }
     let shortfall = shortfall(run, position);
-    if !is_waiting_for_devices(run, position) && shortfall.is_none() {
+    let is_waiting = tail::waits_for_devices(run, position, wake);
+    if !is_waiting && shortfall.is_none() {
         return None;
     }
     let since = status.progress_since.max(status.started_at)?;
@@ -367,7 +385,7 @@ fn verdict(
     if !wake.is_due(deadline) {
         return None;
     }
-    let halt = shortfall.filter(|_| !is_waiting_for_devices(run, position));
+    let halt = shortfall.filter(|_| !is_waiting);
     Some(halt.unwrap_or_else(|| {
         Complaint::new(
             Reason::ProgressDeadlineExceeded,
@@ -408,7 +426,10 @@ fn unopened(
 
 /// Since when nothing but its selection keeps a stage from opening.
 fn could_open_since(run: &Run<'_>, position: usize) -> Option<Timestamp> {
-    let before = position.checked_sub(1).and_then(|before| run.status.stages[before].completed_at);
+    let before = position.checked_sub(1).and_then(|before| {
+        let stage = &run.status.stages[before];
+        stage.tail.and_then(|tail| tail.promoted_at).or(stage.completed_at)
+    });
     let created = run.rollout.metadata.creation_timestamp.as_ref().map(|time| time.0);
     let retried = run.status.last_handled_retry.as_ref().and_then(|stamp| stamp.parse().ok());
     before.or(created).max(retried)

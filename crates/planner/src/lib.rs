@@ -47,6 +47,7 @@ mod sequence;
 mod snapshot;
 mod stage;
 mod status;
+mod tail;
 mod validate;
 mod wake;
 mod windows;
@@ -81,3 +82,4 @@ pub use sequence::{
     SEQUENCE_STRIDE, TAKE_OVERS_KEPT, foreign_sequence, mark, next_batch, take_over,
 };
 pub use snapshot::*;
+pub use tail::tail_sentence;

@@ -78,6 +78,7 @@ impl Line {
     pub fn may_try_again(&self, rules: &Rules) -> bool {
         matches!(self.state, LineState::Failed | LineState::RevertedByWindows)
             && self.action == JobAction::Install
+            && !rules.is_closed
             && self.spent() < rules.max_attempts
             && !matches!(
                 self.reason,

@@ -19,7 +19,7 @@ use crate::{
     DeviceRow, DeviceTable, EventKind, Selector, Snapshot, barring,
     eligibility::rollback_policy,
     explain::one_line,
-    halt::{self, current_stage},
+    halt,
     line::{Frozen, Line},
     plan::Lanes,
     validate::{Run, Scene, Stop},
@@ -82,7 +82,7 @@ pub(crate) fn begin(run: &mut Run<'_>, scene: &Scene<'_>, lanes: &mut Lanes) -> 
     };
     let name = order.metadata.name.clone().unwrap_or_default();
     let reached = reached(run, &order.spec, scene);
-    if reached.lines.is_empty() && current_stage(run).is_none() {
+    if reached.lines.is_empty() && halt::is_completed(run) {
         // What is completed brings nothing any more, and there is nothing to take back.
         return false;
     }

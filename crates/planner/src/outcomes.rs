@@ -273,6 +273,9 @@ impl Facts<'_, '_> {
         if product != NO_PRODUCT && !(self.covers)(product) {
             return self.ends(line, LineState::NotApplicable, Reason::NotApplicable, None);
         }
+        if self.rules.is_closed && self.stop.is_none() {
+            return self.ends(line, LineState::Deferred, Reason::TailClosed, None);
+        }
         if line.attempt >= MAX_GRANTS {
             return self.ends(line, LineState::Failed, Reason::StartByPassed, None);
         }
@@ -287,7 +290,7 @@ impl Facts<'_, '_> {
         let since = row.online_since.map_or(opened, |since| since.max(opened));
         let until = later(later(since, self.still), self.rules.offline_after);
         match self.rules.offline {
-            OfflineAction::Wait => Turn::Keep,
+            OfflineAction::Wait | OfflineAction::CatchUp => Turn::Keep,
             OfflineAction::Defer if wake.is_due(until) => {
                 self.ends(line, LineState::Deferred, Reason::Deferred, None)
             }

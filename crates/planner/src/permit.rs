@@ -336,7 +336,8 @@ fn gate(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
     let stage = rollout.spec.stages.iter().find(|stage| stage.name == job.stage)?;
     let stages = &rollout.status.as_ref()?.stages;
     let status = stages.iter().find(|known| known.name == job.stage)?;
-    let held = gates::held(stage, status).filter(|_| status.state == StageState::Open)?;
+    let is_open = matches!(status.state, StageState::Open | StageState::Soaking | StageState::Tail);
+    let held = gates::bars_starts(stage, status).filter(|_| is_open)?;
     refused_because(held.reason, held.message, ASK_LATER)
 }
 

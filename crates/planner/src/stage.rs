@@ -1,5 +1,6 @@
 //! How a run moves from stage to stage: freeze, prove, soak, complete, freeze the next. One stage is
-//! open at a time, and the next one opens only behind a status write that says the last is completed.
+//! proven at a time, and the next one opens only behind a status write that says the last is, whether it
+//! is completed or stays open for latecomers.
 
 use wardring_api::{
     GatePhase, StageState, StageStatus, conditions::whole_seconds, reasons::Reason,
@@ -10,7 +11,7 @@ use crate::{
     caps::later,
     explain, freeze, gates, halt,
     plan::Lanes,
-    rollback,
+    rollback, tail,
     validate::{Complaint, Run, Scene},
     wake::Wake,
 };
@@ -42,22 +43,23 @@ pub(crate) fn advance(
             return None;
         }
     }
+    tail::follow(run, scene, wake);
     for position in 0..run.stages.len() {
         let waits = match run.status.stages[position].state {
-            StageState::Completed => continue,
+            StageState::Completed | StageState::Tail => continue,
             StageState::Pending => return freeze(run, position, scene, lanes),
             StageState::Gated => return open(run, position, scene),
             StageState::Open | StageState::Soaking => prove(run, position, scene, wake),
         };
-        if waits.is_some() || run.status.stages[position].state != StageState::Completed {
+        if waits.is_some() || !run.status.stages[position].state.is_promoted() {
             return waits;
         }
     }
     None
 }
 
-/// Whether the stage is proven: every device has a verdict, enough of them are really installed and
-/// proven, enough are covered, and no rollback is under way.
+/// Whether the stage is proven: every device that it waits for has a verdict, enough of them are really
+/// installed and proven, enough are covered, and no rollback is under way.
 fn prove(
     run: &mut Run<'_>,
     position: usize,
@@ -65,8 +67,9 @@ fn prove(
     wake: &mut Wake,
 ) -> Option<Complaint> {
     let waits = halt::shortfall(run, position);
+    let is_waiting = tail::waits_for_devices(run, position, wake);
     let is_proven = waits.is_none()
-        && !halt::is_waiting_for_devices(run, position)
+        && !is_waiting
         && !rollback::is_running(run)
         && !gates::interrupt_the_soak(run.stages[position].spec, &run.status.stages[position]);
     let soak = run.stages[position].rules.soak;
@@ -78,19 +81,23 @@ fn prove(
             status.soak_started_at = None;
             run.gating = true;
         }
-        let is_waiting = halt::is_waiting_for_devices(run, position);
         return waits.filter(|_| !is_waiting);
     }
     if status.state == StageState::Open {
         status.state = StageState::Soaking;
         status.soak_started_at = Some(whole_seconds(scene.now));
         run.gating = true;
+        tail::begin(run, position, scene);
     }
     let status = &mut run.status.stages[position];
     let since = status.soak_started_at.unwrap_or(scene.now);
     // What gates say against it, the status tells of each of them.
     let is_over = wake.is_due(later(since, soak));
     if is_over && gates::held(run.stages[position].spec, status).is_none() {
+        if tail::promote(run, position, scene) {
+            return None;
+        }
+        let status = &mut run.status.stages[position];
         status.state = StageState::Completed;
         status.completed_at = Some(whole_seconds(scene.now));
         status.gates.iter_mut().for_each(|gate| gate.next = None);

@@ -16,8 +16,9 @@ use crate::{
     approvals,
     caps::later,
     emergency, explain, freeze, gates,
-    halt::current_stage,
+    halt::{current_stage, is_completed},
     line::SAMPLE,
+    tail,
     validate::{Complaint, Run, Scene, Stop},
     windows::{self, StageWindows},
 };
@@ -34,7 +35,10 @@ pub(crate) fn publish(
     run.status.observed_generation = run.rollout.metadata.generation;
     run.status.progress = progress(run);
     let current = current_stage(run);
-    run.status.current_stage = current.map(|position| run.stages[position].spec.name.clone());
+    // Behind the last stage only latecomers are left.
+    let last_tail = || run.status.stages.iter().rposition(|all| all.state == StageState::Tail);
+    run.status.current_stage =
+        current.or_else(last_tail).map(|position| run.stages[position].spec.name.clone());
     run.status.waiting_for = waiting_for(run, decisions, waits, scene);
     run.status.phase = Some(phase(run));
     run.status.message = Some(message(run));
@@ -123,8 +127,16 @@ fn waiting_for(
         stage_waits(run, position, scene.now, &mut list);
     }
     group_waits(run, decisions, true, scene, &mut list);
-    for (position, decisions) in decisions.iter().enumerate() {
+    // The stage that is being proven comes first, then those that are open for latecomers.
+    let current = current_stage(run);
+    if let Some((position, decisions)) = current.and_then(|at| Some((at, decisions.get(at)?))) {
         device_waits(run, position, decisions, scene, &mut list);
+    }
+    tail_waits(run, &mut list);
+    for (position, decisions) in decisions.iter().enumerate() {
+        if current != Some(position) {
+            device_waits(run, position, decisions, scene, &mut list);
+        }
     }
     group_waits(run, decisions, false, scene, &mut list);
     list.truncate(10);
@@ -149,6 +161,25 @@ fn stage_waits(run: &Run<'_>, position: usize, now: Timestamp, list: &mut Vec<Wa
                 Reason::Soaking,
                 &format!("Stage {name} is proven and is being watched for its soak time."),
             )
+        });
+    }
+}
+
+/// Stages that stay open for latecomers, and what their gates say against it.
+fn tail_waits(run: &Run<'_>, list: &mut Vec<Waiting>) {
+    if run.stop.is_some() {
+        return;
+    }
+    for (stage, status) in run.stages.iter().zip(&run.status.stages) {
+        if status.state == StageState::Tail {
+            list.extend(gates::waits(stage.spec, status));
+        }
+        let (Some(tail), Some(told)) = (status.tail, tail::tail_sentence(status)) else { continue };
+        let late = stage.tally.counts.pending + stage.tally.counts.in_progress;
+        list.push(Waiting {
+            devices: Some(late),
+            until: tail.closed_at.is_none().then_some(tail.closes_at),
+            ..waiting(Reason::CatchingUp, &told)
         });
     }
 }
@@ -275,10 +306,6 @@ fn closed(
     windows.say(action, line.row as usize).err()
 }
 
-fn is_completed(run: &Run<'_>) -> bool {
-    !run.status.stages.is_empty() && current_stage(run).is_none()
-}
-
 fn rolled_back(run: &Run<'_>) -> bool {
     run.status.rollback.as_ref().is_some_and(|rollback| rollback.completed_at.is_some())
         && run.stages.iter().any(|stage| stage.tally.counts.rolled_back > 0)
@@ -358,6 +385,7 @@ fn set_conditions(run: &mut Run<'_>, decisions: &[Vec<Decision>], scene: &Scene<
     let (is_rolled_back, is_rollback_failed) = (rolled_back(run), rollback_failed(run));
     let rolling = run.status.rollback.as_ref().is_some_and(|all| all.completed_at.is_none());
     let soaking = run.status.stages.iter().any(|stage| stage.state == StageState::Soaking);
+    let catches_up = current_stage(run).is_none() && !completed;
     let stands = current_stage(run).is_some_and(|position| {
         let here = decisions.get(position).map(Vec::as_slice).unwrap_or_default();
         emergency::stands(run, position, here)
@@ -389,6 +417,8 @@ fn set_conditions(run: &mut Run<'_>, decisions: &[Vec<Decision>], scene: &Scene<
         (true, closed.reason)
     } else if soaking {
         (true, Reason::Soaking)
+    } else if catches_up {
+        (true, Reason::CatchingUp)
     } else {
         (true, Reason::InProgress)
     };

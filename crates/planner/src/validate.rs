@@ -252,7 +252,8 @@ fn run<'a>(rollout: &'a PatchRollout, slices: &[&'a Arc<SliceView>], scene: &Sce
                 }
             },
         };
-        stages.push(StageRun { spec, rules: Rules::new(spec), frozen, tally: Tally::default() });
+        let rules = Rules::of(spec, stage_status);
+        stages.push(StageRun { spec, rules, frozen, tally: Tally::default() });
     }
     Run {
         rollout,

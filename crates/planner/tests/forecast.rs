@@ -291,6 +291,26 @@ fn who_is_left_out_is_told_though_the_rollout_completes() {
 }
 
 #[test]
+fn a_stage_with_a_tail_goes_on_without_who_stays_away_and_says_when_it_closes() {
+    let mut world = world();
+    world.set_online("test-1", false);
+    world.set_online("test-2", true);
+    let offline = "offline: {action: CatchUp, after: 24h, closeAfter: 7d}, minCoverage: 50%";
+    world.rollout(
+        "november",
+        &TWO_STAGES.replacen("name: test,", &format!("name: test, {offline},"), 1),
+    );
+    let forecast = foretold(&world);
+    let (test, production) = (&forecast.stages[0], &forecast.stages[1]);
+    let goes_on = test.goes_on.expect("it does not wait for test-1");
+    assert_eq!(production.opens, Some(goes_on));
+    assert!(production.completes.unwrap() < test.completes.unwrap());
+    let ForecastEnd::Completed(at) = forecast.end else { panic!("{:?}", forecast.end) };
+    assert_eq!(Some(at), test.completes, "the tail is what the rollout waits for");
+    assert_eq!(of(&forecast, "test-1").done.unwrap().1, LineState::Deferred);
+}
+
+#[test]
 fn a_restart_before_the_installation_is_followed_by_the_installation() {
     let mut world = world();
     world.devices.get_mut("test-1").unwrap().hard_pending_reboot = true;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use wardring_api::{
     AwaitingRebootAction, Batch, Cap, FailureAction, JobAction, LineState, PatchJob, PatchRollout,
-    PatchRolloutStatus, PermitStep, SliceLine, Stage, StageState,
+    PatchRolloutStatus, PermitStep, SliceLine, Stage,
 };
 use wardring_planner::{Action, Decision, Plan, Snapshot, StopView, plan};
 use wardring_protocol::PERMIT_LIFE_MS;
@@ -194,7 +194,7 @@ impl Monitor {
             }
         }
         for (stage, state) in spec.stages.iter().zip(&status.stages) {
-            if state.state != StageState::Completed {
+            if !state.state.is_promoted() {
                 continue;
             }
             let lines = self.stage_lines(api, &uid, &stage.name);
@@ -280,10 +280,7 @@ impl Monitor {
         }
         let position = rollout.spec.stages.iter().position(|all| all.name == stage).unwrap_or(0);
         let earlier = status.stages.iter().take(position);
-        if is_install
-            && !returns
-            && earlier.clone().any(|stage| stage.state != StageState::Completed)
-        {
+        if is_install && !returns && earlier.clone().any(|stage| !stage.state.is_promoted()) {
             self.breaks(now, "S3", format!("{line} was granted before its stage's turn"));
         }
         let state = status.stages.get(position);

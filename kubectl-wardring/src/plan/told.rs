@@ -157,6 +157,7 @@ impl Told {
                 "name": stage.name,
                 "devices": stage.devices,
                 "opens": stage.opens,
+                "goesOn": stage.goes_on,
                 "completes": stage.completes,
                 "longestWaits": held.collect::<Vec<_>>(),
             })
@@ -235,6 +236,11 @@ fn stages(stages: &[StageForecast]) -> Table {
             completes,
             Cell::from(if held.is_empty() { NONE.to_owned() } else { held.join(", ") }),
         ]);
+        if let Some(at) = stage.goes_on {
+            let at = minute(at);
+            let told = format!("  lets later stages go on at {at} and stays open for latecomers");
+            table.note(Tone::Dim, told);
+        }
     }
     table
 }
@@ -308,6 +314,7 @@ mod tests {
                     name: "test".to_owned(),
                     devices: Some(2),
                     opens: Some(at("2026-11-20T10:00:00Z")),
+                    goes_on: Some(at("2026-11-21T23:00:00Z")),
                     completes: None,
                     held: vec![
                         (Reason::OutsideWindow, SignedDuration::from_hours(36)),
@@ -333,6 +340,7 @@ Assumed: 30m to install, 10m to restart, no update fails, gates that are measure
 
 STAGE   DEVICES   OPENS                  COMPLETES   WAITS (LONGEST)
 test    2         2026-11-20 10:00 UTC   -           OutsideWindow 1d12h, SlotsTaken 50m
+  lets later stages go on at 2026-11-21 23:00 UTC and stays open for latecomers
 
 1 device is not patched in the end (-o wide shows every device):
   ws-2 is in mode Observe.

@@ -97,6 +97,9 @@ pub fn of_stage(stage: &StageStatus, view: &View) -> Vec<(Tone, String)> {
         let time = age(view.now.duration_since(since));
         notes.push((Tone::Busy, format!("proven; being watched for {time} now")));
     }
+    if let Some(tail) = wardring_planner::tail_sentence(stage) {
+        notes.push((Tone::Busy, tail));
+    }
     notes.extend(wardring_planner::canary_gaps(stage).map(|gaps| (Tone::Warn, gaps)));
     let shown = if view.wide { stage.failed_sample.len() } else { SHORT_SAMPLE };
     let sample = stage.failed_sample.iter().take(shown);

@@ -153,7 +153,7 @@ fn phase_tone(phase: RolloutPhase) -> Tone {
 fn stage_tone(stage: &StageStatus) -> Tone {
     match stage.state {
         StageState::Pending => Tone::Dim,
-        StageState::Gated | StageState::Open | StageState::Soaking => Tone::Busy,
+        StageState::Gated | StageState::Open | StageState::Soaking | StageState::Tail => Tone::Busy,
         StageState::Completed => Tone::Good,
     }
 }

@@ -403,6 +403,10 @@ const PARTS: &[Part] = &[
             (Released, "A person let go of its job. Retry when the device may be patched again."),
             (NotStarted, "It gets a new attempt by itself; the message says why it did not begin."),
             (Deferred, "Bring it online; the next rollout takes it along."),
+            (
+                TailClosed,
+                "Bring it online; the next rollout takes it along. `offline.closeAfter` is how long a stage stays open.",
+            ),
             (PoweredOff, "Switch it on; the next rollout takes it along."),
             (NotOffered, "Approve the update where the device looks for updates, such as WSUS."),
             (
@@ -455,6 +459,7 @@ const GOOD_NEWS: &[Reason] = &[
     NewGeneration,
     InProgress,
     Soaking,
+    CatchingUp,
     Completed,
     RollingBack,
     RollbackSucceeded,

@@ -234,6 +234,21 @@ const PATCH_ROLLOUT: &[Rule] = &[
         POSITIVE,
         "spec.stages[].offline.after: must be longer than zero, such as `24h`",
     ),
+    rule(
+        "spec.stages[].offline.closeAfter",
+        POSITIVE,
+        "spec.stages[].offline.closeAfter: must be longer than zero, such as `14d`",
+    ),
+    rule(
+        "spec.stages[].offline",
+        "!has(self.closeAfter) || self.action == 'CatchUp'",
+        "spec.stages[].offline.closeAfter: only a stage with `action: CatchUp` stays open for latecomers",
+    ),
+    rule(
+        "spec.stages[]",
+        "self.offline.action != 'CatchUp' || has(self.minCoverage)",
+        "spec.stages[].offline: `action: CatchUp` needs a `minCoverage`, such as `80%`: without it the stage waits for every device",
+    ),
     // CEL's durations know no days; spans with days are compared by the controller.
     rule(
         "spec.stages[]",

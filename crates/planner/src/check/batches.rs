@@ -123,7 +123,7 @@ impl Replay<'_> {
             return self.breaks("S1", format!("{device} would be granted for an unknown rollout"));
         };
         self.stopped(rollout, &status, &device, action, returns);
-        self.stage_order(rollout, &status, slice, &device, action);
+        self.stage_order(rollout, &status, slice, &device, action, returns);
         if action == Some(JobAction::Install) && !returns {
             self.gated(rollout, &status, &slice.stage, &device);
         }
@@ -178,6 +178,7 @@ impl Replay<'_> {
         slice: &SliceView,
         device: &str,
         action: Option<JobAction>,
+        returns: bool,
     ) {
         let position = rollout.spec.stages.iter().position(|stage| stage.name == slice.stage);
         let stages = &status.stages;
@@ -187,9 +188,20 @@ impl Replay<'_> {
         }
         let earlier = &stages[..position.unwrap_or(0).min(stages.len())];
         if action == Some(JobAction::Install)
-            && earlier.iter().any(|stage| stage.state != StageState::Completed)
+            && earlier.iter().any(|stage| !stage.state.is_promoted())
         {
             self.breaks("S3", format!("{device} would be granted before the stages ahead of it"));
+        }
+        if let Some(stage) = stage.filter(|_| action == Some(JobAction::Install) && !returns) {
+            let is_open = match stage.state {
+                StageState::Open | StageState::Soaking | StageState::Tail => stage
+                    .tail
+                    .map_or(stage.state == StageState::Open, |tail| tail.closed_at.is_none()),
+                StageState::Pending | StageState::Gated | StageState::Completed => false,
+            };
+            if !is_open {
+                self.breaks("S3", format!("{device} would be granted in a stage that is not open"));
+            }
         }
         if status.plan_hash.is_none() {
             self.breaks(

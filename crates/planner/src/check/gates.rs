@@ -52,12 +52,12 @@ impl Replay<'_> {
             let was = before.stages.iter().find(|known| known.name == stage.name);
             let was_state = was.map_or(StageState::Pending, |was| was.state);
             let opens = matches!(was_state, StageState::Pending | StageState::Gated)
-                && matches!(now.state, StageState::Open | StageState::Soaking);
+                && matches!(now.state, StageState::Open | StageState::Soaking | StageState::Tail);
             if opens && let Some(gate) = unpassed(&stage.gates.before, GatePhase::Before, now) {
                 let message = format!("stage {} would open before gate {}", stage.name, gate.name);
                 self.breaks("S7", message);
             }
-            if now.state == StageState::Completed && was_state != StageState::Completed {
+            if now.state.is_promoted() && !was_state.is_promoted() {
                 let soaked = was.and_then(|was| was.soak_started_at).or(now.soak_started_at);
                 let during = unpassed(&stage.gates.during, GatePhase::During, now)
                     .or_else(|| older(&stage.gates.during, now, soaked));

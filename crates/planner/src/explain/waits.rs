@@ -18,6 +18,7 @@ use crate::{
     gates,
     line::Line,
     resolve::Coverage,
+    tail,
     validate::Complaint,
     wake::Wake,
     windows::{self, installed_at},
@@ -150,8 +151,8 @@ fn gate_in_the_way(story: &DeviceStory<'_>) -> Option<Complaint> {
     let status = story.rollout.status.as_ref()?;
     let stage = story.rollout.spec.stages.iter().find(|stage| stage.name == story.stage)?;
     let known = status.stages.iter().find(|known| known.name == story.stage)?;
-    let starts = matches!(known.state, StageState::Gated | StageState::Open);
-    gates::held(stage, known).filter(|_| starts)
+    let starts = known.state == StageState::Gated || tail::takes_devices(known);
+    gates::bars_starts(stage, known).filter(|_| starts)
 }
 
 /// The first thing that keeps a waiting device from starting.
@@ -186,7 +187,7 @@ fn hold(story: &DeviceStory<'_>, line: &Line, rules: &Rules) -> (Reason, Option<
     if let Some(gate) = gate_in_the_way(story) {
         return (gate.reason, None);
     }
-    if stage.is_none_or(|stage| stage.state != StageState::Open) {
+    if stage.is_none_or(|stage| !tail::takes_devices(stage)) {
         return (Reason::StageNotOpen, None);
     }
     let group = named.and_then(|named| named.group.as_deref());

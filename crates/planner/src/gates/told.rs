@@ -103,20 +103,31 @@ pub(crate) fn waits(stage: &Stage, status: &StageStatus) -> Vec<Waiting> {
         devices: None,
         until: next,
     };
-    in_the_way(stage, status).map(told).collect()
+    in_the_way(stage, status, takes_devices(status)).map(told).collect()
 }
 
 /// Why no device of the stage may start, or why the stage may not end, as far as gates are concerned:
 /// the first gate in the way.
 pub(crate) fn held(stage: &Stage, status: &StageStatus) -> Option<Complaint> {
-    in_the_way(stage, status).next().map(|(_, complaint)| complaint)
+    in_the_way(stage, status, takes_devices(status)).next().map(|(_, complaint)| complaint)
 }
 
+/// Why no device of the stage may start, also while it is being watched and open for latecomers.
+pub(crate) fn bars_starts(stage: &Stage, status: &StageStatus) -> Option<Complaint> {
+    in_the_way(stage, status, true).next().map(|(_, complaint)| complaint)
+}
+
+/// Whether what the stage does next is to start devices; otherwise it is to end.
+fn takes_devices(status: &StageStatus) -> bool {
+    matches!(status.state, StageState::Gated | StageState::Open | StageState::Tail)
+}
+
+/// The gates in the way of starts, or of the stage's end.
 fn in_the_way<'s>(
     stage: &'s Stage,
     status: &'s StageStatus,
+    starts: bool,
 ) -> impl Iterator<Item = (Option<Timestamp>, Complaint)> + 's {
-    let starts = matches!(status.state, StageState::Gated | StageState::Open);
     let gates = stage.gates.all().filter(|(_, gate)| is_enforced(gate));
     // What was measured while devices were still being patched says nothing about how they do since.
     let soaked = soaked_from(status);
@@ -133,7 +144,7 @@ fn in_the_way<'s>(
         let is_in_the_way = match phase {
             GatePhase::Before => state != GateState::Passed,
             GatePhase::During if starts => {
-                status.state == StageState::Open
+                status.state != StageState::Gated
                     && matches!(state, GateState::Failed | GateState::Error)
             }
             GatePhase::During => state != GateState::Passed || is_from_before(known),

@@ -14,7 +14,7 @@ use crate::{
     Action, Decision, Snapshot,
     explain::{self, devices, lower_first},
     grants::Decisions,
-    halt::current_stage,
+    halt::is_completed,
     line::{Line, SAMPLE},
     plan::Lanes,
     validate::{Run, Scene, Stop, validate},
@@ -175,7 +175,7 @@ fn waiting(
     (status.counts.forbidden, status.counts.beyond) = (reached.forbidden, reached.beyond);
     let waits = |reason: Reason, message: &str| (reason, message.to_owned());
     let is_idle = run.complaint.is_none() && !run.gating && run.stop != Some(Stop::Deleting);
-    let is_halted = run.before.halted.is_some() || current_stage(run).is_none();
+    let is_halted = run.before.halted.is_some() || is_completed(run);
     let is_quiet = !super::is_open(run, scene) && !super::is_taking_back(run);
     if is_idle && is_halted && is_quiet && reached.lines.is_empty() {
         status.rollout_uid = Some(run.uid().to_owned());

@@ -120,7 +120,7 @@ impl Tenant {
             let status = state.api.rollout.status.as_ref();
             let recorded = status
                 .and_then(|status| status.stages.get(earlier))
-                .is_some_and(|status| status.state == StageState::Completed);
+                .is_some_and(|status| status.state.is_promoted());
             let mut devices = self.devices_of(earlier);
             recorded && devices.any(|device| state.agents[device].is_proven())
         })
