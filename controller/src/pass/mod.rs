@@ -320,7 +320,8 @@ fn mark_refused(
     generation: Option<i64>,
     now: Timestamp,
 ) {
-    let is_done = matches!(status.phase, Some(RolloutPhase::Completed | RolloutPhase::Aborted));
+    let done = [RolloutPhase::Completed, RolloutPhase::Aborted, RolloutPhase::Superseded];
+    let is_done = status.phase.is_some_and(|phase| done.contains(&phase));
     if is_done {
         return;
     }

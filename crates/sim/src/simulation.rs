@@ -320,6 +320,7 @@ fn is_ended(hub: &Hub, name: &str) -> bool {
                 | RolloutPhase::Halted
                 | RolloutPhase::RolledBack
                 | RolloutPhase::Aborted
+                | RolloutPhase::Superseded
                 | RolloutPhase::Suspended
                 | RolloutPhase::Invalid
         )
