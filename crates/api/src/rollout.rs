@@ -341,7 +341,8 @@ pub struct Offline {
     #[serde(default)]
     pub action: OfflineAction,
     /// After how long; time in which the rollout stood still does not count. For CatchUp, how long the
-    /// stage waits for everybody before `minCoverage` is enough. Default 24h.
+    /// stage waits for everybody before `minCoverage` is enough: by the clock, from its opening on,
+    /// whatever windows and stops say meanwhile. Default 24h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<Span>,
     /// For CatchUp: how long the stage stays open for latecomers, from the moment on in which it no

@@ -39,13 +39,15 @@ pub(crate) struct Rules {
 impl Rules {
     pub fn new(stage: &Stage) -> Rules {
         let span = |span: Option<Span>, default: Span| span.unwrap_or(default).duration();
+        // A stage that does not wait for everybody opens nothing on nobody.
+        let least = u32::from(stage.offline.action == OfflineAction::CatchUp);
         let max_failures = stage.max_failures.unwrap_or(Cap::Count(0));
         Rules {
             max_concurrency: stage.max_concurrency.unwrap_or(DEFAULT_CONCURRENCY),
             max_failures,
             max_unreachable: stage.max_unreachable.unwrap_or(max_failures),
             min_devices: stage.min_devices.unwrap_or(1) as usize,
-            min_proven: stage.min_proven.unwrap_or(1),
+            min_proven: stage.min_proven.unwrap_or(1).max(least),
             min_coverage: stage.min_coverage.unwrap_or(Cap::Percent(100)),
             soak: span(stage.soak, Span::from_secs(0)),
             progress_deadline: span(stage.progress_deadline, Span::from_hours(7 * 24)),
@@ -71,13 +73,14 @@ impl Rules {
     /// The caps in whole devices, for a stage of `size` frozen devices of which `applicable` count
     /// for coverage.
     pub fn caps(&self, size: usize, applicable: usize) -> ResolvedCaps {
+        let least = usize::from(self.offline == OfflineAction::CatchUp);
         let whole = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         ResolvedCaps {
             size: whole(size),
             max_concurrency: whole(self.max_concurrency.of(size).max(1)),
             max_failures: whole(self.max_failures.of(size)),
             max_unreachable: whole(self.max_unreachable.of(size)),
-            min_coverage: whole(share_of(self.min_coverage, applicable)),
+            min_coverage: whole(share_of(self.min_coverage, applicable).max(least)),
             min_proven: self.min_proven,
         }
     }

@@ -7,7 +7,7 @@ use wardring_api::{
 
 use crate::{
     Decision, canary,
-    eligibility::{Claims, line_hold},
+    eligibility::{Claims, line_hold, rollback_hold},
     freeze, gates,
     ledger::{Pen, Start, write_ahead},
     line::{Frozen, Line, Tally},
@@ -165,7 +165,7 @@ impl Desk<'_, '_> {
     }
 
     /// Whether a device that was given up is in contact again and still has time to finish.
-    fn is_back(&self, line: &Line) -> bool {
+    fn is_back(&mut self, line: &Line) -> bool {
         let is_given_up = line.state == LineState::Unreachable && !line.moved;
         if !is_given_up || !self.has_limits || self.is_stopped(line, line.action) {
             return false;
@@ -191,15 +191,15 @@ impl Desk<'_, '_> {
             _ => may_grant(self.run, self.scene, JobAction::Install),
         };
         let job = self.scene.own_job(line, self.run.uid());
-        allowed
-            && self.scene.row(line).is_some_and(|row| {
-                row.is_online()
-                    && job.is_some_and(|job| {
-                        row.enrolment_id.as_deref() == Some(job.enrolment_id.as_str())
-                            && job.updated_at > line.at
-                            && self.scene.now < job.finish_by
-                    })
-            })
+        let row = self.scene.row(line).filter(|_| allowed);
+        row.is_some_and(|row| {
+            rollback_hold(row, self.wake).is_none()
+                && job.is_some_and(|job| {
+                    row.enrolment_id.as_deref() == Some(job.enrolment_id.as_str())
+                        && job.updated_at > line.at
+                        && self.scene.now < job.finish_by
+                })
+        })
     }
 
     fn take_slot(&mut self, line: &Line, rollback_slots: &mut usize) -> bool {

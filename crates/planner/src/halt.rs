@@ -226,8 +226,15 @@ fn retry(run: &mut Run<'_>, scene: &Scene<'_>) -> bool {
     run.status.rollback = None;
     for (stage, status) in run.stages.iter_mut().zip(&mut run.status.stages) {
         let Some(frozen) = &mut stage.frozen else { continue };
+        let mut reopens = false;
         for (index, line) in frozen.lines.iter_mut().enumerate() {
+            let is_late = is_late(line) && status.tail.is_some();
+            // What a tail waits for begins by itself, and what it closed on stays out.
+            if is_late && (line.state == LineState::NotStarted || !tail::is_open(status)) {
+                continue;
+            }
             if begins_anew(line) && scene.row(line).is_some() {
+                reopens |= !is_late;
                 line.remember();
                 line.set(LineState::Pending, None, scene.now);
                 (line.action, line.tries) = (JobAction::Install, 0);
@@ -241,13 +248,12 @@ fn retry(run: &mut Run<'_>, scene: &Scene<'_>) -> bool {
             continue;
         }
         // A stage that has nothing to try again and broke nothing keeps its times.
-        let is_answered = status.state == StageState::Open
-            || !frozen.retried.is_empty()
-            || halted.as_ref() == Some(&status.name);
+        let is_answered =
+            status.state == StageState::Open || reopens || halted.as_ref() == Some(&status.name);
         if is_answered {
             (status.started_at, status.progress_since) = (Some(whole_seconds(scene.now)), None);
         }
-        if !frozen.retried.is_empty() {
+        if reopens {
             status.state = StageState::Open;
             (status.soak_started_at, status.completed_at, status.tail) = (None, None, None);
             stage.rules = Rules::of(stage.spec, status);
@@ -255,6 +261,11 @@ fn retry(run: &mut Run<'_>, scene: &Scene<'_>) -> bool {
     }
     run.emit(EventKind::Normal, Reason::InProgress, "A person asked for a retry.".to_owned());
     true
+}
+
+/// Whether the device did nothing yet: in a stage with a tail, that unproves nothing.
+fn is_late(line: &Line) -> bool {
+    matches!(line.state, LineState::NotStarted | LineState::Deferred | LineState::PoweredOff)
 }
 
 /// Whether a retry gives the device a new attempt. What fell silent or could not be rolled back keeps
@@ -289,11 +300,17 @@ pub(crate) fn judge(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) -> bo
     if run.gating || is_over || run.status.halted.is_some() || scene.guard.is_some() {
         return false;
     }
+    // Several stages may have something to say. What asks for a rollback is not lost behind what only halts.
     let by_gate = gates::followed(run)
         .into_iter()
-        .find_map(|position| gates::verdict(run, position).map(|verdict| (position, verdict)));
-    let by_budget = (0..run.stages.len()).find_map(|position| {
+        .filter_map(|position| gates::verdict(run, position).map(|verdict| (position, verdict)));
+    let by_gate = foremost(by_gate.collect(), |(_, (_, rolls_back))| *rolls_back);
+    let by_budget = (0..run.stages.len()).filter_map(|position| {
         verdict(run, position, scene, wake).map(|verdict| (position, (verdict, false)))
+    });
+    let takes_back = run.rollout.spec.on_failure.action == FailureAction::Rollback;
+    let by_budget = foremost(by_budget.collect(), |(_, (complaint, _))| {
+        takes_back && complaint.reason == Reason::FailureBudgetSpent
     });
     let by_budget = by_budget.or_else(|| {
         correlated::verdict(run, scene).map(|(position, verdict)| (position, (verdict, false)))
@@ -333,6 +350,12 @@ pub(crate) fn judge(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) -> bo
     run.emit(EventKind::Warning, reason, message);
     run.stop = stop_of(run);
     true
+}
+
+/// The first that is urgent, or else the first.
+fn foremost<T>(mut all: Vec<T>, is_urgent: impl Fn(&T) -> bool) -> Option<T> {
+    let position = all.iter().position(is_urgent).unwrap_or(0);
+    (!all.is_empty()).then(|| all.swap_remove(position))
 }
 
 /// Why the stage halts the run, if it does.
@@ -381,6 +404,10 @@ fn verdict(
     let shortfall = shortfall(run, position);
     let is_waiting = tail::waits_for_devices(run, position, wake);
     if !is_waiting && shortfall.is_none() {
+        return None;
+    }
+    // What is short may be what is just being finished.
+    if status.tail.is_some() && tally.counts.in_progress > 0 {
         return None;
     }
     let since = status.progress_since.max(status.started_at)?;

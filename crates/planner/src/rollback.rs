@@ -422,6 +422,16 @@ fn asking(run: &Run<'_>, scene: &Scene<'_>) -> usize {
     lines.filter(|(position, line)| asks(run, *position, line, scene)).count()
 }
 
+/// Whether the procedure has something to do in the stage. What it does in another one does not keep the
+/// stage from being proven: a latecomer of an earlier stage may be away for a week.
+pub(crate) fn concerns(run: &Run<'_>, position: usize, scene: &Scene<'_>) -> bool {
+    let Some(frozen) = run.stages[position].frozen.as_ref().filter(|_| is_running(run)) else {
+        return false;
+    };
+    let mut lines = frozen.lines.iter().enumerate();
+    lines.any(|(index, line)| is_rolling(line) || is_target(run, position, index, line, scene))
+}
+
 /// Whether a stage still has devices that the procedure wants.
 pub(crate) fn is_running(run: &Run<'_>) -> bool {
     run.status.rollback.as_ref().is_some_and(|rollback| rollback.completed_at.is_none())

@@ -71,7 +71,7 @@ fn prove(
     let is_waiting = tail::waits_for_devices(run, position, wake);
     let is_proven = waits.is_none()
         && !is_waiting
-        && !rollback::is_running(run)
+        && !rollback::concerns(run, position, scene)
         && !gates::interrupt_the_soak(run.stages[position].spec, &run.status.stages[position]);
     let soak = run.stages[position].rules.soak;
     let status = &mut run.status.stages[position];
@@ -88,8 +88,9 @@ fn prove(
         status.state = StageState::Soaking;
         status.soak_started_at = Some(whole_seconds(scene.now));
         run.gating = true;
-        tail::begin(run, position, scene);
     }
+    // Also where a device that was given up comes back while the stage is being watched.
+    tail::begin(run, position, scene);
     let status = &mut run.status.stages[position];
     let since = status.soak_started_at.unwrap_or(scene.now);
     // What gates say against it, the status tells of each of them.

@@ -7,16 +7,48 @@
 
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
-    OfflineAction, StageState, StageStatus, TailStatus, conditions::whole_seconds, reasons::Reason,
+    Cap, JobAction, OfflineAction, Stage, StageState, StageStatus, TailStatus,
+    conditions::whole_seconds, reasons::Reason,
 };
 
 use crate::{
     EventKind,
-    caps::later,
-    explain, halt,
+    caps::{Rules, later},
+    explain, halt, rollback,
     validate::{Run, Scene},
     wake::Wake,
 };
+
+/// Why the stage's tail could never be what it is meant to be.
+pub(crate) fn complaint(stage: &Stage) -> Option<String> {
+    if stage.offline.action != OfflineAction::CatchUp {
+        return None;
+    }
+    let (name, rules) = (&stage.name, Rules::new(stage));
+    let is_share = match stage.min_coverage {
+        None | Some(Cap::Count(0)) => false,
+        Some(Cap::Count(_)) => true,
+        Some(Cap::Percent(percent)) => (1..100).contains(&percent),
+    };
+    if !is_share || stage.min_proven == Some(0) {
+        return Some(format!(
+            "Stage {name}: `offline.action: CatchUp` needs a `minCoverage` from 1% to 99%, or a number, \
+             and a `minProven` of at least 1."
+        ));
+    }
+    if rules.offline_after >= rules.progress_deadline {
+        return Some(format!(
+            "Stage {name}: `offline.after` must be shorter than `progressDeadline`, or the stage halts \
+             before it goes on without latecomers."
+        ));
+    }
+    (rules.close_after <= rules.soak).then(|| {
+        format!(
+            "Stage {name}: `offline.closeAfter` must be longer than `soak`, or the stage closes for \
+             latecomers before later stages go on."
+        )
+    })
+}
 
 /// Whether the stage is still open for latecomers.
 pub(crate) fn is_open(status: &StageStatus) -> bool {
@@ -55,15 +87,19 @@ pub(crate) fn waits_for_devices(run: &Run<'_>, position: usize, wake: &mut Wake)
 /// Whether the stage has waited long enough for everybody, and those who are done are enough.
 fn may_begin(run: &Run<'_>, position: usize, wake: &mut Wake) -> bool {
     let (rules, status) = (&run.stages[position].rules, &run.status.stages[position]);
-    if rules.offline != OfflineAction::CatchUp || status.state != StageState::Open {
+    if rules.offline != OfflineAction::CatchUp {
         return false;
     }
-    // While nobody can begin, nobody is late. What that took is known when it is over.
-    if run.awaits.is_some() || run.is_kept_back() {
-        return false;
-    }
-    let since = status.progress_since.max(status.started_at);
-    let is_over = since.is_some_and(|since| wake.is_due(later(since, rules.offline_after)));
+    // By the clock, windows or not: whoever writes a day means a day.
+    let since = status.started_at;
+    let is_over = match status.state {
+        StageState::Open => {
+            since.is_some_and(|since| wake.is_due(later(since, rules.offline_after)))
+        }
+        // Nobody was waited for when the watch began.
+        StageState::Soaking => true,
+        _ => false,
+    };
     is_over && halt::shortfall(run, position).is_none()
 }
 
@@ -96,9 +132,12 @@ pub(crate) fn promote(run: &mut Run<'_>, position: usize, scene: &Scene<'_>) -> 
     run.gating = true;
     let (name, late) = (&run.stages[position].spec.name, left(run, position));
     let proven = explain::devices(run.stages[position].tally.counts.succeeded as usize);
-    let note = format!(
-        "Stage {name} is proven: {proven} succeeded. Later stages go on; {late} may follow."
-    );
+    let is_last = position + 1 == run.stages.len();
+    let on = if is_last { "" } else { " Later stages go on." };
+    let follow =
+        if is_closed(&run.status.stages[position]) { "are still at work" } else { "may follow" };
+    let note =
+        format!("Stage {name} is proven: {proven} succeeded.{on} Late: {late}, they {follow}.");
     run.emit(EventKind::Normal, Reason::CatchingUp, note);
     true
 }
@@ -110,15 +149,26 @@ pub(crate) fn follow(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) {
         let status = &run.status.stages[position];
         let Some(tail) = status.tail else { continue };
         // Time in which a stop kept devices back is given to them when it is lifted.
-        let may_close = is_open(status) && !run.is_kept_back();
+        let may_close = is_open(status) && !is_stopped(run, position, scene);
         if may_close && wake.is_due(tail.closes_at) {
             close(run, position, scene);
         }
-        let is_over = !halt::is_waiting_for_devices(run, position);
+        let is_over = !halt::is_waiting_for_devices(run, position)
+            && !rollback::concerns(run, position, scene);
         if run.status.stages[position].state == StageState::Tail && is_over {
             complete(run, position, scene);
         }
     }
+}
+
+/// Whether an EmergencyStop keeps one of the stage's late devices back.
+fn is_stopped(run: &Run<'_>, position: usize, scene: &Scene<'_>) -> bool {
+    let stage = &run.stages[position];
+    let mut lines = stage.frozen.iter().flat_map(|frozen| &frozen.lines);
+    run.is_kept_back()
+        && lines.any(|line| {
+            line.waits(&stage.rules) && run.brakes.hold(line, JobAction::Install, scene)
+        })
 }
 
 fn close(run: &mut Run<'_>, position: usize, scene: &Scene<'_>) {

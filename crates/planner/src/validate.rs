@@ -20,6 +20,7 @@ use crate::{
     names::NameKey,
     order, packages,
     resolve::Coverage,
+    tail,
 };
 
 /// What every step of a pass may look at and none may change.
@@ -299,6 +300,9 @@ fn spec_complaint(rollout: &PatchRollout) -> Option<Complaint> {
         if spec.stages[..position].iter().any(|earlier| earlier.name == stage.name) {
             return invalid(format!("Two stages are called {}.", stage.name));
         }
+    }
+    if let Some(message) = spec.stages.iter().find_map(tail::complaint) {
+        return invalid(message);
     }
     let unasked = spec.health.probes.iter().find(|probe| !asks_something(probe))?;
     // Left out, it would pass for a probe that was answered.

@@ -479,3 +479,285 @@ fn a_device_that_waits_in_a_tail_says_why() {
     let plan = world.minute(|_| {});
     assert_eq!(plan.rollouts[0].stages[0].decisions[5], Decision::Hold(Reason::SlotsTaken));
 }
+
+#[test]
+fn a_server_that_returns_while_the_laptops_are_proven_anew_finishes_what_it_began() {
+    let spec = ROLLOUT.replace("group: production,", "group: production, maxUnreachable: 1,");
+    let mut world = promoted(&spec);
+    for name in ["srv-1", "srv-2", "srv-3"] {
+        world.agents.get_mut(name).unwrap().script = Script::Slow;
+    }
+    while world.state("november", "srv-1") != Some(LineState::Unreachable) {
+        world.minute(|_| {});
+    }
+    world.agents.get_mut("lap-5").unwrap().script = Script::InstallFails;
+    world.set_online("lap-5", true);
+    while world.status("november").halted.is_none() {
+        world.minute(|_| {});
+    }
+    world.agents.get_mut("lap-5").unwrap().script = Script::Good;
+    world.retry("november");
+    world.minute(|_| {});
+    assert_eq!(stage(&world, 0).state, StageState::Open);
+    // Every plan is checked: one that is refused would keep the whole namespace from moving.
+    minutes(&mut world, 120);
+    assert_eq!(world.state("november", "srv-1"), Some(LineState::Succeeded));
+}
+
+#[test]
+fn a_device_that_a_person_holds_is_not_taken_back_from_silence() {
+    let mut world = promoted(&ROLLOUT.replace("minCoverage", "maxUnreachable: 1, minCoverage"));
+    world.agents.get_mut("lap-5").unwrap().script = Script::Slow;
+    world.set_online("lap-5", true);
+    while world.state("november", "lap-5") != Some(LineState::Unreachable) {
+        world.minute(|_| {});
+    }
+    let hold = wardring_api::Hold { reason: "at the workbench".to_owned(), until: None };
+    world.devices.get_mut("lap-5").unwrap().hold = Some(Box::new(hold));
+    // Every plan is checked: one that is refused would keep the whole namespace from moving.
+    for _ in 0..120 {
+        world.minute(|world| {
+            assert_ne!(world.state("november", "lap-5"), Some(LineState::Granted));
+        });
+    }
+    assert_eq!(world.state("november", "lap-5"), Some(LineState::Succeeded), "its answer counts");
+}
+
+/// The laptops bear one failure, and what failed is taken back.
+fn bearing(production: &str) -> World {
+    let spec = ROLLOUT
+        .replace("minCoverage", "maxFailures: 1, minCoverage")
+        .replace("group: production,", &format!("group: production, {production}"));
+    let mut world = promoted(&format!("{spec}\nonFailure: {{action: Rollback}}"));
+    world.agents.get_mut("lap-6").unwrap().script = Script::ServiceDown;
+    world
+}
+
+#[test]
+fn a_rollout_is_not_done_before_its_last_latecomer_is_rolled_back() {
+    let mut world = bearing("");
+    for name in ["lap-4", "lap-5"] {
+        world.set_online(name, true);
+    }
+    minutes(&mut world, 60);
+    world.set_online("lap-6", true);
+    let mut done = false;
+    for _ in 0..60 {
+        world.minute(|world| {
+            done = stage(world, 0).state == StageState::Completed;
+            let state = world.state("november", "lap-6");
+            assert!(!done || state == Some(LineState::RolledBack), "{state:?}");
+        });
+    }
+    assert!(done);
+    assert_eq!(world.status("november").phase, Some(RolloutPhase::Completed));
+}
+
+#[test]
+fn a_broken_latecomer_that_is_gone_again_keeps_no_later_stage_from_being_proven() {
+    let mut world = bearing("soak: 1h, ");
+    while stage(&world, 1).state != StageState::Soaking {
+        world.minute(|_| {});
+    }
+    let soaked = stage(&world, 1).soak_started_at;
+    world.set_online("lap-6", true);
+    let mut broken = false;
+    while !broken {
+        world.minute(|world| {
+            broken |= world.state("november", "lap-6") == Some(LineState::Failed);
+        });
+    }
+    world.set_online("lap-6", false);
+    minutes(&mut world, 70);
+    assert_eq!(stage(&world, 1).state, StageState::Completed);
+    assert_eq!(stage(&world, 1).soak_started_at, soaked);
+    assert_eq!(stage(&world, 0).state, StageState::Tail);
+}
+
+#[test]
+fn a_retry_for_another_stage_proves_no_laptops_anew_and_leaves_out_who_was_left_out() {
+    let mut world = promoted(ROLLOUT);
+    world.agents.get_mut("lap-4").unwrap().script = Script::NotStarted;
+    world.set_online("lap-4", true);
+    for name in ["srv-1", "srv-2", "srv-3"] {
+        world.agents.get_mut(name).unwrap().script = Script::InstallFails;
+    }
+    minutes(&mut world, 20);
+    assert!(world.status("november").halted.is_some());
+    assert_eq!(world.state("november", "lap-4"), Some(LineState::NotStarted));
+    let before = tail(&world).promoted_at;
+    world.retry("november");
+    minutes(&mut world, 1);
+    assert_eq!(stage(&world, 0).state, StageState::Tail);
+    assert_eq!(tail(&world).promoted_at, before);
+    // It fails again, the tail closes after the next retry, and another one revives nobody.
+    world.agents.get_mut("lap-4").unwrap().script = Script::Good;
+    for name in ["srv-1", "srv-2", "srv-3"] {
+        world.set_online(name, false);
+    }
+    minutes(&mut world, 30);
+    world.retry("november");
+    while stage(&world, 0).state != StageState::Completed {
+        world.minute(|_| {});
+    }
+    world.set_online("srv-1", true);
+    minutes(&mut world, 30);
+    assert!(world.status("november").halted.is_some());
+    world.retry("november");
+    minutes(&mut world, 5);
+    assert_eq!(stage(&world, 0).state, StageState::Completed);
+    assert_eq!(world.state("november", "lap-6"), Some(LineState::Deferred));
+}
+
+#[test]
+fn the_wait_for_everybody_is_by_the_clock_whatever_windows_say() {
+    let spec = ROLLOUT
+        .replace("after: 1h, closeAfter: 4h}", "after: 12h, closeAfter: 9d}, windows: [night]");
+    let mut world = World::new();
+    world.window(
+        "night",
+        "{type: Allow, schedule: {cron: '0 22 * * *'}, duration: 4h, timeZone: UTC}",
+    );
+    let laid_out = self::world(&spec);
+    (world.devices, world.groups, world.agents) =
+        (laid_out.devices, laid_out.groups, laid_out.agents);
+    world.rollout("november", &spec);
+    world.settle();
+    minutes(&mut world, 12 * 60 - 1);
+    assert_eq!(stage(&world, 0).state, StageState::Open);
+    assert_eq!(stage(&world, 0).counts.succeeded, 3);
+    minutes(&mut world, 1);
+    assert_eq!(stage(&world, 0).state, StageState::Soaking, "in the middle of the day");
+    // Who comes by day waits for the night.
+    world.set_online("lap-4", true);
+    minutes(&mut world, 60);
+    assert_eq!(world.state("november", "lap-4"), Some(LineState::Pending));
+    minutes(&mut world, 12 * 60);
+    assert_eq!(world.state("november", "lap-4"), Some(LineState::Succeeded));
+}
+
+#[test]
+fn a_stop_of_one_laptop_keeps_no_stage_from_being_proven_and_one_of_servers_no_tail_open() {
+    let mut stopped = world(ROLLOUT);
+    let labels = std::sync::Arc::make_mut(&mut stopped.devices.get_mut("lap-6").unwrap().labels);
+    labels.insert("ward".to_owned(), "3".to_owned());
+    stopped.stop("ward", "{reason: surgery, selector: {matchLabels: {ward: '3'}}}");
+    minutes(&mut stopped, 60);
+    assert_eq!(stage(&stopped, 0).state, StageState::Soaking);
+    minutes(&mut stopped, 60);
+    assert_eq!(stage(&stopped, 1).state, StageState::Completed);
+
+    let mut world = promoted(ROLLOUT);
+    world.stop("servers", "{reason: audit, selector: {matchLabels: {stage: production}}}");
+    let closes = tail(&world).closes_at;
+    while world.now < closes {
+        world.minute(|_| {});
+    }
+    assert_eq!(stage(&world, 0).state, StageState::Completed);
+}
+
+#[test]
+fn what_asks_for_a_rollback_is_not_lost_behind_a_tail_that_only_halts() {
+    let gate = |on_failure: &str| {
+        format!(
+            "gates: {{during: [{{name: tickets, type: Prometheus, interval: 1m, onFailure: {on_failure}, \
+             successCondition: result < 5, prometheus: {{provider: mimir, query: tickets}}}}]}}"
+        )
+    };
+    let spec = ROLLOUT
+        .replace("offline:", &format!("{}, offline:", gate("Halt")))
+        .replace("group: production,", &format!("group: production, {},", gate("Rollback")));
+    let mut world = world(&spec);
+    world.meters.insert("tickets".to_owned(), Meter::Value(1.0));
+    while stage(&world, 1).counts.succeeded == 0 {
+        world.minute(|_| {});
+    }
+    assert_eq!(stage(&world, 0).state, StageState::Tail);
+    world.meters.insert("tickets".to_owned(), Meter::Value(9.0));
+    minutes(&mut world, 3);
+    let status = world.status("november");
+    assert_eq!(status.halted.unwrap().stage.as_deref(), Some("production"));
+    assert_eq!(status.rollback.unwrap().stage, "production");
+}
+
+#[test]
+fn a_tail_that_could_not_be_one_is_refused() {
+    for (wrong, told) in [
+        ("minCoverage: 0", "`minCoverage` from 1% to 99%"),
+        ("minCoverage: 0%", "`minCoverage` from 1% to 99%"),
+        ("minCoverage: 100%", "`minCoverage` from 1% to 99%"),
+        ("minDevices: 1", "`minCoverage` from 1% to 99%"),
+        ("minCoverage: 50%, minProven: 0", "`minProven` of at least 1"),
+        ("minCoverage: 50%, progressDeadline: 1h", "shorter than `progressDeadline`"),
+        ("minCoverage: 50%, progressDeadline: 30m", "shorter than `progressDeadline`"),
+    ] {
+        let world = world(&ROLLOUT.replace("minCoverage: 50%", wrong));
+        let status = world.status("november");
+        assert_eq!(status.phase, Some(RolloutPhase::Invalid), "{wrong}");
+        assert!(status.message.clone().unwrap().contains(told), "{wrong}: {:?}", status.message);
+    }
+    let world = world(&ROLLOUT.replace("soak: 10m", "soak: 4h"));
+    assert!(world.status("november").message.unwrap().contains("longer than `soak`"));
+}
+
+#[test]
+fn a_device_that_returns_while_everybody_else_is_watched_does_not_begin_the_watch_anew() {
+    let spec = ROLLOUT
+        .replace("minCoverage", "maxUnreachable: 1, minCoverage")
+        .replace("soak: 10m", "soak: 3h")
+        .replace("after: 1h", "after: 3h");
+    let mut world = world(&spec);
+    for name in ["lap-4", "lap-5", "lap-6"] {
+        world.set_online(name, true);
+    }
+    world.agents.get_mut("lap-6").unwrap().script = Script::Slow;
+    while stage(&world, 0).state != StageState::Soaking {
+        world.minute(|_| {});
+    }
+    assert_eq!(stage(&world, 0).tail, None, "everybody has a verdict");
+    let soaked = stage(&world, 0).soak_started_at;
+    while world.state("november", "lap-6") != Some(LineState::Succeeded) {
+        world.minute(|_| {});
+    }
+    assert_eq!(
+        (stage(&world, 0).state, stage(&world, 0).soak_started_at),
+        (StageState::Soaking, soaked)
+    );
+}
+
+#[test]
+fn a_latecomer_whose_gate_fails_after_the_grant_gets_no_permit() {
+    for soak in ["", "soak: 5h"] {
+        let spec = GATED.replace("minCoverage: 50%", &format!("minCoverage: 50%\n  {soak}"));
+        let spec = spec.replace("closeAfter: 4h", "closeAfter: 9h");
+        let mut world = world(&spec);
+        world.meters.insert("tickets".to_owned(), Meter::Value(1.0));
+        world.meters.insert("calm".to_owned(), Meter::Value(1.0));
+        minutes(&mut world, 70);
+        let expected = if soak.is_empty() { StageState::Tail } else { StageState::Soaking };
+        assert_eq!(stage(&world, 0).state, expected);
+        world.set_online("lap-4", true);
+        world.settle();
+        assert_eq!(world.state("november", "lap-4"), Some(LineState::Granted));
+        world.meters.insert("tickets".to_owned(), Meter::Value(9.0));
+        minutes(&mut world, 30);
+        assert_eq!(world.agents["lap-4"].begun, 0, "{soak}");
+    }
+}
+
+#[test]
+fn time_until_a_halt_is_answered_is_given_to_latecomers() {
+    let mut world = gated("Halt");
+    let closes = tail(&world).closes_at;
+    world.meters.insert("tickets".to_owned(), Meter::Value(9.0));
+    while world.status("november").halted.is_none() {
+        world.minute(|_| {});
+    }
+    let halted = world.now;
+    world.meters.insert("tickets".to_owned(), Meter::Value(1.0));
+    minutes(&mut world, 300);
+    assert_eq!(stage(&world, 0).state, StageState::Tail);
+    world.retry("november");
+    world.settle();
+    assert_eq!(tail(&world).closes_at, closes + world.now.duration_since(halted));
+}

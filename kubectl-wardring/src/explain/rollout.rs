@@ -59,7 +59,7 @@ pub fn sentences(rollout: &PatchRollout) -> Vec<String> {
             StageState::Gated => "waits for its gates",
             StageState::Open => "is open",
             StageState::Soaking => "is proven and being watched",
-            StageState::Tail => "is proven and still open for latecomers",
+            StageState::Tail => "is proven, and has latecomers",
             StageState::Completed => "is done",
         };
         lines.push(format!(

@@ -258,8 +258,9 @@ const PATCH_ROLLOUT: &[Rule] = &[
     ),
     rule(
         "spec.stages[]",
-        "self.offline.action != 'CatchUp' || has(self.minCoverage)",
-        "spec.stages[].offline: `action: CatchUp` needs a `minCoverage`, such as `80%`: without it the stage waits for every device",
+        "self.offline.action != 'CatchUp' || (has(self.minCoverage) && \
+         !(string(self.minCoverage) in ['0', '0%', '100%']) && (!has(self.minProven) || self.minProven > 0))",
+        "spec.stages[].offline: `action: CatchUp` needs a `minCoverage` between 1% and 99%, such as `80%`, and a `minProven` of at least 1: otherwise the stage waits for every device, or for none",
     ),
     // CEL's durations know no days; spans with days are compared by the controller.
     rule(

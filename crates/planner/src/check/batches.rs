@@ -194,7 +194,9 @@ impl Replay<'_> {
             self.breaks("S3", format!("{device} is not in a frozen stage"));
         }
         let earlier = &stages[..position.unwrap_or(0).min(stages.len())];
+        // A device that comes back goes on with what it began in its stage's turn.
         if action == Some(JobAction::Install)
+            && !returns
             && earlier.iter().any(|stage| !stage.state.is_promoted())
         {
             self.breaks("S3", format!("{device} would be granted before the stages ahead of it"));
