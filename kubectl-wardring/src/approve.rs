@@ -4,6 +4,7 @@
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use anyhow::{Result, bail};
+use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use kube::{
     Api, ResourceExt,
@@ -14,7 +15,9 @@ use wardring_api::{
     ApprovalSubject, Cap, Decided, GateApproval, GatePhase, GateState, PatchApproval,
     PatchApprovalSpec, PatchRollout, PatchRolloutSlice, Stage, names,
 };
-use wardring_planner::{DEFAULT_CONCURRENCY, SliceView, approval_parts};
+use wardring_planner::{
+    DEFAULT_CONCURRENCY, SliceView, approval_hash, approval_parts, freeze_id, same_form,
+};
 
 use crate::{
     args::{Approve, Format},
@@ -40,15 +43,28 @@ struct Asked<'r> {
 pub async fn run(cluster: &Cluster, args: &Approve, decision: Decided) -> Result<()> {
     let rollout: PatchRollout = cluster.here().get(&args.name).await?;
     let asked = only_one(&rollout, args)?;
-    let parts = approval_parts(&rollout, &asked.stage.name);
-    if parts.as_ref() != Some(&asked.asked.parts) {
+    let parts = approval_parts(&rollout, &asked.stage.name).unwrap_or_default();
+    if !same_form(&parts, &asked.asked.parts) {
+        bail!(
+            "this plugin is of another version than the controller, and cannot tell whether what it shows is what is asked; use the same version"
+        );
+    }
+    // What is shown must be what the hash covers, and the hash must be the one of this asking.
+    let hash = approval_hash(&rollout, &asked.stage.name, asked.gate, asked.asked);
+    if parts != asked.asked.parts || hash != asked.asked.hash {
         bail!(
             "{} was changed and has not been asked about anew yet; look again in a moment",
             resource_name(&rollout)
         );
     }
+    if asked.asked.expires_at.is_some_and(|expires| expires <= Timestamp::now()) {
+        bail!(
+            "{} is about to ask anew, because nobody answered in time; look again in a moment",
+            resource_name(&rollout)
+        );
+    }
     let devices = devices(cluster, &rollout, &asked).await?;
-    let told = told(&rollout, &asked, &devices);
+    let told = told(&rollout, &asked, &devices, args.output == Some(Format::Wide));
     if let Some(hash) = &args.hash {
         if *hash != asked.asked.hash {
             bail!(
@@ -135,7 +151,8 @@ async fn devices(
     views.sort_by_key(|view| view.index);
     let names: Vec<String> =
         views.iter().flat_map(|view| &view.lines).map(|line| line.device.clone()).collect();
-    if names.len() != asked.total as usize {
+    let digests = views.iter().map(|view| view.names_digest.digest());
+    if names.len() != asked.total as usize || freeze_id(digests) != asked.freeze_id {
         bail!(
             "the record of stage {} is not whole: {} of {} devices are in it; nothing can be shown that could be decided on",
             asked.stage.name,
@@ -146,7 +163,12 @@ async fn devices(
     Ok(names)
 }
 
-fn told(rollout: &PatchRollout, asked: &Asked<'_>, devices: &[String]) -> Vec<String> {
+fn told(
+    rollout: &PatchRollout,
+    asked: &Asked<'_>,
+    devices: &[String],
+    is_wide: bool,
+) -> Vec<String> {
     let stage = asked.stage;
     let when = match asked.phase {
         GatePhase::Before => "before any of them begins",
@@ -169,7 +191,10 @@ fn told(rollout: &PatchRollout, asked: &Asked<'_>, devices: &[String]) -> Vec<St
     lines.push("Updates:".to_owned());
     lines.extend(updates.map(|update| {
         let title = update.title.as_deref().map_or(String::new(), |title| format!(", {title}"));
-        format!("  {} for {}{title}", update.kb, update.product)
+        let package = update.package.as_ref().map_or(String::new(), |package| {
+            format!(", {} (sha256 {})", package.url, package.sha256)
+        });
+        format!("  {} for {}{title}{package}", update.kb, update.product)
     }));
     let cap =
         |cap: Option<Cap>, default: &str| cap.map_or(default.to_owned(), |cap| cap.to_string());
@@ -183,13 +208,17 @@ fn told(rollout: &PatchRollout, asked: &Asked<'_>, devices: &[String]) -> Vec<St
         true => "Windows: none, so at any time but in a freeze.".to_owned(),
         false => format!("Windows: {}.", stage.windows.join(", ")),
     });
+    lines.push("The stage as it is written, all of which is approved:".to_owned());
+    let written = serde_yaml::to_string(stage).unwrap_or_default();
+    lines.extend(written.lines().map(|line| format!("  {line}")));
     if !rollout.spec.authors.is_empty() {
         lines.push(format!("Written by {}.", rollout.spec.authors.join(", ")));
     }
     lines.push("Devices:".to_owned());
-    lines.extend(devices.iter().take(SHOWN).map(|name| format!("  {name}")));
-    if devices.len() > SHOWN {
-        lines.push(format!("  and {} more", devices.len() - SHOWN));
+    let shown = if is_wide { devices.len() } else { SHOWN };
+    lines.extend(devices.iter().take(shown).map(|name| format!("  {name}")));
+    if devices.len() > shown {
+        lines.push(format!("  and {} more; -o wide shows all", devices.len() - shown));
     }
     lines
 }
@@ -335,21 +364,25 @@ mod tests {
     fn what_is_asked_is_shown_with_devices_updates_and_caps() {
         let rollout = rollout();
         let asked = only_one(&rollout, &args(None)).unwrap();
+        let devices: Vec<String> = (0..30).map(|number| format!("ws-{number}")).collect();
+        let lines = told(&rollout, &asked, &devices, false);
         assert_eq!(
-            told(&rollout, &asked, &["ws-1".to_owned(), "ws-2".to_owned()]),
+            lines[..6],
             [
-                "Rollout november, stage ward, gate sign-off: 2 devices, before any of them begins.",
+                "Rollout november, stage ward, gate sign-off: 30 devices, before any of them begins.",
                 "It is asked anew, because the caps changed since it was last asked.",
                 "Updates:",
                 "  KB5068787 for Windows Server 2022",
                 "Caps: 2 at once, 0 may fail, 0 may fall silent.",
                 "Windows: none, so at any time but in a freeze.",
-                "Written by alice.",
-                "Devices:",
-                "  ws-1",
-                "  ws-2",
             ]
         );
+        let text = lines.join("\n");
+        for part in ["  maxConcurrency: 2", "Written by alice.", "  ws-19", "and 10 more; -o wide"]
+        {
+            assert!(text.contains(part), "no {part} in {text}");
+        }
+        assert!(told(&rollout, &asked, &devices, true).join("\n").contains("  ws-29"));
     }
 
     #[test]

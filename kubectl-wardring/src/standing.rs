@@ -3,7 +3,7 @@
 use std::fmt;
 
 use kube::ResourceExt;
-use wardring_api::{PatchRollout, RolloutPhase, names::RETRY_ANNOTATION};
+use wardring_api::{GateState, PatchRollout, RolloutPhase, names::RETRY_ANNOTATION};
 
 /// What is certain about a rollout. A status that is missing or older than the spec makes nothing certain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +59,13 @@ impl Standing {
                     + counts.not_applicable
             })
             .sum();
-        failed > 0 || status.halted.is_some() || status.rollback.is_some() || !is_current(rollout)
+        let gates = status.stages.iter().flat_map(|stage| &stage.gates);
+        let is_held = gates.into_iter().any(|gate| gate.state == GateState::Failed);
+        failed > 0
+            || is_held
+            || status.halted.is_some()
+            || status.rollback.is_some()
+            || !is_current(rollout)
     }
 }
 
@@ -153,5 +159,19 @@ mod tests {
         halted["halted"] = latch();
         assert!(may(halted));
         assert!(may(Value::Null));
+    }
+
+    #[test]
+    fn a_gate_that_failed_can_be_answered_by_a_retry() {
+        let gate = |state: &str| {
+            json!({ "phase": "Progressing", "observedGeneration": 3, "stages": [{
+                "name": "test", "state": "Gated", "gates": [{
+                    "name": "board", "phase": "Before", "state": state, "definition": "d",
+                    "since": "2026-11-21T02:05:00Z", "startedAt": "2026-11-21T02:05:00Z",
+                }],
+            }] })
+        };
+        assert!(Standing::may_have_failed(&rollout(json!({}), gate("Failed"))));
+        assert!(!Standing::may_have_failed(&rollout(json!({}), gate("Waiting"))));
     }
 }

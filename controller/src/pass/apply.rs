@@ -1,7 +1,10 @@
 //! Carries out a plan: one compare-and-swap per action, in order, against the versions the plan was
 //! made from. It chooses nothing; what it cannot do is left to the next pass.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use futures::{StreamExt, stream};
 use wardring_api::{DeviceGroupStatus, PatchApproval, PatchRollout};
@@ -139,6 +142,7 @@ async fn carry_out(
 ) -> Result<(), Stop> {
     let mut writer = Writer::new(desk, namespace, memory);
     let mut actions = actions.into_iter().peekable();
+    let mut unconfirmed: BTreeSet<String> = BTreeSet::new();
     while let Some(action) = actions.next() {
         if !desk.in_office() {
             return Err(Stop::TermOver);
@@ -151,6 +155,7 @@ async fn carry_out(
             Action::RemoveFinalizer(rollout) => {
                 writer.set_finalizer(basis, &rollout, false).await?;
             }
+            Action::WriteStatus { rollout, .. } if unconfirmed.contains(&rollout.uid) => {}
             Action::WriteStatus { rollout, status } => {
                 let stored = basis.rollouts.get(&rollout.name);
                 let before = stored.and_then(|stored| stored.value.status.as_ref());
@@ -243,8 +248,24 @@ async fn carry_out(
             Action::WriteRollbackStatus { rollback, uid, status } => {
                 writer.write_rollback_status(&rollback, &uid, &status).await;
             }
-            Action::ConfirmApproval(used) => writer.confirm_approval(basis, &used).await?,
+            Action::ConfirmApproval(used) => {
+                if let Err(stop) = writer.confirm_approval(basis, &used).await {
+                    // Only what relies on it is left out: nobody's word holds up other rollouts.
+                    let (rollout, approval) = (&used.rollout.name, &used.name);
+                    tracing::warn!(
+                        namespace,
+                        rollout,
+                        approval,
+                        error = &stop as &dyn std::error::Error,
+                        "an approval is not (any more) what the plan relies on"
+                    );
+                    unconfirmed.insert(used.rollout.uid.clone());
+                    writer.memory.unconfirmed = true;
+                }
+            }
             Action::CreateApproval(new) => writer.create_approval(*new).await,
+            // What became of it is told once it stands.
+            Action::WriteApprovalStatus { .. } if !unconfirmed.is_empty() => {}
             Action::WriteApprovalStatus { name, uid, status } => {
                 writer.write_approval_status(&name, &uid, &status).await;
             }
@@ -363,7 +384,7 @@ async fn delete_jobs(writer: &mut Writer<'_>, basis: &Basis, jobs: Vec<(String, 
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use jiff::Timestamp;
@@ -393,7 +414,7 @@ mod tests {
     const CLINIC: &str = "clinic";
     const NOTE: &str = "The rollback is complete.";
 
-    fn desk(client: Client, cache: &Cache) -> Desk {
+    pub(in crate::pass) fn desk(client: Client, cache: &Cache) -> Desk {
         let authority = Authority::create(Timestamp::now()).unwrap();
         let jobs = authority.issue_job_signer(Timestamp::now()).unwrap();
         let until = Instant::now() + Duration::from_secs(600);

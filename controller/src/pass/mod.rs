@@ -110,6 +110,8 @@ pub struct Memory {
     uncreated: BTreeSet<GrantId>,
     cannot_create: BTreeMap<GrantId, String>,
     phases: BTreeSet<String>,
+    /// An approval was not what the plan relied on: look again soon.
+    unconfirmed: bool,
     pace: pace::Pace,
 }
 
@@ -171,7 +173,7 @@ async fn attempt(desk: &Desk, namespace: &str, memory: &mut Memory) -> Pass {
         }
     };
     let asks = desk.cache.read(namespace, |space| space.is_some_and(|space| space.asks_people()));
-    let policy = match asks {
+    let policy = match asks && !terminating {
         true => desk.guardian.look(namespace).await,
         false => ApprovalPolicy::default(),
     };
@@ -200,8 +202,12 @@ async fn attempt(desk: &Desk, namespace: &str, memory: &mut Memory) -> Pass {
     desk.gates.follow(namespace, &plan.measure);
     forget_settled(memory, &snapshot);
     memory.pace.begin(Instant::now());
+    memory.unconfirmed = false;
     match apply::apply(desk, namespace, memory, basis, plan, intent).await {
-        Ok(()) => Pass::Done([next, held_back(memory), listens].into_iter().flatten().min()),
+        Ok(()) => {
+            let unconfirmed = memory.unconfirmed.then(|| now.checked_add(LISTEN).ok()).flatten();
+            Pass::Done([next, held_back(memory), listens, unconfirmed].into_iter().flatten().min())
+        }
         Err(stop) => stopped(namespace, &stop),
     }
 }

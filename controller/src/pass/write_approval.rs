@@ -1,5 +1,8 @@
 //! The writes about PatchApprovals, and the look before a status relies on one.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use kube::{
@@ -11,7 +14,7 @@ use wardring_api::{
     Decided, PatchApproval, PatchApprovalStatus,
     names::{CONTROLLER_MANAGER, ROLLOUT_LABEL, ROLLOUT_UID_LABEL, STAGE_LABEL},
 };
-use wardring_planner::{ApprovalPolicy, ApprovalUse, NewApproval};
+use wardring_planner::{ApprovalPolicy, ApprovalUse, NewApproval, answers_to};
 
 use super::{
     apply::{Basis, Stop},
@@ -19,34 +22,51 @@ use super::{
 };
 use crate::cache::Kind;
 
+/// Objects per page.
+const PAGE: u32 = 500;
+
 impl Writer<'_> {
     /// Whether the approval stands now exactly as the plan saw it, nobody rejects the same, and the policies
-    /// are those under which it was asked. A list without a version is a consistent read.
+    /// are those under which it was asked. The list comes last, and one without a version is a consistent read.
     pub async fn confirm_approval(&self, basis: &Basis, used: &ApprovalUse) -> Result<(), Stop> {
         let moved = || Stop::Conflict { what: format!("PatchApproval {}", used.name) };
-        let api: Api<PatchApproval> = self.api();
-        let all = api.list(&ListParams::default()).await.map_err(|source| Stop::Api {
+        match self.desk.guardian.look_again(self.namespace).await {
+            ApprovalPolicy::Intact { fingerprint, .. } if fingerprint == used.policy => {}
+            _ => return Err(moved()),
+        }
+        let all = self.answers(used).await.map_err(|source| Stop::Api {
             action: format!("read PatchApproval {} once more", used.name),
             source,
         })?;
-        let same = |all: &&PatchApproval| all.spec.approval_hash == used.hash;
-        if all.iter().filter(same).any(|all| all.spec.decision == Some(Decided::Reject)) {
+        if all.iter().any(|all| all.spec.decision == Some(Decided::Reject)) {
             return Err(moved());
         }
-        let stands = all.iter().filter(same).any(|all| {
+        let stands = all.iter().any(|all| {
             let planned = basis.approvals.get(&used.name);
             all.metadata.uid.as_ref() == Some(&used.uid)
                 && all.metadata.deletion_timestamp.is_none()
                 && all.spec.decision == Some(Decided::Approve)
-                && all.spec.rollout_uid == used.rollout.uid
                 && planned.is_some_and(|planned| planned.value.spec == all.spec)
         });
-        if !stands {
-            return Err(moved());
-        }
-        match self.desk.guardian.look_again(self.namespace).await {
-            ApprovalPolicy::Intact { fingerprint, .. } if fingerprint == used.policy => Ok(()),
-            _ => Err(moved()),
+        if stands { Ok(()) } else { Err(moved()) }
+    }
+
+    /// What answers exactly the asking that is relied on, as it is now.
+    async fn answers(&self, used: &ApprovalUse) -> kube::Result<Vec<PatchApproval>> {
+        let api: Api<PatchApproval> = self.api();
+        let mut params = ListParams::default().limit(PAGE);
+        let mut found = Vec::new();
+        loop {
+            let page = api.list(&params).await?;
+            found.extend(
+                page.items.into_iter().filter(|all| {
+                    answers_to(all, &used.rollout, &used.stage, &used.gate, &used.hash)
+                }),
+            );
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params.continue_token = Some(token),
+                None => return Ok(found),
+            }
         }
     }
 

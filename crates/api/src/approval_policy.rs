@@ -7,8 +7,10 @@ use serde_json::{Value, json};
 pub const APPROVALS: &str = "wardring-approvals";
 /// Policy on who writes PatchRollouts with gates of type Approval.
 pub const AUTHORS: &str = "wardring-rollout-authors";
+/// Policy on who deletes PatchApprovals.
+pub const RECORDS: &str = "wardring-approval-records";
 /// Every one of them; each has a binding of the same name.
-pub const NAMES: [&str; 2] = [APPROVALS, AUTHORS];
+pub const NAMES: [&str; 3] = [APPROVALS, RECORDS, AUTHORS];
 
 /// Part of the refusal of a decision in somebody else's name; the controller tries that, dry, before it
 /// believes that the policies are enforced.
@@ -27,8 +29,14 @@ fn validation(expression: &str, message: &str) -> Value {
     json!({ "expression": expression, "message": message, "reason": "Forbidden" })
 }
 
-fn policy(name: &str, resources: Value, variables: Value, validations: Value) -> Value {
-    json!({
+fn policy(
+    name: &str,
+    operations: Value,
+    resources: Value,
+    variables: Value,
+    validations: Value,
+) -> Value {
+    let mut policy = json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "ValidatingAdmissionPolicy",
         "metadata": { "name": name },
@@ -42,15 +50,19 @@ fn policy(name: &str, resources: Value, variables: Value, validations: Value) ->
                 "resourceRules": [{
                     "apiGroups": ["wardring.dev"],
                     "apiVersions": ["*"],
-                    "operations": ["CREATE", "UPDATE"],
+                    "operations": operations,
                     "resources": resources,
                     "scope": "*",
                 }],
             },
-            "variables": variables,
             "validations": validations,
         },
-    })
+    });
+    // An empty list is stored as none.
+    if variables.as_array().is_some_and(|list| !list.is_empty()) {
+        policy["spec"]["variables"] = variables;
+    }
+    policy
 }
 
 fn binding(name: &str) -> Value {
@@ -69,6 +81,7 @@ pub fn objects(system_namespace: &str, accounts: &[String]) -> Vec<Value> {
     let accounts = accounts.join(",");
     let approvals = policy(
         APPROVALS,
+        json!(["CREATE", "UPDATE"]),
         json!(["patchapprovals", "patchapprovals/status"]),
         json!([
             { "name": "user", "expression": "request.userInfo.username" },
@@ -109,6 +122,21 @@ pub fn objects(system_namespace: &str, accounts: &[String]) -> Vec<Value> {
             ),
         ]),
     );
+    let records = policy(
+        RECORDS,
+        json!(["DELETE"]),
+        json!(["patchapprovals"]),
+        json!([]),
+        json!([validation(
+            &format!(
+                "request.userInfo.username in ['{controller}','system:serviceaccount:kube-system:namespace-controller'] || \
+                 !has(oldObject.spec.decision) || \
+                 (oldObject.spec.decision == 'Approve' && oldObject.spec.approver == request.userInfo.username && \
+                 !(has(oldObject.status) && has(oldObject.status.phase) && oldObject.status.phase == 'Used'))"
+            ),
+            "a decision is a record: an approval is withdrawn by its approver alone, before it is used; a rejection stays",
+        )]),
+    );
     let asks = |object: &str| {
         let phase = |phase: &str| {
             format!("(has(s.gates.{phase}) && s.gates.{phase}.exists(g, g.type == 'Approval'))")
@@ -126,17 +154,52 @@ pub fn objects(system_namespace: &str, accounts: &[String]) -> Vec<Value> {
              s.gates.{phase}.exists(n, n == g))))"
         )
     };
+    let free = "!has(o.gates) || !has(o.gates.before) || !o.gates.before.exists(g, g.type == 'Approval') || \
+                !oldObject.status.stages.exists(t, t.name == o.name && !(t.state in ['Pending','Gated']))";
+    let same = [
+        "progressDeadline",
+        "startWithin",
+        "silenceDeadline",
+        "rebootSlowAfter",
+        "rebootDeadline",
+        "deviceDeadline",
+    ]
+    .map(|field| {
+        format!("(has(o.{field}) ? has(s.{field}) && o.{field} == s.{field} : !has(s.{field}))")
+    })
+    .join(" && ");
     let authors = policy(
         AUTHORS,
-        json!(["patchrollouts"]),
+        json!(["CREATE", "UPDATE"]),
+        json!(["patchrollouts", "patchrollouts/status"]),
         json!([
             { "name": "user", "expression": "request.userInfo.username" },
+            { "name": "isStatus",
+              "expression": "has(request.subResource) && request.subResource == 'status'" },
             { "name": "asks", "expression": asks("object") },
             { "name": "writes",
               "expression": "oldObject == null || object.spec.stages != oldObject.spec.stages || \
                              object.spec.correlatedFailures != oldObject.spec.correlatedFailures" },
         ]),
         json!([
+            validation(
+                &format!(
+                    "!variables.isStatus || !variables.asks || variables.user == '{controller}'"
+                ),
+                "status: of a rollout with a gate of type Approval is written by Wardring's controller alone, because it says what was approved",
+            ),
+            validation(
+                "oldObject == null || !has(object.spec.authors) || \
+                 variables.user.startsWith('system:serviceaccount:') || \
+                 object.spec.authors.all(a, a == variables.user || (has(oldObject.spec.authors) && a in oldObject.spec.authors))",
+                "spec.authors: add yourself and nobody else, because whoever stands there may not approve",
+            ),
+            validation(
+                &format!(
+                    "oldObject == null || !has(oldObject.status) || !has(oldObject.status.stages) || oldObject.spec.stages.all(o, {free} || object.spec.stages.exists(s, s.name == o.name && {same}))"
+                ),
+                "spec.stages[]: deadlines cannot change while a stage that a person approved is open, because they would take effect before anybody looks; abort and make a new PatchRollout",
+            ),
             validation(
                 "!variables.asks || !variables.writes || \
                  (has(object.spec.authors) && variables.user in object.spec.authors)",
@@ -152,7 +215,7 @@ pub fn objects(system_namespace: &str, accounts: &[String]) -> Vec<Value> {
             ),
         ]),
     );
-    vec![approvals, binding(APPROVALS), authors, binding(AUTHORS)]
+    vec![approvals, binding(APPROVALS), records, binding(RECORDS), authors, binding(AUTHORS)]
 }
 
 #[cfg(test)]

@@ -383,7 +383,7 @@ fn wanted(rollout: &PatchRollout) -> Vec<Alert> {
     let stages = status.stages.iter().filter(|_| !stands);
     let gates = stages.flat_map(|stage| stage.gates.iter().map(move |gate| (stage, gate)));
     gates
-        .filter(|(_, gate)| gate.state == GateState::Waiting)
+        .filter(|(_, gate)| matches!(gate.state, GateState::Waiting | GateState::Error))
         .filter_map(|(stage, gate)| {
             let asked = gate.approval.as_ref().filter(|asked| !asked.hash.is_empty())?;
             let what = devices(stage.counts.total as usize);

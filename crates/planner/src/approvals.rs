@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use wardring_api::{
     Decided, Gate, GateApproval, GateDecision, GatePhase, GateState, GateStatus, GateType,
-    PatchApproval, PatchRollout, Stage, StageState, StageStatus,
+    PatchApproval, PatchRollout, ResolvedCaps, Stage, StageState, StageStatus,
     conditions::{clip, whole_seconds},
 };
 
@@ -42,11 +42,18 @@ pub enum ApprovalPolicy {
         /// What is wrong, as a part of a sentence.
         why: String,
     },
+    /// Nobody can tell at the moment. Nothing is asked, counted or opened, and what was counted stays.
+    Unknown {
+        /// Why, as a part of a sentence.
+        why: String,
+    },
 }
 
 impl Default for ApprovalPolicy {
     fn default() -> ApprovalPolicy {
-        ApprovalPolicy::Broken { why: "nobody has looked at the admission policies yet".to_owned() }
+        ApprovalPolicy::Unknown {
+            why: "nobody has looked at the admission policies yet".to_owned(),
+        }
     }
 }
 
@@ -56,6 +63,10 @@ impl Default for ApprovalPolicy {
 pub struct ApprovalUse {
     /// The rollout.
     pub rollout: RolloutRef,
+    /// Name of the stage.
+    pub stage: String,
+    /// Name of the gate.
+    pub gate: String,
     /// Name of the PatchApproval.
     pub name: String,
     /// Its uid.
@@ -66,6 +77,29 @@ pub struct ApprovalUse {
     pub approver: String,
     /// Fingerprint of the policies under which it was asked.
     pub policy: String,
+}
+
+/// Whether the approval answers exactly what this gate of this very rollout asks by `hash`. The planner, the
+/// second look at its plans and the look before a write all go by this.
+pub fn answers_to(
+    approval: &PatchApproval,
+    rollout: &RolloutRef,
+    stage: &str,
+    gate: &str,
+    hash: &str,
+) -> bool {
+    !hash.is_empty()
+        && approval.spec.approval_hash == hash
+        && is_about(approval, rollout, stage, gate)
+}
+
+/// Whether the approval is about this gate of this very rollout.
+fn is_about(approval: &PatchApproval, rollout: &RolloutRef, stage: &str, gate: &str) -> bool {
+    let of = approval.spec.subject.stage_gate.as_ref();
+    approval.spec.rollout == rollout.name
+        && approval.spec.rollout_uid == rollout.uid
+        && !rollout.uid.is_empty()
+        && of.is_some_and(|of| of.stage == stage && of.gate == gate)
 }
 
 /// When a policy that does not stand is looked at again.
@@ -90,28 +124,48 @@ fn parts(
     stage: &Stage,
     status: &StageStatus,
 ) -> Option<Vec<String>> {
-    let caps = json!([
-        stage.max_concurrency,
-        stage.max_failures,
-        stage.max_unreachable,
-        stage.min_devices,
-        stage.min_proven,
-        stage.min_coverage,
-        stage.require_proven,
-        stage.soak,
-        stage.offline,
-        stage.retry,
-        rollout.spec.correlated_failures,
+    let mut written = serde_json::to_value(stage).ok()?;
+    let fields = written.as_object_mut()?;
+    // Its name is in the hash itself. Whatever is not named here, also a field of a later version, is timing.
+    fields.remove("name");
+    let mut take = |names: &[&str]| -> Value {
+        names.iter().map(|name| fields.remove(*name).unwrap_or_default()).collect()
+    };
+    let windows = take(&["windows"]);
+    let gates = take(&["gates"]);
+    let selection = take(&["group", "selector"]);
+    let mut caps = take(&[
+        "maxConcurrency",
+        "maxFailures",
+        "maxUnreachable",
+        "minDevices",
+        "minProven",
+        "minCoverage",
+        "requireProven",
+        "retry",
+        "offline",
     ]);
+    caps.as_array_mut()?.push(json!(rollout.spec.correlated_failures));
     let all = [
+        (FORM, json!(env!("CARGO_PKG_VERSION"))),
         ("updates", json!(plan_hash?)),
-        ("devices", json!(status.freeze_id.as_deref()?)),
+        ("devices", json!([status.freeze_id.as_deref()?, selection])),
         ("caps", caps),
-        ("windows", json!(stage.windows)),
-        ("gates", json!(stage.gates)),
+        ("windows", windows),
+        ("gates", gates),
+        ("times", json!(written)),
         ("authors", json!(rollout.spec.authors)),
     ];
     Some(all.map(|(name, value)| format!("{name}={}", &digest(&value)[..16])).to_vec())
+}
+
+/// The part that says by which version the others were made: those of two versions cannot be compared.
+const FORM: &str = "form";
+
+/// Whether both lists were made by the same version.
+pub fn same_form(one: &[String], other: &[String]) -> bool {
+    let form = |parts: &[String]| parts.iter().find(|part| part.starts_with(FORM)).cloned();
+    form(one) == form(other)
 }
 
 /// What is different between two lists of parts, in words.
@@ -121,17 +175,23 @@ fn changed(before: &[String], now: &[String]) -> String {
         pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     };
     let (before, now) = (of(before), of(now));
-    let differs = |name: &&String| before.get(*name) != now.get(*name);
+    let differs = |name: &&String| *name != FORM && before.get(*name) != now.get(*name);
     let names: Vec<String> = now.keys().filter(differs).map(|name| format!("the {name}")).collect();
     names.join(" and ")
 }
 
-fn hash(run: &Run<'_>, stage: &str, gate: &str, asked: &GateApproval) -> String {
+/// The hash of an asking, from what its status says of it.
+pub fn approval_hash(
+    rollout: &PatchRollout,
+    stage: &str,
+    gate: &str,
+    asked: &GateApproval,
+) -> String {
     let content = json!([
         "wardring/approval/v1",
-        run.rollout.metadata.namespace,
-        run.id.name,
-        run.id.uid,
+        rollout.metadata.namespace,
+        rollout.metadata.name,
+        rollout.metadata.uid,
         stage,
         gate,
         asked.parts,
@@ -165,8 +225,7 @@ fn answers<'a>(
         .approvals
         .iter()
         .map(AsRef::as_ref)
-        .filter(|approval| is_about(approval, run, stage, gate))
-        .filter(|approval| !asked.hash.is_empty() && approval.spec.approval_hash == asked.hash)
+        .filter(|approval| answers_to(approval, &run.id, stage, gate, &asked.hash))
         .filter(|approval| approval.spec.decision.is_some())
         .collect();
     found.sort_by_key(|approval| {
@@ -177,20 +236,25 @@ fn answers<'a>(
     found
 }
 
-/// Whether the approval is about this gate of this very rollout.
-fn is_about(approval: &PatchApproval, run: &Run<'_>, stage: &str, gate: &str) -> bool {
-    let of = approval.spec.subject.stage_gate.as_ref();
-    approval.spec.rollout == run.id.name
-        && approval.spec.rollout_uid == run.id.uid
-        && !run.id.uid.is_empty()
-        && of.is_some_and(|of| of.stage == stage && of.gate == gate)
+/// Whether the name is a service account's: whoever may use that wrote it, and nobody knows who.
+pub(crate) fn is_account(name: &str) -> bool {
+    name.starts_with("system:serviceaccount:")
+}
+
+/// Text of people in one line, without characters that are not seen or turn others round.
+fn plain(text: &str) -> String {
+    let unseen = |letter: char| {
+        matches!(letter, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    one_line(&text.chars().filter(|letter| !unseen(*letter)).collect::<String>())
 }
 
 fn decision(approval: &PatchApproval, now: Timestamp) -> Option<GateDecision> {
     Some(GateDecision {
         decision: approval.spec.decision?,
-        by: clip(&one_line(approval.spec.approver.as_deref()?), 253),
-        reason: clip(&one_line(approval.spec.reason.as_deref().unwrap_or_default()), 256),
+        by: clip(&plain(approval.spec.approver.as_deref()?), 253),
+        reason: clip(&plain(approval.spec.reason.as_deref().unwrap_or_default()), 256),
         at: whole_seconds(now),
         approval: approval.metadata.name.clone().unwrap_or_default(),
         uid: approval.metadata.uid.clone().unwrap_or_default(),
@@ -213,7 +277,9 @@ fn refusal(
     let policy = &scene.snapshot.approval_policy;
     let made = run.rollout.metadata.creation_timestamp.as_ref().map(|time| time.0);
     let (fingerprint, since) = match policy {
-        ApprovalPolicy::Broken { why } => return Some(format!("no approval counts: {why}")),
+        ApprovalPolicy::Broken { why } | ApprovalPolicy::Unknown { why } => {
+            return Some(format!("no approval counts: {why}"));
+        }
         ApprovalPolicy::Intact { fingerprint, since } => (fingerprint, *since),
     };
     if approval.metadata.deletion_timestamp.is_some() {
@@ -229,12 +295,17 @@ fn refusal(
     } else if may_author {
         None
     } else if run.rollout.spec.authors.iter().any(|author| author == by) {
-        Some(format!("{} wrote the rollout, and somebody else has to look", one_line(by)))
+        Some(format!("{} wrote the rollout, and somebody else has to look", plain(by)))
     } else if run.rollout.spec.authors.is_empty() {
         Some("the rollout does not say who wrote it (`spec.authors`)".to_owned())
-    } else if made.is_none_or(|made| made < since) {
+    } else if run.rollout.spec.authors.iter().all(|author| is_account(author)) {
         Some(
-            "the rollout is older than the admission policies, so nobody vouches for its `authors`; make it anew"
+            "only service accounts stand in the rollout's `authors`: nobody knows which person wrote it"
+                .to_owned(),
+        )
+    } else if made.is_none_or(|made| made <= since) {
+        Some(
+            "the rollout is older than the admission policies as they stand, so nobody vouches for its `authors`; make it anew"
                 .to_owned(),
         )
     } else {
@@ -301,24 +372,50 @@ pub(crate) fn follow(
     }
     let mut asked = status.approval.clone().unwrap_or_default();
     let is_used = is_used(status.phase, stage_status);
-    if status.state == GateState::Passed && is_used && asked.parts == parts {
-        return;
+    if status.state == GateState::Passed && is_used {
+        if asked.parts == parts {
+            return;
+        }
+        // Another version words the same differently: what is under way stands, and is held against its
+        // words from now on.
+        if !same_form(&asked.parts, &parts) {
+            asked.parts = parts;
+            status.approval = Some(asked);
+            return;
+        }
     }
     // Without a number of its own, an asking could be answered before it was made.
     let fingerprint = match &scene.snapshot.approval_policy {
         ApprovalPolicy::Intact { fingerprint, .. } if !scene.snapshot.nonce.is_empty() => {
             fingerprint.clone()
         }
-        ApprovalPolicy::Intact { .. } => return,
-        ApprovalPolicy::Broken { why } => {
+        policy => {
             wake.at(later(scene.now, LOOK_AGAIN));
-            asked.decided = None;
-            if asked.parts != parts {
+            let expired = asked.expires_at.is_some_and(|expires| wake.is_due(expires));
+            let is_other = !asked.parts.is_empty() && (asked.parts != parts || expired);
+            if is_other {
                 // What was approved is not what would happen now, whoever vouches for what.
-                asked.hash = String::new();
+                asked.because = Some(match changed(&asked.parts, &parts) {
+                    what if what.is_empty() => "the last asking has expired".to_owned(),
+                    what => format!("{what} changed since it was last asked"),
+                });
+                (asked.hash, asked.decided) = (String::new(), None);
             }
-            status.state = GateState::Error;
-            status.message = Some(told::broken(&stage.name, gate, why));
+            let why = match policy {
+                ApprovalPolicy::Broken { why } => {
+                    asked.decided = None;
+                    status.state = GateState::Error;
+                    why.clone()
+                }
+                // Nothing is known to be wrong: what was said stays, and nothing begins by it.
+                ApprovalPolicy::Unknown { .. } if !is_other && status.message.is_some() => return,
+                ApprovalPolicy::Unknown { why } => {
+                    status.state = GateState::Waiting;
+                    why.clone()
+                }
+                ApprovalPolicy::Intact { .. } => return,
+            };
+            status.message = Some(told::broken(&stage.name, gate, &why));
             status.approval = Some(asked);
             return;
         }
@@ -382,9 +479,50 @@ fn ask(
         because: because.map(|why| clip(&why, 256)),
         ..GateApproval::default()
     };
-    asked.hash = hash(run, stage, &gate.name, &asked);
+    asked.hash = approval_hash(run.rollout, stage, &gate.name, &asked);
     asked.request = request_name(&run.id.name, stage, &asked.hash);
     asked
+}
+
+/// Whether nothing may begin or end here by an approval now, because nobody vouches for it.
+pub(crate) fn is_unvouched(stage: &Stage, phase: GatePhase, scene: &Scene<'_>) -> bool {
+    let mut gates = stage.gates.all();
+    !matches!(scene.snapshot.approval_policy, ApprovalPolicy::Intact { .. })
+        && gates.any(|(of, gate)| of == phase && gate.kind == GateType::Approval)
+}
+
+/// The caps that hold: where those of a stage that has begun are not the approved ones (any more), the
+/// stricter of the old and the new, until somebody has approved.
+pub(crate) fn caps_in_force(run: &Run<'_>, position: usize, wanted: ResolvedCaps) -> ResolvedCaps {
+    let (stage, status) = (run.stages[position].spec, &run.status.stages[position]);
+    let was = run.before.stages.iter().find(|was| was.name == status.name);
+    let Some(old) = was.and_then(|was| was.caps).filter(|_| is_used(GatePhase::Before, status))
+    else {
+        return wanted;
+    };
+    let now = parts(run.rollout, run.status.plan_hash.as_deref(), stage, status);
+    let is_approved = |gate: &Gate| {
+        let mut all = status.gates.iter();
+        let known = all.find(|known| known.phase == GatePhase::Before && known.name == gate.name);
+        known.is_some_and(|known| {
+            let asked = known.approval.as_ref().map(|asked| &asked.parts);
+            let is_same = asked == now.as_ref()
+                || asked.zip(now.as_ref()).is_some_and(|(one, other)| !same_form(one, other));
+            known.state == GateState::Passed && is_same
+        })
+    };
+    let mut asks = stage.gates.before.iter().filter(|gate| gate.kind == GateType::Approval);
+    if asks.all(is_approved) {
+        return wanted;
+    }
+    ResolvedCaps {
+        max_concurrency: wanted.max_concurrency.min(old.max_concurrency),
+        max_failures: wanted.max_failures.min(old.max_failures),
+        max_unreachable: wanted.max_unreachable.min(old.max_unreachable),
+        min_coverage: wanted.min_coverage.max(old.min_coverage),
+        min_proven: wanted.min_proven.max(old.min_proven),
+        ..wanted
+    }
 }
 
 /// A person asked for a retry: whatever was said is answered, and it is asked anew.
@@ -437,6 +575,8 @@ pub(crate) fn uses(run: &Run<'_>) -> Vec<ApprovalUse> {
             if !is_same || (moves && begins && is_used(phase, status)) {
                 uses.push(ApprovalUse {
                     rollout: run.id.clone(),
+                    stage: stage.spec.name.clone(),
+                    gate: gate.name.clone(),
                     name: decided.approval,
                     uid: decided.uid,
                     hash: asked.hash,

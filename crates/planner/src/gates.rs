@@ -94,16 +94,19 @@ fn follow_stage(
     for (phase, gate) in stage.gates.all() {
         let old = known.iter().position(|known| known.name == gate.name && known.phase == phase);
         let old = old.map(|index| known.swap_remove(index));
+        if let Some(rejected) = old.as_ref().filter(|old| is_rejection(old)) {
+            // It stays, however the gate is written by now, and also where a soak begins anew.
+            statuses.push(rejected.clone());
+            continue;
+        }
         let Some(began) = begins.of_phase(phase, scene.now) else {
-            // A rejection stays, also where a soak begins anew; all else is asked again after that. What let
-            // the stage pass stays told while it is open for latecomers.
-            let stays = old.filter(|old| is_rejection(old) || is_tail);
-            statuses.extend(stays.map(|old| GateStatus { next: None, ..old }));
+            // What let the stage pass stays told while it is open for latecomers.
+            statuses.extend(old.filter(|_| is_tail).map(|old| GateStatus { next: None, ..old }));
             continue;
         };
         let mut status = entry(gate, phase, old, began, scene);
         if gate.kind == GateType::Approval {
-            moved |= asks(gate, &mut status, run, position, scene, wake);
+            moved |= asks(gate, &mut status, &statuses, run, position, scene, wake);
             statuses.push(status);
             continue;
         }
@@ -147,10 +150,16 @@ fn follow_stage(
     latched || moved
 }
 
+/// Takes over rejections in the run's current stage. Returns whether there was one.
+pub(crate) fn latch(run: &mut Run<'_>, scene: &Scene<'_>) -> bool {
+    current_stage(run).is_some_and(|position| approvals::latch(run, position, scene))
+}
+
 /// Follows a gate that waits for a person. Returns whether it changed its state.
 fn asks(
     gate: &Gate,
     status: &mut GateStatus,
+    done: &[GateStatus],
     run: &mut Run<'_>,
     position: usize,
     scene: &Scene<'_>,
@@ -165,7 +174,14 @@ fn asks(
         status.since = whole_seconds(scene.now);
         announce(run, run.stages[position].spec, gate, status, before);
         if before != GateState::Passed {
-            // A person's time to decide is not the devices' lack of progress.
+            // A person's time to decide is not the devices' lack of progress. Time in which two were asked
+            // counts once.
+            let others = run.status.stages[position].gates.iter().chain(done);
+            let counted =
+                others.filter(|other| other.approval.is_some() && other.name != gate.name);
+            let counted = counted.filter(|other| other.state == GateState::Passed);
+            let since =
+                counted.map(|other| other.since).max().map_or(since, |last| since.max(last));
             halt::stand_aside(run, since, scene.now);
         }
     }
@@ -398,8 +414,10 @@ pub(crate) fn begin_anew(status: &mut StageStatus, now: Timestamp) {
         status.soak_started_at = Some(whole_seconds(now));
     }
     for gate in &mut status.gates {
-        approvals::begin_anew(gate);
         // Nobody asks again what let a stage pass that is only open for latecomers.
+        if gate.phase != GatePhase::After || status.state != StageState::Tail {
+            approvals::begin_anew(gate);
+        }
         let is_asked = match gate.phase {
             GatePhase::Before => gate.state != GateState::Passed,
             GatePhase::During => true,

@@ -285,10 +285,13 @@ fn begins_anew(line: &Line) -> bool {
 
 /// Adds up every stage.
 pub(crate) fn add_up(run: &mut Run<'_>, scene: &Scene<'_>) {
-    for (stage, status) in run.stages.iter_mut().zip(&mut run.status.stages) {
+    for position in 0..run.stages.len() {
+        let (stage, status) = (&mut run.stages[position], &run.status.stages[position]);
         let Some(frozen) = &stage.frozen else { continue };
         stage.tally = Tally::of(frozen, &stage.rules, status.started_at, scene);
-        status.caps = Some(stage.rules.caps(frozen.lines.len(), stage.tally.applicable));
+        let wanted = stage.rules.caps(frozen.lines.len(), stage.tally.applicable);
+        let caps = crate::approvals::caps_in_force(run, position, wanted);
+        run.status.stages[position].caps = Some(caps);
     }
 }
 

@@ -58,7 +58,9 @@ pub use alerts::{
     Alert, Alerts, Ended, Evidence, Message, MessageState, ONE_BY_ONE, OVER, Sight, TOLD, Telling,
     Told, ToldState, alerts, is_in_trouble, to_tell,
 };
-pub use approvals::{ApprovalPolicy, ApprovalUse, approval_parts};
+pub use approvals::{
+    ApprovalPolicy, ApprovalUse, answers_to, approval_hash, approval_parts, same_form,
+};
 pub use autonomy::{JobAutonomy, NoAutonomy, network_lost};
 pub use calendar::{Opening, WindowView};
 pub use canary::canary_gaps;

@@ -110,7 +110,7 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     let stops = emergency::tallies(&runs, &decisions, &scene);
     if scene.guard.is_none() {
         order::write_statuses(&runs, &decisions, &scene, &mut lanes);
-        crate::approvals::write(&runs, &scene, &mut lanes);
+        crate::approvals::write(&runs, &scene, &mut lanes, &mut wake);
     }
     let rollouts = publish(&mut runs, decisions, &waits, &latched, &scene, &mut lanes, &wake);
     let actions = lanes.into_actions();
@@ -169,6 +169,8 @@ fn stand_still(runs: &mut [Run<'_>], scene: &Scene<'_>) -> Vec<(bool, Option<Com
     runs.iter_mut()
         .map(|run| {
             halt::add_up(run, scene);
+            // What a person said is not forgotten because nothing moves.
+            run.gating |= gates::latch(run, scene);
             (false, None)
         })
         .collect()

@@ -7,7 +7,7 @@ use wardring_api::{
 };
 
 use crate::{
-    Action, EventKind, canary,
+    Action, EventKind, approvals, canary,
     caps::later,
     explain, freeze, gates, halt,
     plan::Lanes,
@@ -95,7 +95,9 @@ fn prove(
     let since = status.soak_started_at.unwrap_or(scene.now);
     // What gates say against it, the status tells of each of them.
     let is_over = wake.is_due(later(since, soak));
-    if is_over && gates::held(run.stages[position].spec, status).is_none() {
+    let spec = run.stages[position].spec;
+    let is_unvouched = approvals::is_unvouched(spec, GatePhase::After, scene);
+    if is_over && !is_unvouched && gates::held(spec, status).is_none() {
         if tail::promote(run, position, scene) {
             return None;
         }
@@ -121,7 +123,8 @@ fn prove(
 /// Opens a stage whose devices are frozen, once its gates have passed.
 fn open(run: &mut Run<'_>, position: usize, scene: &Scene<'_>) -> Option<Complaint> {
     let (stage, status) = (run.stages[position].spec, &mut run.status.stages[position]);
-    if !gates::have_passed(stage, status, GatePhase::Before) {
+    let is_unvouched = approvals::is_unvouched(stage, GatePhase::Before, scene);
+    if is_unvouched || !gates::have_passed(stage, status, GatePhase::Before) {
         return None;
     }
     status.state = StageState::Open;

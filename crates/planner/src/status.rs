@@ -60,10 +60,14 @@ fn is_news(status: &PatchRolloutStatus, before: &PatchRolloutStatus, now: Timest
 }
 
 fn count(run: &mut Run<'_>) {
-    for (stage, status) in run.stages.iter().zip(&mut run.status.stages) {
-        let Some(frozen) = &stage.frozen else { continue };
+    for position in 0..run.stages.len() {
+        let Some(frozen) = &run.stages[position].frozen else { continue };
+        let stage = &run.stages[position];
+        let wanted = stage.rules.caps(frozen.lines.len(), stage.tally.applicable);
+        let caps = approvals::caps_in_force(run, position, wanted);
+        let (stage, status) = (&run.stages[position], &mut run.status.stages[position]);
         status.counts = stage.tally.counts;
-        status.caps = Some(stage.rules.caps(frozen.lines.len(), stage.tally.applicable));
+        status.caps = Some(caps);
         status.failed_sample = stage
             .tally
             .failed

@@ -7,9 +7,12 @@ use jiff::SignedDuration;
 use support::{SERVER, World};
 use wardring_api::{
     AlertKind, ApprovalPhase, Cap, Decided, GateApproval, GateState, GateStatus, LineState,
-    PatchApproval, PatchApprovalSpec, RolloutPhase, StageState, conditions, reasons::Reason,
+    PatchApproval, PatchApprovalSpec, PatchRolloutSpec, RolloutPhase, StageState, conditions,
+    reasons::Reason,
 };
-use wardring_planner::{Action, ApprovalPolicy, Assumptions, alerts, check, forecast, plan};
+use wardring_planner::{
+    Action, ApprovalPolicy, Assumptions, alerts, approval_parts, check, forecast, plan,
+};
 
 const ASKS: &str = "before: [{name: sign-off, type: Approval, approval: {expiresAfter: 24h}}]";
 
@@ -134,7 +137,8 @@ fn the_author_and_our_own_processes_approve_nothing() {
 #[test]
 fn a_rollout_whose_authors_nobody_vouches_for_needs_to_be_made_anew() {
     let mut world = gated(ASKS);
-    let since = world.now + SignedDuration::from_secs(1);
+    // In the same second nobody knows what came first.
+    let since = world.now;
     world.approval_policy = ApprovalPolicy::Intact { fingerprint: "policies-1".to_owned(), since };
     decide(&mut world, Decided::Approve, "bob");
     world.settle();
@@ -172,9 +176,17 @@ fn an_approval_of_another_rollout_or_an_older_one_of_that_name_counts_for_nothin
     }
     world.settle();
     assert_eq!(stage(&world), StageState::Gated);
-    for name in ["old", "wrong-0", "wrong-1", "wrong-2", "wrong-3", "wrong-4"] {
+    for name in ["wrong-0", "wrong-2", "wrong-3", "wrong-4"] {
         assert_eq!(phase(&world, name).0, ApprovalPhase::Void, "{name}");
     }
+    // What names no rollout that is known is worth no write, and not kept for long.
+    for name in ["old", "wrong-1"] {
+        assert_eq!(world.approvals[name].status, None, "{name}");
+    }
+    let mut later = world.clone();
+    later.now += SignedDuration::from_hours(1);
+    later.settle();
+    assert!(!later.approvals.contains_key("old") && later.approvals.contains_key("wrong-0"));
     make(&mut world, "right", new);
     world.settle();
     assert_eq!(stage(&world), StageState::Open);
@@ -359,8 +371,10 @@ fn what_was_approved_while_the_policies_were_weak_does_not_count_when_they_are_p
     assert!(waits.message.contains("wardring-approvals is missing"), "{waits:?}");
 
     let since = world.now;
-    world.approval_policy =
-        ApprovalPolicy::Intact { fingerprint: "policies-3".to_owned(), since: support::start() };
+    world.approval_policy = ApprovalPolicy::Intact {
+        fingerprint: "policies-3".to_owned(),
+        since: support::start() - SignedDuration::from_hours(1),
+    };
     let _ = since;
     minutes(&mut world, 3);
     assert_eq!(stage(&world), StageState::Gated);
@@ -373,8 +387,10 @@ fn what_was_approved_while_the_policies_were_weak_does_not_count_when_they_are_p
 fn also_if_nobody_looked_while_they_were_weak() {
     let mut world = gated(ASKS);
     decide(&mut world, Decided::Approve, "boss");
-    world.approval_policy =
-        ApprovalPolicy::Intact { fingerprint: "policies-3".to_owned(), since: support::start() };
+    world.approval_policy = ApprovalPolicy::Intact {
+        fingerprint: "policies-3".to_owned(),
+        since: support::start() - SignedDuration::from_hours(1),
+    };
     minutes(&mut world, 3);
     assert_eq!(stage(&world), StageState::Gated);
 }
@@ -495,6 +511,191 @@ fn what_was_said_after_a_soak_does_not_count_after_the_next_one() {
     worry(&mut world, 5.0);
     worry(&mut world, 0.0);
     assert_eq!(done(&world).state, GateState::Failed, "a no outlives the soak");
+}
+
+/// Every field of a stage that its schema has, with a value other than the default.
+const FIELDS: &[(&str, &str)] = &[
+    ("group", "other"),
+    ("selector", "{matchLabels: {ward: '3'}}"),
+    ("maxConcurrency", "7"),
+    ("maxFailures", "3"),
+    ("maxUnreachable", "3"),
+    ("minDevices", "0"),
+    ("minProven", "0"),
+    ("minCoverage", "50%"),
+    ("requireProven", "true"),
+    ("soak", "1h"),
+    ("progressDeadline", "30d"),
+    ("startWithin", "12h"),
+    ("silenceDeadline", "365d"),
+    ("rebootSlowAfter", "1h"),
+    ("rebootDeadline", "365d"),
+    ("deviceDeadline", "30d"),
+    ("offline", "{action: Fail}"),
+    ("retry", "{maxAttempts: 9}"),
+    ("windows", "[night]"),
+    ("gates", "{before: [{name: sign-off, type: Approval, approval: {expiresAfter: 1h}}]}"),
+];
+
+#[test]
+fn whatever_field_of_the_stage_changes_needs_another_word() {
+    let crd = wardring_api::crd::all_crds().remove(0);
+    let crd = serde_json::to_value(crd).unwrap();
+    let spec = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    let fields = &spec["properties"]["stages"]["items"]["properties"];
+    let fields: Vec<&String> = fields.as_object().unwrap().keys().collect();
+    let tried: Vec<&str> = FIELDS.iter().map(|(name, _)| *name).collect();
+    let world = gated(ASKS);
+    let before = approval_parts(&world.rollouts["november"], "test").unwrap();
+    for field in fields.into_iter().filter(|name| *name != "name") {
+        let at = tried.iter().position(|name| name == field);
+        let value = FIELDS[at.unwrap_or_else(|| panic!("try a value for {field}"))].1;
+        let mut changed = world.rollouts["november"].clone();
+        let mut stage = serde_json::to_value(&changed.spec.stages[0]).unwrap();
+        stage[field] = serde_yaml::from_str(value).unwrap();
+        changed.spec.stages[0] = serde_json::from_value(stage).unwrap();
+        assert_ne!(approval_parts(&changed, "test").unwrap(), before, "{field}");
+    }
+    for change in
+        [(|all: &mut PatchRolloutSpec| all.authors.push("bob".to_owned())) as fn(&mut _), |all| {
+            all.correlated_failures = serde_yaml::from_str("{max: 9}").unwrap()
+        }]
+    {
+        let mut changed = world.rollouts["november"].clone();
+        change(&mut changed.spec);
+        if changed.spec != world.rollouts["november"].spec {
+            assert_ne!(approval_parts(&changed, "test").unwrap(), before);
+        }
+    }
+}
+
+#[test]
+fn a_budget_that_nobody_approved_disarms_nothing() {
+    let mut world = gated(ASKS);
+    decide(&mut world, Decided::Approve, "bob");
+    world.agents.get_mut("test-1").unwrap().script = support::agent::Script::ServiceDown;
+    while world.permits.is_empty() {
+        world.minute(|_| {});
+    }
+    world.edit("november", |spec| spec.stages[0].max_failures = Some(Cap::Count(100)));
+    for _ in 0..300 {
+        world.minute(|_| {});
+    }
+    let status = world.status("november");
+    assert!(status.halted.is_some_and(|halt| halt.reason == "FailureBudgetSpent"));
+    assert_eq!(status.stages[0].caps.unwrap().max_failures, 0);
+}
+
+#[test]
+fn a_no_to_something_else_is_no_no_to_this() {
+    let mut world = gated(ASKS);
+    decide(&mut world, Decided::Approve, "bob");
+    let mut typo = answer(&mut world, Decided::Reject, "carol");
+    typo.subject = wardring_api::ApprovalSubject::stage_gate("test", "typo");
+    make(&mut world, "typo", typo);
+    world.settle();
+    assert_eq!(stage(&world), StageState::Open);
+    assert_eq!(phase(&world, "typo").0, ApprovalPhase::Void);
+}
+
+#[test]
+fn where_only_a_service_account_wrote_it_nobody_knows_who_did() {
+    let mut world = gated(ASKS);
+    world.edit("november", |spec| {
+        spec.authors = vec!["system:serviceaccount:flux-system:kustomize-controller".to_owned()];
+    });
+    world.settle();
+    decide(&mut world, Decided::Approve, "alice");
+    world.settle();
+    assert_eq!(stage(&world), StageState::Gated);
+    let (_, why) = phase(&world, &asked(&world).request);
+    assert!(why.contains("nobody knows which person wrote it"), "{why}");
+}
+
+#[test]
+fn a_no_is_remembered_also_while_nothing_may_move_at_all() {
+    let mut world = gated(ASKS);
+    world.guards.clock_trusted = false;
+    decide(&mut world, Decided::Reject, "carol");
+    world.settle();
+    world.approvals.clear();
+    world.guards.clock_trusted = true;
+    minutes(&mut world, 3);
+    assert_eq!(gate(&world).state, GateState::Failed);
+}
+
+#[test]
+fn a_no_outlives_its_gate_becoming_another_one() {
+    let mut world = gated(ASKS);
+    decide(&mut world, Decided::Reject, "carol");
+    world.settle();
+    world.edit("november", |spec| {
+        spec.stages[0].gates.before = serde_yaml::from_str(
+            "[{name: sign-off, type: Cel, cel: {expression: stage.failed}, successCondition: result == 0}]",
+        )
+        .unwrap();
+    });
+    minutes(&mut world, 30);
+    assert_eq!(gate(&world).state, GateState::Failed);
+    assert_eq!(stage(&world), StageState::Gated);
+}
+
+#[test]
+fn while_nobody_can_tell_what_was_said_stays_and_nothing_begins_by_it() {
+    let mut world = gated(AND_A_PROBE);
+    decide(&mut world, Decided::Approve, "bob");
+    world.settle();
+    let (known, told) = (world.approval_policy.clone(), world.events.len());
+    world.approval_policy = ApprovalPolicy::default();
+    world.meters.insert("errors".to_owned(), support::Meter::Value(0.0));
+    minutes(&mut world, 10);
+    assert_eq!(gate(&world).state, GateState::Passed);
+    assert_eq!(stage(&world), StageState::Gated);
+    world.approval_policy = known;
+    minutes(&mut world, 3);
+    assert_eq!(stage(&world), StageState::Open);
+    assert!(world.events[told..].iter().all(|event| !event.contains("none counts now")));
+}
+
+#[test]
+fn another_version_of_the_controller_takes_nothing_back_that_is_under_way() {
+    let mut world = gated(ASKS);
+    decide(&mut world, Decided::Approve, "bob");
+    world.settle();
+    let status = world.rollouts.get_mut("november").unwrap().status.as_mut().unwrap();
+    let known = status.stages[0].gates[0].approval.as_mut().unwrap();
+    known.parts = vec!["form=another".to_owned(), "caps=other".to_owned()];
+    world.settle();
+    assert_eq!(gate(&world).state, GateState::Passed);
+    world.edit("november", |spec| spec.stages[0].max_concurrency = Some(Cap::Count(2)));
+    world.settle();
+    assert_eq!(gate(&world).state, GateState::Waiting, "from then on a change is seen again");
+}
+
+#[test]
+fn two_who_are_asked_at_once_prolong_the_deadline_once() {
+    let mut world = gated(
+        "before: [{name: one, type: Approval, approval: {}}, {name: two, type: Approval, approval: {}}]",
+    );
+    let yes = |world: &mut World| {
+        for name in world.approvals.keys().cloned().collect::<Vec<_>>() {
+            let spec = &mut world.approvals.get_mut(&name).unwrap().spec;
+            if spec.decision.is_none() {
+                (spec.decision, spec.approver) = (Some(Decided::Approve), Some("bob".to_owned()));
+                spec.reason = Some("yes".to_owned());
+            }
+        }
+        world.settle();
+    };
+    yes(&mut world);
+    assert_eq!(stage(&world), StageState::Open);
+    world.edit("november", |spec| spec.stages[0].max_concurrency = Some(Cap::Count(2)));
+    world.settle();
+    minutes(&mut world, 60);
+    yes(&mut world);
+    let status = world.status("november");
+    let since = status.stages[0].progress_since.unwrap();
+    assert!(since <= world.now, "{since} lies ahead of {}", world.now);
 }
 
 #[test]

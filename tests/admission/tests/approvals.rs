@@ -83,6 +83,12 @@ impl Clinic {
         if output.succeeded() { Ok(()) } else { Err(output.stderr) }
     }
 
+    async fn delete(&self, user: &str, name: &str) -> Result<(), String> {
+        let args = ["delete", "patchapproval", name, "--as", user, "-n", "ward"];
+        let output = self.cluster.kubectl(&args).await.map_err(|error| error.to_string())?;
+        if output.succeeded() { Ok(()) } else { Err(output.stderr) }
+    }
+
     async fn create(&self, user: &str, object: &Value) -> Result<(), String> {
         self.kubectl(user, "create", object).await
     }
@@ -199,6 +205,18 @@ async fn nobody_decides_in_another_name_and_no_author_approves() {
         "written by Wardring's controller alone",
     );
     clinic.patch(CONTROLLER, asked, &status, &as_status).await.unwrap();
+
+    // What was decided is a record. An approval that is not used yet is its approver's to withdraw.
+    let record = "a decision is a record";
+    for (user, name) in [("bob", "asked"), ("carol", "asked"), ("alice", "no"), ("bob", "git")] {
+        refused(clinic.delete(user, name).await, record);
+    }
+    clinic.delete(FLUX, "git").await.unwrap();
+    clinic.create(CONTROLLER, &request("open", &[])).await.unwrap();
+    clinic.delete("bob", "open").await.unwrap();
+    // Nor does a record hold up a namespace that goes.
+    let gone = ["delete", "namespace", "ward", "--timeout=60s"];
+    clinic.cluster.kubectl(&gone).await.unwrap().ok().unwrap();
 }
 
 #[tokio::test]
@@ -249,6 +267,9 @@ async fn a_rollout_that_asks_names_everybody_who_wrote_it() {
     let said = clinic.patch("bob", november, &stages(9, &asks, json!(["bob"])), &[]).await;
     refused(said, "spec.authors: may only grow");
     clinic.patch("bob", november, &stages(9, &asks, json!(["alice", "bob"])), &[]).await.unwrap();
+    // Nobody shuts out others by naming them.
+    let all = stages(9, &asks, json!(["alice", "bob", "carol"]));
+    refused(clinic.patch("bob", november, &all, &[]).await, "add yourself and nobody else");
     // A question cannot be taken back, nor put in other words.
     let dodged = "cannot be changed or taken out";
     let more = json!(["alice", "bob"]);
@@ -256,6 +277,17 @@ async fn a_rollout_that_asks_names_everybody_who_wrote_it() {
         let said = clinic.patch("alice", november, &stages(9, &gates, more.clone()), &[]).await;
         refused(said, dodged);
     }
+    // Where a stage stands is the controller's word alone, and once it is open its deadlines stay.
+    let open = json!({ "status": { "stages": [{ "name": "ward", "state": "Open" }] } });
+    let as_status = ["--subresource=status"];
+    let said = clinic.patch("alice", november, &open, &as_status).await;
+    refused(said, "written by Wardring's controller alone");
+    clinic.patch(CONTROLLER, november, &open, &as_status).await.unwrap();
+    let mut longer = stages(9, &asks, more.clone());
+    longer["spec"]["stages"][0]["silenceDeadline"] = json!("365d");
+    let said = clinic.patch("alice", november, &longer, &[]).await;
+    refused(said, "deadlines cannot change");
+    clinic.patch("alice", november, &stages(8, &asks, more.clone()), &[]).await.unwrap();
     // What is not approved stays free: a stop must need nobody.
     let stop = json!({ "spec": { "suspend": true } });
     clinic.patch("carol", november, &stop, &[]).await.unwrap();

@@ -21,6 +21,11 @@ use crate::{
 /// How long an approval stays after its rollout is gone: it is part of the audit of the run.
 const RETENTION: SignedDuration = SignedDuration::from_hours(90 * 24);
 
+/// How long one that never named a rollout that is known is kept.
+const STRANGE: SignedDuration = SignedDuration::from_hours(1);
+/// Statuses that one pass writes.
+const AT_ONCE: usize = 50;
+
 fn because(reason: &str) -> String {
     if reason.is_empty() { String::new() } else { format!(": {reason}") }
 }
@@ -72,19 +77,29 @@ pub(super) fn asks(
 }
 
 /// Requests that are missing, and statuses that differ from what is written.
-pub(crate) fn write(runs: &[Run<'_>], scene: &Scene<'_>, lanes: &mut Lanes) {
+pub(crate) fn write(runs: &[Run<'_>], scene: &Scene<'_>, lanes: &mut Lanes, wake: &mut Wake) {
     for run in runs {
         lanes.groups.extend(requests(run, scene).map(|new| Action::CreateApproval(Box::new(new))));
     }
     let mut approvals: Vec<&PatchApproval> =
         scene.snapshot.approvals.iter().map(AsRef::as_ref).collect();
     approvals.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+    let mut writes = 0;
     for approval in approvals {
-        if approval.metadata.deletion_timestamp.is_some() {
+        // What names no rollout that is known is not worth a write; one that was, is told its end.
+        let known = |run: &Run<'_>| run.uid() == approval.spec.rollout_uid;
+        let is_strange = approval.status.is_none() && !runs.iter().any(known);
+        if approval.metadata.deletion_timestamp.is_some() || is_strange {
             continue;
+        }
+        if writes == AT_ONCE {
+            // Whoever made so many may wait for their words; the next pass goes on.
+            wake.at(later(scene.now, SignedDuration::from_secs(1)));
+            break;
         }
         let status = status(approval, runs, scene);
         if approval.status.as_ref() != Some(&status) {
+            writes += 1;
             lanes.groups.push(Action::WriteApprovalStatus {
                 name: approval.metadata.name.clone().unwrap_or_default(),
                 uid: approval.metadata.uid.clone().unwrap_or_default(),
@@ -108,7 +123,7 @@ fn requests<'r>(run: &'r Run<'_>, scene: &'r Scene<'_>) -> impl Iterator<Item = 
         }
         let is_there = scene.snapshot.approvals.iter().any(|all| {
             all.metadata.name.as_ref() == Some(&asked.request)
-                || (is_about(all, run, &stage.name, &gate.name)
+                || (is_about(all, &run.id, &stage.name, &gate.name)
                     && all.spec.approval_hash == asked.hash)
         });
         let spec = run.rollout.spec.stages.iter().find(|all| all.name == stage.name)?;
@@ -168,7 +183,7 @@ fn standing(
         (Some(phase), ref text) if is_done => (phase, text.clone()),
         _ => (ApprovalPhase::Void, why),
     };
-    let Some(run) = runs.iter().find(|run| is_about(approval, run, &stage, &gate)) else {
+    let Some(run) = runs.iter().find(|run| is_about(approval, &run.id, &stage, &gate)) else {
         let name = &approval.spec.rollout;
         return over(format!("There is no PatchRollout {name} with the uid that it names."));
     };
@@ -237,8 +252,12 @@ pub(crate) fn garbage(
         if runs.iter().any(|run| run.uid() == approval.spec.rollout_uid) {
             continue;
         }
+        if approval.metadata.deletion_timestamp.is_some() {
+            continue;
+        }
         let made = approval.metadata.creation_timestamp.as_ref().map(|time| time.0);
-        if made.is_some_and(|made| wake.is_due(later(made, RETENTION))) {
+        let kept = if approval.status.is_none() { STRANGE } else { RETENTION };
+        if made.is_some_and(|made| wake.is_due(later(made, kept))) {
             let meta = &approval.metadata;
             names.push((
                 meta.name.clone().unwrap_or_default(),

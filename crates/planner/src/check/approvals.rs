@@ -7,15 +7,44 @@ use wardring_api::{
 };
 
 use super::Replay;
-use crate::ApprovalPolicy;
+use crate::{ApprovalPolicy, RolloutRef, answers_to, approvals::is_account};
 
 fn state_of<'s>(status: &'s StageStatus, phase: GatePhase, gate: &Gate) -> Option<&'s GateStatus> {
     status.gates.iter().find(|known| known.phase == phase && known.name == gate.name)
 }
 
+fn is_rejection(known: &GateStatus) -> bool {
+    let said = known.approval.as_ref().and_then(|asked| asked.decided.as_ref());
+    known.state == GateState::Failed && said.is_some_and(|said| said.decision == Decided::Reject)
+}
+
 impl Replay<'_> {
+    /// A rejection stays until a retry, whatever became of the gate in the spec.
+    pub(super) fn rejections(
+        &mut self,
+        was: Option<&StageStatus>,
+        now: &StageStatus,
+        before: &PatchRolloutStatus,
+        status: &PatchRolloutStatus,
+    ) {
+        if before.last_handled_retry != status.last_handled_retry {
+            return;
+        }
+        for rejected in was.iter().flat_map(|was| &was.gates).filter(|gate| is_rejection(gate)) {
+            let stays = |gate: &GateStatus| {
+                (gate.phase, &gate.name) == (rejected.phase, &rejected.name) && is_rejection(gate)
+            };
+            if !now.gates.iter().any(stays) {
+                let (gate, stage) = (&rejected.name, &now.name);
+                self.breaks(
+                    "S7",
+                    format!("the rejection by gate {gate} of stage {stage} would vanish"),
+                );
+            }
+        }
+    }
+
     /// One gate of type Approval in a status that is written.
-    #[allow(clippy::too_many_arguments)] // Two versions of a stage, and of the rollout around it.
     pub(super) fn approval(
         &mut self,
         rollout: &PatchRollout,
@@ -23,22 +52,10 @@ impl Replay<'_> {
         now: &StageStatus,
         phase: GatePhase,
         gate: &Gate,
-        before: &PatchRolloutStatus,
         status: &PatchRolloutStatus,
     ) {
         let earlier = was.and_then(|was| state_of(was, phase, gate));
         let known = state_of(now, phase, gate);
-        let rejected = |known: &&GateStatus| {
-            let said = known.approval.as_ref().and_then(|asked| asked.decided.as_ref());
-            known.state == GateState::Failed
-                && said.is_some_and(|said| said.decision == Decided::Reject)
-        };
-        let is_retried = before.last_handled_retry != status.last_handled_retry;
-        if earlier.filter(rejected).is_some() && known.filter(rejected).is_none() && !is_retried {
-            let message =
-                format!("the rejection by gate {} of stage {} would vanish", gate.name, now.name);
-            self.breaks("S7", message);
-        }
         let Some(known) = known.filter(|known| known.state == GateState::Passed) else { return };
         let Some(asked) = known.approval.as_ref() else {
             let message = format!("gate {} of stage {} would pass unasked", gate.name, now.name);
@@ -91,21 +108,21 @@ impl Replay<'_> {
         if written.is_none_or(|written| written.hash.is_empty() || written.hash != asked.hash) {
             return Some("what it asks was not written before");
         }
-        let fingerprint = match &self.snapshot.approval_policy {
-            ApprovalPolicy::Intact { fingerprint, .. } => fingerprint,
-            ApprovalPolicy::Broken { .. } => return Some("nobody vouches for approvals"),
+        let (fingerprint, since) = match &self.snapshot.approval_policy {
+            ApprovalPolicy::Intact { fingerprint, since } => (fingerprint, *since),
+            ApprovalPolicy::Broken { .. } | ApprovalPolicy::Unknown { .. } => {
+                return Some("nobody vouches for approvals");
+            }
         };
         if *fingerprint != asked.policy {
             return Some("the admission policies are others than when it was asked");
         }
-        let is_about_it = |approval: &&PatchApproval| {
-            let (spec, meta) = (&approval.spec, &rollout.metadata);
-            let of = spec.subject.stage_gate.as_ref();
-            meta.uid.as_ref().is_some_and(|uid| *uid == spec.rollout_uid)
-                && meta.name.as_ref() == Some(&spec.rollout)
-                && of.is_some_and(|of| of.stage == stage && of.gate == gate.name)
-                && spec.approval_hash == asked.hash
+        let id = RolloutRef {
+            name: rollout.metadata.name.clone().unwrap_or_default(),
+            uid: rollout.metadata.uid.clone().unwrap_or_default(),
         };
+        let is_about_it =
+            |approval: &&PatchApproval| answers_to(approval, &id, stage, &gate.name, &asked.hash);
         let all = || self.snapshot.approvals.iter().map(AsRef::as_ref).filter(is_about_it);
         if all().any(|approval| approval.spec.decision == Some(Decided::Reject)) {
             return Some("somebody rejected it");
@@ -117,6 +134,7 @@ impl Replay<'_> {
         };
         let expires = asked.expires_at.into_iter().chain(approval.spec.expires_at).min();
         let by = approval.spec.approver.as_deref().unwrap_or_default();
+        let made = rollout.metadata.creation_timestamp.as_ref().map(|time| time.0);
         let may_author = gate.approval.as_ref().is_some_and(|all| all.author_may_approve);
         if approval.spec.decision != Some(Decided::Approve) || by.is_empty() {
             Some("it is no approval")
@@ -128,6 +146,11 @@ impl Replay<'_> {
             && (rollout.spec.authors.is_empty() || rollout.spec.authors.iter().any(|all| all == by))
         {
             Some("its author approved it, or nobody knows its authors")
+        } else if !may_author
+            && (rollout.spec.authors.iter().all(|all| is_account(all))
+                || made.is_none_or(|made| made <= since))
+        {
+            Some("nobody vouches for its authors")
         } else if !self.confirmed.iter().any(|one| one.uid == said.uid && one.hash == asked.hash) {
             Some("the approval is not read anew before")
         } else {

@@ -70,9 +70,10 @@ impl Replay<'_> {
                     self.breaks("S7", message);
                 }
             }
+            self.rejections(was, now, before, status);
             for (phase, gate) in stage.gates.all() {
                 if gate.kind == GateType::Approval {
-                    self.approval(rollout, was, now, phase, gate, before, status);
+                    self.approval(rollout, was, now, phase, gate, status);
                     continue;
                 }
                 let known = state_of(now, phase, gate);

@@ -120,7 +120,7 @@ impl World {
             approvals: BTreeMap::new(),
             approval_policy: ApprovalPolicy::Intact {
                 fingerprint: "policies-1".to_owned(),
-                since: start(),
+                since: start() - SignedDuration::from_hours(24),
             },
             agents: BTreeMap::new(),
             meters: BTreeMap::new(),
