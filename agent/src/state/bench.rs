@@ -109,6 +109,10 @@ pub(super) struct Bench {
     /// Hooks that ended well, with the boot.
     pub hooks_good: BTreeSet<(HookMoment, String, u32)>,
     pub restart_helps: bool,
+    /// Looks before which the service still dies and is started again by Windows.
+    pub deaths_left: u32,
+    /// The service starts on demand, by a trigger.
+    pub is_triggered: bool,
     pub ignores_reboots: bool,
     /// Windows answers no question any more.
     pub is_silent: bool,
@@ -229,6 +233,8 @@ impl Bench {
             hooks_run: Vec::new(),
             hooks_good: BTreeSet::new(),
             restart_helps: false,
+            deaths_left: 0,
+            is_triggered: false,
             ignores_reboots: false,
             is_silent: false,
             is_busy: false,

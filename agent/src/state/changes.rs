@@ -49,7 +49,12 @@ mod tests {
 
     #[test]
     fn differences_are_told_and_what_stayed_is_not() {
-        let service = |state| ServiceSample { state, start: StartType::Auto, pid: Some(7) };
+        let service = |state| ServiceSample {
+            state,
+            start: StartType::Auto,
+            pid: Some(7),
+            by_trigger: false,
+        };
         let named = |state| BTreeMap::from([("a".to_owned(), service(state))]);
         let failed = || ProbeSample::Failed("refused".to_owned());
         let probes =

@@ -38,8 +38,7 @@ impl ServiceState {
     }
 }
 
-/// How a service starts. Never used to decide that it *should* run: demand, delayed and
-/// trigger-started services stop by design.
+/// How a service starts. Never used to decide that it *should* run: what ran before does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StartType {
     /// At boot.
@@ -62,12 +61,21 @@ pub struct ServiceSample {
     pub start: StartType,
     /// Its process.
     pub pid: Option<u32>,
+    /// It starts on demand, and triggers demand it: it stops by design when its work is done (Windows
+    /// documentation, "Service trigger events").
+    #[serde(default)]
+    pub by_trigger: bool,
 }
 
 impl ServiceSample {
     /// A service that does not exist.
     pub fn missing() -> ServiceSample {
-        ServiceSample { state: ServiceState::Missing, start: StartType::Unknown, pid: None }
+        ServiceSample {
+            state: ServiceState::Missing,
+            start: StartType::Unknown,
+            pid: None,
+            by_trigger: false,
+        }
     }
 }
 
@@ -118,6 +126,17 @@ pub enum Verdict {
     Broken(String),
 }
 
+/// Whether a service is to run from here on: it ran before, and is not one that stops by design. One
+/// that starts on demand and has no trigger is to run: whoever ran it and names it needs it, and
+/// nothing but a person or our restart brings it back.
+pub(super) fn is_due(before: Option<&ServiceSample>, after: &ServiceSample) -> bool {
+    use ServiceState::{Running, StartPending};
+    let ran = before.is_none_or(|sample| matches!(sample.state, Running | StartPending));
+    // Only one that was so before: an update that turns a service into such a one stops it.
+    let stops_by_design = after.by_trigger && before.is_none_or(|sample| sample.by_trigger);
+    ran && !stops_by_design
+}
+
 /// Compares a service with its baseline. `before` is `None` only when no baseline exists (the
 /// agent lost it): then a service that exists must run, since nobody can say it did not.
 pub fn judge(before: Option<&ServiceSample>, after: &ServiceSample) -> Verdict {
@@ -135,6 +154,7 @@ pub fn judge(before: Option<&ServiceSample>, after: &ServiceSample) -> Verdict {
         (_, Running) => Verdict::Good,
         (_, StartPending) => Verdict::Wait,
         (_, Missing) => Verdict::Broken("the service is gone".to_owned()),
+        (_, Stopped | StopPending) if !disabled && !is_due(before, after) => Verdict::Good,
         (_, state) if disabled => {
             Verdict::Broken(format!("it was {}, is {} and Disabled", was.as_str(), state.as_str()))
         }
@@ -163,7 +183,11 @@ mod tests {
     use super::*;
 
     fn auto(state: ServiceState) -> ServiceSample {
-        ServiceSample { state, start: StartType::Auto, pid: None }
+        ServiceSample { state, start: StartType::Auto, pid: None, by_trigger: false }
+    }
+
+    fn triggered(state: ServiceState) -> ServiceSample {
+        ServiceSample { start: StartType::Demand, by_trigger: true, ..auto(state) }
     }
 
     fn after(was: ServiceState, is: ServiceState) -> Verdict {
@@ -188,6 +212,33 @@ mod tests {
         let verdict = judge(Some(&auto(ServiceState::Running)), &disabled);
         assert_eq!(verdict, Verdict::Broken("its start type was changed to Disabled".into()));
         assert_eq!(judge(Some(&disabled), &disabled), Verdict::Good);
+    }
+
+    #[test]
+    fn a_service_that_triggers_start_may_stop_and_no_other() {
+        use ServiceState::{Missing, Paused, Running, StartPending, StopPending, Stopped};
+        let before = triggered(Running);
+        for state in [Running, Stopped, StopPending] {
+            assert_eq!(judge(Some(&before), &triggered(state)), Verdict::Good, "{state:?}");
+        }
+        assert_eq!(judge(Some(&before), &triggered(StartPending)), Verdict::Wait);
+        let disabled = ServiceSample { start: StartType::Disabled, ..triggered(Stopped) };
+        for worse in [disabled, triggered(Paused), ServiceSample::missing()] {
+            let verdict = judge(Some(&before), &worse);
+            assert!(matches!(verdict, Verdict::Broken(_)), "{worse:?}: {verdict:?}");
+        }
+        assert_eq!(
+            judge(Some(&before), &triggered(Missing)),
+            judge(Some(&auto(Running)), &auto(Missing))
+        );
+        // It ran, nothing but a person starts it, and somebody named it.
+        let demand = |state| ServiceSample { start: StartType::Demand, ..auto(state) };
+        let stopped = Verdict::Broken("it was Running, is Stopped".into());
+        assert_eq!(judge(Some(&demand(Running)), &demand(Stopped)), stopped);
+        // An update took its start at boot away.
+        assert_eq!(judge(Some(&auto(Running)), &triggered(Stopped)), stopped);
+        assert_eq!(judge(Some(&before), &auto(Stopped)), stopped);
+        assert_eq!(judge(None, &triggered(Stopped)), Verdict::Good);
     }
 
     #[test]

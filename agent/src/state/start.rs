@@ -45,6 +45,8 @@ pub(super) fn started(mv: &mut Move, start: Start) {
         job.forbidding_role = Some(role.to_owned());
     }
     if is_new_boot {
+        // Windows started every service anew.
+        job.pids.clear();
         job.waiting = Waiting::default();
         job.contact = Contact::default();
         let is_blamed = is_blamed(&job, &ended);

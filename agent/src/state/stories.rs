@@ -137,6 +137,72 @@ fn a_service_that_does_not_come_back_is_restarted_as_often_as_told_and_then_fail
 }
 
 #[test]
+fn a_service_that_windows_starts_again_and_again_fails_the_job() {
+    let mut bench = Bench { deaths_left: 1_000, ..Bench::new() };
+    let outcome = install(&mut bench);
+    assert_eq!(reason(&outcome), (OutcomeResult::Failed, Some("ServiceDown")));
+    assert!(outcome.message.contains("it starts again and again"), "{}", outcome.message);
+    assert_eq!(bench.restarts_of_service, 2, "it was tried to help it");
+
+    // Our own restart ends it, and is not taken for one more death.
+    let mut bench = Bench { deaths_left: 4, restart_helps: true, ..Bench::new() };
+    assert_eq!(install(&mut bench).result, OutcomeResult::Succeeded);
+    assert_eq!(bench.restarts_of_service, 1);
+}
+
+#[test]
+fn a_service_that_is_started_anew_once_or_twice_delays_the_verdict_and_is_left_alone() {
+    // The first death comes before the first look, which shows no change.
+    for (deaths, looks) in [(0, 3), (2, 5), (3, 6)] {
+        let mut bench = Bench { deaths_left: deaths, ..Bench::new() };
+        bench.take(Event::Offered(Box::new(bench.job(1, Action::Install))));
+        bench.go_until(|bench| phase(bench) == "Verifying");
+        let before = bench.looks;
+        bench.go_until(|bench| bench.state.job.is_none());
+        assert_eq!(bench.outcomes[0].result, OutcomeResult::Succeeded);
+        assert_eq!(bench.looks - before, looks, "three good looks at one process");
+        assert_eq!(bench.restarts_of_service, 0);
+    }
+}
+
+#[test]
+fn a_service_that_stops_by_design_or_did_not_run_may_come_and_go() {
+    let triggered = Bench { is_triggered: true, ..Bench::new() };
+    let stopped = Bench { service: ServiceState::Stopped, ..Bench::new() };
+    for mut bench in [triggered, stopped] {
+        bench.deaths_left = 1_000;
+        assert_eq!(install(&mut bench).result, OutcomeResult::Succeeded);
+        assert_eq!(bench.restarts_of_service, 0);
+    }
+    for (is_triggered, result) in [(true, OutcomeResult::Succeeded), (false, OutcomeResult::Failed)]
+    {
+        let script = Script { stops_service: true, ..Script::default() };
+        let mut bench = Bench { is_triggered, ..Bench::new() }.with("KB1", script);
+        let outcome = install(&mut bench);
+        assert_eq!(outcome.result, result, "{}", outcome.message);
+        assert_eq!(bench.restarts_of_service == 0, is_triggered);
+    }
+}
+
+#[test]
+fn each_restart_attempt_waits_longer_than_the_one_before() {
+    let script = Script { stops_service: true, ..Script::default() };
+    let mut bench = Bench::new().with("KB1", script);
+    let mut job = bench.job(1, Action::Install);
+    job.health.restart_attempts = 5;
+    bench.take(Event::Offered(Box::new(job)));
+    let mut at = Vec::new();
+    for attempt in 1..=5 {
+        bench.go_until(|bench| bench.restarts_of_service == attempt);
+        at.push(bench.mono_ms);
+    }
+    bench.go_until(|bench| bench.state.job.is_none());
+    at.push(bench.mono_ms);
+    let pauses: Vec<u64> = at.windows(2).map(|pair| (pair[1] - pair[0]) / 1_000).collect();
+    assert_eq!(pauses, [20, 40, 80, 120, 120], "also before the last word");
+}
+
+#[test]
 fn a_service_that_was_stopped_before_is_not_blamed_on_the_update() {
     let script = Script { stops_service: true, ..Script::default() };
     let mut bench = Bench { service: ServiceState::Stopped, ..Bench::new() }.with("KB1", script);

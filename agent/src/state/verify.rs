@@ -14,8 +14,11 @@ const GOOD_SAMPLES: u32 = 3;
 const MAX_SAMPLES: u32 = 40;
 /// Looks at a device that does not come to rest.
 const MAX_SETTLE_CHECKS: u32 = 40;
-/// Changes of a service's process that count as flapping.
+/// Changes of a service's process that count as flapping. One or two are what a late installer or a
+/// recovery action does; each begins the good looks anew.
 const FLAPPING: u32 = 3;
+/// Longest wait between two restart attempts, unless the rollout looks less often than that.
+const MAX_BACKOFF_MS: u64 = 120_000;
 
 /// Waits for Windows to come to rest: delayed services start minutes after a boot. Every boot and
 /// every run of the agent begins the wait anew, so what is judged is a boot that held.
@@ -228,10 +231,17 @@ fn judge(job: &mut JobRun, seen: &Inspection) -> (Named, Named) {
         let before = job.baseline.as_ref().map(|baseline| {
             baseline.services.get(name).cloned().unwrap_or_else(ServiceSample::missing)
         });
-        let flaps = count_processes(&mut job.pids, name, &after) >= FLAPPING;
+        let changes = count_processes(&mut job.pids, name, &after);
+        // What did not run before, or stops by design, may come and go.
+        let changes = changes.filter(|_| health::is_due(before.as_ref(), &after));
         match health::judge(before.as_ref(), &after) {
-            Verdict::Good if flaps => {
+            Verdict::Good if changes.is_some_and(|changes| changes >= FLAPPING) => {
                 broken.push((name.clone(), "it starts again and again".to_owned()));
+            }
+            // Three looks see two changes at most: good looks at three processes prove that it dies,
+            // not that it runs.
+            Verdict::Good if changes.is_some() => {
+                waiting.push((name.clone(), "it was started anew since the last look".to_owned()));
             }
             Verdict::Good => {}
             Verdict::Wait => waiting.push((name.clone(), "it is still starting".to_owned())),
@@ -249,19 +259,18 @@ fn judge(job: &mut JobRun, seen: &Inspection) -> (Named, Named) {
     (broken, waiting)
 }
 
-/// How often the service's process changed since we began to watch.
+/// How often the service's process changed since we began to watch, if it changed since the last look.
 fn count_processes(
     pids: &mut std::collections::BTreeMap<String, (u32, u32)>,
     name: &str,
     sample: &ServiceSample,
-) -> u32 {
-    let Some(pid) = sample.pid else { return pids.get(name).map_or(0, |(_, changes)| *changes) };
+) -> Option<u32> {
+    let pid = sample.pid?;
     let (last, changes) = pids.entry(name.to_owned()).or_insert((pid, 0));
-    if *last != pid {
-        *last = pid;
-        *changes += 1;
-    }
-    *changes
+    let is_changed = *last != pid;
+    *last = pid;
+    *changes += u32::from(is_changed);
+    is_changed.then_some(*changes)
 }
 
 /// Restarts a broken service, or gives up when one of them has no attempt left.
@@ -286,8 +295,8 @@ fn repair(mv: &mut Move, mut job: JobRun, samples: u32, broken: &Named) -> Optio
         return contact::before_the_end(mv, job, end, false);
     };
     *job.remediations.entry(service.clone()).or_default() += 1;
-    // Our own restart changes the process; it must not count as flapping.
-    job.pids.remove(service);
+    // Our own restart changes the process, and those of all that depend on it; that is no flapping.
+    job.pids.clear();
     job.message =
         format!("restarting {service}, attempt {} of {attempts}", job.remediations[service]);
     mv.enter(&mut job, Phase::Remediating { service: service.clone(), samples });
@@ -296,7 +305,8 @@ fn repair(mv: &mut Move, mut job: JobRun, samples: u32, broken: &Named) -> Optio
     Some(job)
 }
 
-/// The restart of a service ended; the next sample tells whether it helped.
+/// The restart of a service ended; the next sample tells whether it helped. What did not help at once
+/// gets more time before each further attempt.
 pub(super) fn restarted(
     mv: &mut Move,
     mut job: JobRun,
@@ -304,10 +314,20 @@ pub(super) fn restarted(
     result: Result<(), String>,
 ) -> Option<JobRun> {
     job.message = result.err().unwrap_or_default();
-    let wait = job.payload.health.sample_interval_ms;
+    let made = match &job.phase {
+        Phase::Remediating { service, .. } => job.remediations.get(service).copied().unwrap_or(1),
+        _ => 1,
+    };
+    let wait = backoff(job.payload.health.sample_interval_ms, made);
     mv.enter(&mut job, Phase::Verifying { good: 0, samples });
     mv.pause(&mut job, wait);
     Some(job)
+}
+
+/// Pause after so many restart attempts: one interval, two, four, …
+fn backoff(interval_ms: u64, made: u32) -> u64 {
+    let longest = MAX_BACKOFF_MS.max(interval_ms);
+    interval_ms.saturating_mul(1 << made.saturating_sub(1).min(8)).min(longest)
 }
 
 /// Three good samples in a row, and the proof with each of them.

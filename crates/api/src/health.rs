@@ -31,7 +31,8 @@ pub struct Health {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 10))]
     pub restart_attempts: Option<u32>,
-    /// Pause between restart attempts, and between the good samples a verdict needs; default 20s.
+    /// Pause between the three good samples that a verdict needs, and after the first restart attempt;
+    /// each further attempt waits twice as long, up to 2 minutes. Default 30s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sample_interval: Option<Span>,
 }

@@ -108,7 +108,7 @@ pub(crate) fn health<'a>(
         probes,
         settle: span(own.settle, Span::from_mins(3)),
         restart_attempts: own.restart_attempts.unwrap_or(3),
-        sample_interval: span(own.sample_interval, Span::from_secs(20)),
+        sample_interval: span(own.sample_interval, Span::from_secs(30)),
     }
 }
 

@@ -218,6 +218,7 @@ impl World {
             state: self.service,
             start: StartType::Auto,
             pid: (self.service == ServiceState::Running).then_some(self.pid),
+            by_trigger: false,
         };
         Inspection {
             product: self.product.to_owned(),

@@ -38,10 +38,10 @@ fn a_service_is_restarted_with_those_that_depend_on_it_and_its_refusal_is_told()
     create(&prefix, "MSSQLSERVER", "auto", None);
     create(&prefix, "SQLSERVERAGENT", "demand", Some("MSSQLSERVER"));
     create(&prefix, "Reports", "demand", Some("SQLSERVERAGENT"));
-    // Windows Update's service waits for its triggers, whatever its start type says.
+    // Windows Update's service waits for its triggers.
     let update = format!(r"{SERVICES}\wuauserv");
-    prefix.set(&update, "Start", "REG_DWORD", "2").unwrap();
-    prefix.make_key(&format!(r"{update}\TriggerInfo\0")).unwrap();
+    prefix.set(&update, "Start", "REG_DWORD", "3").unwrap();
+    prefix.set(&format!(r"{update}\TriggerInfo\0"), "Action", "REG_DWORD", "1").unwrap();
     for name in ["MSSQLSERVER", "SQLSERVERAGENT"] {
         prefix.wine(["sc", "start", name]).unwrap();
     }
@@ -51,6 +51,9 @@ fn a_service_is_restarted_with_those_that_depend_on_it_and_its_refusal_is_told()
     assert_eq!(before["MSSQLSERVER"]["start"], "Auto");
     assert_eq!(before["Nothing"]["state"], "Missing");
     assert_eq!(before["wuauserv"]["start"], "Demand", "{before}");
+    let by_trigger = ["wuauserv", "SQLSERVERAGENT", "MSSQLSERVER"];
+    let by_trigger = by_trigger.map(|name| before[name]["byTrigger"].as_bool().unwrap());
+    assert_eq!(by_trigger, [true, false, false], "on demand alone is not enough: {before}");
 
     let restarted = act(&prefix, ["restart", "MSSQLSERVER"]).unwrap();
     assert_eq!(restarted["restarted"], true, "{restarted}");

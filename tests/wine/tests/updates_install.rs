@@ -15,6 +15,7 @@ use wardring_wine_tests::fakewua::{FakeWua, in_ms};
 use wardring_wine_tests::gateway::{Seen, TestGateway};
 use wardring_wine_tests::jobs::job;
 use wardring_wine_tests::prefix::{Agent, Prefix, build_agent};
+use wardring_wine_tests::programs::compile;
 
 const CURRENT_VERSION: &str = r"SOFTWARE\Microsoft\Windows NT\CurrentVersion";
 const ID: &str = "aaaaaaaa-0000-0000-0000-000000000001";
@@ -289,4 +290,64 @@ async fn of_two_failures_the_one_that_may_pass_is_tried_again_and_the_other_one_
     assert_ne!(began[0]["client"], began[1]["client"], "each try has a name of its own");
     let world = rig.fake.world().unwrap();
     assert_eq!(world["updates"][0]["isInstalled"], json!(true));
+}
+
+/// Puts a service of the tests in the place of Windows' own and starts it.
+fn replace_service(prefix: &Prefix, name: &str, start: &str) {
+    let _ = prefix.wine(["sc", "delete", name]);
+    let program = format!(r"C:\wardring\service.exe {name}");
+    prefix.run(&["sc", "create", name, "binPath=", &program, "start=", start]).unwrap();
+    prefix.wine(["sc", "start", name]).unwrap();
+}
+
+fn state(prefix: &Prefix, name: &str) -> String {
+    prefix.wine(["sc", "query", name]).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_stops_by_design_is_left_one_that_dies_is_restarted_and_one_that_flaps_fails()
+ {
+    let quick = json!({"install": {"takesMs": 1500, "needsReboot": false}});
+    let mut rig = Rig::new(world(&quick)).await;
+    compile("service.c", &rig.prefix.drive().join("wardring/service.exe")).unwrap();
+    replace_service(&rig.prefix, "wuauserv", "demand");
+    let trigger = r"SYSTEM\CurrentControlSet\Services\wuauserv\TriggerInfo\0";
+    rig.prefix.set(trigger, "Action", "REG_DWORD", "1").unwrap();
+    replace_service(&rig.prefix, "Spooler", "auto");
+    let watched = |job: &mut JobPayload| {
+        job.health.services = vec!["wuauserv".to_owned(), "Spooler".to_owned()];
+    };
+    let crash = |prefix: &Prefix, name: &str, after_ms: &str| {
+        let key = format!(r"SOFTWARE\WardringTests\{name}");
+        prefix.set(&key, "CrashMs", "REG_DWORD", after_ms).unwrap();
+    };
+
+    rig.give(None, watched);
+    rig.called("Install", 1).await;
+    crash(&rig.prefix, "wuauserv", "1");
+    let outcome = rig.outcome().await;
+    assert_eq!(outcome.result, OutcomeResult::Succeeded, "{}", outcome.message);
+    assert!(state(&rig.prefix, "wuauserv").contains("STOPPED"), "nobody starts it");
+    assert!(state(&rig.prefix, "Spooler").contains("RUNNING"));
+
+    rig.give(Some(&world(&quick)), watched);
+    rig.called("Install", 2).await;
+    crash(&rig.prefix, "Spooler", "1");
+    let outcome = rig.outcome().await;
+    assert_eq!(outcome.result, OutcomeResult::Succeeded, "{}", outcome.message);
+    assert!(state(&rig.prefix, "Spooler").contains("RUNNING"), "it was restarted");
+
+    rig.give(Some(&world(&quick)), |job| {
+        watched(job);
+        job.health.restart_attempts = 0;
+        job.health.sample_interval_ms = 1_500;
+    });
+    rig.called("Install", 3).await;
+    let key = r"SOFTWARE\WardringTests\Spooler";
+    rig.prefix.set(key, "Flap", "REG_DWORD", "1").unwrap();
+    crash(&rig.prefix, "Spooler", "1000");
+    let outcome = rig.outcome().await;
+    let found = (outcome.result, outcome.reason.as_deref());
+    assert_eq!(found, (OutcomeResult::Failed, Some("ServiceDown")), "{}", outcome.message);
+    assert!(outcome.message.contains("Spooler"), "{}", outcome.message);
 }

@@ -315,8 +315,9 @@ impl Bench {
         let is_pending = self.pending_reboot || update_waits;
         let sample = ServiceSample {
             state: self.service,
-            start: StartType::Auto,
+            start: if self.is_triggered { StartType::Demand } else { StartType::Auto },
             pid: (self.service == ServiceState::Running).then_some(self.pid),
+            by_trigger: self.is_triggered,
         };
         Inspection {
             product: PRODUCT.to_owned(),
@@ -365,6 +366,11 @@ impl Bench {
             }
             Ask::Inspect { witnesses, .. } => {
                 self.looks += 1;
+                let phase = self.state.job.as_ref().map(|job| &job.phase);
+                if matches!(phase, Some(Phase::Verifying { .. })) && self.deaths_left > 0 {
+                    self.deaths_left -= 1;
+                    self.pid += 1;
+                }
                 let mut seen = self.inspection();
                 if witnesses.is_some() {
                     seen.witnesses = self.answering();

@@ -16,18 +16,34 @@ use crate::state::StartType;
 
 const SERVICES: &str = r"SYSTEM\CurrentControlSet\Services";
 
-/// How a service starts, by its configuration. One that a trigger starts stops by design, whatever
-/// else its configuration says (Windows documentation, "Service trigger events").
+/// A service starts on demand.
+const ON_DEMAND: u64 = 3;
+/// A trigger that stops its service (`SERVICE_TRIGGER_ACTION_SERVICE_STOP`).
+const STOPS: u64 = 2;
+
+/// How a service starts, by its configuration.
 pub(super) fn start_type(registry: &impl Registry, name: &str) -> StartType {
     let path = format!(r"{SERVICES}\{name}");
-    let has_trigger = registry.has_key(&format!(r"{path}\TriggerInfo")).unwrap_or(false);
     match number(registry, &path, "Start") {
         Some(4) => StartType::Disabled,
-        Some(0..=3) if has_trigger => StartType::Demand,
         Some(0..=2) => StartType::Auto,
-        Some(3) => StartType::Demand,
+        Some(ON_DEMAND) => StartType::Demand,
         _ => StartType::Unknown,
     }
+}
+
+/// Whether nothing but triggers starts a service, so that it stops by design (Windows documentation,
+/// "Service trigger events"). One that starts with Windows as well, like W32Time on a member of a
+/// domain, is none; neither is one whose configuration cannot be read.
+pub(super) fn starts_by_trigger(registry: &impl Registry, name: &str) -> bool {
+    let path = format!(r"{SERVICES}\{name}");
+    let triggers = format!(r"{path}\TriggerInfo");
+    let starts = |key: &String| {
+        number(registry, &format!(r"{triggers}\{key}"), "Action")
+            .is_none_or(|action| action != STOPS)
+    };
+    number(registry, &path, "Start") == Some(ON_DEMAND)
+        && registry.keys(&triggers).unwrap_or_default().iter().any(starts)
 }
 
 /// What a service needs to run, by name or as members of a group.
@@ -63,16 +79,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_service_that_a_trigger_starts_is_on_demand() {
+    fn only_a_service_that_starts_on_demand_and_by_a_trigger_stops_by_design() {
         let path = format!(r"{SERVICES}\wuauserv");
+        let trigger = format!(r"{path}\TriggerInfo\0");
         let start = |start| Hive::default().number(&path, "Start", start);
-        assert_eq!(start_type(&start(2), "wuauserv"), StartType::Auto);
-        let triggered = start(2).key(&format!(r"{path}\TriggerInfo\0"));
-        assert_eq!(start_type(&triggered, "wuauserv"), StartType::Demand);
-        let disabled = start(4).key(&format!(r"{path}\TriggerInfo\0"));
-        assert_eq!(start_type(&disabled, "WUAUSERV"), StartType::Disabled);
-        assert_eq!(start_type(&start(3), "wuauserv"), StartType::Demand);
+        for (number, start_is) in
+            [(2, StartType::Auto), (3, StartType::Demand), (4, StartType::Disabled)]
+        {
+            assert_eq!(start_type(&start(number), "WUAUSERV"), start_is);
+            assert!(!starts_by_trigger(&start(number), "wuauserv"), "{number} without a trigger");
+            let triggered = start(number).number(&trigger, "Action", 1);
+            assert_eq!(starts_by_trigger(&triggered, "wuauserv"), number == 3, "{number}");
+        }
+        assert!(starts_by_trigger(&start(3).key(&trigger), "wuauserv"), "whatever it does");
+        let stopped = start(3).number(&trigger, "Action", 2);
+        assert!(!starts_by_trigger(&stopped, "wuauserv"), "a trigger that only stops it");
         assert_eq!(start_type(&Hive::default(), "wuauserv"), StartType::Unknown);
+        assert!(!starts_by_trigger(&Hive::default(), "wuauserv"));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use wardring_protocol::ServiceFact;
 
 use super::super::registry::LocalMachine;
 use super::order::Node;
-use super::{needs, start_type};
+use super::{needs, start_type, starts_by_trigger};
 use crate::ffi::{self, ListedService};
 use crate::state::{ServiceSample, ServiceState};
 
@@ -71,6 +71,7 @@ pub(in crate::platform::windows) fn sample(
                 state: state(service.state, service.pid),
                 start: start_type(&LocalMachine, name),
                 pid: Some(service.pid).filter(|pid| *pid != 0),
+                by_trigger: starts_by_trigger(&LocalMachine, name),
             });
         (name.clone(), sample)
     };
