@@ -145,3 +145,21 @@ fn a_device_that_became_another_windows_is_not_tried_again() {
     assert_eq!((line.state, line.attempt), (LineState::Failed, 1));
     assert_eq!(line.reason, Some(Reason::BuildFamilyChanged));
 }
+
+#[test]
+fn a_device_that_cannot_tell_what_happens_at_its_start_is_held_like_one_that_needs_a_person() {
+    let row = |attendance: &str| {
+        let device = serde_json::json!({
+            "apiVersion": "wardring.dev/v1alpha1", "kind": "Device",
+            "metadata": {"name": "test-1"}, "spec": {},
+            "status": {"startup": {"attendance": attendance}},
+        });
+        DeviceRow::new(&serde_json::from_value(device).unwrap())
+    };
+    for (attendance, expected) in [("Needed", true), ("Unknown", true), ("NotNeeded", false)] {
+        assert_eq!(row(attendance).attended_boot, expected, "{attendance}");
+    }
+    let unknown = |device: &mut DeviceRow| device.attended_boot = row("Unknown").attended_boot;
+    assert_eq!(hold("", unknown), Some("AttendedBoot".to_owned()));
+    assert_eq!(hold("unattendedBoot: Ignore", unknown), None);
+}
