@@ -3,8 +3,8 @@
 
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
-    JobAction, LineState, OnBattery, PatchAuthority, PendingRebootPolicy, RollbackPolicy, Span,
-    UnattendedBootPolicy, WindowAction, reasons::Reason,
+    ComponentStorePolicy, JobAction, LineState, OnBattery, PatchAuthority, PendingRebootPolicy,
+    RollbackPolicy, Span, UnattendedBootPolicy, WindowAction, reasons::Reason,
 };
 
 use crate::{
@@ -131,8 +131,14 @@ fn job(
             require_reversible: spec.preflight.require_reversible,
             ignore_attended_boot: spec.preflight.unattended_boot == UnattendedBootPolicy::Ignore,
             ignore_battery: spec.preflight.on_battery == OnBattery::Ignore,
-            component_store: spec.preflight.component_store,
-            sole_source: groups().any(|group| group.patch_authority == PatchAuthority::Exclusive),
+            // They mean nothing where nothing is installed, and an agent that does not know them would
+            // refuse the rollback with them.
+            component_store: match line.action {
+                JobAction::Install => spec.preflight.component_store,
+                JobAction::Download | JobAction::Rollback => ComponentStorePolicy::default(),
+            },
+            sole_source: line.action == JobAction::Install
+                && groups().any(|group| group.patch_authority == PatchAuthority::Exclusive),
         },
         health: checks::health(&spec.health, groups()),
         reboot: JobReboot {

@@ -4,7 +4,10 @@
 mod support;
 
 use support::{ONE_STAGE, SERVER, World, explained};
-use wardring_api::{ComponentStore, LineState, PatchAuthority, UpdateKind, reasons::Reason};
+use wardring_api::{
+    ComponentStore, ComponentStorePolicy, JobAction, LineState, PatchAuthority, UpdateKind,
+    reasons::Reason,
+};
 use wardring_planner::{DeviceRow, OutcomeResult, explain_rollout};
 
 /// A stage of one device that reports what `reports` sets, under these rules.
@@ -162,4 +165,31 @@ fn a_device_that_cannot_tell_what_happens_at_its_start_is_held_like_one_that_nee
     let unknown = |device: &mut DeviceRow| device.attended_boot = row("Unknown").attended_boot;
     assert_eq!(hold("", unknown), Some("AttendedBoot".to_owned()));
     assert_eq!(hold("unattendedBoot: Ignore", unknown), None);
+}
+
+#[test]
+fn the_job_of_a_rollback_asks_for_nothing_that_an_older_agent_does_not_know() {
+    let mut world = World::new();
+    world.group("test").spec.patch_authority = PatchAuthority::Exclusive;
+    world.device("test-1", "test", SERVER);
+    world.devices.get_mut("test-1").unwrap().component_store = Some(ComponentStore::Healthy);
+    world.agents.get_mut("test-1").unwrap().script = support::agent::Script::ServiceDown;
+    let rules = "preflight: {componentStore: Require}\nonFailure: {action: Rollback}";
+    world.rollout("november", &format!("{ONE_STAGE}\n{rules}"));
+    for _ in 0..60 {
+        world.minute(|_| {});
+        if world.jobs.get("test-1").is_some_and(|job| job.action == JobAction::Rollback) {
+            break;
+        }
+    }
+    world.jobs.clear();
+    let plan = wardring_planner::plan(&world.snapshot());
+    let made = plan.actions.iter().find_map(|action| match action {
+        wardring_planner::Action::CreateJob(job) => Some(job),
+        _ => None,
+    });
+    let job = made.unwrap();
+    assert_eq!(job.action, JobAction::Rollback);
+    assert_eq!(job.preflight.component_store, ComponentStorePolicy::Block);
+    assert!(!job.preflight.sole_source);
 }
