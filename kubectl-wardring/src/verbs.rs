@@ -86,10 +86,6 @@ pub async fn retry(cluster: &Cluster, args: &Rollout) -> Result<()> {
         if Standing::of(rollout) == Standing::Aborted {
             bail!("{} is Aborted; make a new rollout", resource_name(rollout));
         }
-        let by = rollout.status.as_ref().and_then(|status| status.superseded_by.as_ref());
-        if let Some(by) = by {
-            bail!("rollout {} superseded {}; retry that one", by.rollout, resource_name(rollout));
-        }
         if !Standing::may_have_failed(rollout) {
             bail!("{} has no failed devices; nothing to retry", resource_name(rollout));
         }

@@ -326,8 +326,7 @@ fn mark_refused(
     generation: Option<i64>,
     now: Timestamp,
 ) {
-    let done = [RolloutPhase::Completed, RolloutPhase::Aborted, RolloutPhase::Superseded];
-    let is_done = status.phase.is_some_and(|phase| done.contains(&phase));
+    let is_done = matches!(status.phase, Some(RolloutPhase::Completed | RolloutPhase::Aborted));
     if is_done {
         return;
     }

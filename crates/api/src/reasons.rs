@@ -46,14 +46,6 @@ reasons! {
     SuspendedByPerson,
     /// A person ended the rollout.
     AbortedByPerson,
-    /// Another rollout supersedes this one: what has begun comes to its end, and nothing new starts.
-    SupersededByRollout,
-    /// The rollout took over from the one that it supersedes.
-    TookOver,
-    /// The rollout that `supersedes` names does not exist.
-    SupersedesNotFound,
-    /// Rollouts supersede each other in a circle.
-    SupersedesInCircle,
     /// More devices failed than `maxFailures` allows.
     FailureBudgetSpent,
     /// More devices fell silent than `maxUnreachable` allows.
@@ -280,8 +272,6 @@ reasons! {
     OfflineTooLong,
     /// The stage's tail closed before the device could begin.
     TailClosed,
-    /// Another rollout superseded this one before the device could begin here.
-    HandedOver,
     /// A person released the device from its job.
     Released,
     // Permits refused.

@@ -61,11 +61,6 @@ pub struct PatchRolloutSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(min = 1, max = 253)))]
     pub authors: Vec<String>,
-    /// Name of the rollout of this namespace whose place this one takes: nothing new starts there any more,
-    /// what has begun there comes to its end. Latches: neither changes back, whatever becomes of either.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
-    pub supersedes: Option<String>,
     /// A person's pause. Latches: only an explicit `false` resumes, absence changes nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,

@@ -71,12 +71,6 @@ pub struct PatchRolloutStatus {
     /// The latched end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aborted: Option<Latch>,
-    /// The rollout that took this one's place. Latched: nothing new starts here any more.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub superseded_by: Option<Handover>,
-    /// The rollout whose place this one took.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub took_over: Option<Handover>,
     /// The rollback procedure, once it began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback: Option<RollbackStatus>,
@@ -84,23 +78,6 @@ pub struct PatchRolloutStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub last_handled_retry: Option<String>,
-}
-
-/// The other one of two rollouts of which one took the other's place.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Handover {
-    /// Its name.
-    #[schemars(length(max = 253))]
-    pub rollout: String,
-    /// Its uid.
-    #[schemars(length(max = 64))]
-    pub uid: String,
-    /// Since when.
-    pub at: Timestamp,
-    /// The sentence for people.
-    #[schemars(length(max = 1024))]
-    pub message: String,
 }
 
 /// One word for people; machines read conditions.
@@ -122,8 +99,6 @@ pub enum RolloutPhase {
     Completed,
     /// A person ended it.
     Aborted,
-    /// Another rollout took its place.
-    Superseded,
     /// It cannot be carried out as written.
     Invalid,
 }

@@ -346,13 +346,7 @@ fn hostname(device: &str, snapshot: &Snapshot) -> String {
 
 fn has_ended(status: &PatchRolloutStatus) -> bool {
     status.phase.is_some_and(|phase| {
-        matches!(
-            phase,
-            RolloutPhase::Completed
-                | RolloutPhase::Aborted
-                | RolloutPhase::Superseded
-                | RolloutPhase::RolledBack
-        )
+        matches!(phase, RolloutPhase::Completed | RolloutPhase::Aborted | RolloutPhase::RolledBack)
     })
 }
 

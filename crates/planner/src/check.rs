@@ -170,7 +170,6 @@ impl<'a> Replay<'a> {
             self.breaks("S12", format!("the resolved updates of rollout {name} would change"));
         }
         self.order_begins(uid, &before, status);
-        self.hands_over(rollout, &before, status);
         for (position, stage) in status.stages.iter().enumerate() {
             let was = before.stages.iter().find(|known| known.name == stage.name);
             let was_state = was.map_or(StageState::Pending, |known| known.state);
@@ -190,33 +189,6 @@ impl<'a> Replay<'a> {
         self.gates(rollout, &before, status);
         if let Some((_, known)) = self.rollouts.get_mut(uid) {
             *known = status.clone();
-        }
-    }
-
-    /// Who gave way does not come back, and nobody goes on before the other one gave way.
-    fn hands_over(
-        &mut self,
-        rollout: &PatchRollout,
-        before: &PatchRolloutStatus,
-        status: &PatchRolloutStatus,
-    ) {
-        let name = rollout.metadata.name.clone().unwrap_or_default();
-        if before.superseded_by.is_some() && status.superseded_by != before.superseded_by {
-            self.breaks("S5", format!("rollout {name} would come back after it gave way"));
-        }
-        let Some(took) = status.took_over.as_ref().filter(|_| before.took_over.is_none()) else {
-            return;
-        };
-        let gave_way = self.rollouts.get(took.uid.as_str()).is_some_and(|(older, status)| {
-            status.superseded_by.is_some()
-                || status.aborted.is_some()
-                || older.metadata.deletion_timestamp.is_some()
-                || status.stages.iter().all(|stage| stage.state == StageState::Completed)
-        });
-        if !gave_way {
-            let message =
-                format!("rollout {name} would take over before {} gave way", took.rollout);
-            self.breaks("S5", message);
         }
     }
 

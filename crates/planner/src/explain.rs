@@ -226,12 +226,7 @@ fn told(stop: Option<&StopView>) -> String {
 fn ended(story: &DeviceStory<'_>) -> Explanation {
     let line = story.line;
     let reason = Reason::parse(line.state.as_str()).unwrap_or(Reason::Failed);
-    let mut message = format!("{} {}", line.device, last_end(line));
-    let by = story.rollout.status.as_ref().and_then(|status| status.superseded_by.as_ref());
-    if let Some(by) = by.filter(|_| line.reason == Some(Reason::HandedOver)) {
-        message.push_str(&format!(" That is rollout {}.", by.rollout));
-    }
-    Explanation { reason, message, until: None }
+    Explanation { reason, message: format!("{} {}", line.device, last_end(line)), until: None }
 }
 
 fn last_end(line: &SliceLine) -> String {

@@ -164,12 +164,7 @@ pub fn forecast(snapshot: &Snapshot, uid: &str, assumptions: &Assumptions) -> Op
 fn stands_still(decided: &RolloutDecisions) -> bool {
     let status = &decided.status;
     let is_stopped = match status.phase {
-        Some(
-            RolloutPhase::Aborted
-            | RolloutPhase::Superseded
-            | RolloutPhase::RolledBack
-            | RolloutPhase::Invalid,
-        ) => true,
+        Some(RolloutPhase::Aborted | RolloutPhase::RolledBack | RolloutPhase::Invalid) => true,
         Some(RolloutPhase::Halted) => {
             status.rollback.as_ref().is_none_or(|rollback| rollback.completed_at.is_some())
         }

@@ -13,7 +13,7 @@ use crate::{
     line::{Frozen, Line, Tally},
     order,
     plan::Lanes,
-    rollback, supersede, tail,
+    rollback, tail,
     validate::{Run, Scene, Stop},
     wake::Wake,
     windows::StageWindows,
@@ -35,12 +35,8 @@ fn may_grant(run: &Run<'_>, scene: &Scene<'_>, action: JobAction) -> bool {
     ready
         && is_in_order
         && match action {
-            JobAction::Rollback => {
-                matches!(run.stop, None | Some(Stop::Halted | Stop::Superseded))
-            }
-            JobAction::Install | JobAction::Download => {
-                run.stop.is_none() && !supersede::waits(run)
-            }
+            JobAction::Rollback => matches!(run.stop, None | Some(Stop::Halted)),
+            JobAction::Install | JobAction::Download => run.stop.is_none(),
         }
 }
 
@@ -181,10 +177,6 @@ impl Desk<'_, '_> {
             self.run.rollout.spec.on_halt.installed_awaiting_reboot == AwaitingRebootAction::Finish;
         let allowed = match line.action {
             JobAction::Rollback => may_grant(self.run, self.scene, JobAction::Rollback),
-            // What it has begun comes to its end there.
-            _ if stop == Some(Stop::Superseded) => {
-                may_grant(self.run, self.scene, JobAction::Rollback)
-            }
             _ if stop == Some(Stop::Halted) => {
                 finishes && may_grant(self.run, self.scene, JobAction::Rollback)
             }

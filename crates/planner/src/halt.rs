@@ -160,8 +160,6 @@ pub(crate) fn stop_of(run: &Run<'_>) -> Option<Stop> {
         Some(Stop::Suspended)
     } else if run.status.halted.is_some() {
         Some(Stop::Halted)
-    } else if run.status.superseded_by.is_some() {
-        Some(Stop::Superseded)
     } else {
         None
     }
@@ -214,8 +212,7 @@ fn retry(run: &mut Run<'_>, scene: &Scene<'_>) -> bool {
     }
     run.status.last_handled_retry = Some(stamp);
     run.gating = true;
-    // What is over, or another rollout's by now, does not begin anew.
-    if run.status.aborted.is_some() || run.status.superseded_by.is_some() {
+    if run.status.aborted.is_some() {
         return true;
     }
     let halted = run.status.halted.take();

@@ -42,8 +42,7 @@ pub(crate) fn close_open_batch(runs: &mut [Run<'_>], scene: &Scene<'_>, lanes: &
     for run in runs.iter_mut() {
         let has_heard = scene.snapshot.guards.unheard.is_none();
         let may_grant = has_heard && run.stop.is_none() && run.complaint.is_none();
-        let may_roll_back =
-            has_heard && matches!(run.stop, None | Some(Stop::Halted | Stop::Superseded));
+        let may_roll_back = has_heard && matches!(run.stop, None | Some(Stop::Halted));
         let (uid, now) = (run.id.uid.clone(), scene.now);
         let respects = windows::rollbacks_wait(run);
         let limits: Vec<bool> = (0..run.stages.len())

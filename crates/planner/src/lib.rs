@@ -47,7 +47,6 @@ mod sequence;
 mod snapshot;
 mod stage;
 mod status;
-mod supersede;
 mod tail;
 mod validate;
 mod wake;

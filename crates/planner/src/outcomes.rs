@@ -49,8 +49,6 @@ struct Facts<'s, 'a> {
     awaits: bool,
     /// The PatchRollback that is being carried out was deleted.
     withdrawn: bool,
-    /// Another rollout took this one's place.
-    superseded: bool,
     covers: &'s dyn Fn(u16) -> bool,
 }
 
@@ -73,7 +71,6 @@ pub(crate) fn fold(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) {
             still: stood_still(stage_status),
             awaits,
             withdrawn,
-            superseded: status.superseded_by.is_some() && status.aborted.is_none(),
             covers: &|product| coverage.covers(product),
         };
         for index in 0..frozen.lines.len() {
@@ -144,13 +141,6 @@ impl Facts<'_, '_> {
                 self.mailbox(line, enrolment(), job)
             }
             _ => match self.scene.row(line) {
-                // It would have been tried again, so it is no failure yet, and becomes none by this.
-                Some(_) if self.superseded => {
-                    let mut next = *line;
-                    next.remember();
-                    next.set(LineState::Deferred, Some(Reason::HandedOver), self.scene.now);
-                    Turn::Becomes(next)
-                }
                 Some(_) => Turn::Keep,
                 None => self.ends(line, LineState::Failed, Reason::Replaced, None),
             },
@@ -283,9 +273,6 @@ impl Facts<'_, '_> {
         if product != NO_PRODUCT && !(self.covers)(product) {
             return self.ends(line, LineState::NotApplicable, Reason::NotApplicable, None);
         }
-        if self.superseded {
-            return self.ends(line, LineState::Deferred, Reason::HandedOver, None);
-        }
         if self.rules.is_closed && self.stop.is_none() {
             return self.ends(line, LineState::Deferred, Reason::TailClosed, None);
         }
@@ -357,7 +344,7 @@ impl Facts<'_, '_> {
         match self.stop {
             None => false,
             // A halt is what rollbacks are for.
-            Some(Stop::Halted | Stop::Superseded) => line.action != JobAction::Rollback,
+            Some(Stop::Halted) => line.action != JobAction::Rollback,
             Some(Stop::Suspended | Stop::Aborted | Stop::Deleting) => true,
         }
     }

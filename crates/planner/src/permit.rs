@@ -286,14 +286,6 @@ fn rollout(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
     if is_suspended {
         return refused(Reason::SuspendedByPerson, ASK_LATER);
     }
-    // What has begun comes to its end; nothing else begins.
-    let has_begun = facts.job.is_some_and(JobView::may_have_begun);
-    if let Some(by) = status.and_then(|status| status.superseded_by.as_ref())
-        && facts.request.action != JobAction::Rollback
-        && !has_begun
-    {
-        return ended(Reason::SupersededByRollout, &by.message);
-    }
     let halted = status.and_then(|status| status.halted.as_ref());
     match halted {
         // Taking updates back is what a halt is for.

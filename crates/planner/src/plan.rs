@@ -10,7 +10,7 @@ use crate::{
     halt::{self, Latched},
     jobs,
     ledger::{self, Pen},
-    order, outcomes, resolve, rollback, stage, status, supersede,
+    order, outcomes, resolve, rollback, stage, status,
     validate::{Complaint, Run, Scene, validate},
     wake::Wake,
     windows,
@@ -86,8 +86,7 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
         return let_go(&runs, lanes);
     }
     // What people ordered comes first, and takes effect whatever else is wrong.
-    let mut latched: Vec<Latched> = runs.iter_mut().map(|run| halt::latch(run, &scene)).collect();
-    supersede::latch(&mut runs, &mut latched, &scene);
+    let latched: Vec<Latched> = runs.iter_mut().map(|run| halt::latch(run, &scene)).collect();
     let mut measure = Vec::new();
     let waits = if scene.guard.is_none() {
         decide(&mut runs, &latched, &scene, &mut lanes, &mut measure, &mut wake)

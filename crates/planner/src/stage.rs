@@ -11,7 +11,7 @@ use crate::{
     caps::later,
     explain, freeze, gates, halt,
     plan::Lanes,
-    rollback, supersede, tail,
+    rollback, tail,
     validate::{Complaint, Run, Scene},
     wake::Wake,
 };
@@ -30,7 +30,6 @@ pub(crate) fn advance(
         || scene.guard.is_some()
         || run.status.plan_hash.is_none()
         || !run.has_finalizer()
-        || supersede::waits(run)
     {
         return None;
     }

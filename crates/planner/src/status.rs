@@ -114,9 +114,6 @@ fn waiting_for(
         let reason = Reason::parse(&latch.reason).unwrap_or(Reason::RolloutStopped);
         list.push(waiting(reason, &latch.message));
     }
-    if let Some(by) = run.status.superseded_by.as_ref().filter(|_| !is_completed(run)) {
-        list.push(waiting(Reason::SupersededByRollout, &by.message));
-    }
     for (message, devices) in emergency::told(run, decisions, scene) {
         list.push(Waiting { devices: Some(devices), ..waiting(Reason::EmergencyStop, &message) });
     }
@@ -334,8 +331,7 @@ fn phase(run: &Run<'_>) -> RolloutPhase {
             return RolloutPhase::RolledBack;
         }
         Some(Stop::Halted) => return RolloutPhase::Halted,
-        Some(Stop::Superseded) if !is_completed(run) => return RolloutPhase::Superseded,
-        Some(Stop::Superseded | Stop::Deleting) | None => {}
+        Some(Stop::Deleting) | None => {}
     }
     let is_open = run.status.stages.iter().any(|stage| stage.freeze_id.is_some());
     if run.complaint.is_some() {
@@ -417,8 +413,6 @@ fn set_conditions(run: &mut Run<'_>, decisions: &[Vec<Decision>], scene: &Scene<
     }
     let progress = if completed {
         (false, Reason::Completed)
-    } else if stop == Some(Stop::Superseded) && complaint.is_none() {
-        (false, Reason::SupersededByRollout)
     } else if stop.is_some() || complaint.is_some() || no_way_on {
         (false, if rolling { Reason::RollingBack } else { Reason::RolloutStopped })
     } else if stands {

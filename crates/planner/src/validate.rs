@@ -171,8 +171,6 @@ pub(crate) enum Stop {
     Aborted,
     Suspended,
     Halted,
-    /// Another rollout took its place; what has begun comes to its end.
-    Superseded,
 }
 
 /// One stage of a run.

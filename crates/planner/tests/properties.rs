@@ -40,8 +40,6 @@ enum Fault {
     LiftStop(usize),
     DeleteGroup(usize),
     RestoreGroup(usize),
-    /// A rollout is made that takes the place of this one.
-    Supersede,
 }
 
 /// Emergency stops, with the devices of which stage they concern, and whether rollbacks too.
@@ -97,7 +95,6 @@ fn fault() -> impl Strategy<Value = Fault> {
         1 => (0..STOPS.len()).prop_map(Fault::LiftStop),
         2 => device.clone().prop_map(Fault::DeleteGroup),
         2 => device.prop_map(Fault::RestoreGroup),
-        1 => Just(Fault::Supersede),
     ]
 }
 
@@ -187,7 +184,12 @@ impl Case {
         });
         world.rollout("november", &serde_yaml::to_string(&spec).unwrap());
         if self.second {
-            world.rollout("other", &other(""));
+            world.rollout(
+                "other",
+                "{updates: {kbs: [KB5068787]}, stages: [{name: other, group: g0, minProven: 0, \
+                 maxConcurrency: 2, maxFailures: 9, maxUnreachable: 9, minCoverage: 1%, \
+                 progressDeadline: 12h, deviceDeadline: 6h, silenceDeadline: 30m}]}",
+            );
         }
         world
     }
@@ -255,12 +257,6 @@ impl Case {
                 world.group(&name).spec.max_unavailable =
                     self.group_limit.map(wardring_api::Cap::Count);
             }
-            Fault::Supersede => {
-                if !world.rollouts.contains_key("other") {
-                    world.rollout("other", &other("supersedes: november, "));
-                    watch.second = true;
-                }
-            }
             Fault::Stop(number) => world.stop(&number.to_string(), STOPS[*number].0),
             Fault::LiftStop(number) => drop(world.stops.remove(&number.to_string())),
             Fault::RepairedByHand(device) => {
@@ -289,15 +285,6 @@ impl Case {
     }
 }
 
-/// A rollout for the devices of the first stage, with `more` of its own.
-fn other(more: &str) -> String {
-    format!(
-        "{{updates: {{kbs: [KB5068787]}}, {more}stages: [{{name: other, group: g0, minProven: 0, \
-         maxConcurrency: 2, maxFailures: 9, maxUnreachable: 9, minCoverage: 1%, \
-         progressDeadline: 12h, deviceDeadline: 6h, silenceDeadline: 30m}}]}}"
-    )
-}
-
 /// S5: no permit since `given` that an EmergencyStop of this minute concerns.
 fn under_no_stop(world: &World, given: usize) {
     for given in &world.permits[given..] {
@@ -322,7 +309,6 @@ struct Watch {
     most_tries: u32,
     devices: usize,
     permits: usize,
-    superseded: bool,
     plan_hash: Option<(String, usize)>,
     opened: BTreeSet<String>,
     granted: BTreeSet<(String, String, u32)>,
@@ -344,7 +330,6 @@ impl Watch {
             most_tries: case.stages.iter().map(|stage| stage.attempts).max().unwrap_or(1),
             devices: case.names().len(),
             permits: 0,
-            superseded: false,
             plan_hash: None,
             opened: BTreeSet::new(),
             granted: BTreeSet::new(),
@@ -472,15 +457,7 @@ impl Watch {
         for given in new.iter().filter(|given| given.rollout == "november") {
             // S13: deleting starts nothing.
             assert!(!deleted || given.at < world.now, "S13: {given:?} after deletion");
-            // S5: what had not begun when it gave way does not begin.
-            let before = &world.permits[..self.permits];
-            let has_begun =
-                before.iter().any(|all| all.rollout == "november" && all.device == given.device);
-            let begins = self.superseded && given.action == JobAction::Install && !has_begun;
-            assert!(!begins, "S5: {given:?} after another rollout took over");
         }
-        assert!(!self.superseded || status.superseded_by.is_some() || deleted, "it came back");
-        self.superseded = status.superseded_by.is_some();
         self.permits = world.permits.len();
         // S6: a broken budget is a halt.
         if let Some(spec) = spec.filter(|_| !deleted) {
@@ -523,12 +500,7 @@ impl Watch {
             assert!(is_over || waits, "L3: nothing says why it stands: {:?}", rollout.status);
             let stands = matches!(
                 rollout.status.phase,
-                Some(
-                    RolloutPhase::Halted
-                        | RolloutPhase::RolledBack
-                        | RolloutPhase::RollingBack
-                        | RolloutPhase::Superseded
-                )
+                Some(RolloutPhase::Halted | RolloutPhase::RolledBack | RolloutPhase::RollingBack)
             );
             let held =
                 rollout.status.stages.iter().all(|stage| {
@@ -616,7 +588,7 @@ proptest! {
             let waits_for_a_person = matches!(
                 status.phase,
                 Some(RolloutPhase::Completed | RolloutPhase::Aborted | RolloutPhase::Suspended
-                    | RolloutPhase::Halted | RolloutPhase::RolledBack | RolloutPhase::Superseded)
+                    | RolloutPhase::Halted | RolloutPhase::RolledBack)
             );
             let lacks_group = status.waiting_for.iter().any(|all| all.reason == "GroupNotFound");
             (waits_for_a_person || lacks_group) && rollout.metadata.deletion_timestamp.is_none()

@@ -320,7 +320,6 @@ fn is_ended(hub: &Hub, name: &str) -> bool {
                 | RolloutPhase::Halted
                 | RolloutPhase::RolledBack
                 | RolloutPhase::Aborted
-                | RolloutPhase::Superseded
                 | RolloutPhase::Suspended
                 | RolloutPhase::Invalid
         )

@@ -25,9 +25,6 @@ pub fn sentences(rollout: &PatchRollout) -> Vec<String> {
         lines.push(format!("{} (since {})", full_stop(&latch.message), latch.at));
         lines.extend(meaning(&latch.reason));
     }
-    if let Some(took) = &status.took_over {
-        lines.push(format!("{} (since {})", full_stop(&took.message), took.at));
-    }
     let stalled = status
         .conditions
         .iter()

@@ -63,9 +63,6 @@ pub fn of_rollout(
             format!("waits: {} ({}){}", waiting.message, waiting.reason, until.unwrap_or_default()),
         ));
     }
-    if let Some(took) = &status.took_over {
-        notes.push((Tone::Plain, took.message.clone()));
-    }
     if let Some(rollback) = &status.rollback {
         let state = match rollback.completed_at {
             Some(at) => format!("ended {} ago", age(view.now.duration_since(at))),

@@ -144,10 +144,7 @@ fn phase_tone(phase: RolloutPhase) -> Tone {
     match phase {
         RolloutPhase::Pending => Tone::Plain,
         RolloutPhase::Progressing => Tone::Busy,
-        RolloutPhase::Suspended
-        | RolloutPhase::RollingBack
-        | RolloutPhase::Aborted
-        | RolloutPhase::Superseded => Tone::Warn,
+        RolloutPhase::Suspended | RolloutPhase::RollingBack | RolloutPhase::Aborted => Tone::Warn,
         RolloutPhase::Halted | RolloutPhase::RolledBack | RolloutPhase::Invalid => Tone::Bad,
         RolloutPhase::Completed => Tone::Good,
     }

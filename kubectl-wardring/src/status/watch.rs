@@ -96,7 +96,6 @@ fn ended(args: &Status, known: &Known) -> Option<ExitCode> {
         RolloutPhase::Halted
         | RolloutPhase::RolledBack
         | RolloutPhase::Aborted
-        | RolloutPhase::Superseded
         | RolloutPhase::Invalid => Some(ExitCode::FAILURE),
         RolloutPhase::Pending
         | RolloutPhase::Progressing

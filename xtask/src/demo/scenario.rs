@@ -85,7 +85,6 @@ impl Scenario {
             RolloutPhase::Completed
             | RolloutPhase::RolledBack
             | RolloutPhase::Aborted
-            | RolloutPhase::Superseded
             | RolloutPhase::Invalid => true,
             // A halt is the end unless a rollback is to follow.
             RolloutPhase::Halted => self != Scenario::Bad,

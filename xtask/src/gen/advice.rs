@@ -49,20 +49,6 @@ const PARTS: &[Part] = &[
                  already proven.",
             ),
             (
-                SupersededByRollout,
-                "Nothing: the rollout that the message names goes on in its place, and what has begun here \
-                 comes to its end. If that was a mistake, make a new rollout; what is proven is skipped.",
-            ),
-            (
-                SupersedesNotFound,
-                "Correct `supersedes`, or take it away if there is nothing to take over. `kubectl get \
-                 prollout` shows the names.",
-            ),
-            (
-                SupersedesInCircle,
-                "Take `supersedes` away from one of the rollouts that the message names.",
-            ),
-            (
                 FailureBudgetSpent,
                 "`kubectl wardring status NAME` shows the failed devices and the first words of each. Mend \
                  or hold them, then `kubectl wardring retry NAME`; or raise `maxFailures` if these \
@@ -418,10 +404,6 @@ const PARTS: &[Part] = &[
             (NotStarted, "It gets a new attempt by itself; the message says why it did not begin."),
             (Deferred, "Bring it online; the next rollout takes it along."),
             (
-                HandedOver,
-                "Nothing here: the rollout that supersedes this one takes it along, if one of its stages selects it.",
-            ),
-            (
                 TailClosed,
                 "Bring it online; the next rollout takes it along. `offline.closeAfter` is how long a stage stays open.",
             ),
@@ -478,7 +460,6 @@ const GOOD_NEWS: &[Reason] = &[
     InProgress,
     Soaking,
     CatchingUp,
-    TookOver,
     Completed,
     RollingBack,
     RollbackSucceeded,

@@ -140,18 +140,6 @@ const PATCH_ROLLOUT: &[Rule] = &[
         "spec.updates.packages[].targetBuild: must be `build.UBR`, such as `20348.2762`",
     ),
     rule(
-        "",
-        "!has(self.spec.supersedes) || self.spec.supersedes != self.metadata.name",
-        "spec.supersedes: a rollout cannot supersede itself; name another one, or leave it out",
-    ),
-    rule(
-        "",
-        "!has(oldSelf.status) || !has(oldSelf.status.tookOver) || \
-         (has(self.spec.supersedes) && has(oldSelf.spec.supersedes) && \
-         self.spec.supersedes == oldSelf.spec.supersedes)",
-        "spec.supersedes: cannot change once the rollout took over; make a new PatchRollout",
-    ),
-    rule(
         "spec.stages",
         concat!(
             each_stage!(),

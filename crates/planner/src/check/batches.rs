@@ -166,13 +166,6 @@ impl Replay<'_> {
                 format!("{device} would be granted although its rollout is stopped"),
             );
         }
-        if status.superseded_by.is_some() && is_install && !returns {
-            let message = format!("{device} would be granted although another rollout took over");
-            self.breaks("S5", message);
-        }
-        if rollout.spec.supersedes.is_some() && status.took_over.is_none() && is_install {
-            self.breaks("S5", format!("{device} would be granted before its rollout took over"));
-        }
         if status.halted.is_some() && is_install && !finishes {
             self.breaks("S6", format!("{device} would be granted although its rollout is halted"));
         }

@@ -94,9 +94,7 @@ pub(super) fn waiting(story: &DeviceStory<'_>, line: &Line, rules: &Rules) -> Ex
             let latch = status.and_then(|status| {
                 status.aborted.as_ref().or(status.suspended.as_ref()).or(status.halted.as_ref())
             });
-            let by = status.and_then(|status| status.superseded_by.as_ref());
-            let why = latch.map(|latch| &latch.message).or(by.map(|by| &by.message));
-            let why = why.map_or(Reason::RolloutStopped.meaning(), String::as_str);
+            let why = latch.map_or(Reason::RolloutStopped.meaning(), |latch| &latch.message);
             format!("{device} does not start: {why}")
         }
         Reason::GateWaiting | Reason::GateFailed | Reason::GateError => {
@@ -181,7 +179,7 @@ fn hold(story: &DeviceStory<'_>, line: &Line, rules: &Rules) -> (Reason, Option<
     if unproven(story).is_some() {
         return (Reason::CanaryGap, None);
     }
-    if is_stopped(rollout) || status.superseded_by.is_some() {
+    if is_stopped(rollout) {
         return (Reason::RolloutStopped, None);
     }
     let stage = status.stages.iter().find(|stage| stage.name == story.stage);

@@ -68,8 +68,6 @@ pub struct Happening {
     pub says: Option<Meter>,
     #[serde(default)]
     pub order: Option<serde_yaml::Value>,
-    #[serde(default)]
-    pub spec: Option<serde_yaml::Value>,
     pub what: What,
 }
 
@@ -81,8 +79,6 @@ pub enum What {
     Abort,
     Retry,
     DeleteRollout,
-    /// A person makes the rollout whose spec the story has.
-    Apply,
     DeleteDevice,
     Reenrol,
     GoesOffline,
@@ -161,10 +157,6 @@ pub fn happen(world: &mut World, happening: &Happening) {
         }),
         What::Retry => world.retry(&rollout),
         What::DeleteRollout => world.delete_rollout(&rollout),
-        What::Apply => {
-            let spec = serde_yaml::to_string(happening.spec.as_ref().unwrap()).unwrap();
-            world.rollout(&rollout, &spec);
-        }
         What::DeleteDevice => {
             world.devices.remove(&device);
         }
