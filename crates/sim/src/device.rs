@@ -187,6 +187,7 @@ impl Device {
             What::CutOff(until) => {
                 hub.tell(format!("{}: cut off", self.name));
                 self.cut_off_until = until;
+                hub.monitor.lost_contact(hub.now, &self.id);
             }
             What::Repair => self.up(hub, BootKind::Dirty),
             What::Ended(number) => {

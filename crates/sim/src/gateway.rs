@@ -24,7 +24,7 @@ use wardring_seal::JobKey;
 
 use crate::{
     api::{Answer, Cache, Kind, Object, Stored, Write},
-    clock::{Ms, SECOND, skewed},
+    clock::{HOUR, MINUTE, Ms, SECOND, skewed},
     device,
     hub::{Event, Hub, PATIENCE, Process, Sender},
     seal,
@@ -407,6 +407,9 @@ impl Gateway {
             }
             _ => {
                 self.ops.remove(&number);
+                if let PermitVerdict::Granted { .. } = verdict {
+                    self.told(hub, op, &request);
+                }
                 if let PermitVerdict::Refused { .. } = verdict {
                     self.note_awaited(hub, &request, stored);
                 }
@@ -427,6 +430,20 @@ impl Gateway {
         if apply_refused_step(status, attempt, step_of(request.step), now) {
             let sender = Sender { process: Process::Gateway(self.index), life: self.life };
             hub.write(sender, 0, Write::Replace { uid, version, object: job.into() });
+        }
+    }
+
+    /// A permit leaves; whoever looks on notes until when it lives. In some worlds its device loses the
+    /// network soon after.
+    fn told(&self, hub: &mut Hub, op: &Op, request: &PermitRequest) {
+        let step = step_of(request.step);
+        let (run, boot) = (&request.agent_run, &request.boot_id);
+        hub.monitor.told(hub.now, &request.key, step, run, boot);
+        if hub.cuts && hub.random.chance(500) {
+            let delay = hub.random.within(0..2 * MINUTE);
+            let until = hub.now + delay + hub.random.within(MINUTE..HOUR);
+            let what = device::What::CutOff(until);
+            hub.after(delay, Event::Device(op.caller.device, what));
         }
     }
 
@@ -593,10 +610,12 @@ impl Gateway {
             self.cache.wrote(stored);
         }
         match (op.kind.clone(), answer.is_ok()) {
-            (OpKind::Record(_), true) => {
-                let caller = op.caller;
+            (OpKind::Record(request), true) => {
+                let op = op.clone();
                 self.ops.remove(&number);
-                self.answer_permit(hub, caller, PermitVerdict::Granted { repeated: false });
+                self.told(hub, &op, &request);
+                let verdict = PermitVerdict::Granted { repeated: false };
+                self.answer_permit(hub, op.caller, verdict);
             }
             (_, false) if op.tries >= TRIES => self.give_up(hub, number),
             // Changed, deleted, or made anew: look again.

@@ -107,6 +107,8 @@ pub struct Hub {
     pub trace: Trace,
     /// The network.
     pub weather: Weather,
+    /// Devices that were permitted something lose the network.
+    pub cuts: bool,
     queue: BTreeMap<(Ms, u64), Event>,
     scheduled: u64,
 }
@@ -121,6 +123,7 @@ impl Hub {
             monitor: Monitor::default(),
             trace: Trace::new(prints),
             weather: Weather::CALM,
+            cuts: false,
             queue: BTreeMap::new(),
             scheduled: 0,
         }

@@ -39,6 +39,9 @@ struct Options {
     /// Nobody interferes.
     #[arg(long)]
     no_people: bool,
+    /// Devices lose the network just when they were permitted something.
+    #[arg(long)]
+    cuts: bool,
     /// Search the exhaustive model, and walk through what is too large for that, once per seed.
     #[arg(long)]
     model: bool,
@@ -60,6 +63,7 @@ fn main() -> anyhow::Result<()> {
             devices: options.devices,
             faults: !options.no_faults,
             people: !options.no_people,
+            cuts: options.cuts,
             prints: options.trace,
         });
         failed += u64::from(!verdict.broken.is_empty());
@@ -97,10 +101,11 @@ fn tell(verdict: &Verdict, options: &Options) {
     }
     if !verdict.broken.is_empty() {
         println!(
-            "  replay: cargo run -p wardring-sim -- --devices {} --seed {seed} --trace{}{}",
+            "  replay: cargo run -p wardring-sim -- --devices {} --seed {seed} --trace{}{}{}",
             options.devices,
             if options.no_faults { " --no-faults" } else { "" },
             if options.no_people { " --no-people" } else { "" },
+            if options.cuts { " --cuts" } else { "" },
         );
     }
 }

@@ -61,6 +61,10 @@ pub struct Monitor {
     jobs: BTreeSet<JobKey>,
     /// Permits that were ever recorded: device id, attempt, step, agent run, boot.
     permits: BTreeSet<(String, u32, PermitStep, String, String)>,
+    /// When a gateway last told a device its permit.
+    told: BTreeMap<(String, u32, PermitStep, String, String), Ms>,
+    /// Permits that were live when their device lost the network.
+    pub cut_off: u32,
     /// Records as they were: slice, then lines.
     lines: BTreeMap<String, Vec<SliceLine>>,
     sequence: i64,
@@ -362,6 +366,21 @@ impl Monitor {
         }
     }
 
+    /// A gateway tells a device that it may. The permit lives from the asking on, so no longer than this.
+    pub fn told(&mut self, now: Ms, key: &JobKey, step: PermitStep, run: &str, boot: &str) {
+        let permit = (key.device_id.clone(), key.attempt, step, run.to_owned(), boot.to_owned());
+        self.told.insert(permit, now);
+    }
+
+    /// A device loses the network.
+    pub fn lost_contact(&mut self, now: Ms, device_id: &str) {
+        let live = self
+            .told
+            .iter()
+            .filter(|(permit, told)| permit.0 == device_id && now < **told + PERMIT_LIFE_MS);
+        self.cut_off += live.count() as u32;
+    }
+
     /// An irreversible act begins on a device.
     #[allow(clippy::too_many_arguments)]
     pub fn begins(
@@ -388,6 +407,9 @@ impl Monitor {
         let permit = (key.device_id.clone(), key.attempt, step, run.to_owned(), boot.to_owned());
         if !self.permits.contains(&permit) {
             self.breaks(now, "S1", format!("{what}: without a permit"));
+        }
+        if self.told.get(&permit).is_none_or(|told| now >= told + PERMIT_LIFE_MS) {
+            self.breaks(now, "S5", format!("{what}: after its permit's life"));
         }
         let stops = self.stops.get(&key.rollout_uid).copied().unwrap_or_default();
         let rollout = rollout_of(api, &key.rollout_uid);

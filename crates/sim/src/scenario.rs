@@ -25,6 +25,8 @@ pub struct Setup {
     pub faults: bool,
     /// Whether people interfere.
     pub people: bool,
+    /// Whether devices lose the network just when they were permitted something.
+    pub cuts: bool,
     /// Prints the story.
     pub prints: bool,
 }

@@ -40,6 +40,8 @@ pub struct Verdict {
     pub begun: BTreeMap<Act, u32>,
     /// Devices.
     pub devices: usize,
+    /// Permits that were live when their device lost the network.
+    pub cut_off: u32,
 }
 
 /// A whole cluster with its fleet.
@@ -59,6 +61,7 @@ impl Simulation {
     /// The world that a seed stands for.
     pub fn new(setup: Setup) -> Simulation {
         let mut hub = Hub::new(setup.seed, setup.prints);
+        hub.cuts = setup.cuts;
         let devices = scenario::devices(&mut hub, &setup);
         let rollouts = scenario::objects(&mut hub, &devices);
         let skew = |hub: &mut Hub| {
@@ -124,6 +127,7 @@ impl Simulation {
             phases,
             begun: self.hub.monitor.begun.clone(),
             devices: self.devices.len(),
+            cut_off: self.hub.monitor.cut_off,
         }
     }
 
@@ -169,6 +173,7 @@ impl Simulation {
             }
             Event::Calm => {
                 hub.tell("calm");
+                hub.cuts = false;
                 hub.weather = Weather::CALM;
                 for device in &mut self.devices {
                     device.cut_off_until = 0;

@@ -7,7 +7,7 @@ use wardring_sim::{Setup, simulate};
 const SEEDS: u64 = 60;
 
 fn setup(seed: u64) -> Setup {
-    Setup { seed, devices: 6, faults: true, people: true, prints: false }
+    Setup { seed, devices: 6, faults: true, people: true, cuts: false, prints: false }
 }
 
 #[test]
@@ -23,6 +23,22 @@ fn no_fault_makes_a_fleet_break_a_rule() {
         );
     }
     assert!(begun > 100, "fleets that do nothing break no rule: only {begun} acts began");
+}
+
+/// S5 by the clock alone: whatever the cluster says meanwhile, nobody hears it.
+#[test]
+fn a_device_that_loses_the_network_begins_nothing_after_its_permits_life() {
+    let mut cut_off = 0;
+    for seed in 0..20 {
+        let verdict = simulate(Setup { people: false, cuts: true, ..setup(seed) });
+        cut_off += verdict.cut_off;
+        assert!(
+            verdict.broken.is_empty(),
+            "seed {seed} breaks {:?}; replay: cargo run -p wardring-sim -- --devices 6 --seed {seed} --no-people --cuts --trace",
+            verdict.broken
+        );
+    }
+    assert!(cut_off > 20, "only {cut_off} permits were live when their devices were cut off");
 }
 
 #[test]

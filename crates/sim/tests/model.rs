@@ -7,7 +7,7 @@ use wardring_sim::model::{
     Tenant,
     flaw::Flaw,
     search::{Found, exhaust, walk},
-    size::{Faults, Size},
+    size::{Faults, Gates, Size},
 };
 
 /// Searches use every core, so one runs at a time.
@@ -64,8 +64,35 @@ fn a_stage_opens_on_the_proof_of_the_one_before() {
 }
 
 #[test]
+fn nothing_starts_under_an_emergency_stop_and_all_goes_on_once_it_is_lifted() {
+    keeps_every_rule(Size::STOPS);
+}
+
+#[test]
+fn nothing_starts_outside_a_window_or_in_a_freeze_and_all_goes_on_once_it_may() {
+    keeps_every_rule(Size::WINDOWS);
+}
+
+#[test]
+fn no_stage_opens_or_ends_but_on_a_fresh_pass_of_its_gates() {
+    keeps_every_rule(Size::GATES);
+}
+
+#[test]
+fn nothing_starts_after_a_gate_that_halts_has_failed_and_the_time_of_a_permit() {
+    keeps_every_rule(Size::GATE_HALTS);
+}
+
+#[test]
 fn walks_through_a_tenant_too_large_to_search_break_no_rule() {
     let walked = walk(Size::HUGE, None, 0..400);
+    println!("{walked}");
+    assert!(walked.broken.is_none(), "{walked}");
+}
+
+#[test]
+fn walks_through_three_stages_of_five_devices_under_every_guard_break_no_rule() {
+    let walked = walk(Size::GUARDED, None, 0..60);
     println!("{walked}");
     assert!(walked.broken.is_none(), "{walked}");
 }
@@ -75,6 +102,19 @@ fn what_statuses_tell_people_decides_nothing() {
     for seed in 0..100 {
         Tenant::new(Size::HUGE, None).compare_statuses(seed);
     }
+    for seed in 0..3 {
+        Tenant::new(Size::GUARDED, None).compare_statuses(seed);
+    }
+}
+
+/// One device behind one gate of each phase.
+fn gated() -> Size {
+    Size { stages: 1, ..Size::GATES }
+}
+
+/// One device, and a gate that fails while it is at work.
+fn holding() -> Size {
+    Size { gates: Gates { before: false, after: false, ..Gates::ALL }, ..gated() }
 }
 
 /// Smallest sizes in which each mistake shows.
@@ -110,6 +150,16 @@ fn where_it_shows(flaw: Flaw) -> (Faults, Size, &'static str) {
             (faults, Size { deadline: 2, ..Size::CALM }, "S5")
         }
         Flaw::Forgetful => (Faults { deletions: 1, ..none }, Size::CALM, "S8"),
+        Flaw::PermitUnderStop => (Faults { stops: 1, ticks: 1, ..none }, Size::STOPS, "S5"),
+        Flaw::PermitOutsideWindow => (Faults { ticks: 1, ..none }, Size::WINDOWS, "S14"),
+        Flaw::PermitPastGates => (Faults { ticks: 1, doubts: 1, ..none }, holding(), "S7"),
+        Flaw::OldSample => (Faults { ticks: 1, ..none }, gated(), "S7"),
+        Flaw::ErrorPasses => (Faults { doubts: 1, ..none }, gated(), "S7"),
+        Flaw::UngatedBefore => (none, gated(), "S7"),
+        Flaw::UngatedAfter => (none, gated(), "S3"),
+        Flaw::LatchForgotten => {
+            (Faults { crashes: 1, ticks: 1, doubts: 1, ..none }, holding(), "S7")
+        }
     }
 }
 

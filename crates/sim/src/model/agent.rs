@@ -128,7 +128,7 @@ impl Tenant {
     /// Something irreversible begins.
     fn begin(&self, state: &mut State, asked: Asked) {
         let device = usize::from(asked.device);
-        self.begins(state, device);
+        self.begins(state, device, asked.step);
         let agent = &mut state.agents[device];
         let Some(task) = &mut agent.task else { return };
         match asked.step {

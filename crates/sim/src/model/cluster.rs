@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
-    Batch, JobAction, PatchRollout, PatchRolloutStatus, Permit, SliceLine, StageCounts, names,
+    Batch, JobAction, PatchRollout, PatchRolloutStatus, Permit, SliceLine, StageCounts, conditions,
+    names,
 };
 use wardring_planner::{
     GrantId, JobOutcome, JobView, LedgerView, NewJob, Outcome, SliceView, take_over,
@@ -34,8 +35,8 @@ pub enum Object {
 }
 
 impl Object {
-    /// Its bit: up to four stages and eight devices.
-    pub fn bit(self) -> u16 {
+    /// Its bit: up to four stages and twenty-six devices.
+    pub fn bit(self) -> u32 {
         match self {
             Object::Rollout => 1,
             Object::Ledger => 1 << 1,
@@ -112,17 +113,34 @@ pub fn rollout(
     Held::new(rollout, said)
 }
 
+/// Conditions that later plans read back.
+pub const STANDING: [&str; 2] = [conditions::EMERGENCY_STOPPED, conditions::AWAITING_WINDOW];
+
 /// The part of a status that decides something.
 pub fn meaning(mut status: PatchRolloutStatus) -> PatchRolloutStatus {
     for stage in &mut status.stages {
         stage.counts = StageCounts::default();
         stage.failed_sample.clear();
+        for gate in &mut stage.gates {
+            gate.since = gate.started_at;
+            (gate.query, gate.value, gate.threshold) = (None, None, None);
+            (gate.result, gate.next, gate.message) = (None, None, None);
+        }
+    }
+    if let Some(halted) = &mut status.halted {
+        halted.message.clear();
+    }
+    // Since when a rollout stands still: the time is not its devices' fault.
+    status.conditions.retain(|condition| STANDING.contains(&condition.type_.as_str()));
+    for condition in &mut status.conditions {
+        condition.observed_generation = None;
+        condition.reason.clear();
+        condition.message.clear();
     }
     PatchRolloutStatus {
         observed_generation: None,
         phase: None,
         message: None,
-        conditions: Vec::new(),
         current_stage: None,
         progress: None,
         next_evaluation: None,

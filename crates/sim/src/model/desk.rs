@@ -38,6 +38,20 @@ impl Tenant {
             old.status.get_or_insert_default().halted = None;
             rollout = &old;
         }
+        let mut deaf;
+        if matches!(self.flaw, Some(Flaw::PermitOutsideWindow | Flaw::PermitPastGates)) {
+            deaf = rollout.clone();
+            self.deafen(&mut deaf);
+            rollout = &deaf;
+        }
+        let windows = match self.flaw {
+            Some(Flaw::PermitOutsideWindow) => &[],
+            _ => self.windows(&state.api),
+        };
+        let stops = match self.flaw {
+            Some(Flaw::PermitUnderStop) => &[],
+            _ => self.stops(&state.api),
+        };
         let known = job.map_or(i64::MAX, |job| job.sequence);
         permit(&PermitFacts {
             now: wall(state.now),
@@ -59,8 +73,8 @@ impl Tenant {
             rollbacks_forbidden_by: None,
             order: None,
             group_windows: &[],
-            windows: &[],
-            stops: &[],
+            windows,
+            stops,
             circumstances: Circumstances {
                 leader_fresh: state.holder.is_some() || self.flaw == Some(Flaw::PermitUnled),
                 restored_from_backup: asked.highest > known,

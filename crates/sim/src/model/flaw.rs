@@ -34,11 +34,27 @@ pub enum Flaw {
     LatePermit,
     /// An agent forgets what it has done.
     Forgetful,
+    /// A gateway does not look at EmergencyStops.
+    PermitUnderStop,
+    /// A gateway leaves windows to the planner.
+    PermitOutsideWindow,
+    /// A gateway does not look at what gates say.
+    PermitPastGates,
+    /// The planner is handed an old answer as if it were new.
+    OldSample,
+    /// The planner is told that a provider lets a gate pass that did not answer.
+    ErrorPasses,
+    /// The planner is told that what comes before a stage has passed.
+    UngatedBefore,
+    /// The planner is told that what comes after a stage has passed.
+    UngatedAfter,
+    /// A new leader forgets what gates said under the one before.
+    LatchForgotten,
 }
 
 impl Flaw {
     /// Every mistake.
-    pub const ALL: [Flaw; 15] = [
+    pub const ALL: [Flaw; 23] = [
         Flaw::NoTakeOver,
         Flaw::LedgerAtWill,
         Flaw::SliceAtWill,
@@ -54,5 +70,13 @@ impl Flaw {
         Flaw::PermitUnrecorded,
         Flaw::LatePermit,
         Flaw::Forgetful,
+        Flaw::PermitUnderStop,
+        Flaw::PermitOutsideWindow,
+        Flaw::PermitPastGates,
+        Flaw::OldSample,
+        Flaw::ErrorPasses,
+        Flaw::UngatedBefore,
+        Flaw::UngatedAfter,
+        Flaw::LatchForgotten,
     ];
 }

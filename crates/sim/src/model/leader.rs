@@ -3,7 +3,7 @@
 
 use std::{
     cmp::Ordering,
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     hash::{Hash, Hasher},
     sync::Arc,
 };
@@ -28,9 +28,13 @@ pub struct Planned {
     /// Digest of what is left from each action on.
     left: Vec<u64>,
     /// Objects that what is left from each action on is about.
-    touches: Vec<u16>,
+    touches: Vec<u32>,
     /// When to plan again.
     pub next_evaluation: Option<Timestamp>,
+    /// Gates to be measured, by number, and from which minute on.
+    pub measure: Vec<(u8, u32)>,
+    /// Gates that pass in it and had not, by number.
+    pub passes: Vec<u8>,
     /// The rule that the second opinion finds broken.
     pub violation: Option<&'static str>,
 }
@@ -80,14 +84,20 @@ impl Hash for Work {
 impl Leader {
     /// A process that just started.
     pub fn idle() -> Leader {
-        Leader { role: Role::Follower, work: None, current: 0, uncreated: BTreeSet::new() }
+        Leader {
+            role: Role::Follower,
+            work: None,
+            current: 0,
+            samples: BTreeMap::new(),
+            uncreated: BTreeSet::new(),
+        }
     }
 }
 
 impl Tenant {
     /// What the planner makes of what is stored now.
     pub fn planned(&self, state: &State, leader: &Leader) -> Arc<Planned> {
-        let key = digest((state.now, &state.api, &leader.uncreated));
+        let key = digest((state.now, &state.api, &leader.samples, &leader.uncreated));
         if let Some(known) = self.plans.read().expect("no thread panics").get(&key) {
             return known.clone();
         }
@@ -122,13 +132,13 @@ impl Tenant {
             devices: self.devices.clone(),
             updates: self.updates.clone(),
             holds: Vec::new(),
-            windows: Vec::new(),
+            windows: self.windows(api).to_vec(),
             orders: Vec::new(),
             approvals: Vec::new(),
             approval_policy: Default::default(),
             nonce: String::new(),
-            stops: Vec::new(),
-            measurements: Vec::new(),
+            stops: self.stops(api).to_vec(),
+            measurements: self.measurements(state.now, leader),
             uncreated,
             cannot_create: Default::default(),
         }
@@ -151,6 +161,11 @@ impl Tenant {
                     }
                 }
             }
+            Some(Flaw::UngatedBefore | Flaw::UngatedAfter) => {
+                if let Some(status) = &mut Arc::make_mut(&mut shown).status {
+                    self.forge(status);
+                }
+            }
             _ => {}
         }
         shown
@@ -160,6 +175,8 @@ impl Tenant {
         let plan = plan(snapshot);
         let violation = check(snapshot, &plan).first().map(|violation| violation.rule);
         let before = snapshot.rollouts[0].status.clone().map(meaning);
+        let passes = self.passes(before.as_ref(), &plan);
+        let measure = plan.measure.iter().map(|order| self.ordered(order)).collect();
         let mut actions: Vec<Action> = plan
             .actions
             .into_iter()
@@ -189,11 +206,12 @@ impl Tenant {
         }
         left.reverse();
         touches.reverse();
-        Planned { actions, left, touches, next_evaluation: plan.next_evaluation, violation }
+        let next_evaluation = plan.next_evaluation;
+        Planned { actions, left, touches, next_evaluation, measure, passes, violation }
     }
 
     /// The objects that an action's preconditions are about.
-    fn touched(&self, action: &Action) -> u16 {
+    fn touched(&self, action: &Action) -> u32 {
         match action {
             Action::AddFinalizer(_) | Action::WriteStatus { .. } => Object::Rollout.bit(),
             Action::OpenBatch { .. } => Object::Ledger.bit(),
@@ -254,6 +272,9 @@ impl Tenant {
         if state.leaders[leader].role == Role::TakingOver {
             if done {
                 state.leaders[leader].role = Role::Leader;
+                if self.flaw == Some(Flaw::LatchForgotten) {
+                    self.forget_latches(state);
+                }
                 for late in &mut state.late {
                     late.fenced = matches!(*late.write, Write::Batch(..));
                 }
@@ -379,6 +400,7 @@ impl Tenant {
         if me.role != Role::Leader && me.work.is_none() {
             me.uncreated.clear();
         }
+        self.settle_samples(state, leader);
     }
 }
 

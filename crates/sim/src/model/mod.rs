@@ -14,6 +14,9 @@
 //!   the shortest deadline. That they pass while somebody could act counts as a fault.
 //! - *Status.* Counters, conditions and sentences are left out: the planner computes them anew and
 //!   reads none of them back. A test holds the two against each other.
+//! - *Gates* are asked of a provider outside: that it answers is a step of its own, and that it answers
+//!   anything but a pass is a fault. An EmergencyStop and a freeze begin as faults, and are taken back
+//!   some time later. See [`brakes`].
 //! - *Agents* are re-told in `agent.rs`; the real ones have their own properties and walk in the fleet
 //!   simulation. *Gateways* that work answer in one step; one that stands still may do so between any
 //!   two of its reads, its write and its answer.
@@ -40,6 +43,7 @@ use wardring_api::{PatchRollout, UpdateSpec};
 use wardring_planner::{DeviceRow, DeviceTable, PermitVerdict};
 
 pub mod agent;
+pub mod brakes;
 pub mod cluster;
 pub mod desk;
 pub mod flaw;
@@ -51,6 +55,7 @@ pub mod size;
 pub mod state;
 mod told;
 
+use brakes::{Answer, Around};
 use cluster::{Object, UID};
 use flaw::Flaw;
 use leader::Planned;
@@ -58,6 +63,10 @@ use size::{Size, TICK};
 use state::{Agent, Cluster, Leader, Phase, Role, State, Truth};
 
 const PRODUCT: &str = "Windows Server 2022";
+
+/// Minute after which nobody waits any longer: later than every deadline, so that whoever would wait for
+/// ever comes to rest too, and is found.
+const END: u32 = 5000;
 
 /// One step of somebody: of a controller or a device by number, where there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +107,16 @@ pub enum Step {
     Hurry,
     /// Time passes until somebody's clock makes it act.
     Wait,
+    /// A provider answers a gate, by number.
+    Answer(u8, Answer),
+    /// A person puts an EmergencyStop in force.
+    Stop,
+    /// A person lifts it.
+    Lift,
+    /// A person begins a freeze.
+    BeginFreeze,
+    /// A person ends it.
+    EndFreeze,
     /// Nothing happens any more.
     Rest,
 }
@@ -109,6 +128,7 @@ pub struct Tenant {
     names: Vec<String>,
     devices: Arc<DeviceTable>,
     updates: Vec<Arc<UpdateSpec>>,
+    around: Around,
     /// Plans by what they were made from: the planner is pure, so each is made once.
     plans: RwLock<HashMap<u64, Arc<Planned>>>,
     /// Every step, by the digests of its two ends.
@@ -133,7 +153,17 @@ impl Tenant {
             "release": "2026-11",
         });
         let updates = vec![Arc::new(serde_json::from_value(update).expect("the update reads"))];
-        Tenant { size, flaw, names, devices, updates, plans: RwLock::default(), steps: None }
+        let around = Around::new(&size.gates, size.window);
+        Tenant {
+            size,
+            flaw,
+            names,
+            devices,
+            updates,
+            around,
+            plans: RwLock::default(),
+            steps: None,
+        }
     }
 
     /// The model, noting every step that is taken.
@@ -171,6 +201,8 @@ impl Tenant {
     }
 
     fn rollout(&self) -> PatchRollout {
+        let start_within = if self.size.patient { TICK * self.size.deadline } else { TICK };
+        let (gates, windows) = brakes::stage_spec(&self.size.gates, self.size.window);
         let stages: Vec<_> = (0..self.size.stages)
             .map(|index| {
                 let name = format!("stage-{index}");
@@ -178,9 +210,10 @@ impl Tenant {
                     "name": name, "selector": {"matchLabels": {"stage": name}},
                     "maxConcurrency": self.size.cap, "maxFailures": 0, "maxUnreachable": 0,
                     "minProven": 1, "minCoverage": "100%", "soak": "0s",
-                    "progressDeadline": "6h", "startWithin": format!("{TICK}m"),
+                    "progressDeadline": "6h", "startWithin": format!("{start_within}m"),
                     "deviceDeadline": format!("{}m", TICK * self.size.deadline),
                     "retry": {"maxAttempts": self.size.attempts, "backoff": format!("{TICK}m")},
+                    "gates": gates, "windows": windows,
                 })
             })
             .collect();
@@ -226,6 +259,7 @@ impl Tenant {
         if state.frozen.is_some() {
             steps.push(Step::Thaw);
         }
+        self.progress_outside(state, steps);
     }
 
     fn has_work(&self, state: &State, leader: &Leader) -> bool {
@@ -283,6 +317,7 @@ impl Tenant {
                 steps.push(Step::Fail(number));
             }
         }
+        self.faults_outside(state, steps);
         if left.ticks > 0 {
             steps.push(Step::Hurry);
         }
@@ -293,10 +328,12 @@ impl Tenant {
     fn wakes(&self, state: &State) -> Option<u32> {
         let leader = state.holder.map(|holder| &state.leaders[usize::from(holder)]);
         let next = leader.and_then(|leader| self.planned(state, leader).next_evaluation);
-        let next = next.filter(|_| self.flaw != Some(Flaw::SleepsOn)).map(cluster::minutes);
+        // Windows open and close for ever. Once everything has ended, nobody waits for them.
+        let sleeps = self.flaw == Some(Flaw::SleepsOn) || (self.size.window && self.is_over(state));
+        let next = next.filter(|_| !sleeps).map(cluster::minutes);
         let tasks = state.agents.iter().filter_map(|agent| agent.task);
         let ends = tasks.flat_map(|task| [task.start_by + 1, task.finish_by + 1]);
-        ends.chain(next).filter(|next| *next > state.now).min()
+        ends.chain(next).filter(|next| (state.now + 1..END).contains(next)).min()
     }
 
     fn take(&self, state: &mut State, step: Step) {
@@ -310,13 +347,14 @@ impl Tenant {
             Step::Observe(number) => {
                 let leader = &state.leaders[usize::from(number)];
                 let plan = self.planned(state, leader);
+                self.counts(state, &plan.passes);
                 if plan.violation.is_some() {
                     state.breaks("plan check");
                 }
                 let leader = &mut state.leaders[usize::from(number)];
                 leader.work =
                     Some(state::Work { plan, next: 0, asked: 0, recalled: Default::default() });
-                leader.current = u16::MAX;
+                leader.current = u32::MAX;
             }
             Step::Send(number) => self.send(state, usize::from(number)),
             Step::Delay(number) => {
@@ -374,6 +412,10 @@ impl Tenant {
                 state.now += TICK;
             }
             Step::Wait => state.now = self.wakes(state).unwrap_or(state.now),
+            Step::Answer(gate, answer) => self.answered(state, gate, answer),
+            Step::Stop | Step::Lift | Step::BeginFreeze | Step::EndFreeze => {
+                self.decide(state, step);
+            }
             Step::Rest => state.rests = true,
         }
     }
@@ -408,6 +450,8 @@ impl Model for Tenant {
                 rollout: cluster::rollout(self.rollout(), None),
                 slices: vec![None; usize::from(self.size.stages)],
                 jobs: vec![None; count],
+                stopped: false,
+                denied: false,
             },
             holder: None,
             leaders: vec![Leader::idle(); usize::from(self.size.leaders)],

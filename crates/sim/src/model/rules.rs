@@ -4,13 +4,26 @@
 use std::collections::BTreeSet;
 
 use stateright::Property;
-use wardring_api::{LineState, SliceLine, StageState};
+use wardring_api::{
+    GateFailure, GatePhase, GateState, LineState, PatchRolloutStatus, PermitStep, SliceLine,
+    StageState, StageStatus,
+};
 use wardring_planner::JobOutcome;
 
 use super::{
     Tenant,
-    state::{Asked, Cluster, Role, State},
+    brakes::{Answer, STALE, is_open, number, recorded},
+    cluster::minutes,
+    size::Gates,
+    state::{Asked, Cluster, Role, State, Truth},
 };
+
+impl Truth {
+    /// Whether the provider ever let a gate pass, by number.
+    fn has_passed(&self, gate: usize) -> bool {
+        self.passed & (1 << gate) != 0
+    }
+}
 
 impl State {
     /// Notes the first rule that is broken.
@@ -30,7 +43,9 @@ impl Tenant {
             Property::always("S3", |_, state| keeps("S3", state)),
             Property::always("S4", |_, state| keeps("S4", state)),
             Property::always("S5", |_, state| keeps("S5", state)),
+            Property::always("S7", |_, state| keeps("S7", state)),
             Property::always("S8", |_, state| keeps("S8", state)),
+            Property::always("S14", |_, state| keeps("S14", state)),
             Property::always("S15", |_, state| keeps("S15", state)),
             Property::always("plan check", |_, state| keeps("plan check", state)),
             Property::always("L1", |tenant: &Tenant, state: &State| {
@@ -52,6 +67,7 @@ impl Tenant {
             (false, Some(_)) => state.truth.halted_at = None,
             _ => {}
         }
+        self.gates_written(before, state);
         if (0..state.agents.len()).any(|device| self.is_uncounted(state, device)) {
             state.breaks("S2");
         }
@@ -62,6 +78,85 @@ impl Tenant {
             if self.in_flight(&state.api, stage) > self.size.cap as usize {
                 state.breaks("S2");
             }
+        }
+    }
+
+    /// A stage opens and ends only behind what its provider really said, and what a gate of `during`
+    /// says against it is remembered.
+    fn gates_written(&self, before: &Cluster, state: &mut State) {
+        if self.size.gates == Gates::default() {
+            return;
+        }
+        let now = state.api.rollout.shared();
+        let Some(status) = &now.status else { return };
+        for (stage, status) in status.stages.iter().enumerate() {
+            let was = before.rollout.status.as_ref().and_then(|status| status.stages.get(stage));
+            let was = was.map_or(StageState::Pending, |was| was.state);
+            let passed = |phase| state.truth.has_passed(number(stage, phase));
+            let is_open = !matches!(status.state, StageState::Pending | StageState::Gated);
+            let gates = &self.size.gates;
+            let opens = is_open && matches!(was, StageState::Pending | StageState::Gated);
+            let ends = status.state == StageState::Completed && was != StageState::Completed;
+            let unseen = gates.during.is_some() && !self.is_watched(state, stage, status);
+            if opens && gates.before && !passed(GatePhase::Before) || ends && unseen {
+                state.breaks("S7");
+            } else if ends && gates.after && !passed(GatePhase::After) {
+                state.breaks("S3");
+            }
+            let recorded = recorded(status, GatePhase::During);
+            // Where it has just let the gate pass, the record comes after.
+            let recovers = state.truth.answers[number(stage, GatePhase::During)]
+                .is_some_and(|(at, last)| last == Answer::Pass && state.now < at + STALE)
+                && !self.is_final(recorded);
+            let says_no = status.state == StageState::Open
+                && matches!(recorded, Some(GateState::Failed | GateState::Error))
+                && !recovers;
+            if says_no {
+                state.truth.barred[stage].get_or_insert(state.now);
+            }
+        }
+    }
+
+    /// Whether a gate of `during` stays failed, whatever its provider says from now on.
+    fn is_final(&self, recorded: Option<GateState>) -> bool {
+        recorded == Some(GateState::Failed) && self.size.gates.during == Some(GateFailure::Halt)
+    }
+
+    /// Whether the gate of `during` was let pass, and was asked since the stage's watch began.
+    fn is_watched(&self, state: &State, stage: usize, status: &StageStatus) -> bool {
+        let gate = number(stage, GatePhase::During);
+        let soaked = status.soak_started_at.map_or(0, minutes);
+        state.truth.has_passed(gate)
+            && state.truth.answers[gate].is_some_and(|last| last.0 >= soaked)
+    }
+
+    /// A provider answers a gate.
+    pub fn hears_answer(&self, state: &mut State, gate: u8, answer: Answer) {
+        let gate = usize::from(gate);
+        state.truth.answers[gate] = Some((state.now, answer));
+        if answer != Answer::Pass {
+            return;
+        }
+        state.truth.passed |= 1 << gate;
+        let stage = gate / 3;
+        let status = state.api.rollout.status.as_ref();
+        let recorded = status
+            .and_then(|status| status.stages.get(stage))
+            .and_then(|status| recorded(status, GatePhase::During));
+        let stays = self.is_final(recorded);
+        if gate == number(stage, GatePhase::During) && !stays {
+            state.truth.barred[stage] = None;
+        }
+    }
+
+    /// A plan says that gates passed: each by an answer that says so and is not old.
+    pub fn counts(&self, state: &mut State, passes: &[u8]) {
+        let is_true = |gate: &u8| {
+            let last = state.truth.answers[usize::from(*gate)];
+            last.is_some_and(|(at, answer)| answer == Answer::Pass && state.now < at + STALE)
+        };
+        if !passes.iter().all(is_true) {
+            state.breaks("S7");
         }
     }
 
@@ -122,7 +217,9 @@ impl Tenant {
                 .and_then(|status| status.stages.get(earlier))
                 .is_some_and(|status| status.state.is_promoted());
             let mut devices = self.devices_of(earlier);
-            recorded && devices.any(|device| state.agents[device].is_proven())
+            let gated =
+                !self.size.gates.after || state.truth.has_passed(number(earlier, GatePhase::After));
+            recorded && gated && devices.any(|device| state.agents[device].is_proven())
         })
     }
 
@@ -172,12 +269,24 @@ impl Tenant {
     }
 
     /// An irreversible step begins on a device.
-    pub fn begins(&self, state: &mut State, device: usize) {
+    pub fn begins(&self, state: &mut State, device: usize, step: PermitStep) {
         let is_long_past = |since: Option<u32>| since.is_some_and(|since| since < state.now);
-        if is_long_past(state.truth.halted_at) || is_long_past(state.truth.unled_since) {
+        let truth = &state.truth;
+        let stops = [truth.halted_at, truth.unled_since, truth.stopped_at];
+        let is_frozen = is_long_past(truth.denied_at);
+        let (stage, _) = self.place(device);
+        let is_barred = step == PermitStep::Install && is_long_past(truth.barred[stage]);
+        if stops.into_iter().any(is_long_past) {
             state.breaks("S5");
         }
-        let (stage, _) = self.place(device);
+        if is_frozen || (self.size.window && !is_open(state.now)) {
+            state.breaks("S14");
+        }
+        if is_barred {
+            // A gate that halts is a halt from the moment in which its failure is written.
+            let halts = self.size.gates.during == Some(GateFailure::Halt);
+            state.breaks(if halts { "S5" } else { "S7" });
+        }
         if !self.is_turn_of(state, stage) {
             state.breaks("S3");
         }
@@ -199,12 +308,28 @@ impl Tenant {
         }
     }
 
+    /// Whether the rollout has come to an end and nothing of it is left to do.
+    pub fn is_over(&self, state: &State) -> bool {
+        let is_done = |status: &PatchRolloutStatus| {
+            let mut stages = status.stages.iter();
+            status.halted.is_some() || stages.all(|stage| stage.state == StageState::Completed)
+        };
+        let lines = state.api.slices.iter().flatten().flat_map(|slice| &slice.lines);
+        state.api.rollout.status.as_ref().is_some_and(is_done)
+            && lines.filter(|line| line.state == LineState::Granted).count() == 0
+            && state.api.jobs.iter().all(Option::is_none)
+    }
+
     /// The rollout is completed, or something that befell it halted it; and nothing is left over.
     pub fn ends_well(&self, state: &State) -> bool {
         let Some(status) = &state.api.rollout.status else { return false };
         let completed = !status.stages.is_empty()
             && status.stages.iter().all(|stage| stage.state == StageState::Completed);
-        let befell = state.truth.hurried || state.left.failures < self.size.faults.failures;
+        let gate_halts = self.size.gates.during == Some(GateFailure::Halt)
+            && state.left.doubts < self.size.faults.doubts;
+        let befell = (state.truth.hurried && !self.size.patient)
+            || state.left.failures < self.size.faults.failures
+            || gate_halts;
         let halted = status.halted.is_some() && befell;
         let lines = state.api.slices.iter().flatten().flat_map(|slice| &slice.lines);
         let mut flying = lines.filter(|line| line.state == LineState::Granted);

@@ -1,5 +1,7 @@
 //! How large a model is: devices, stages, processes, and how often what may go wrong.
 
+use wardring_api::GateFailure;
+
 /// Minutes that pass at once: longer than a permit lives and a Lease lasts, and the unit of every
 /// deadline of the model.
 pub const TICK: u32 = 10;
@@ -21,6 +23,29 @@ pub struct Faults {
     pub ticks: u8,
     /// An installation fails.
     pub failures: u8,
+    /// A person puts an EmergencyStop in force, and lifts it some time later.
+    pub stops: u8,
+    /// A person begins a freeze, and ends it some time later.
+    pub denials: u8,
+    /// A provider answers a gate with a fail, with nothing, or not at all.
+    pub doubts: u8,
+}
+
+/// Which gates a stage has: one of each phase at most, all measured outside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gates {
+    /// One before.
+    pub before: bool,
+    /// One during, and what follows when it fails.
+    pub during: Option<GateFailure>,
+    /// One after.
+    pub after: bool,
+}
+
+impl Gates {
+    const NONE: Gates = Gates { before: false, during: None, after: false };
+    /// One of each, and what fails is waited for.
+    pub const ALL: Gates = Gates { before: true, during: Some(GateFailure::Hold), after: true };
 }
 
 /// A model to search.
@@ -38,10 +63,17 @@ pub struct Size {
     pub cap: u32,
     /// `retry.maxAttempts` of every stage.
     pub attempts: u32,
-    /// `deviceDeadline`, in ticks; `startWithin` is one.
+    /// `deviceDeadline`, in ticks; `startWithin` is one, or as long where the size is patient.
     pub deadline: u32,
     /// Whether an installation needs a restart, with its own permit.
     pub restarts: bool,
+    /// The gates of every stage.
+    pub gates: Gates,
+    /// Whether devices may be worked on only while a window is open: the second ten minutes of every
+    /// thirty.
+    pub window: bool,
+    /// Deadlines are so long that no time lost is an excuse for a halt.
+    pub patient: bool,
     /// What may go wrong.
     pub faults: Faults,
 }
@@ -55,6 +87,9 @@ const NONE: Faults = Faults {
     freezes: 0,
     ticks: 0,
     failures: 0,
+    stops: 0,
+    denials: 0,
+    doubts: 0,
 };
 
 impl Size {
@@ -68,6 +103,9 @@ impl Size {
         attempts: 1,
         deadline: 1,
         restarts: true,
+        gates: Gates::NONE,
+        window: false,
+        patient: false,
         faults: NONE,
     };
 
@@ -123,8 +161,62 @@ impl Size {
         ..Size::CALM
     };
 
+    /// EmergencyStops that come at any moment and go some time later.
+    pub const STOPS: Size = Size {
+        name: "stops",
+        deadline: 6,
+        patient: true,
+        faults: Faults { stops: 1, ticks: 1, freezes: 1, ..NONE },
+        ..Size::CALM
+    };
+
+    /// A window that opens now and again, and a freeze that comes at any moment and goes some time
+    /// later.
+    pub const WINDOWS: Size = Size {
+        name: "windows",
+        deadline: 12,
+        window: true,
+        patient: true,
+        faults: Faults { denials: 1, ticks: 1, ..NONE },
+        ..Size::CALM
+    };
+
+    /// Two stages with a gate of each phase, whose provider fails, knows nothing, or does not answer.
+    pub const GATES: Size = Size {
+        name: "gates",
+        stages: 2,
+        devices: 1,
+        deadline: 6,
+        restarts: false,
+        gates: Gates::ALL,
+        patient: true,
+        faults: Faults { doubts: 1, ..NONE },
+        ..Size::CALM
+    };
+
+    /// One of them, whose leader dies and whose answers grow old.
+    pub const OLD_ANSWERS: Size = Size {
+        name: "old answers",
+        stages: 1,
+        leaders: 2,
+        faults: Faults { crashes: 1, ticks: 1, doubts: 1, ..NONE },
+        ..Size::GATES
+    };
+
+    /// A gate that fails while devices are at work, and halts.
+    pub const GATE_HALTS: Size = Size {
+        name: "a gate halts",
+        restarts: false,
+        cap: 2,
+        deadline: 6,
+        gates: Gates { during: Some(GateFailure::Halt), ..Gates::NONE },
+        patient: true,
+        faults: Faults { ticks: 1, doubts: 1, ..NONE },
+        ..Size::CALM
+    };
+
     /// What every change is searched with.
-    pub const ALL: [Size; 7] = [
+    pub const ALL: [Size; 11] = [
         Size::CALM,
         Size::LEADERS,
         Size::TAKE_OVERS,
@@ -132,10 +224,15 @@ impl Size {
         Size::HALT,
         Size::RETRIES,
         Size::STAGES,
+        Size::STOPS,
+        Size::WINDOWS,
+        Size::GATES,
+        Size::GATE_HALTS,
     ];
 
     /// What takes minutes: the same with restarts, with two controllers, and with more faults.
-    pub const LARGE: [Size; 5] = [
+    pub const LARGE: [Size; 6] = [
+        Size::OLD_ANSWERS,
         Size { name: "deadlines with restarts", restarts: true, ..Size::DEADLINES },
         Size {
             name: "halt with a crash",
@@ -167,6 +264,9 @@ impl Size {
         attempts: 2,
         deadline: 2,
         restarts: true,
+        gates: Gates::NONE,
+        window: false,
+        patient: false,
         faults: Faults {
             crashes: 3,
             depositions: 3,
@@ -175,6 +275,18 @@ impl Size {
             freezes: 3,
             ticks: 4,
             failures: 2,
+            ..NONE
         },
+    };
+
+    /// The same with five devices in each stage, and with everything that keeps devices back.
+    pub const GUARDED: Size = Size {
+        name: "guarded",
+        devices: 5,
+        deadline: 9,
+        gates: Gates::ALL,
+        window: true,
+        faults: Faults { stops: 2, denials: 2, doubts: 4, ..Size::HUGE.faults },
+        ..Size::HUGE
     };
 }

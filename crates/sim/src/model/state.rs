@@ -2,12 +2,20 @@
 //! somebody read is still current is one bit), no clock but a few ticks, and no order where none
 //! matters.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use wardring_api::{PatchRollout, PermitStep};
 use wardring_planner::{JobView, LedgerView, OutcomeResult, SliceView};
 
-use super::{held::Held, leader::Planned, size::Faults};
+use super::{
+    brakes::{Answer, Sample},
+    held::Held,
+    leader::Planned,
+    size::Faults,
+};
 
 /// Everything there is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -45,6 +53,10 @@ pub struct Cluster {
     pub slices: Vec<Option<Held<SliceView>>>,
     /// The job of each device.
     pub jobs: Vec<Option<Held<JobView>>>,
+    /// An EmergencyStop is in force.
+    pub stopped: bool,
+    /// A freeze is in force.
+    pub denied: bool,
 }
 
 /// What a controller takes itself for.
@@ -66,7 +78,9 @@ pub struct Leader {
     /// The plan it carries out.
     pub work: Option<Work>,
     /// One bit per object: still as the plan saw it, or moved on only by this plan's own writes.
-    pub current: u16,
+    pub current: u32,
+    /// The newest answer to each gate that it had measured and that was not counted yet.
+    pub samples: BTreeMap<u8, Sample>,
     /// Grants of its own term (device, attempt) whose job was certainly never asked for.
     pub uncreated: BTreeSet<(u8, u32)>,
 }
@@ -213,4 +227,20 @@ pub struct Truth {
     pub broken: Option<&'static str>,
     /// Whether minutes passed that nobody waited for.
     pub hurried: bool,
+    /// Since when an EmergencyStop is in force.
+    pub stopped_at: Option<u32>,
+    /// Since when a freeze is in force.
+    pub denied_at: Option<u32>,
+    /// What the provider answered last to each gate, and when.
+    pub answers: [Option<(u32, Answer)>; GATES],
+    /// Gates that the provider ever let pass, as bits.
+    pub passed: u16,
+    /// Since when the record says of a stage that a gate of `during` fails or cannot be measured. It
+    /// ends when the provider lets it pass, unless the gate halts.
+    pub barred: [Option<u32>; STAGES],
 }
+
+/// Most stages of a model.
+pub const STAGES: usize = 4;
+/// Most gates of a model: one of each phase in each stage.
+pub const GATES: usize = 3 * STAGES;

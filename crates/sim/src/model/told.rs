@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use stateright::Model;
 use wardring_api::PatchRolloutStatus;
 use wardring_planner::{Action, Plan, plan};
 
 use super::{
     Tenant,
-    cluster::meaning,
+    cluster::{STANDING, meaning},
     state::{Leader, State},
 };
 use crate::random::Random;
@@ -66,15 +67,25 @@ fn with_meaning(told: PatchRolloutStatus, stored: &PatchRolloutStatus) -> PatchR
         observed_generation: told.observed_generation,
         phase: told.phase,
         message: told.message,
-        conditions: told.conditions,
+        conditions: stored.conditions.clone(),
         current_stage: told.current_stage,
         progress: told.progress,
         next_evaluation: told.next_evaluation,
         waiting_for: told.waiting_for,
         ..stored.clone()
     };
+    let is_for_people = |condition: &Condition| !STANDING.contains(&condition.type_.as_str());
+    mixed.conditions.extend(told.conditions.into_iter().filter(is_for_people));
+    if let (Some(halted), Some(told)) = (&mut mixed.halted, told.halted) {
+        halted.message = told.message;
+    }
     for (stage, told) in mixed.stages.iter_mut().zip(told.stages) {
         (stage.counts, stage.failed_sample) = (told.counts, told.failed_sample);
+        for (gate, told) in stage.gates.iter_mut().zip(told.gates) {
+            (gate.since, gate.next, gate.result) = (told.since, told.next, told.result);
+            (gate.query, gate.value, gate.threshold) = (told.query, told.value, told.threshold);
+            gate.message = told.message;
+        }
     }
     mixed
 }
