@@ -137,7 +137,7 @@ pub(crate) fn promote(run: &mut Run<'_>, position: usize, scene: &Scene<'_>) -> 
     let follow =
         if is_closed(&run.status.stages[position]) { "are still at work" } else { "may follow" };
     let note =
-        format!("Stage {name} is proven: {proven} succeeded.{on} Late: {late}, they {follow}.");
+        format!("Stage {name} is proven: {proven} succeeded.{on} Late: {late}; these {follow}.");
     run.emit(EventKind::Normal, Reason::CatchingUp, note);
     true
 }

@@ -5,7 +5,7 @@ mod support;
 
 use std::sync::Arc;
 
-use support::{SERVER, World};
+use support::{SERVER, World, agent::Script};
 use wardring_api::{Abort, EmergencyStop, Latch, LineState, StageState};
 use wardring_planner::{
     Action, DeviceTable, LineChange, Plan, RecallLine, RecordCause, RolloutRef, Snapshot, StopView,
@@ -229,4 +229,41 @@ fn a_grant_under_an_emergency_stop_is_caught() {
     let stop = EmergencyStop::new("ward", serde_yaml::from_str(spec).unwrap());
     snapshot.stops = vec![Arc::new(StopView::new(&stop))];
     caught(&snapshot, &plan, "S5");
+}
+
+#[test]
+fn a_device_that_returns_to_a_rollout_that_halted_over_its_budget_is_no_new_start() {
+    let mut world = World::new();
+    world.group("test");
+    for (name, script) in [("test-1", Script::Slow), ("test-2", Script::InstallFails)] {
+        world.device(name, "test", SERVER);
+        world.agents.get_mut(name).unwrap().script = script;
+    }
+    world.rollout(
+        "november",
+        "{updates: {select: {release: 2026-11}}, onHalt: {installedAwaitingReboot: Finish}, \
+         stages: [{name: test, group: test, maxConcurrency: 1, maxUnreachable: 1, orderBy: Name}]}",
+    );
+    world.settle();
+    let is_lost = |world: &World| world.state("november", "test-1") == Some(LineState::Unreachable);
+    for _ in 0..2_000 {
+        if is_lost(&world) {
+            break;
+        }
+        world.minute(|_| {});
+    }
+    assert!(is_lost(&world));
+    for _ in 0..2_000 {
+        if world.status("november").halted.is_some() {
+            break;
+        }
+        world.minute(|_| {});
+    }
+    let halted = world.status("november").halted.unwrap();
+    assert_eq!(halted.reason, "FailureBudgetSpent");
+    // Each minute plans, and a plan that breaks a rule would end the test.
+    for _ in 0..300 {
+        world.minute(|_| {});
+    }
+    assert!(!is_lost(&world), "it is taken back in");
 }

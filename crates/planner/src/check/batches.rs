@@ -393,10 +393,28 @@ impl Replay<'_> {
             Cap::Count(count) => count as usize,
             Cap::Percent(percent) => flight.size * percent as usize / 100,
         };
-        if has("Install") && flight.failed.len() > most {
+        // Who returns began long ago; the halt says what becomes of its restart.
+        let begins = has("Install")
+            && batch
+                .grants
+                .iter()
+                .any(|text| text.ends_with("Install") && !self.returns(slice, text));
+        if begins && flight.failed.len() > most {
             self.breaks("S6", format!("a grant in stage {} over its failure budget", stage.name));
         }
         self.flights.insert(key, flight);
+    }
+
+    /// Whether a grant only takes back in a device that was given up as silent.
+    fn returns(&self, slice: &SliceView, text: &str) -> bool {
+        let mut words = text.split(' ');
+        let device = words.next();
+        let attempt = words.next().and_then(|word| word.parse::<u32>().ok());
+        let index = slice.lines.iter().position(|line| Some(line.device.as_str()) == device);
+        let line = index.and_then(|index| self.line(&slice.name, index));
+        line.is_some_and(|line| {
+            line.state == LineState::Unreachable && attempt == Some(line.attempt)
+        })
     }
 
     /// Keeps the sums of a stage true after one of its lines was written.
