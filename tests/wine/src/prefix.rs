@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use tempfile::TempDir;
@@ -194,6 +195,27 @@ impl Prefix {
             bail!("`wine {}` ended with {status}: {text}", arguments.join(" "));
         }
         Ok(text)
+    }
+
+    /// Makes a service with `sc create` and these arguments, its name first. For a moment after its start,
+    /// the service manager of this Windows takes nothing, and does not say so.
+    ///
+    /// # Errors
+    /// It is not there within a minute.
+    pub fn create_service(&self, arguments: &[&str]) -> anyhow::Result<()> {
+        let create = [&["sc", "create"], arguments].concat();
+        let name = arguments.first().copied().unwrap_or_default();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let Err(error) = self.run(&create) else { return Ok(()) };
+            if self.attempt(&["sc", "query", name])?.0 {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(error);
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
     }
 
     /// Runs a program of Windows that may fail: whether it succeeded, and all that it said.

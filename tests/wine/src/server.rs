@@ -73,7 +73,7 @@ impl Server {
         prefix.wine(["reg", "add", overrides, "/v", "dism.exe", "/d", "native", "/f"])?;
         for (name, start) in [("MSSQLSERVER", "auto"), ("Reports", "demand")] {
             let program = format!(r"C:\wardring\service.exe {name}");
-            prefix.wine(["sc", "create", name, "binPath=", &program, "start=", start])?;
+            prefix.create_service(&[name, "binPath=", &program, "start=", start])?;
         }
         let server = Server { prefix, updates, events };
         server.prefix.switch_off()?;

@@ -13,9 +13,9 @@ const SERVICES: &str = r"SYSTEM\CurrentControlSet\Services";
 
 fn create(prefix: &Prefix, name: &str, start: &str, needs: Option<&str>) {
     let program = format!("{PROGRAM} {name}");
-    let mut line = vec!["sc", "create", name, "binPath=", &program, "start=", start];
+    let mut line = vec![name, "binPath=", &program, "start=", start];
     line.extend(needs.map(|needs| ["depend=", needs]).into_iter().flatten());
-    prefix.run(&line).unwrap();
+    prefix.create_service(&line).unwrap();
 }
 
 fn sample(prefix: &Prefix) -> Value {

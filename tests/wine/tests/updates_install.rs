@@ -296,7 +296,7 @@ async fn of_two_failures_the_one_that_may_pass_is_tried_again_and_the_other_one_
 fn replace_service(prefix: &Prefix, name: &str, start: &str) {
     let _ = prefix.wine(["sc", "delete", name]);
     let program = format!(r"C:\wardring\service.exe {name}");
-    prefix.run(&["sc", "create", name, "binPath=", &program, "start=", start]).unwrap();
+    prefix.create_service(&[name, "binPath=", &program, "start=", start]).unwrap();
     prefix.wine(["sc", "start", name]).unwrap();
 }
 

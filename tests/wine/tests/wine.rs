@@ -44,7 +44,7 @@ async fn the_windows_agent_enrols_reports_what_is_there_and_begins_nothing_that_
         let rename = r"\??\C:\old.tmp";
         prefix.set(SESSION_MANAGER, "PendingFileRenameOperations", "REG_MULTI_SZ", rename)?;
         let program = r"C:\windows\system32\spoolsv.exe";
-        prefix.wine(["sc", "create", "MSSQLSERVER", "binPath=", program, "start=", "demand"])?;
+        prefix.create_service(&["MSSQLSERVER", "binPath=", program, "start=", "demand"])?;
         anyhow::Ok(prefix)
     });
     let prefix = prefix.await.unwrap().unwrap();
