@@ -268,8 +268,9 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
                 self.take(event).await;
             }
             Msg::Polled(answer, taken) => {
+                // The answer has woken the device already: looking later would wake it once more.
                 if Instant::now() >= self.facts_due {
-                    self.look_soon();
+                    self.look_at_facts();
                 }
                 self.polled(*answer, taken).await;
             }

@@ -128,7 +128,8 @@ fn wait(answer: &mpsc::Receiver<Finding>, left: Duration, limit: Duration) -> Fi
         Err(mpsc::RecvTimeoutError::Timeout) => {
             Finding::unknown(format!("no answer within {} s", limit.as_secs()))
         }
-        // Only a thread that panicked ends without an answer.
+        // Only a thread that panicked ends without an answer. The program that goes to devices ends whole
+        // then (its profile has `panic = "abort"`): no table is better than one that nobody can trust.
         Err(mpsc::RecvTimeoutError::Disconnected) => {
             Finding::unknown("the check itself failed; please report it")
         }

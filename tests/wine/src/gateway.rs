@@ -281,13 +281,16 @@ async fn job(
     let news = |seen: &Seen| seen.job.clone().filter(|(id, _, _)| query.known.as_ref() != Some(id));
     let mut changed = shared.changed.subscribe();
     let other = changed.wait_for(|_| shared.devices().get(&device).and_then(news).is_some());
-    // Nothing new within the wait is an answer too.
-    let _ = tokio::time::timeout(Duration::from_secs(query.wait), other).await;
+    // Nothing new within the wait is an answer too. A gateway waits for 0.8 to 1.0 of what is asked.
+    let wait = Duration::from_secs(query.wait).mul_f64(0.9);
+    let _ = tokio::time::timeout(wait, other).await;
     let seen = shared.devices().get(&device).cloned().unwrap_or_default();
+    let job = news(&seen).map(|(_, _, sealed)| sealed);
     Ok(Json(JobAnswer {
-        job: news(&seen).map(|(_, _, sealed)| sealed),
         mode: seen.mode.unwrap_or(Mode::Observe),
-        next_poll_ms: 10,
+        // As a gateway does: a long poll that ended without news is simply asked again.
+        next_poll_ms: if job.is_some() || query.known.is_some() { 10 } else { 0 },
+        job,
         now: Timestamp::now(),
     }))
 }

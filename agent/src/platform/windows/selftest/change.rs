@@ -24,7 +24,7 @@ pub(super) const CHECKS: &[Listed] = &[
         "combined-by-wusa",
         "wusa cannot remove a servicing stack and cumulative update in one",
         SOON,
-        || untried("it would remove; the agent does not use wusa"),
+        || untried("it would remove; the agent removes by DISM alone"),
     ),
     Listed(Assumed, "drivers", "a driver is taken back by pnputil or Device Manager", SOON, || {
         untried("it would remove; the agent takes no drivers back")
