@@ -3,15 +3,15 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
 use tempfile::TempDir;
+
+use crate::programs::compile_preloaded;
 
 /// How often the clock is moved.
 const STEP: Duration = Duration::from_millis(10);
@@ -29,24 +29,15 @@ impl Clock {
     /// No C compiler is there.
     pub fn new() -> anyhow::Result<Clock> {
         let folder = tempfile::tempdir()?;
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("shim/clock.c");
-        let built = Command::new("cc")
-            .args(["-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o"])
-            .arg(folder.path().join("clock.so"))
-            .arg(source)
-            .arg("-ldl")
-            .status()
-            .context("failed to start cc")?;
-        ensure!(built.success(), "the clock does not build");
+        compile_preloaded("clock.c", &folder.path().join("clock.so"))?;
         let clock = Clock { folder, ahead: Arc::default() };
         File::create(clock.page())?.write_all_at(&[0; 8], 0)?;
         Ok(clock)
     }
 
-    /// What programs under this clock are started with.
-    pub fn environment(&self) -> [(&'static str, PathBuf); 2] {
-        let library = self.folder.path().join("clock.so");
-        [("LD_PRELOAD", library), ("WARDRING_TESTS_CLOCK", self.page())]
+    /// What is preloaded into programs under this clock, and the variable that it reads.
+    pub(crate) fn preloaded(&self) -> (PathBuf, (&'static str, PathBuf)) {
+        (self.folder.path().join("clock.so"), ("WARDRING_TESTS_CLOCK", self.page()))
     }
 
     /// How far it is ahead.

@@ -6,6 +6,7 @@ pub mod eventlog;
 pub mod fakewua;
 pub mod gateway;
 pub mod jobs;
+pub mod killer;
 pub mod prefix;
 pub mod programs;
 pub mod registry;

@@ -11,6 +11,7 @@ use anyhow::{Context, bail, ensure};
 use tempfile::TempDir;
 
 use crate::clock::Clock;
+use crate::killer::Killer;
 use crate::registry::Changes;
 use crate::template;
 
@@ -70,7 +71,16 @@ fn build_with(arguments: &[&str]) -> anyhow::Result<PathBuf> {
 /// A Windows of its own. It ends with the value.
 pub struct Prefix {
     folder: TempDir,
-    clock: Option<Clock>,
+    apart: Apart,
+}
+
+/// What a prefix has of its own beneath its Windows, where it has: Wine is started with it preloaded.
+#[derive(Default)]
+pub struct Apart {
+    /// Its time.
+    pub clock: Option<Clock>,
+    /// What ends its agent.
+    pub killer: Option<Killer>,
 }
 
 impl Prefix {
@@ -79,15 +89,15 @@ impl Prefix {
     /// # Errors
     /// A tool is missing, or Wine does not work.
     pub fn create(agent: &Path) -> anyhow::Result<Prefix> {
-        Prefix::create_with(agent, None)
+        Prefix::create_with(agent, Apart::default())
     }
 
-    /// The same whose Windows goes by this clock.
+    /// The same with this beneath it.
     ///
     /// # Errors
     /// A tool is missing, or Wine does not work.
-    pub fn create_with(agent: &Path, clock: Option<Clock>) -> anyhow::Result<Prefix> {
-        let prefix = Prefix { folder: tempfile::tempdir()?, clock };
+    pub fn create_with(agent: &Path, apart: Apart) -> anyhow::Result<Prefix> {
+        let prefix = Prefix { folder: tempfile::tempdir()?, apart };
         template::copy(prefix.folder.path())?;
         prefix.boot()?;
         let system = prefix.drive().join("windows/system32");
@@ -110,7 +120,12 @@ impl Prefix {
 
     /// Its clock, where that is not this computer's.
     pub fn clock(&self) -> Option<&Clock> {
-        self.clock.as_ref()
+        self.apart.clock.as_ref()
+    }
+
+    /// What ends its agent, where it has such a thing.
+    pub fn killer(&self) -> Option<&Killer> {
+        self.apart.killer.as_ref()
     }
 
     /// `C:`.
@@ -124,7 +139,7 @@ impl Prefix {
     /// test that is killed leaves it for as long.
     fn boot(&self) -> anyhow::Result<()> {
         // By a clock that runs ahead, days may be a minute.
-        self.server([if self.clock.is_some() { "-p200000" } else { "-p600" }])?;
+        self.server([if self.clock().is_some() { "-p200000" } else { "-p600" }])?;
         self.wine(["wineboot"]).map(|_| ())
     }
 
@@ -276,7 +291,15 @@ impl Prefix {
 
     fn command(&self, program: &str) -> Command {
         let mut command = command(self.folder.path(), program);
-        command.envs(self.clock.iter().flat_map(Clock::environment));
+        let clock = self.clock().map(Clock::preloaded);
+        let killer = self.killer().map(Killer::preloaded);
+        let (libraries, variables): (Vec<PathBuf>, Vec<_>) =
+            clock.into_iter().chain(killer).unzip();
+        if !libraries.is_empty() {
+            let list = std::env::join_paths(libraries);
+            command.env("LD_PRELOAD", list.expect("a temporary folder has no colon in its name"));
+        }
+        command.envs(variables);
         command
     }
 }

@@ -31,6 +31,22 @@ pub fn compile_library(source: &str, library: &Path) -> anyhow::Result<()> {
     compile_with(&["-shared"], source, library)
 }
 
+/// Compiles one of the libraries in `shim` that are preloaded into Wine itself.
+///
+/// # Errors
+/// The compiler is missing or refuses.
+pub(crate) fn compile_preloaded(source: &str, library: &Path) -> anyhow::Result<()> {
+    let built = Command::new("cc")
+        .args(["-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o"])
+        .arg(library)
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("shim").join(source))
+        .arg("-ldl")
+        .status()
+        .context("failed to start cc")?;
+    ensure!(built.success(), "{source} does not build");
+    Ok(())
+}
+
 fn compile_with(more: &[&str], source: &str, to: &Path) -> anyhow::Result<()> {
     let built = Command::new(COMPILER)
         .args(["-O1", "-Wall", "-Werror", "-o"])

@@ -2,6 +2,7 @@
 //! fail, and the agent installed as a service, as an administrator does it.
 
 use std::fs;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -11,7 +12,8 @@ use tempfile::TempDir;
 use crate::clock::Clock;
 use crate::eventlog::{Came, EventLog};
 use crate::fakewua::FakeWua;
-use crate::prefix::{Prefix, build_agent};
+use crate::killer::{self, Killer};
+use crate::prefix::{Apart, Prefix, build_agent};
 use crate::programs::{OWN_LIBRARIES, compile, compile_library};
 use crate::registry::Changes;
 
@@ -53,10 +55,20 @@ impl Server {
     /// # Errors
     /// A tool is missing, or Wine does not work.
     pub fn create_apart(ubr: u32, updates: &[Value], changes: Changes) -> anyhow::Result<Server> {
-        let prefix = Prefix::create_with(&build_agent()?, Some(Clock::new()?))?;
+        let apart = Apart { clock: Some(Clock::new()?), killer: None };
+        let prefix = Prefix::create_with(&build_agent()?, apart)?;
         compile_library("iphlpapi.c", &prefix.drive().join("windows/system32/iphlpapi.dll"))?;
         prefix.wine(["reg", "add", OWN_LIBRARIES, "/v", "iphlpapi", "/d", "native", "/f"])?;
         Server::create_in(prefix, ubr, updates, router_answers(changes, true))
+    }
+
+    /// The same as [`Server::create`], with a killer of its agent.
+    ///
+    /// # Errors
+    /// A tool is missing, or Wine does not work.
+    pub fn create_mortal(ubr: u32, updates: &[Value], changes: Changes) -> anyhow::Result<Server> {
+        let apart = Apart { clock: None, killer: Some(Killer::new()?) };
+        Server::create_in(Prefix::create_with(&build_agent()?, apart)?, ubr, updates, changes)
     }
 
     fn create_in(
@@ -101,6 +113,34 @@ impl Server {
         let (is_done, said) = self.prefix.attempt(&line)?;
         ensure!(is_done, "the agent is not installed: {said}");
         Ok(())
+    }
+
+    /// Starts the agent's service after its process was killed, as Windows' recovery action does. The
+    /// service manager may not have noticed yet, or not be up.
+    ///
+    /// # Errors
+    /// The service does not start within a minute, or this server has no killer.
+    pub fn recover_agent(&self) -> anyhow::Result<()> {
+        let killer = self.prefix.killer().context("nobody kills this agent")?;
+        let seen = || (killer.writes(), killer.kills());
+        let (before, begun) = (seen(), Instant::now());
+        loop {
+            let (is_done, said) = self.prefix.attempt(&["sc", "start", "WardringAgent"])?;
+            // A run writes its journal first, whatever became of the order.
+            if is_done || seen() != before {
+                return Ok(());
+            }
+            ensure!(begun.elapsed() < PATIENCE, "the agent is not started again: {said}");
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Where the job in the agent's journal stands, if there is one.
+    ///
+    /// # Errors
+    /// The journal is not whole.
+    pub fn place(&self) -> anyhow::Result<Option<String>> {
+        killer::place(&self.prefix.drive().join("ProgramData/Wardring"))
     }
 
     /// The agent's log.

@@ -3,6 +3,7 @@
 //! gateways; and what people see of it. A restart ends that Windows and starts it again.
 
 mod apart;
+mod killed;
 mod loops;
 mod packages;
 mod site;

@@ -53,6 +53,13 @@ impl Site {
         Site::begin(namespace, create, None).await
     }
 
+    /// A site whose agent can be killed.
+    pub async fn open_mortal(namespace: &str, updates: &[Value]) -> Result<Site> {
+        let updates = updates.to_vec();
+        let create = move || Server::create_mortal(UBRS[0], &updates, Changes::new());
+        Site::begin(namespace, create, None).await
+    }
+
     /// A site apart: the device has a router and a way to a gateway of its own, and time of its own.
     pub async fn open_apart(namespace: &str, updates: &[Value]) -> Result<Site> {
         let relay = Relay::open(&shared().await?.gateway_urls()[0]).await?;

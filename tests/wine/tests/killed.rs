@@ -1,0 +1,269 @@
+//! The agent is killed at every write of its journal, and at every moment of it: with the new journal
+//! flushed, between the two renames, and with the new one in place and nothing begun. Its service is
+//! started again each time, and the job must end as it would have: one installation, one restart.
+
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use jiff::SignedDuration;
+use serde_json::{Value, json};
+use wardring_agent::journal::{Durability, Journal, Loaded};
+use wardring_agent::state::MAX_REBOOTS;
+use wardring_seal::{Action, JobPayload, OutcomePayload, OutcomeResult};
+use wardring_wine_tests::gateway::TestGateway;
+use wardring_wine_tests::jobs::job;
+use wardring_wine_tests::killer::{Killer, Moment};
+use wardring_wine_tests::registry::Changes;
+use wardring_wine_tests::server::{Ends, Server, installed, removed};
+
+const DEVICE: &str = "srv-1";
+/// UBR before the first update.
+const UBR: u32 = 4000;
+const CURRENT_VERSION: &str = r"SOFTWARE\Microsoft\Windows NT\CurrentVersion";
+const PACKAGES: &str =
+    r"SOFTWARE\Microsoft\Windows\CurrentVersion\Component Based Servicing\Packages";
+/// Where an installation stands on its way, and a rollback.
+const INSTALLATION: [&str; 8] = [
+    "Preflight",
+    "Downloading",
+    "AwaitingInstall",
+    "Installing",
+    "AwaitingReboot",
+    "Rebooting",
+    "Settling",
+    "Verifying",
+];
+const ROLLBACK: [&str; 7] = [
+    "Surveying",
+    "AwaitingUninstall",
+    "Uninstalling",
+    "AwaitingReboot",
+    "Rebooting",
+    "Settling",
+    "Verifying",
+];
+/// How long a job may take with all its kills.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A server, its gateway, and what was seen of it.
+struct Rig {
+    gateway: TestGateway,
+    server: Server,
+    jobs: i64,
+    /// Kills after which the agent was started again.
+    recovered: u64,
+    /// Where jobs stood when the agent was killed.
+    places: BTreeSet<String>,
+}
+
+/// The end of a job.
+struct Ended {
+    outcome: OutcomePayload,
+    /// Writes of the journal from the offer to the outcome.
+    writes: u64,
+    /// Restarts of Windows.
+    restarts: usize,
+    /// Kills that were planned and did not come: the job ended before.
+    left: usize,
+}
+
+impl Rig {
+    async fn new() -> Rig {
+        let gateway = TestGateway::start(SignedDuration::from_hours(24)).await.unwrap();
+        let create = || Server::create_mortal(UBR, &[], Changes::new());
+        let server = tokio::task::spawn_blocking(create).await.unwrap().unwrap();
+        server.install_agent(&[gateway.url()], &gateway.token.reveal(), DEVICE).unwrap();
+        gateway.wait_for(DEVICE, "facts", |seen| seen.facts.is_some()).await;
+        Rig { gateway, server, jobs: 0, recovered: 0, places: BTreeSet::new() }
+    }
+
+    fn killer(&self) -> &Killer {
+        self.server.prefix.killer().unwrap()
+    }
+
+    /// A job of a rollout of its own.
+    fn job(&mut self, action: Action, update: &Change) -> JobPayload {
+        self.jobs += 1;
+        let mut job = job(self.jobs, action);
+        job.key.rollout_uid = format!("rollout-{}", self.jobs);
+        job.updates[0].kb = format!("KB{}", update.kb);
+        job.updates[0].target_build = Some(format!("20348.{}", update.ubr));
+        job.health.services = vec!["MSSQLSERVER".to_owned()];
+        // Wine takes the order to restart and leaves it at that: the test restarts.
+        job.reboot.stuck_after_ms = 600_000;
+        job
+    }
+
+    /// Gives a job, kills the agent at these writes of it, and starts it again each time. A restart that
+    /// is ordered is carried out with `boot`.
+    async fn run(
+        &mut self,
+        job: JobPayload,
+        kills: &[(u64, Moment)],
+        boot: impl Fn(&Server),
+    ) -> Ended {
+        let begin = self.killer().writes();
+        let (attempt, began) = (job.key.attempt, Instant::now());
+        let mut kills = kills.iter();
+        let mut planned = kills.next();
+        self.arm(begin, planned);
+        self.gateway.give(DEVICE, job);
+        let orders = self.server.restarts_ordered();
+        let (mut carried, mut restarts) = (orders, 0);
+        let outcome = loop {
+            if self.killer().kills() > self.recovered {
+                let (_, moment) = planned.expect("who was killed was to be");
+                self.killed(*moment);
+                planned = kills.next();
+                self.arm(begin, planned);
+                self.server.recover_agent().unwrap();
+            }
+            if self.server.restarts_ordered() > carried {
+                tokio::task::block_in_place(|| boot(&self.server));
+                (carried, restarts) = (self.server.restarts_ordered(), restarts + 1);
+            }
+            let outcomes = self.gateway.seen(DEVICE).outcomes;
+            let mut mine = outcomes.into_iter().filter(|outcome| outcome.key.attempt == attempt);
+            if let Some(outcome) = mine.next() {
+                assert_eq!(mine.next(), None, "beside {outcome:?}");
+                break outcome;
+            }
+            let log = || self.server.log();
+            assert!(began.elapsed() < PATIENCE, "{:?}: {}", self.server.place(), log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        self.killer().disarm();
+        let left = usize::from(planned.is_some()) + kills.len();
+        Ended { outcome, writes: self.killer().writes() - begin, restarts, left }
+    }
+
+    fn arm(&self, begin: u64, kill: Option<&(u64, Moment)>) {
+        if let Some((write, moment)) = kill {
+            self.killer().arm(begin + write, *moment);
+        }
+    }
+
+    /// The agent was killed: what it left can be read, and nothing of it is lost.
+    fn killed(&mut self, moment: Moment) {
+        self.recovered += 1;
+        let data = self.server.prefix.drive().join("ProgramData/Wardring");
+        let loaded = Journal::new(&data, Durability::Disk).load();
+        let Loaded::Found(_) = loaded else { panic!("{moment:?}: {loaded:?}") };
+        assert_eq!(data.join("journal").exists(), moment != Moment::Between);
+        let place = self.server.place().unwrap().unwrap_or_else(|| "at rest".to_owned());
+        self.places.insert(place);
+    }
+
+    /// Nothing that a job can stand at was left out.
+    fn was_killed_at(&self, all: &[&str]) {
+        let missed: Vec<_> = all.iter().filter(|place| !self.places.contains(**place)).collect();
+        assert!(missed.is_empty(), "never killed at {missed:?}, but at {:?}", self.places);
+    }
+
+    /// Every job kills the agent at one more of its writes with the journal in place, and half a job away
+    /// from that before it is; until a job has no such write any more.
+    async fn sweep(&mut self, mut job: impl AsyncFnMut(&mut Rig, u32, &[(u64, Moment)]) -> Ended) {
+        let undisturbed = job(self, 0, &[]).await;
+        let whole = undisturbed.writes;
+        for number in 1.. {
+            let write = u64::from(number);
+            let other = if write % 2 == 0 { Moment::Between } else { Moment::Flushed };
+            let mut kills = vec![(write, Moment::InPlace)];
+            if write <= whole {
+                kills.push(((write + whole / 2 - 1) % whole + 1, other));
+                kills.sort_unstable();
+            }
+            let ended = job(self, number, &kills).await;
+            if write > whole && ended.left > 0 {
+                break;
+            }
+        }
+    }
+}
+
+/// One update.
+struct Change {
+    kb: u32,
+    ubr: u32,
+    package: String,
+}
+
+impl Change {
+    fn new(number: u32) -> Change {
+        let ubr = UBR + 1 + number;
+        let package = format!("Package_for_RollupFix~31bf3856ad364e35~amd64~~20348.{ubr}.1.12");
+        Change { kb: 5_068_000 + number, ubr, package }
+    }
+
+    fn id(&self) -> String {
+        format!("aaaaaaaa-0000-0000-0000-00000{}", self.kb)
+    }
+
+    /// A Windows Update that knows it alone.
+    fn world(&self, is_installed: bool) -> Value {
+        json!({ "updates": [{
+            "id": self.id(), "revision": 200, "kbs": [self.kb.to_string()],
+            "title": format!("Cumulative Update (KB{}) (20348.{})", self.kb, self.ubr),
+            "isInstalled": is_installed, "install": { "takesMs": 100, "needsReboot": true },
+        }] })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_killed_at_any_write_of_its_journal_installs_once_and_restarts_once() {
+    let mut rig = Rig::new().await;
+    rig.sweep(async |rig, number, kills| {
+        let update = Change::new(number);
+        rig.server.updates.set_world(&update.world(false)).unwrap();
+        let job = rig.job(Action::Install, &update);
+        let boot = |server: &Server| {
+            let changes = installed(Changes::new(), &update.package);
+            server.restart(update.ubr, Ends::Installed, changes).unwrap();
+        };
+        let ended = rig.run(job, kills, boot).await;
+
+        let outcome = &ended.outcome;
+        assert_eq!(outcome.result, OutcomeResult::Succeeded, "{kills:?}: {}", outcome.message);
+        let installs = rig.server.updates.calls("Install");
+        let mine = installs.iter().filter(|call| call["update"] == update.id().as_str());
+        assert_eq!(mine.count(), 1, "{kills:?}: {installs:?}");
+        assert_eq!(ended.restarts, 1, "{kills:?}");
+        assert!((1..=MAX_REBOOTS).contains(&outcome.reboots), "{kills:?}: {outcome:?}");
+        ended
+    })
+    .await;
+    rig.was_killed_at(&INSTALLATION);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_killed_at_any_write_of_its_journal_removes_once_and_restarts_once() {
+    let mut rig = Rig::new().await;
+    rig.sweep(async |rig, number, kills| {
+        let update = Change::new(number);
+        rig.server.updates.set_world(&update.world(true)).unwrap();
+        let ubr = update.ubr.to_string();
+        rig.server.prefix.set(CURRENT_VERSION, "UBR", "REG_DWORD", &ubr).unwrap();
+        let package = format!(r"{PACKAGES}\{}", update.package);
+        rig.server.prefix.set(&package, "CurrentState", "REG_DWORD", "0x70").unwrap();
+        let job = rig.job(Action::Rollback, &update);
+        let boot = |server: &Server| {
+            let changes = removed(Changes::new(), &update.package);
+            server.restart(UBR, Ends::Offered, changes).unwrap();
+        };
+        let ended = rig.run(job, kills, boot).await;
+
+        let outcome = &ended.outcome;
+        assert_eq!(outcome.result, OutcomeResult::RolledBack, "{kills:?}: {}", outcome.message);
+        let removals = rig.server.removals();
+        let mine = removals.iter().filter(|line| line.contains(&update.package));
+        assert_eq!(mine.count(), 1, "{kills:?}: {removals:?}");
+        assert_eq!(ended.restarts, 1, "{kills:?}");
+        assert!((1..=MAX_REBOOTS).contains(&outcome.reboots), "{kills:?}: {outcome:?}");
+        ended
+    })
+    .await;
+    rig.was_killed_at(&ROLLBACK);
+}
