@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 /// Everything that the agent writes there. A name with `*` stands for all that begin like it.
-const OWN: [&str; 22] = [
+const OWN: [&str; 24] = [
     "identity.json",
     "identity.new",
     "installations",
@@ -18,6 +18,8 @@ const OWN: [&str; 22] = [
     "log",
     "owner-*",
     "packages",
+    "paused.json",
+    "paused.new",
     "settings.json",
     "settings.new",
     "token",
@@ -74,7 +76,9 @@ mod tests {
         fs::write(folder.join("log/agent.jsonl"), "{}").unwrap();
         fs::create_dir_all(folder.join("packages")).unwrap();
         fs::write(folder.join("packages/aa"), "a package").unwrap();
-        for name in ["journal", "identity.json", "owner-7", "thesis.docx", "journals"] {
+        for name in
+            ["journal", "identity.json", "owner-7", "paused.json", "thesis.docx", "journals"]
+        {
             fs::write(folder.join(name), name).unwrap();
         }
         purge(&folder).unwrap();

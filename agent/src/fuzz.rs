@@ -126,6 +126,7 @@ fn idle() -> State {
         },
         build: "20348.2700".to_owned(),
         roles: Vec::new(),
+        paused: None,
         lost: false,
         refuses: None,
     };

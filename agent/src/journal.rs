@@ -74,6 +74,11 @@ pub struct WriteError {
 }
 
 impl Journal {
+    /// The folder that it is in.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The journal of this folder.
     pub fn new(folder: &Path, durability: Durability) -> Journal {
         Journal { folder: folder.to_owned(), durability }

@@ -27,6 +27,7 @@ pub mod journal;
 pub mod log;
 pub mod milestone;
 pub mod outbox;
+pub mod pause;
 pub mod platform;
 pub mod probes;
 pub mod run;

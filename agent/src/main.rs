@@ -47,6 +47,11 @@ enum Command {
     Trial(commands::update::Trial),
     /// Run in the foreground until stopped.
     Run(Run),
+    /// Begin nothing on this device until `resume`: no download, installation, removal or restart. It is
+    /// still looked at, proven and reported. For an administrator of the device.
+    Pause(commands::pause::Pause),
+    /// Go on after a `pause`.
+    Resume(commands::pause::Resume),
     /// Show who this device is and what it is doing.
     Status(commands::status::Status),
     /// Write what the agent knows and did into an archive, without secrets, for whoever helps.
@@ -127,6 +132,8 @@ fn main() -> ExitCode {
         #[cfg(windows)]
         Command::Trial(trial) => commands::update::trial(&trial),
         Command::Run(run) => carry(run),
+        Command::Pause(asked) => commands::pause::pause(&asked),
+        Command::Resume(asked) => commands::pause::resume(&asked),
         Command::Status(status) => commands::status::show(&status),
         Command::SupportBundle(support) => commands::support::write(&support),
         Command::Explain(explain) => tell(&explain),

@@ -31,6 +31,10 @@ pub enum Milestone {
     Updated,
     /// An update of the agent was taken back, or not made.
     UpdateTakenBack,
+    /// An administrator of the device paused the agent.
+    Paused,
+    /// The agent goes on after a pause.
+    Resumed,
     /// Something was refused that somebody should know of.
     Refused,
 }
@@ -49,6 +53,8 @@ impl Milestone {
             Milestone::RollsBackByItself => 14,
             Milestone::Updated => 15,
             Milestone::UpdateTakenBack => 16,
+            Milestone::Paused => 17,
+            Milestone::Resumed => 18,
             Milestone::Refused => 20,
         }
     }
@@ -68,6 +74,16 @@ impl Milestone {
 /// What one step of the state machine means to an administrator.
 pub fn passed(before: &State, after: &State) -> Vec<(Milestone, String)> {
     let mut passed = Vec::new();
+    match (&before.paused, &after.paused) {
+        (was, Some(pause)) if was.as_ref() != Some(pause) => {
+            let text = format!("Nothing more is begun: {}.", pause.sentence());
+            passed.push((Milestone::Paused, text));
+        }
+        (Some(_), None) => {
+            passed.push((Milestone::Resumed, "The agent is no longer paused.".to_owned()));
+        }
+        _ => {}
+    }
     let is_known = |key: &JobKey| before.finished.iter().any(|outcome| outcome.key == *key);
     for outcome in after.finished.iter().filter(|outcome| !is_known(&outcome.key)) {
         // People know the rollout by its name, which an outcome does not carry.

@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 
 use crate::identity::{IdentityError, IdentityFile, Known};
 use crate::journal::{Durability, Journal, Loaded, SCHEMA};
+use crate::pause;
+use crate::platform::wall_clock;
 use crate::service::update::Marker;
 
 /// Who the device is and what it is doing.
@@ -47,6 +49,10 @@ pub fn read(folder: &Path) -> Result<Status, IdentityError> {
         Loaded::Fresh | Loaded::Found(_) => None,
     };
     let mut document = json!({ "identity": identity, "journal": journal(loaded) });
+    if let Some(pause) = pause::look(folder, wall_clock()) {
+        document["paused"] = json!(pause);
+        document["paused"]["sentence"] = json!(pause.sentence());
+    }
     let update = Marker::load(folder);
     if update != Marker::default() {
         document["agentUpdate"] = json!(update);

@@ -4,6 +4,7 @@
 pub mod exercise;
 #[cfg(windows)]
 pub mod install;
+pub mod pause;
 #[cfg(windows)]
 pub mod selftest;
 pub mod status;

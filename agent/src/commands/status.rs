@@ -92,6 +92,9 @@ fn lines(status: &Value) -> String {
         (_, Value::String(name)) => format!("device       {name}, waits for its enrolment"),
         _ => "device       not enrolled".to_owned(),
     });
+    if let Some(paused) = status["paused"]["sentence"].as_str() {
+        lines.push(format!("paused       {paused}"));
+    }
     if journal["state"] == "found" {
         lines.push(format!("mode         {}", text(&journal["mode"])));
         lines.push(format!("build        {}", text(&journal["build"])));

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use wardring_protocol::{Facts, JobAnswer, Report, ReportAck, ReportBatch, ReportBody};
+use wardring_protocol::{Facts, JobAnswer, PauseFact, Report, ReportAck, ReportBatch, ReportBody};
 use wardring_protocol::{PROTOCOL_VERSION, Sealed};
 use wardring_seal::{Recipient, verify_job};
 
@@ -23,6 +23,7 @@ use crate::gateway::{Gateway, GatewayError};
 use crate::identity::Credentials;
 use crate::journal::{Journal, Loaded, Saved};
 use crate::milestone::{self, Milestone};
+use crate::pause;
 use crate::platform::{Platform, wall_clock};
 use crate::state::{self, Answer, BootRecord, Effect, Event, Now, Start};
 
@@ -31,6 +32,9 @@ use crate::state::{self, Answer, BootRecord, Effect, Event, Now, Start};
 const FACTS_EVERY: Duration = Duration::from_secs(300);
 /// Pause between something that may change facts and looking at them.
 const FACTS_SOON: Duration = Duration::from_millis(300);
+/// How often a device with a job is looked at for an administrator's pause; an idle one begins nothing, and
+/// is looked at with each answer of a gateway.
+const PAUSE_LOOK: Duration = Duration::from_secs(5);
 /// First and longest pause after reports could not be delivered.
 const SEND_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// A clock that is further off than this breaks certificates and `startBy`.
@@ -80,6 +84,7 @@ impl<P: Platform, G: Gateway> Agent<P, G> {
             timer: None,
             facts_at: Some(Instant::now()),
             facts_due: Instant::now(),
+            pause_look_at: None,
             send_at: None,
             send_pause: SEND_RETRY.0,
             is_sending: false,
@@ -101,6 +106,7 @@ impl<P: Platform, G: Gateway> Agent<P, G> {
                 () = &mut ended => return RunEnd::DeviceDown,
                 Some(message) = rx.recv() => run.receive(message).await,
                 () = at(run.timer.map(|(at, _)| at)) => run.wake().await,
+                () = at(run.pause_look_at) => run.look_for_pause().await,
                 () = at(run.send_at) => run.send(),
                 () = &mut changed => {
                     changed.set(self.platform.changed());
@@ -144,6 +150,8 @@ struct Run<'a, P, G> {
     facts_at: Option<Instant>,
     /// When it is looked at anyway.
     facts_due: Instant,
+    /// When it is looked for a pause, while there is a job.
+    pause_look_at: Option<Instant>,
     send_at: Option<Instant>,
     send_pause: Duration,
     is_sending: bool,
@@ -176,8 +184,10 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
             lost,
             refuses: self.agent.platform.refuses().map(str::to_owned),
             roles: self.agent.platform.roles(),
+            paused: pause::look(self.agent.journal.folder(), wall_clock()),
         })))
         .await;
+        self.look_for_pause().await;
         if !self.saved.outbox.is_empty() {
             self.send_at = Some(Instant::now());
         }
@@ -261,7 +271,20 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
         }
     }
 
+    /// Before anything that may begin something: an administrator may have paused the agent, or let it go
+    /// on.
+    async fn look_for_pause(&mut self) {
+        let found = pause::look(self.agent.journal.folder(), wall_clock());
+        if found != self.saved.state.paused {
+            self.look_soon();
+            self.take(Event::Paused(found)).await;
+        }
+        let has_job = self.saved.state.job.is_some();
+        self.pause_look_at = has_job.then(|| Instant::now() + PAUSE_LOOK);
+    }
+
     async fn receive(&mut self, message: Msg) {
+        self.look_for_pause().await;
         match message {
             Msg::Event(event) => {
                 self.look_soon();
@@ -311,7 +334,10 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
     }
 
     async fn wake(&mut self) {
-        let Some((_, turn)) = self.timer.take() else { return };
+        self.look_for_pause().await;
+        // What was found may have set it anew.
+        let due = self.timer.take_if(|(at, _)| *at <= Instant::now());
+        let Some((_, turn)) = due else { return };
         self.take(Event::Answered { turn, answer: Answer::Woke }).await;
     }
 
@@ -331,7 +357,12 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
         });
     }
 
-    async fn facts(&mut self, facts: Facts) {
+    async fn facts(&mut self, mut facts: Facts) {
+        facts.pause = self.saved.state.paused.as_ref().map(|pause| PauseFact {
+            reason: pause.reason.clone(),
+            since: pause.since,
+            until: pause.until,
+        });
         if self.last_facts.as_ref() == Some(&facts) {
             return;
         }

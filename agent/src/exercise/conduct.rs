@@ -130,6 +130,7 @@ fn begin(
         lost: false,
         refuses: platform.refuses().map(str::to_owned),
         roles: platform.roles(),
+        paused: None,
     };
     let now = Now { wall: wall_clock(), mono_ms: 0 };
     let events = [

@@ -93,6 +93,9 @@ pub(super) fn refusal(mv: &Move, job: &JobRun) -> Option<String> {
     if mv.state.mode == Mode::Observe {
         return Some("it is in mode Observe".to_owned());
     }
+    if mv.state.paused.is_some() {
+        return Some("an administrator paused the agent".to_owned());
+    }
     if mv.now.wall > job.payload.finish_by {
         return Some("the time of the job is over".to_owned());
     }

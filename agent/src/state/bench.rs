@@ -346,6 +346,8 @@ impl Bench {
     pub fn start(&mut self, lost: bool) {
         let journal = serde_json::to_string(&self.state).unwrap();
         let read: State = serde_json::from_str(&journal).unwrap();
+        // The pause stands in a file of its own.
+        let paused = self.state.paused.take();
         assert_eq!(read, self.state, "the journal gives back what was written");
         if lost {
             self.state = State::default();
@@ -366,7 +368,7 @@ impl Bench {
         };
         let (run, build) = (format!("run-{}", self.state.turn), self.build());
         let (roles, refuses) = (self.roles.clone(), None);
-        let start = Start { run, me, boot, build, lost, refuses, roles };
+        let start = Start { run, me, boot, build, lost, refuses, roles, paused };
         self.take(Event::Started(Box::new(start)));
     }
 
@@ -384,6 +386,7 @@ impl Bench {
         match step(&self.state, self.now(), event) {
             Ok((state, effects)) => {
                 self.watch_own_rollback(&state);
+                assert!(state.paused.is_none() || !effects.iter().any(begins), "{effects:?}");
                 self.state = state;
                 for effect in &effects {
                     match effect {
@@ -495,6 +498,22 @@ impl Bench {
 
     pub fn is_in_force(&self, kb: &str) -> bool {
         self.updates[kb].stand == Stand::InForce
+    }
+}
+
+/// Whether it is something that an administrator keeps from beginning when he pauses the agent.
+fn begins(effect: &Effect) -> bool {
+    match effect {
+        Effect::Announce { .. } | Effect::AskToLeave { .. } => true,
+        Effect::Ask { ask, .. } => matches!(
+            ask,
+            Ask::Download { .. }
+                | Ask::Install { .. }
+                | Ask::Uninstall { .. }
+                | Ask::Reboot { .. }
+                | Ask::RestartService { .. }
+        ),
+        Effect::Outcome(_) | Effect::Progress(_) | Effect::TakeBackRestart => false,
     }
 }
 

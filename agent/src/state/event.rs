@@ -7,6 +7,7 @@ use wardring_protocol::{Mode, PermitAnswer, Progress, Step};
 use wardring_seal::{ActiveHours, Hook, JobKey, JobPayload, OutcomePayload, Probe, UpdateTarget};
 
 use crate::hresult::{Class, Hresult};
+use crate::pause::Pause;
 
 use super::{BootRecord, Me, ProbeSample, ServiceSample, Surroundings, Witness};
 
@@ -17,6 +18,8 @@ pub enum Event {
     Started(Box<Start>),
     /// A gateway told what people allow.
     ModeSet(Mode),
+    /// An administrator of the device paused the agent, or lets it go on.
+    Paused(Option<Pause>),
     /// A job whose seal was verified.
     Offered(Box<JobPayload>),
     /// The answer to an [`Ask`].
@@ -45,6 +48,8 @@ pub struct Start {
     pub refuses: Option<String>,
     /// Roles, in the API's words.
     pub roles: Vec<String>,
+    /// The pause in force.
+    pub paused: Option<Pause>,
 }
 
 /// Something to do after the state is durable.

@@ -9,7 +9,7 @@ use super::permits::{self, Permitted};
 use super::retry::{self, Next};
 use super::{
     AfterHook, Ask, DownloadFailure, InstallFound, JobRun, Move, Phase, RebootWhy, ServicingResult,
-    UpdateState, hooks, preflight, reboot, verify,
+    UpdateState, hooks, pause, preflight, reboot, verify,
 };
 
 /// Windows Update has no time limits of its own.
@@ -26,6 +26,9 @@ pub(super) fn download(mv: &mut Move, mut job: JobRun, tries: u32) -> Option<Job
         return mv.finish(job, end);
     }
     mv.enter(&mut job, Phase::Downloading { tries });
+    if pause::holds(mv, &mut job) {
+        return Some(job);
+    }
     let waiting = job.payload.updates.iter().zip(&job.updates);
     let updates = waiting
         .filter(|(_, run)| run.state == UpdateState::Waiting)

@@ -105,6 +105,8 @@ pub struct JobRun {
 pub enum Awaits {
     /// The end of a pause.
     Time,
+    /// That an administrator lets the agent go on; when time is over first, it is looked whether one did.
+    Resume,
     /// An answer; when time is over first, there is none.
     Answer,
     /// The answer who is there; when time is over first, somebody may be.

@@ -40,6 +40,21 @@ fn a_patch_and_its_rollback_read_like_a_story() {
 }
 
 #[test]
+fn a_pause_and_its_end_are_told_and_one_that_lasts_is_not_told_again() {
+    let mut bench = Bench::new();
+    let pause = crate::pause::Pause::new("disk swap", None, bench.wall).unwrap();
+    let mut told = Vec::new();
+    for event in [Some(pause.clone()), Some(pause), None, None] {
+        let before = bench.state.clone();
+        bench.take(Event::Paused(event));
+        told.extend(passed(&before, &bench.state));
+    }
+    let kinds: Vec<Milestone> = told.iter().map(|(milestone, _)| *milestone).collect();
+    assert_eq!(kinds, [Milestone::Paused, Milestone::Resumed]);
+    assert!(told[0].1.ends_with(": disk swap."), "{told:?}");
+}
+
+#[test]
 fn nothing_is_told_twice() {
     let mut bench = Bench::new();
     read_of(Action::Install, 1, &mut bench);

@@ -16,6 +16,7 @@ mod health;
 mod hooks;
 mod install;
 mod job;
+mod pause;
 mod permits;
 mod preflight;
 mod proof;
@@ -44,6 +45,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use wardring_protocol::Mode;
 use wardring_seal::{JobKey, OutcomePayload};
+
+use crate::pause::Pause;
 
 /// Own restarts one job may make. An update may need two, and a third clears what that left
 /// behind; more would turn a bad update into a loop of our own making.
@@ -84,6 +87,10 @@ pub struct State {
     pub mode: Mode,
     /// Why this build carries out no job at all, if so.
     pub refuses: Option<String>,
+    /// An administrator of the device paused the agent. The mark in the data folder says so, not the
+    /// journal.
+    #[serde(skip)]
+    pub paused: Option<Pause>,
     /// Roles of this device, by its own facts as this run of the agent began.
     #[serde(default)]
     pub roles: Vec<String>,
@@ -118,6 +125,7 @@ impl Default for State {
             me: None,
             mode: Mode::Observe,
             refuses: None,
+            paused: None,
             roles: Vec::new(),
             turn: 0,
             highest_sequence: 0,
@@ -190,6 +198,7 @@ pub fn step(state: &State, now: Now, event: Event) -> Result<(State, Vec<Effect>
     match event {
         Event::Started(start) => start::started(&mut mv, *start),
         Event::ModeSet(mode) => accept::mode_set(&mut mv, mode),
+        Event::Paused(pause) => pause::set(&mut mv, pause),
         Event::Offered(payload) => accept::offered(&mut mv, *payload)?,
         Event::Answered { turn, .. } if turn != state.turn => {}
         Event::Answered { answer, .. } => answered(&mut mv, answer)?,
@@ -353,6 +362,8 @@ mod contact_stories;
 mod layout;
 #[cfg(test)]
 mod milestones;
+#[cfg(test)]
+mod pause_stories;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]

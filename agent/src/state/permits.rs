@@ -5,7 +5,7 @@ use wardring_protocol::{Mode, PERMIT_LIFE_MS, PermitAnswer, Step};
 use wardring_seal::OutcomeResult;
 
 use super::end::End;
-use super::{Ask, JobRun, Move, accept, autonomous, contact};
+use super::{Ask, JobRun, Move, accept, autonomous, contact, pause};
 
 /// First and longest pause after no gateway could be reached; the driver tried all of them before it
 /// said so. It doubles: an outage of hours must not fill the log and wear the disk.
@@ -79,6 +79,9 @@ pub(super) fn ask(mv: &mut Move, mut job: JobRun, step: Step) -> Option<JobRun> 
     if let Some(end) = barred(mv, &job) {
         return mv.finish(job, end);
     }
+    if pause::holds(mv, &mut job) {
+        return Some(job);
+    }
     if job.may_be_called_off() && step == Step::Uninstall {
         return contact::look(mv, job);
     }
@@ -97,6 +100,9 @@ pub(super) fn barred(mv: &Move, job: &JobRun) -> Option<End> {
     let payload = &job.payload;
     if !job.begun() && mv.state.mode == Mode::Observe {
         return Some(accept::observing());
+    }
+    if let Some(pause) = mv.state.paused.as_ref().filter(|_| !job.begun()) {
+        return Some(pause::paused(pause));
     }
     if !job.begun() && mv.now.wall > payload.start_by {
         let late = mv.now.wall.duration_since(payload.start_by);

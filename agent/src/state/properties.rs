@@ -10,6 +10,7 @@ use wardring_seal::{
 
 use super::bench::{Bench, Script, Stand, ended, key, refused};
 use super::*;
+use crate::pause::Pause;
 
 /// One thing that happens.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +53,8 @@ enum Happens {
         minutes: i64,
     },
     Observe(bool),
+    /// An administrator pauses the agent, or lets it go on; the bench asserts that it begins nothing.
+    Pause(bool),
     /// The network goes, or comes back.
     Unplug(bool),
     /// People come and go, or Windows does not tell; the same for power and active hours.
@@ -79,6 +82,7 @@ fn happens() -> impl Strategy<Value = Happens> {
         1 => (0..90_u64).prop_map(|minutes| Happens::Wait { minutes }),
         1 => (-600..600_i64).prop_map(|minutes| Happens::Jump { minutes }),
         1 => any::<bool>().prop_map(Happens::Observe),
+        2 => any::<bool>().prop_map(Happens::Pause),
         2 => (prop::option::of(0..3_u32), power(), any::<bool>())
             .prop_map(|(active, power, hours)| Happens::Around(active, power, hours)),
     ]
@@ -260,6 +264,10 @@ impl Watched {
                 let mode = if observes { Mode::Observe } else { Mode::Manage };
                 bench.take(Event::ModeSet(mode));
             }
+            Happens::Pause(pauses) => {
+                let mark = pauses.then(|| Pause::new("surgery", None, bench.wall).unwrap());
+                bench.take(Event::Paused(mark));
+            }
             Happens::Unplug(is_unplugged) => bench.is_unplugged = is_unplugged,
             Happens::Around(active, power, is_active) => {
                 bench.around.people = active.map(|active| People { active, disconnected: 0 });
@@ -346,6 +354,11 @@ impl Watched {
     /// From here on nothing goes wrong any more: it must come to an end, and the end must be known.
     fn converge(mut self) {
         self.bench.permits.clear();
+        if self.bench.is_down {
+            self.bench.state.paused = None;
+        } else {
+            self.bench.take(Event::Paused(None));
+        }
         for _ in 0..9_000 {
             if self.bench.state.job.is_none() && !self.bench.is_down {
                 break;

@@ -10,7 +10,9 @@ use wardring_seal::HookMoment;
 use super::end::End;
 use super::permits::{self, Permitted};
 use super::surroundings::{self, Surroundings};
-use super::{AfterHook, Ask, Awaits, Effect, JobRun, MAX_REBOOTS, Move, Phase, RebootWhy, hooks};
+use super::{
+    AfterHook, Ask, Awaits, Effect, JobRun, MAX_REBOOTS, Move, Phase, RebootWhy, hooks, pause,
+};
 
 /// Calls for one restart before it is called stuck.
 const MAX_TRIES: u32 = 2;
@@ -63,6 +65,9 @@ pub(super) fn look(mv: &mut Move, mut job: JobRun) -> Option<JobRun> {
 /// Waits for those who are there, tells them and counts down, or asks for the permit: the countdown
 /// is over.
 pub(super) fn looked(mv: &mut Move, mut job: JobRun, seen: &Surroundings) -> Option<JobRun> {
+    if pause::holds(mv, &mut job) {
+        return Some(job);
+    }
     if let Some(sentence) = surroundings::obstacle(mv, &mut job, seen) {
         job.message = sentence;
         // Whoever is there when it goes on is warned, with the whole countdown.

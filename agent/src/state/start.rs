@@ -18,6 +18,7 @@ pub(super) fn started(mv: &mut Move, start: Start) {
     mv.state.build = start.build;
     mv.state.refuses = start.refuses;
     mv.state.roles = start.roles;
+    mv.state.paused = start.paused;
     mv.state.lost |= start.lost;
     mv.state.turn += 1;
     mv.state.run = start.run;

@@ -5,7 +5,8 @@ use wardring_seal::{OutcomeResult, UpdateTarget};
 use super::end::End;
 use super::{
     Ask, Inspection, JobRun, Move, Phase, ProbeSample, RebootWhy, ServiceSample, ServicingResult,
-    UpdateState, Verdict, boots, changes, contact, health, install, permits, proof, reboot, wake,
+    UpdateState, Verdict, boots, changes, contact, health, install, pause, permits, proof, reboot,
+    wake,
 };
 
 /// Good samples in a row that make a verdict.
@@ -206,6 +207,16 @@ pub(super) fn sampled(
     }
     job.unhealthy =
         broken.iter().chain(&waiting).map(|(name, why)| format!("{name}: {why}")).collect();
+    if !broken.is_empty() && mv.state.paused.is_some() {
+        // Somebody works on the device, and what he stopped is his: it is neither started nor counted.
+        // Nobody waits for it longer than for any other job, though.
+        if let Some(end) = permits::barred(mv, &job) {
+            return contact::before_the_end(mv, job, end, false);
+        }
+        mv.enter(&mut job, Phase::Verifying { good: 0, samples: samples - 1 });
+        pause::holds(mv, &mut job);
+        return Some(job);
+    }
     if !broken.is_empty() {
         return repair(mv, job, samples, &broken);
     }

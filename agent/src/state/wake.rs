@@ -18,7 +18,7 @@ pub(super) const SERVICE_LIMIT_MS: u64 = 10 * 60_000;
 /// Goes on where the job waited.
 pub(super) fn woke(mv: &mut Move, job: JobRun) -> Option<JobRun> {
     match job.awaits {
-        Awaits::Time => pause_is_over(mv, job),
+        Awaits::Time | Awaits::Resume => pause_is_over(mv, job),
         Awaits::Surroundings if matches!(job.phase, Phase::AwaitingReboot { .. }) => {
             reboot::looked(mv, job, &Surroundings::default())
         }
@@ -27,7 +27,7 @@ pub(super) fn woke(mv: &mut Move, job: JobRun) -> Option<JobRun> {
     }
 }
 
-fn pause_is_over(mv: &mut Move, job: JobRun) -> Option<JobRun> {
+pub(super) fn pause_is_over(mv: &mut Move, job: JobRun) -> Option<JobRun> {
     match job.phase {
         Phase::Preflight { .. } => preflight::look(mv, job),
         Phase::Downloading { tries } => install::download(mv, job, tries),

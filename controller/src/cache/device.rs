@@ -47,6 +47,7 @@ struct SlimStatus {
     startup: Option<SlimStartup>,
     free_disk_gb: Option<u32>,
     component_store: Option<ComponentStore>,
+    paused: Option<SlimPaused>,
     #[serde(default)]
     other_patch_sources: Vec<IgnoredAny>,
 }
@@ -58,6 +59,11 @@ struct SlimCondition {
     kind: String,
     status: String,
     last_transition_time: Option<Timestamp>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct SlimPaused {
+    reason: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -189,6 +195,7 @@ impl SlimDevice {
                 .is_some_and(|startup| startup.attendance != Attendance::NotNeeded),
             free_disk_gb: status.free_disk_gb,
             component_store: status.component_store,
+            paused: status.paused.map(|paused| paused.reason.into()),
             other_patch_sources: !status.other_patch_sources.is_empty(),
             release_requested_at: metadata
                 .annotations
@@ -236,6 +243,7 @@ mod tests {
                 "pendingReboot": [{ "source": "ComponentBasedServicing", "hard": true }],
                 "startup": { "attendance": "Needed", "protectors": ["TpmAndPin"] },
                 "freeDiskGb": 12, "componentStore": "Repairable",
+                "paused": { "reason": "surgery", "since": "2026-11-21T02:00:00Z" },
                 "services": [{ "name": "MSSQLSERVER", "state": "Running" }],
                 "otherPatchSources": ["ConfigMgr"],
             },

@@ -138,6 +138,9 @@ pub struct DeviceStatus {
     /// What Windows' servicing says of its own component store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub component_store: Option<ComponentStore>,
+    /// A pause that an administrator ordered on the device itself (`wardring-agent pause`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<Paused>,
     /// Watched services.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
@@ -308,6 +311,20 @@ pub enum Attendance {
     Needed,
     /// The device cannot tell.
     Unknown,
+}
+
+/// A pause that an administrator ordered on the device itself: nothing is begun there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Paused {
+    /// Why, in that person's words; may be empty.
+    #[schemars(length(max = 128))]
+    pub reason: String,
+    /// Since when, by the device's clock.
+    pub since: Timestamp,
+    /// When it ends by itself, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
 }
 
 /// State of the component store, which every update is installed from and removed with.

@@ -126,6 +126,8 @@ reasons! {
     // Why a device does not start (hold reasons).
     /// The device is in mode Observe: the agent scans and reports and touches nothing.
     ObserveMode,
+    /// An administrator paused the agent on the device itself; `wardring-agent resume` there lets it go on.
+    Paused,
     /// A person holds the device.
     DeviceHeld,
     /// The device is quarantined.

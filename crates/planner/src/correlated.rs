@@ -185,6 +185,7 @@ fn speaks_of_the_update(line: &Line) -> bool {
                 | Reason::BadSignature
                 | Reason::StateLost
                 | Reason::StartByPassed
+                | Reason::Paused
                 | Reason::OnBattery
                 | Reason::LowDiskSpace
                 | Reason::ComponentStoreDamaged

@@ -48,6 +48,8 @@ pub struct DeviceRow {
     pub free_disk_gb: Option<u32>,
     /// What the device says of Windows' component store, if anything.
     pub component_store: Option<ComponentStore>,
+    /// Why an administrator paused the agent on the device, where one did; may be empty.
+    pub paused: Option<Arc<str>>,
     /// Something else patches the device.
     pub other_patch_sources: bool,
     /// Value of the release annotation, if it is a time.
@@ -79,6 +81,7 @@ impl DeviceRow {
             attended_boot: false,
             free_disk_gb: None,
             component_store: None,
+            paused: None,
             other_patch_sources: false,
             release_requested_at: None,
             time_zone: None,
@@ -128,6 +131,9 @@ impl DeviceRow {
                 .is_some_and(|startup| startup.attendance != Attendance::NotNeeded),
             free_disk_gb: status.and_then(|status| status.free_disk_gb),
             component_store: status.and_then(|status| status.component_store),
+            paused: status
+                .and_then(|status| status.paused.as_ref())
+                .map(|paused| paused.reason.as_str().into()),
             other_patch_sources: status
                 .is_some_and(|status| !status.other_patch_sources.is_empty()),
             release_requested_at: annotations
@@ -223,6 +229,7 @@ impl Brief {
             && row.enrolment_id.is_some()
             && row.mode == DeviceMode::Manage
             && row.hold.is_none()
+            && row.paused.is_none()
             && !row.quarantined
             && row.product.is_some()
             && row.roles.is_empty()

@@ -91,6 +91,9 @@ fn person_hold(row: &DeviceRow, wake: &mut Wake) -> Option<Reason> {
     if row.mode != DeviceMode::Manage {
         return Some(Reason::ObserveMode);
     }
+    if row.paused.is_some() {
+        return Some(Reason::Paused);
+    }
     if let Some(hold) = &row.hold
         && hold.until.is_none_or(|until| !wake.is_due(until))
     {

@@ -229,6 +229,9 @@ fn device(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
     if row.mode != DeviceMode::Manage {
         return refused(Reason::ObserveMode, ASK_LATER);
     }
+    if row.paused.is_some() {
+        return refused(Reason::Paused, ASK_LATER);
+    }
     match &row.hold {
         Some(hold) if hold.until.is_none_or(|until| facts.now < until) => refused_because(
             Reason::DeviceHeld,

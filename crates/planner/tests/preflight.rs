@@ -62,6 +62,19 @@ fn a_damaged_component_store_is_a_hold_and_not_to_know_is_one_where_that_is_aske
 }
 
 #[test]
+fn a_device_that_is_paused_on_the_spot_is_held_with_its_administrators_words() {
+    let paused = |why: &'static str| move |row: &mut DeviceRow| row.paused = Some(why.into());
+    assert_eq!(hold("", paused("")), Some("Paused".to_owned()));
+    let mut world = world("", paused("disk swap"));
+    world.settle();
+    let told = "test-1 does not start: an administrator paused the agent on it: disk swap.";
+    assert_eq!(explained(&world), told);
+    world.devices.get_mut("test-1").unwrap().paused = None;
+    world.settle();
+    assert_eq!(world.state("november", "test-1"), Some(LineState::Granted));
+}
+
+#[test]
 fn the_device_is_granted_as_soon_as_it_reports_that_the_trouble_is_over() {
     let mut world = world("minFreeDiskGb: 20", |row| {
         row.free_disk_gb = Some(4);

@@ -304,9 +304,23 @@ pub struct Facts {
     /// Others that patch this device.
     #[serde(default)]
     pub other_patch_sources: Vec<String>,
-    /// A person switched the agent to pause on the device.
+    /// An administrator of the device paused the agent there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause: Option<PauseFact>,
+}
+
+/// A pause that an administrator ordered on the device itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PauseFact {
+    /// Why, in that person's words; may be empty.
     #[serde(default)]
-    pub paused: bool,
+    pub reason: String,
+    /// Since when, by the device's clock.
+    pub since: Timestamp,
+    /// When it ends by itself, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
 }
 
 /// What happens when a device starts.

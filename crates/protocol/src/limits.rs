@@ -132,6 +132,11 @@ fn check_facts(facts: &Facts) -> Result<(), Malformed> {
     count("offered", &facts.offered, MAX_OFFERED)?;
     facts.offered.iter().try_for_each(check_offered)?;
     texts("otherPatchSources", &facts.other_patch_sources, 32, 256)?;
+    if let Some(pause) = &facts.pause {
+        text("pause.reason", &pause.reason, 512)?;
+        time("pause.since", pause.since)?;
+        pause.until.map_or(Ok(()), |until| time("pause.until", until))?;
+    }
     if let Some(scan) = &facts.last_scan {
         time("lastScan.time", scan.time)?;
         text("lastScan.source", &scan.source, 64)?;

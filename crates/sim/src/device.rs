@@ -268,6 +268,7 @@ impl Device {
             lost: std::mem::take(&mut self.lost),
             refuses: None,
             roles: Vec::new(),
+            paused: None,
         };
         self.happens(hub, AgentEvent::Started(Box::new(start)));
         let soon = hub.random.within(100..3 * SECOND);

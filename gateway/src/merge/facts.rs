@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde::de::DeserializeOwned;
 use wardring_api::{
     Attendance, ComponentStore, DeviceRole, DeviceStatus, Identity, LastScan, OperatingSystem,
-    PendingRebootSource, ServiceState, ServiceStatus, Startup, UpdateCounts,
+    Paused, PendingRebootSource, ServiceState, ServiceStatus, Startup, UpdateCounts,
     conditions::{self, Truth, clip},
     reasons::Reason,
 };
@@ -85,6 +85,11 @@ pub fn apply_facts(old: Vec<Condition>, report: &FactsReport, now: Timestamp) ->
             .as_deref()
             // A word we do not know is not "healthy".
             .map(|word| parse(word).unwrap_or(ComponentStore::Unknown)),
+        paused: facts.pause.as_ref().map(|pause| Paused {
+            reason: clip(&pause.reason, 128),
+            since: conditions::whole_seconds(pause.since),
+            until: pause.until.map(conditions::whole_seconds),
+        }),
         services: services(facts),
         other_patch_sources: facts
             .other_patch_sources

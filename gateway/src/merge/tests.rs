@@ -9,8 +9,8 @@ use wardring_api::{
     ServiceState, conditions, conditions::Truth, reasons::Reason,
 };
 use wardring_protocol::{
-    Facts, Offered, Progress, RebootBehavior, RebootSource, Report, ReportBatch, ReportBody, Scan,
-    ServiceFact, Signed,
+    Facts, Offered, PauseFact, Progress, RebootBehavior, RebootSource, Report, ReportBatch,
+    ReportBody, Scan, ServiceFact, Signed,
 };
 use wardring_seal::{Action, JobKey};
 
@@ -234,13 +234,16 @@ proptest! {
         sources in prop::collection::vec("[A-Za-z]{1,256}", 0..32),
         missing in prop::collection::vec("KB[0-9]{7}", 0..300),
         offers in 0_usize..32,
+        reason in "\\PC{0,200}",
     ) {
+        let pause = Some(PauseFact { reason, since: now(), until: Some(now()) });
         let facts = Facts {
             services: services
                 .into_iter()
                 .map(|name| ServiceFact { name, state: "Stopped".to_owned() })
                 .collect(),
             other_patch_sources: sources,
+            pause,
             missing,
             offered: vec![offer("KB5068787", Some("Critical")); offers],
             ..facts("WS-1")
@@ -248,6 +251,16 @@ proptest! {
         let status = apply_facts(Vec::new(), &facts_report(1, facts), now());
         prop_assert!(serde_json::to_vec(&status).unwrap().len() <= 3 * 1024);
     }
+}
+
+#[test]
+fn a_pause_on_the_device_is_shown_as_long_as_it_is_reported() {
+    let pause = PauseFact { reason: "disk swap".to_owned(), since: now(), until: None };
+    let paused = facts_report(1, Facts { pause: Some(pause), ..facts("WS-1") });
+    let status = apply_facts(Vec::new(), &paused, now());
+    assert_eq!(status.paused.unwrap().reason, "disk swap");
+    let over = apply_facts(Vec::new(), &facts_report(2, facts("WS-1")), now());
+    assert_eq!(over.paused, None);
 }
 
 #[test]

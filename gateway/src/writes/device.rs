@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Every field that facts decide; absent ones are removed by name.
-const FIELDS: [&str; 18] = [
+const FIELDS: [&str; 19] = [
     "conditions",
     "identity",
     "os",
@@ -32,6 +32,7 @@ const FIELDS: [&str; 18] = [
     "startup",
     "freeDiskGb",
     "componentStore",
+    "paused",
     "services",
     "otherPatchSources",
     "reportSeq",
@@ -207,7 +208,9 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wardring_protocol::{Facts, Offered, RebootSource, Scan, ServiceFact, StartupFact};
+    use wardring_protocol::{
+        Facts, Offered, PauseFact, RebootSource, Scan, ServiceFact, StartupFact,
+    };
 
     #[test]
     fn every_field_of_the_status_is_removed_by_name_when_it_goes() {
@@ -228,6 +231,11 @@ mod tests {
             startup: Some(StartupFact::default()),
             free_disk_gb: Some(12),
             component_store: some("Healthy"),
+            pause: Some(PauseFact {
+                reason: String::new(),
+                since: Timestamp::UNIX_EPOCH,
+                until: None,
+            }),
             agent_update_failed: some("0.2.0 was taken back"),
             other_patch_sources: vec!["ConfigMgr".to_owned()],
             ..Facts::default()

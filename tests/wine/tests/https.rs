@@ -10,6 +10,7 @@ use jiff::SignedDuration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use wardring_agent::journal::{Durability, Journal, Loaded};
+use wardring_agent::pause::{self, Pause};
 use wardring_agent::platform::scripted::World;
 use wardring_agent::run::{Setup, SetupError, live_scripted};
 use wardring_protocol::{PermitAnswer, Step};
@@ -171,6 +172,41 @@ async fn an_agent_that_is_killed_at_many_moments_installs_once_and_comes_to_the_
     assert_eq!(seen.outcomes[0].result, OutcomeResult::Succeeded, "{}", seen.outcomes[0].message);
     assert_eq!(recorded(folder.path(), "install").len(), 1);
     assert!(recorded(folder.path(), "reboot").len() <= 2);
+    device.switch_off().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_in_the_middle_keeps_the_restart_from_happening_over_a_restart_of_the_agent() {
+    let world = SERVER.replace("installMs: 50", "installMs: 1500");
+    let gateway = TestGateway::start(SignedDuration::from_hours(24)).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let device = switch_on(&gateway, "srv-1", &world, folder.path());
+    gateway.wait_for("srv-1", "facts", |seen| seen.facts.is_some()).await;
+    gateway.give("srv-1", job(1, Action::Install));
+    until("the installation", || !recorded(folder.path(), "install").is_empty()).await;
+    let data = folder.path().join("data");
+    let mark = Pause::new("disk swap", None, jiff::Timestamp::now()).unwrap();
+    mark.set(&data).unwrap();
+    let waits = |seen: &Seen| {
+        let told = |progress: &wardring_protocol::Progress| progress.message.contains("disk swap");
+        seen.progress.as_ref().is_some_and(told)
+    };
+    let seen = gateway.wait_for("srv-1", "the job that waits", waits).await;
+    assert_eq!(seen.progress.unwrap().state, "AwaitingReboot");
+    assert_eq!(seen.granted, [Step::Install], "nobody is asked for a restart that may not be");
+
+    device.kill().await;
+    let device = switch_on(&gateway, "srv-1", &world, folder.path());
+    let is_paused = |seen: &Seen| seen.facts.as_ref().is_some_and(|facts| facts.pause.is_some());
+    let again = |seen: &Seen| seen.runs.len() == 2 && is_paused(seen);
+    gateway.wait_for("srv-1", "the next run", again).await;
+    assert!(recorded(folder.path(), "reboot").is_empty());
+
+    assert!(pause::lift(&data).unwrap());
+    let seen = gateway.wait_for("srv-1", "an outcome", |seen| !seen.outcomes.is_empty()).await;
+    assert_eq!(seen.outcomes[0].result, OutcomeResult::Succeeded, "{}", seen.outcomes[0].message);
+    assert_eq!(seen.granted, [Step::Install, Step::Reboot]);
+    gateway.wait_for("srv-1", "facts without it", |seen| !is_paused(seen)).await;
     device.switch_off().await;
 }
 

@@ -422,3 +422,53 @@ async fn an_agent_that_was_stopped_in_the_middle_of_a_job_is_removed_only_on_dem
     device.does(&["uninstall", "--abandon-job"]);
     assert!(device.is_untouched());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_administrator_pauses_the_agent_over_its_restarts_and_nobody_else_can() {
+    let gateway = TestGateway::start(SignedDuration::from_hours(24)).await.unwrap();
+    let device = Device::new(&gateway).await;
+    let said = device.refuses(&["pause"]);
+    assert!(said.contains("wardring-agent") || said.contains("data folder"), "{said}");
+    device.install();
+    gateway.wait_for("srv-1", "facts", |seen| seen.facts.is_some()).await;
+    let is_paused = |seen: &wardring_wine_tests::gateway::Seen| {
+        seen.facts.as_ref().is_some_and(|facts| facts.pause.is_some())
+    };
+
+    let said = device.refuses(&["pause", "--until", "2001-01-01T00:00:00Z"]);
+    assert!(said.contains("has passed"), "{said}");
+    let said = device.does(&["pause", "--reason", "disk swap"]);
+    assert!(said.contains("until `wardring-agent resume`"), "{said}");
+    assert!(device.does(&["status"]).contains("disk swap"));
+    gateway.give("srv-1", job(1, Action::Install));
+    let seen = gateway.wait_for("srv-1", "an outcome", |seen| !seen.outcomes.is_empty()).await;
+    let outcome = &seen.outcomes[0];
+    assert_eq!(outcome.reason.as_deref(), Some("Paused"), "{}", outcome.message);
+    assert!(outcome.message.ends_with(": disk swap") && !outcome.started);
+    let seen = gateway.wait_for("srv-1", "its report", is_paused).await;
+    assert_eq!(seen.facts.unwrap().pause.unwrap().reason, "disk swap");
+    assert!(device.log().contains("Nothing more is begun"), "milestone 17");
+
+    device.prefix.wine(["sc", "stop", "WardringAgent"]).unwrap();
+    device.wait("the stop", |device| device.state().contains("STOPPED"));
+    device.prefix.wine(["sc", "start", "WardringAgent"]).unwrap();
+    gateway.wait_for("srv-1", "a second run", |seen| seen.runs.len() == 2).await;
+    gateway.give("srv-1", job(2, Action::Install));
+    let seen = gateway.wait_for("srv-1", "another outcome", |seen| seen.outcomes.len() == 2).await;
+    assert_eq!(seen.outcomes[1].reason.as_deref(), Some("Paused"));
+
+    // What lies in a folder that is open to others may be anybody's word.
+    fs::set_permissions(device.data(), Permissions::from_mode(0o777)).unwrap();
+    for verb in ["pause", "resume"] {
+        let said = device.refuses(&[verb]);
+        assert!(said.contains("is open to S-1-1-0"), "{said}");
+    }
+    fs::set_permissions(device.data(), Permissions::from_mode(0o750)).unwrap();
+    assert!(device.does(&["resume"]).contains("goes on"));
+    assert!(device.does(&["resume"]).contains("was not paused"));
+    gateway.wait_for("srv-1", "the end of it", |seen| !is_paused(seen)).await;
+    // A device that is set up anew must not begin with a pause that nobody remembers.
+    device.does(&["pause"]);
+    device.does(&["uninstall", "--purge"]);
+    assert!(!device.data().exists());
+}

@@ -197,6 +197,11 @@ const PARTS: &[Part] = &[
         advice: &[
             (ObserveMode, "Set `spec.mode: Manage` on the Device when it may be patched."),
             (
+                Paused,
+                "The Device's `status.paused` says why and since when. An administrator ends it on the device with \
+                 `wardring-agent resume`; nobody can from the cluster.",
+            ),
+            (
                 DeviceHeld,
                 "Read the reason in `spec.hold` of the Device, and take the hold away when it no longer \
                  stands.",

@@ -285,7 +285,7 @@ impl Machine for Scripted {
             component_store: Some(self.world.component_store().as_str().to_owned()),
             other_patch_sources: self.world.other_patch_sources.clone(),
             offered: Vec::new(),
-            paused: false,
+            pause: None,
         }
     }
 
