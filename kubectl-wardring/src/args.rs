@@ -389,6 +389,9 @@ pub struct ReleaseUpdates {
     /// The updates
     #[arg(value_name = "KB", value_parser = kb, required = true)]
     pub kbs: Vec<KbId>,
+    /// The bars of this device alone, which took the update back by itself; without it, those of all others
+    #[arg(long, value_parser = object)]
+    pub device: Option<String>,
     /// Lifts the bars; without it, they are only named
     #[arg(short, long)]
     pub yes: bool,

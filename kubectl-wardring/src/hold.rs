@@ -85,11 +85,20 @@ pub async fn release_updates(cluster: &Cluster, args: &ReleaseUpdates) -> Result
     let api: Api<UpdateHold> = cluster.here();
     let holds = api.list(&ListParams::default()).await?.items;
     let freed: BTreeSet<&KbId> = args.kbs.iter().collect();
-    let concerned: Vec<&UpdateHold> =
-        holds.iter().filter(|hold| hold.spec.kbs.iter().any(|kb| freed.contains(kb))).collect();
+    let concerned: Vec<&UpdateHold> = holds
+        .iter()
+        .filter(|hold| hold.spec.kbs.iter().any(|kb| freed.contains(kb)))
+        .filter(|hold| is_meant(&hold.spec, args.device.as_deref()))
+        .collect();
     if concerned.is_empty() {
         let kbs: Vec<&str> = args.kbs.iter().map(KbId::as_str).collect();
-        bail!("no UpdateHold in namespace {} bars {}", cluster.namespace, kbs.join(", "));
+        let whom = args.device.as_ref().map(|device| format!(" on {device} alone"));
+        bail!(
+            "no UpdateHold in namespace {} bars {}{}; `kubectl get updateholds` shows what is barred",
+            cluster.namespace,
+            kbs.join(", "),
+            whom.unwrap_or_default()
+        );
     }
     if !args.yes {
         let told: Vec<String> = concerned.iter().map(|hold| told(hold, &freed)).collect();
@@ -121,6 +130,14 @@ fn told(hold: &UpdateHold, freed: &BTreeSet<&KbId>) -> String {
     let kbs: Vec<&str> = kbs.map(KbId::as_str).collect();
     let reason = hold.spec.reason.trim_end_matches(['.', ' ']);
     format!("UpdateHold {} bars {}: {reason}.", hold.name_any(), kbs.join(", "))
+}
+
+/// Whether a release means this bar: those that name devices go one by one, and with no other.
+fn is_meant(spec: &UpdateHoldSpec, device: Option<&str>) -> bool {
+    match device {
+        Some(device) => matches!(&spec.devices[..], [only] if only == device),
+        None => spec.devices.is_empty(),
+    }
 }
 
 fn spec(args: &HoldUpdates) -> UpdateHoldSpec {
@@ -187,5 +204,14 @@ mod tests {
         assert_ne!(name_of(&wider), "kb5068787");
         assert!(!is_same(&wider, &bar("{reason: r, kbs: [KB5068787]}")));
         assert!(is_same(&bar(ward), &bar(again)));
+    }
+
+    #[test]
+    fn the_bar_of_one_device_is_lifted_by_its_name_and_with_no_other() {
+        let fleet = bar("{reason: r, kbs: [KB5068787]}");
+        let one = bar("{reason: r, kbs: [KB5068787], devices: [ws-1]}");
+        assert!(is_meant(&fleet, None) && !is_meant(&fleet, Some("ws-1")));
+        assert!(is_meant(&one, Some("ws-1")) && !is_meant(&one, Some("ws-2")));
+        assert!(!is_meant(&one, None), "many devices are not let go by one word");
     }
 }

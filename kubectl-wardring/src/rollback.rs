@@ -133,6 +133,7 @@ async fn preview(
         stops: Vec::new(),
         uncreated: Default::default(),
         cannot_create: Default::default(),
+        refused_holds: Default::default(),
     };
     match preview_rollback(&snapshot, spec) {
         Some(preview) => Ok(preview),

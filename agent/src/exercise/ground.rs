@@ -44,8 +44,8 @@ pub fn refusal(ground: &Ground, consent: Consent) -> Option<String> {
     }
     if ground.is_copy {
         return Some(
-            "this is another computer than the one on which the exercise began: its disk was copied; end \
-             the exercise here with --forget"
+            "this is another computer than the one on which the exercise began, or its firmware no longer \
+             tells which it is: its disk was copied; end the exercise here with --forget"
                 .to_owned(),
         );
     }
@@ -67,6 +67,12 @@ pub fn refusal(ground: &Ground, consent: Consent) -> Option<String> {
          --yes-this-device-may-be-lost"
             .to_owned()
     })
+}
+
+/// Whether an exercise that began on one machine runs on another: a copy of its disk. A record that names
+/// none began where the firmware did not tell, or under an older agent.
+pub fn is_copy(began_on: Option<&str>, here: Option<&str>) -> bool {
+    began_on.is_some_and(|began_on| here != Some(began_on))
 }
 
 #[cfg(test)]
@@ -94,5 +100,12 @@ mod tests {
         for role in ["DomainController", "ClusterNode", "HyperVHost", "RdsHost", "Unknown"] {
             refused(Ground { roles: vec![role.to_owned()], ..empty.clone() }, role);
         }
+    }
+
+    #[test]
+    fn a_record_that_names_no_machine_is_no_copy() {
+        assert!(!is_copy(None, Some("4c4c")) && !is_copy(None, None));
+        assert!(!is_copy(Some("4c4c"), Some("4c4c")));
+        assert!(is_copy(Some("4c4c"), Some("1f2e")) && is_copy(Some("4c4c"), None));
     }
 }

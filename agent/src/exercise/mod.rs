@@ -22,6 +22,6 @@ mod stories;
 pub use choose::{NoChoice, choose};
 pub use conduct::{Paused, Trouble, conduct};
 pub use desk::Desk;
-pub use ground::{Consent, Ground, refusal};
+pub use ground::{Consent, Ground, is_copy, refusal};
 pub use record::{Chosen, Ran, Record, RecordError, Restarts, Wish};
 pub use rows::rows;

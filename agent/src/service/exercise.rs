@@ -24,7 +24,7 @@ use super::manager::{does_not_exist, started_again};
 use super::{fit, program, uninstall};
 use crate::chance;
 use crate::exercise::{
-    Consent, Ground, Paused, Record, RecordError, Trouble, Wish, choose, conduct, refusal,
+    Consent, Ground, Paused, Record, RecordError, Trouble, Wish, choose, conduct, is_copy, refusal,
 };
 use crate::ffi;
 use crate::folder::{self, FolderError};
@@ -144,7 +144,7 @@ fn forbidden(began_on: Option<&str>) -> Option<String> {
         has_traces: false,
         roles: roles(),
         others: others(),
-        is_copy: hardware().as_deref() != began_on,
+        is_copy: is_copy(began_on, hardware().as_deref()),
     };
     refusal(&ground, Consent::Given)
 }

@@ -3,23 +3,27 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use futures::{StreamExt, stream};
 use wardring_api::{DeviceGroupStatus, PatchApproval, PatchRollout};
-use wardring_planner::{Action, GrantId, NewJob, Plan, RecordCause, SliceView};
+use wardring_planner::{Action, GrantId, NewJob, Plan, RecordCause, RefusedHold, SliceView};
 
 use super::{
-    Desk, Memory,
+    Desk, Memory, Refusal,
     pace::{GROUP_EVERY, ROLLOUT_EVERY, is_only_load, is_only_progress},
-    write::Writer,
+    write::{NewHold, Writer},
 };
 use crate::cache::{CachedJob, Kind, Namespace, Stored};
 
 /// Creates and deletes of one kind that go side by side. The API server gives a client about as much
 /// with 16 as with more, and other clients keep their share.
 const SIDE_BY_SIDE: usize = 16;
+
+/// How long an UpdateHold that the API server refused is not asked for again: hundreds of them may be
+/// refused by one quota, and passes follow one another within a second.
+const ASK_AGAIN: Duration = Duration::from_secs(25);
 
 /// The versions a plan was made from, moved on by the plan's own writes.
 #[derive(Debug, Default)]
@@ -97,6 +101,12 @@ pub enum Stop {
     /// People changed their mind meanwhile: a halt must not wait behind a thousand grants.
     #[error("what people want changed while the plan was being carried out")]
     NewIntent,
+    /// The API server refuses what the rest of the plan may rest on; the next plan knows it.
+    #[error("the API server refuses {what}")]
+    Refused {
+        /// Kind and name.
+        what: String,
+    },
     /// The plan names something that its own basis does not hold.
     #[error("the plan names {what}, which is gone")]
     Gone {
@@ -231,7 +241,13 @@ async fn carry_out(
             }
             Action::DeleteSlice { name } => writer.delete_slice(basis, &name).await,
             Action::CreateHold { name, rollout_uid, spec } => {
-                writer.create_hold(&name, &rollout_uid, *spec).await?;
+                let mut holds = vec![NewHold { name, rollout_uid, spec: *spec }];
+                while let Some(Action::CreateHold { .. }) = actions.peek() {
+                    if let Some(Action::CreateHold { name, rollout_uid, spec }) = actions.next() {
+                        holds.push(NewHold { name, rollout_uid, spec: *spec });
+                    }
+                }
+                create_holds(&mut writer, holds).await?;
             }
             Action::WriteGroupStatus { group, status } => {
                 let key = format!("group {group}");
@@ -275,6 +291,54 @@ async fn carry_out(
         }
     }
     Ok(())
+}
+
+/// Creates UpdateHolds side by side. One that the API server refuses, for a quota or a policy of somebody,
+/// ends the plan the first time, because what follows from it may rest on the bar. The next plan knows it
+/// and goes on without, and asks for it again now and then.
+async fn create_holds(writer: &mut Writer<'_>, holds: Vec<NewHold>) -> Result<(), Stop> {
+    let is_due = |hold: &NewHold| {
+        let asked = writer.memory.refused_holds.get(&hold.name);
+        asked.is_none_or(|refused| refused.at.elapsed() >= ASK_AGAIN)
+    };
+    let due: Vec<NewHold> = holds.into_iter().filter(is_due).collect();
+    let shared = &*writer;
+    let created: Vec<_> = stream::iter(due)
+        .map(|hold| async move {
+            let created = shared.create_hold(&hold).await;
+            (hold, created)
+        })
+        .buffer_unordered(SIDE_BY_SIDE)
+        .collect()
+        .await;
+    let mut end = Ok(());
+    for (hold, created) in created {
+        let words = match created {
+            Ok(version) => {
+                writer.memory.refused_holds.remove(&hold.name);
+                writer.memory_wait(Kind::Hold, version);
+                continue;
+            }
+            Err(Stop::Api { source: kube::Error::Api(refusal), .. }) => refusal.message.clone(),
+            Err(stop) => {
+                end = Err(stop);
+                continue;
+            }
+        };
+        tracing::error!(
+            namespace = writer.namespace,
+            hold = hold.name,
+            words,
+            "an UpdateHold is refused; it is asked for again"
+        );
+        let (what, at) = (format!("UpdateHold {}", hold.name), Instant::now());
+        let refused = RefusedHold { rollout_uid: hold.rollout_uid, words };
+        let known = writer.memory.refused_holds.insert(hold.name, Refusal { refused, at });
+        if known.is_none() && end.is_ok() {
+            end = Err(Stop::Refused { what });
+        }
+    }
+    end
 }
 
 /// Whether a group's status says the same as the stored one but for its counters.
@@ -385,7 +449,10 @@ async fn delete_jobs(writer: &mut Writer<'_>, basis: &Basis, jobs: Vec<(String, 
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::time::Duration;
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
 
     use jiff::Timestamp;
     use kube::Client;
@@ -459,6 +526,14 @@ pub(super) mod tests {
 
     /// Carries out the end of a rollback: a status, a bar, and what is told of them.
     async fn roll_back(client: Client, cache: &Cache) -> Result<(), Stop> {
+        roll_back_with(client, cache, &mut Memory::default()).await
+    }
+
+    async fn roll_back_with(
+        client: Client,
+        cache: &Cache,
+        memory: &mut Memory,
+    ) -> Result<(), Stop> {
         let stored: PatchRollout = serde_json::from_value(rollout(1)).unwrap();
         let stored = Stored { uid: "u-1".into(), version: 1, value: stored.into() };
         let basis = Basis {
@@ -473,15 +548,15 @@ pub(super) mod tests {
         };
         let status = Box::new(PatchRolloutStatus::default());
         let actions = vec![
-            Action::WriteStatus { rollout: id.clone(), status },
+            Action::WriteStatus { rollout: id.clone(), status: status.clone() },
             bar("november-1"),
             bar("november-2"),
+            Action::WriteStatus { rollout: id.clone(), status },
             Action::Emit(event(Reason::RollbackSucceeded, NOTE)),
         ];
         let plan = Plan { actions, ..Plan::default() };
-        let mut memory = Memory::default();
         let desk = desk(client, cache);
-        apply(&desk, CLINIC, &mut memory, basis, plan, desk.intent(CLINIC)).await
+        apply(&desk, CLINIC, memory, basis, plan, desk.intent(CLINIC)).await
     }
 
     /// An API server that takes every status, and answers to a bar what `bar` does.
@@ -509,8 +584,51 @@ pub(super) mod tests {
     async fn what_a_written_status_says_is_told_although_a_later_write_failed() {
         let (client, told) = played(|_| refusal(500, "InternalError"));
         let end = roll_back(client, &Cache::default()).await;
-        assert!(matches!(end, Err(Stop::Api { .. })), "{end:?}");
+        assert!(matches!(end, Err(Stop::Refused { .. })), "{end:?}");
         assert_eq!(notes(&told), [NOTE]);
+    }
+
+    #[tokio::test]
+    async fn update_holds_that_are_refused_are_all_known_to_the_next_plan_which_goes_on_without() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = asked.clone();
+        let (client, told) = played(move |_| {
+            count.fetch_add(1, Ordering::SeqCst);
+            refusal(403, "exceeded quota: bars")
+        });
+        let cache = Cache::default();
+        let mut memory = Memory::default();
+        let end = roll_back_with(client.clone(), &cache, &mut memory).await;
+        assert!(matches!(end, Err(Stop::Refused { .. })), "{end:?}");
+        let refused: Vec<&String> = memory.refused_holds.keys().collect();
+        assert_eq!(refused, ["november-1", "november-2"]);
+        let words = &memory.refused_holds["november-1"].refused.words;
+        assert!(words.contains("exceeded quota"), "{words}");
+        assert_eq!(notes(&told), [NOTE], "what stands is told");
+
+        // The next plan is carried out to its end, and does not ask again at once.
+        roll_back_with(client.clone(), &cache, &mut memory).await.unwrap();
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
+        let later = |memory: &mut Memory| {
+            memory.refused_holds.values_mut().for_each(|refusal| refusal.at -= ASK_AGAIN);
+        };
+        later(&mut memory);
+        roll_back_with(client, &cache, &mut memory).await.unwrap();
+        assert_eq!(asked.load(Ordering::SeqCst), 4);
+
+        // Once the quota is raised, they are made and forgotten.
+        let (client, _) = played(|body| (201, body));
+        later(&mut memory);
+        roll_back_with(client, &cache, &mut memory).await.unwrap();
+        assert!(memory.refused_holds.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_update_hold_whose_fate_nobody_knows_ends_the_plan() {
+        let (client, _) = played(|_| refusal(409, "Conflict"));
+        let mut memory = Memory::default();
+        let end = roll_back_with(client, &Cache::default(), &mut memory).await;
+        assert!(end.is_err() && memory.refused_holds.is_empty(), "{end:?}");
     }
 
     #[tokio::test]

@@ -22,7 +22,9 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Namespace as KubeNamespace;
 use kube::{Api, Client};
 use wardring_api::{PatchRolloutStatus, RolloutPhase, conditions, reasons::Reason};
-use wardring_planner::{ApprovalPolicy, GrantId, Plan, Snapshot, activities, alerts, check, plan};
+use wardring_planner::{
+    Action, ApprovalPolicy, GrantId, Plan, RefusedHold, Snapshot, activities, alerts, check, plan,
+};
 
 pub use apply::Stop;
 
@@ -109,10 +111,20 @@ pub struct Memory {
     verified: observe::Verified,
     uncreated: BTreeSet<GrantId>,
     cannot_create: BTreeMap<GrantId, String>,
+    /// UpdateHolds that the API server refuses, by name. A new leader asks for them itself.
+    refused_holds: BTreeMap<String, Refusal>,
     phases: BTreeSet<String>,
     /// An approval was not what the plan relied on: look again soon.
     unconfirmed: bool,
     pace: pace::Pace,
+}
+
+/// An UpdateHold that the API server refused.
+#[derive(Debug)]
+struct Refusal {
+    refused: RefusedHold,
+    /// When it was last asked for.
+    at: Instant,
 }
 
 /// How a pass ended.
@@ -201,6 +213,7 @@ async fn attempt(desk: &Desk, namespace: &str, memory: &mut Memory) -> Pass {
     desk.board.note(namespace, &plan.stops);
     desk.gates.follow(namespace, &plan.measure);
     forget_settled(memory, &snapshot);
+    forget_unwanted_holds(memory, &plan);
     memory.pace.begin(Instant::now());
     memory.unconfirmed = false;
     match apply::apply(desk, namespace, memory, basis, plan, intent).await {
@@ -220,7 +233,7 @@ fn held_back(memory: &Memory) -> Option<Timestamp> {
 
 fn stopped(namespace: &str, stop: &Stop) -> Pass {
     match stop {
-        Stop::Conflict { .. } | Stop::NewIntent | Stop::Gone { .. } => {
+        Stop::Conflict { .. } | Stop::NewIntent | Stop::Refused { .. } | Stop::Gone { .. } => {
             tracing::debug!(namespace, %stop, "the plan was not finished; planning again");
             Pass::Again
         }
@@ -369,6 +382,12 @@ fn publish_numbers(
     desk.metrics.activities.note(namespace, activities(snapshot, plan));
     let jobs = snapshot.jobs.iter().map(|job| job.device.clone()).collect();
     desk.presence.set_jobs(namespace, jobs);
+}
+
+/// Forgets the UpdateHolds that no plan asks for any more: they are there, or nothing follows from them.
+fn forget_unwanted_holds(memory: &mut Memory, plan: &Plan) {
+    let wanted: BTreeSet<&str> = plan.actions.iter().filter_map(Action::hold).collect();
+    memory.refused_holds.retain(|name, _| wanted.contains(&**name));
 }
 
 /// Forgets what the record has overtaken, so that memory does not grow with the fleet.

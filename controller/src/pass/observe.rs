@@ -70,6 +70,11 @@ pub fn observe(
             measurements: desk.gates.measurements(namespace),
             uncreated: memory.uncreated.clone(),
             cannot_create: memory.cannot_create.clone(),
+            refused_holds: memory
+                .refused_holds
+                .iter()
+                .map(|(name, refusal)| (name.clone(), refusal.refused.clone()))
+                .collect(),
         })
     })
 }

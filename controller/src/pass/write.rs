@@ -35,6 +35,16 @@ pub struct Writer<'a> {
     pub memory: &'a mut Memory,
 }
 
+/// An UpdateHold that is to be there.
+pub struct NewHold {
+    /// Object name.
+    pub name: String,
+    /// Rollout that it follows from.
+    pub rollout_uid: String,
+    /// What is barred where.
+    pub spec: UpdateHoldSpec,
+}
+
 /// Why a job was not created.
 pub enum JobRefusal {
     /// The API server will never take it.
@@ -342,22 +352,18 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Creates an UpdateHold; one that exists is the same one.
-    pub async fn create_hold(
-        &mut self,
-        name: &str,
-        rollout_uid: &str,
-        spec: UpdateHoldSpec,
-    ) -> Result<(), Stop> {
-        let mut object = UpdateHold::new(name, spec);
+    /// Creates an UpdateHold; one by that name is the same bar.
+    pub async fn create_hold(&self, hold: &NewHold) -> Result<u64, Stop> {
+        let NewHold { name, rollout_uid, spec } = hold;
+        let mut object = UpdateHold::new(name, spec.clone());
         object.metadata.labels =
-            Some(BTreeMap::from([(names::ROLLOUT_UID_LABEL.to_owned(), rollout_uid.to_owned())]));
+            Some(BTreeMap::from([(names::ROLLOUT_UID_LABEL.to_owned(), rollout_uid.clone())]));
         match self.api::<UpdateHold>().create(&post(), &object).await {
             Ok(object) => {
-                self.wrote(Kind::Hold, "create", &object.metadata);
-                Ok(())
+                self.count(Kind::Hold, "create");
+                Ok(version_of(&object.metadata))
             }
-            Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+            Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(0),
             Err(error) => Err(self.failed(Kind::Hold, name, "create", error)),
         }
     }

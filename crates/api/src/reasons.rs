@@ -264,6 +264,9 @@ reasons! {
     Replaced,
     /// The job could not be created.
     CannotCreate,
+    /// The API server refuses an UpdateHold that follows from a rollback, for a quota, an admission policy
+    /// or missing rights; the message names it. Until it is there, nothing bars the update.
+    UpdateHoldRefused,
     /// The outcome arrived without a valid signature of the device.
     BadSignature,
     /// The last moment to begin (`startBy`) passed.

@@ -135,6 +135,7 @@ fn world() -> Snapshot {
         measurements: Vec::new(),
         uncreated: Default::default(),
         cannot_create: Default::default(),
+        refused_holds: Default::default(),
     }
 }
 

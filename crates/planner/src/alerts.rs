@@ -170,7 +170,7 @@ pub fn alerts(snapshot: &Snapshot) -> Alerts {
         active.extend(wanted(rollout));
         notices.extend(milestones(rollout));
     }
-    notices.extend(snapshot.holds.iter().filter_map(words::hold));
+    notices.extend(words::holds(&snapshot.holds));
     // A device is told of once for each kind, also where two jobs of two rollouts crossed.
     let active: BTreeMap<String, Alert> =
         active.into_iter().map(|alert| (alert.subject(), alert)).collect();

@@ -48,14 +48,15 @@ fn takes_the_place(update: &ResolvedUpdate, old: &KbId, catalogue: &[&UpdateSpec
     false
 }
 
-/// Sentences about updates that contain a barred one and go all the same.
+/// Sentences about updates that contain a barred one and go all the same. What is barred on named devices
+/// alone is their matter, not the rollout's.
 pub(crate) fn warnings(
     updates: &[ResolvedUpdate],
     holds: &[HoldView],
     catalogue: &[&UpdateSpec],
 ) -> Vec<String> {
     let mut told = BTreeSet::new();
-    for hold in holds {
+    for hold in holds.iter().filter(|hold| hold.spec.devices.is_empty()) {
         for update in updates {
             if let Some(Bar::Contains(old)) = bar(hold, update, catalogue) {
                 let (new, name) = (&update.kb, &hold.name);
@@ -109,6 +110,9 @@ mod tests {
         assert_eq!(judged("KB5000003", warn), Some(Bar::Contains(old)));
         assert_eq!(judged("KB5000009", stop), None, "of another product");
         assert_eq!(judged("KB5000008", stop), None, "and the circle ends");
+        let mut own = hold("KB5000001", warn);
+        own.spec.devices = vec!["ws-1".to_owned()];
+        assert_eq!(warnings(&[brings("KB5000002")], &[own], &catalogue).len(), 0, "its own matter");
         let told = warnings(&[brings("KB5000002")], &[hold("KB5000001", warn)], &catalogue);
         assert!(told[0].starts_with("KB5000002 took the place of KB5000001"), "{told:?}");
         assert_eq!(

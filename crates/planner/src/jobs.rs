@@ -9,7 +9,7 @@ use wardring_api::{
 
 use crate::{
     Action, GrantId, JobEnd, JobOutcome, JobPreflight, JobReboot, JobView, LineChange, NewJob,
-    RecallLine, RecordCause, autonomy,
+    RecallLine, RecordCause, autonomy, barring,
     caps::later,
     checks,
     eligibility::rollback_policy,
@@ -202,7 +202,9 @@ pub(crate) fn sweep(runs: &[Run<'_>], scene: &Scene<'_>, lanes: &mut Lanes, wake
                 }
                 known[line.job as usize] = true;
                 // A recall deletes the job itself.
-                if frozen.recalls.contains_key(&index) {
+                if frozen.recalls.contains_key(&index)
+                    || barring::is_unbarred(run, frozen, index, scene)
+                {
                     continue;
                 }
                 if let Some(why) = end_of(line, job, scene, wake) {

@@ -157,6 +157,7 @@ fn decide(
         if !halted {
             rollback::steer(run, scene, wake, lanes);
         }
+        barring::make_up(run, scene, lanes, wake);
         let waiting = stage::advance(run, scene, wake, lanes);
         waits.push((halted || latched.stopped, waiting));
     }

@@ -1,6 +1,8 @@
 //! Which updates a selection means, per product. Resolved once, at the start of a run, and written
 //! down: a catalogue that changes later changes nothing about a run that has begun.
 
+use std::collections::BTreeMap;
+
 use sha2::{Digest, Sha256};
 use wardring_api::{
     KbId, PatchRolloutSpec, ResolvedUpdate, Reversible, UpdateKind, UpdateSelect, UpdateSpec,
@@ -201,30 +203,8 @@ const MAX_WARNINGS: usize = 10;
 pub(crate) struct Coverage {
     /// By product id.
     products: Vec<Covered>,
-    /// Whom the holds concern that bar at least one of the run's updates.
-    holds: Vec<Concerned>,
-}
-
-/// Whom an UpdateHold concerns.
-#[derive(Clone, Debug)]
-struct Concerned {
-    selector: Option<Selector>,
-    /// In order; all where it names none.
-    devices: Vec<String>,
-}
-
-impl Concerned {
-    fn new(hold: &HoldView) -> Concerned {
-        let mut devices = hold.spec.devices.clone();
-        devices.sort();
-        Concerned { selector: hold.spec.selector.as_ref().map(Selector::new), devices }
-    }
-
-    fn includes(&self, row: &DeviceRow) -> bool {
-        let is_named = || self.devices.binary_search_by(|name| (**name).cmp(&*row.name)).is_ok();
-        (self.devices.is_empty() || is_named())
-            && self.selector.as_ref().is_none_or(|selector| selector.matches(&row.labels))
-    }
+    /// Whom the holds concern that bar at least one of the run's updates, those apart that name devices.
+    holds: Vec<Option<Selector>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -235,6 +215,21 @@ struct Covered {
     irreversible: bool,
     /// Positions in `Coverage::holds` that bar one of them.
     holds: Vec<usize>,
+    /// Devices that a hold names which bars one of them, with the selectors of these holds: looked up, because
+    /// there may be as many as devices that helped themselves.
+    named: BTreeMap<String, Vec<Option<Selector>>>,
+}
+
+/// Devices that these holds name, each with the selector of the hold.
+fn named<'a>(holds: impl Iterator<Item = &'a HoldView>) -> BTreeMap<String, Vec<Option<Selector>>> {
+    let mut named: BTreeMap<String, Vec<Option<Selector>>> = BTreeMap::new();
+    for hold in holds {
+        for device in &hold.spec.devices {
+            let selector = hold.spec.selector.as_ref().map(Selector::new);
+            named.entry(device.clone()).or_default().push(selector);
+        }
+    }
+    named
 }
 
 impl Coverage {
@@ -247,10 +242,10 @@ impl Coverage {
         let is_barred = |hold: &HoldView, update: &ResolvedUpdate| {
             bars::bar(hold, update, catalogue) == Some(Bar::Barred)
         };
-        let relevant: Vec<&HoldView> = holds
-            .iter()
-            .filter(|hold| updates.iter().any(|update| is_barred(hold, update)))
-            .collect();
+        let relevant =
+            holds.iter().filter(|hold| updates.iter().any(|update| is_barred(hold, update)));
+        let (relevant, of_devices): (Vec<&HoldView>, Vec<&HoldView>) =
+            relevant.partition(|hold| hold.spec.devices.is_empty());
         let products = table
             .products()
             .iter()
@@ -278,10 +273,17 @@ impl Coverage {
                     holds: (0..relevant.len())
                         .filter(|&hold| here.iter().any(|update| is_barred(relevant[hold], update)))
                         .collect(),
+                    named: named(
+                        of_devices
+                            .iter()
+                            .copied()
+                            .filter(|hold| here.iter().any(|update| is_barred(hold, update))),
+                    ),
                 }
             })
             .collect();
-        let holds = relevant.into_iter().map(Concerned::new).collect();
+        let holds =
+            relevant.iter().map(|hold| hold.spec.selector.as_ref().map(Selector::new)).collect();
         Coverage { products, holds }
     }
 
@@ -297,8 +299,12 @@ impl Coverage {
 
     /// Whether an UpdateHold bars one of the product's updates on the device.
     pub fn is_held(&self, product: u16, row: &DeviceRow) -> bool {
-        self.products
-            .get(product as usize)
-            .is_some_and(|here| here.holds.iter().any(|&hold| self.holds[hold].includes(row)))
+        let is_meant = |selector: &Option<Selector>| {
+            selector.as_ref().is_none_or(|selector| selector.matches(&row.labels))
+        };
+        self.products.get(product as usize).is_some_and(|here| {
+            here.named.get(&*row.name).is_some_and(|holds| holds.iter().any(is_meant))
+                || here.holds.iter().any(|&hold| is_meant(&self.holds[hold]))
+        })
     }
 }

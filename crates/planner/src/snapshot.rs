@@ -60,6 +60,17 @@ pub struct Snapshot {
     pub uncreated: BTreeSet<GrantId>,
     /// Grants whose job the API server refuses for good (a permanent 4xx), with its words.
     pub cannot_create: BTreeMap<GrantId, String>,
+    /// UpdateHolds that the API server refused when this process last asked for them, by name.
+    pub refused_holds: BTreeMap<String, RefusedHold>,
+}
+
+/// An UpdateHold that the API server does not take, for a quota or somebody's policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedHold {
+    /// Rollout that it belongs to.
+    pub rollout_uid: String,
+    /// The API server's words.
+    pub words: String,
 }
 
 /// Circumstances in which nothing may be granted.

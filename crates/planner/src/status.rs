@@ -13,7 +13,7 @@ use wardring_api::{
 use crate::{
     Decision, EventKind,
     agenda::Closed,
-    approvals,
+    approvals, barring,
     caps::later,
     emergency, explain, freeze, gates,
     halt::{current_stage, is_completed},
@@ -116,6 +116,9 @@ fn waiting_for(
     }
     for (message, devices) in emergency::told(run, decisions, scene) {
         list.push(Waiting { devices: Some(devices), ..waiting(Reason::EmergencyStop, &message) });
+    }
+    for message in barring::refusals(run, scene) {
+        list.push(waiting(Reason::UpdateHoldRefused, &message));
     }
     if rollback_failed(run) && run.stop != Some(Stop::Aborted) {
         list.push(waiting(
@@ -396,6 +399,7 @@ fn set_conditions(run: &mut Run<'_>, decisions: &[Vec<Decision>], scene: &Scene<
     });
     let (is_braked, stops) = (run.is_kept_back(), emergency::sentences(run));
     let awaits = run.awaits.clone();
+    let unbarred = barring::refusals(run, scene).into_iter().next();
     let asks = current_stage(run).filter(|_| stop.is_none()).and_then(|position| {
         let status = &run.status.stages[position];
         let awaited = approvals::awaited(run.stages[position].spec, status)?;
@@ -446,6 +450,7 @@ fn set_conditions(run: &mut Run<'_>, decisions: &[Vec<Decision>], scene: &Scene<
             })
         })
         .or_else(|| missing.map(|complaint| (complaint.reason, complaint.message)))
+        .or_else(|| unbarred.map(|message| (Reason::UpdateHoldRefused, message)))
         // A person who ended the run has answered whatever stalled it.
         .filter(|_| !matches!(stop, Some(Stop::Aborted | Stop::Deleting)));
     if let Some((reason, message)) = &stalled {

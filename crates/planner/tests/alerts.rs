@@ -388,3 +388,22 @@ fn a_persons_order_that_cannot_reach_a_device_asks_somebody_outside() {
     world.orders.get_mut("undo").unwrap().status = Some(status);
     assert!(recoveries(&world).is_empty());
 }
+
+#[test]
+fn the_bars_of_devices_that_helped_themselves_are_one_notice_and_any_other_bar_is_its_own() {
+    let mut world = World::new();
+    let bar = |text: &str| serde_yaml::from_str(text).unwrap();
+    for device in ["a", "b", "c"] {
+        let of = format!("{{kbs: [KB5068787], reason: r, rollout: november, devices: [{device}]}}");
+        world.holds.insert(format!("november-1-{device}"), bar(&of));
+    }
+    let kind = AlertKind::HoldPlaced;
+    let told_of = of_kind(&told(&world).notices, kind);
+    let [one] = &told_of[..] else { panic!("{told_of:#?}") };
+    assert_eq!((one.devices, &*one.rollout), (3, "november"));
+    assert!(one.summary.contains("bar KB5068787 on 3 devices, a first"), "{}", one.summary);
+
+    world.holds.insert("fleet".to_owned(), bar("{kbs: [KB5068787], reason: printers}"));
+    world.holds.insert("one".to_owned(), bar("{kbs: [KB5068787], reason: r, devices: [a]}"));
+    assert_eq!(of_kind(&told(&world).notices, kind).len(), 3);
+}

@@ -3,10 +3,11 @@
 
 mod support;
 
+use jiff::SignedDuration;
 use support::{ONE_STAGE, SERVER, World, explained, good_answer};
 use wardring_api::{
-    Abort, AutonomousRollback, AutonomousTrigger, Cap, DeviceRole, FailureAction, LineState,
-    RollbackPolicy, RolloutPhase, reasons::Reason,
+    AutonomousRollback, AutonomousTrigger, Cap, DeviceRole, FailureAction, IncludeSuperseding,
+    LineState, RollbackPolicy, RolloutPhase, reasons::Reason,
 };
 use wardring_planner::{
     Action, JobAutonomy, JobOutcome, NewJob, NoAutonomy, Outcome, OutcomeResult, RecordCause,
@@ -122,12 +123,26 @@ fn what_a_device_took_back_by_itself_is_barred_there_and_only_there_while_the_ro
     assert_eq!((hold.devices.as_slice(), hold.kbs.len()), (["test-1".to_owned()].as_slice(), 1));
     assert!(hold.evidence[0].contains("rolled back by itself"), "{:?}", hold.evidence);
     assert_eq!(world.holds.len(), 1);
+    assert_eq!(hold.include_superseding, IncludeSuperseding::Hold, "next month's contains it");
 
-    // A later rollout brings it to everybody else, although this device comes first.
-    world.edit("november", |spec| spec.abort = Some(Abort { reason: "done".to_owned() }));
-    world.jobs.clear();
-    world.rollout("december", ONE_STAGE);
+    // A later rollout brings what contains it to everybody else, although this device comes first.
+    let mut before = asked();
+    before.settle();
+    let job = world.jobs.get_mut("test-2").unwrap();
+    job.outcome = JobOutcome::Verified(Outcome {
+        enrolment_id: job.enrolment_id.clone(),
+        sequence: job.sequence,
+        ..good_answer(&before)
+    });
     world.settle();
+    world.updates[0].superseded_by = Some("KB5070000".parse().unwrap());
+    let mut next = support::update("KB5070000", SERVER);
+    next.release = "2026-12".to_owned();
+    world.updates.push(next);
+    world.rollout("december", &ONE_STAGE.replace("2026-11", "2026-12"));
+    world.settle();
+    assert_eq!(world.state("december", "test-2"), Some(LineState::Granted));
+    assert_eq!(world.status("december").warnings, Vec::<String>::new(), "no matter of the rollout");
     assert_eq!(world.state("december", "test-1"), Some(LineState::Pending));
     let waits: Vec<String> =
         world.status("december").waiting_for.into_iter().map(|waiting| waiting.reason).collect();
@@ -154,6 +169,64 @@ fn the_bar_of_a_device_is_there_before_its_outcome_is_recorded() {
     world.apply(&plan.actions[bar.unwrap()]);
     world.settle();
     assert_eq!(world.holds.len(), 1);
+}
+
+#[test]
+fn a_bar_that_the_api_server_refuses_holds_up_nothing_but_its_own_device() {
+    let mut world = asked();
+    world.edit("november", |spec| spec.stages[0].max_failures = Some(Cap::Count(1)));
+    world.refuses_holds = Some("exceeded quota: bars");
+    let mut world = answered(world, OutcomeResult::RolledBack);
+    let line = world.line("november", "test-1").unwrap();
+    assert_eq!(line.state, LineState::RolledBack, "the failure counts at once");
+    assert_eq!(world.state("november", "test-2"), Some(LineState::Granted), "the others go on");
+    assert!(world.jobs.contains_key("test-1"), "nobody else gets the device before its bar");
+    let status = world.status("november");
+    let told = status.waiting_for.iter().find(|told| told.reason == "UpdateHoldRefused").unwrap();
+    for words in ["UpdateHold november-", "-test-1 ", "exceeded quota: bars"] {
+        assert!(told.message.contains(words), "{}", told.message);
+    }
+    let stalled = status.conditions.iter().find(|condition| condition.type_ == "Stalled").unwrap();
+    assert_eq!(stalled.reason, "UpdateHoldRefused");
+    let next = world.plan().next_evaluation.unwrap();
+    assert!(next <= world.now + SignedDuration::from_mins(1), "it is asked for again: {next}");
+
+    // The next leader does not know of the refusal, and makes the bar as soon as it can.
+    world.refused_holds.clear();
+    world.refuses_holds = None;
+    world.settle();
+    assert_eq!(world.holds.len(), 1);
+    assert!(!world.jobs.contains_key("test-1"), "and the device is free");
+    let status = world.status("november");
+    assert!(status.conditions.iter().all(|condition| condition.type_ != "Stalled"), "{status:?}");
+}
+
+#[test]
+fn a_bar_of_a_rollback_that_the_api_server_refuses_is_made_up_for_by_the_next_leader() {
+    let mut world = asked();
+    world.edit("november", |spec| spec.on_failure.action = FailureAction::Rollback);
+    world.refuses_holds = Some("exceeded quota: bars");
+    let mut world = answered(world, OutcomeResult::RolledBack);
+    let status = world.status("november");
+    assert_eq!(status.phase, Some(RolloutPhase::RolledBack), "the rollback itself is over");
+    let about = |world: &World| {
+        let waits = world.status("november").waiting_for;
+        waits.iter().filter(|told| told.reason == "UpdateHoldRefused").count()
+    };
+    assert_eq!(about(&world), 2, "the rollout's bar and the device's");
+
+    world.refused_holds.clear();
+    world.settle();
+    assert_eq!((world.holds.len(), about(&world)), (0, 2), "still refused");
+    world.refused_holds.clear();
+    world.refuses_holds = None;
+    world.settle();
+    assert_eq!((world.holds.len(), about(&world)), (2, 0));
+
+    // A person who lifts them has the last word.
+    world.holds.clear();
+    world.settle();
+    assert_eq!(world.holds.len(), 0);
 }
 
 #[test]

@@ -413,6 +413,7 @@ impl Controller {
                 .collect(),
             uncreated: self.uncreated.clone(),
             cannot_create: BTreeMap::new(),
+            refused_holds: BTreeMap::new(),
         }
     }
 

@@ -65,6 +65,7 @@ pub async fn snapshot(
         measurements: Vec::new(),
         uncreated: Default::default(),
         cannot_create: Default::default(),
+        refused_holds: Default::default(),
     })
 }
 

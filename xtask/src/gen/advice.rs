@@ -217,6 +217,10 @@ const PARTS: &[Part] = &[
                  hold when the cause is mended.",
             ),
             (
+                UpdateHoldRefused,
+                "The message names the UpdateHold and gives the API server's words: raise the quota for                  updateholds, let the controller's service account through the admission policy, or create                  the UpdateHold by that name yourself. A device that took the update back by itself gets                  no other job until then; everything else goes on.",
+            ),
+            (
                 EmergencyStop,
                 "`kubectl get estop` says who stopped what and why; `kubectl wardring lift`.",
             ),

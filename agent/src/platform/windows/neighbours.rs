@@ -1,7 +1,7 @@
 //! What this device is for, and who else patches it. Read from the configuration and reported with
 //! the setting to change; no setting of anybody is ever changed here.
 
-use super::registry::{Registry, Unreadable, Value, number, text};
+use super::registry::{Registry, Unreadable, Value};
 
 const PRODUCT_OPTIONS: &str = r"SYSTEM\CurrentControlSet\Control\ProductOptions";
 const SERVICES: &str = r"SYSTEM\CurrentControlSet\Services";
@@ -24,15 +24,10 @@ fn service(registry: &impl Registry, name: &str) -> Result<bool, Unreadable> {
     Ok(start.and_then(|start| start.number()).is_some_and(|start| start != DISABLED))
 }
 
-/// The same where nothing depends on it that would harm anybody.
-fn has_service(registry: &impl Registry, name: &str) -> bool {
-    service(registry, name).unwrap_or(false)
-}
-
-/// Whether a ConfigMgr client is here.
+/// Whether a ConfigMgr client is here, or may be.
 #[cfg(windows)]
 pub(super) fn has_configmgr(registry: &impl Registry) -> bool {
-    has_service(registry, CONFIGMGR)
+    service(registry, CONFIGMGR).unwrap_or(true)
 }
 
 /// Roles, in the API's words.
@@ -81,48 +76,67 @@ pub(super) fn roles(registry: &impl Registry) -> Vec<String> {
 ///
 /// Policies: "Manage additional Windows Update settings" and the Update CSP (windows-itpro-docs).
 pub(super) fn others(registry: &impl Registry) -> Vec<String> {
+    let asked =
+        [deadlines(registry), by_mdm(registry), by_configmgr(registry), by_cluster(registry)];
     let mut others = Vec::new();
-    let policy = |name: &str| number(registry, POLICY, name);
-    let has_deadline = policy("SetComplianceDeadline") == Some(1)
-        || policy("ConfigureDeadlineForQualityUpdates").is_some();
-    if has_deadline {
-        others.push(
-            r"Windows Update for Business deadlines: unset policy WindowsUpdate SetComplianceDeadline"
-                .to_owned(),
-        );
+    for found in asked {
+        match found {
+            Ok(other) => others.extend(other),
+            // A locked door is no empty room: somebody may patch here.
+            Err(error) => {
+                let sentence = format!("unknown: let SYSTEM read {} in the registry", error.path);
+                others.push(sentence.chars().take(128).collect());
+            }
+        }
     }
-    let mdm = |name: &str| number(registry, MDM, name);
-    // 5 switches automatic updates off; without the policy other ones of the same page still drive
-    // Windows to install.
-    let installs = match mdm("AllowAutoUpdate") {
-        Some(5) => false,
-        Some(_) => true,
-        None => ["ConfigureDeadlineForQualityUpdates", "DeferQualityUpdatesPeriodInDays"]
-            .into_iter()
-            .any(|name| mdm(name).is_some()),
-    };
-    if installs {
-        others.push("Intune or another MDM: set Update/AllowAutoUpdate to 5 for it".to_owned());
-    }
-    if has_service(registry, CONFIGMGR) {
-        let client =
-            "ConfigMgr client: set client setting `Enable software updates on clients` to No";
-        others.push(client.to_owned());
-    }
-    if has_cluster_updating(registry) {
-        let role = "Cluster-Aware Updating: Disable-CauClusterRole, or remove the role".to_owned();
-        others.push(role);
-    }
+    others.dedup();
     others
 }
 
-/// Whether the cluster updates itself: its role is a resource of this type.
-fn has_cluster_updating(registry: &impl Registry) -> bool {
-    let resources = registry.keys(CLUSTER_RESOURCES).unwrap_or_default();
-    resources.iter().any(|resource| {
-        text(registry, &format!(r"{CLUSTER_RESOURCES}\{resource}"), "Type")
-            .is_some_and(|kind| kind.eq_ignore_ascii_case("ClusterAwareUpdatingResource"))
-    })
+fn deadlines<R: Registry>(registry: &R) -> Result<Option<String>, Unreadable> {
+    let by_one = value_of(registry, POLICY, "SetComplianceDeadline")? == Some(1);
+    let by_each = value_of(registry, POLICY, "ConfigureDeadlineForQualityUpdates")?.is_some();
+    let sentence =
+        "Windows Update for Business deadlines: unset policy WindowsUpdate SetComplianceDeadline";
+    Ok((by_one || by_each).then(|| sentence.to_owned()))
+}
+
+fn by_mdm<R: Registry>(registry: &R) -> Result<Option<String>, Unreadable> {
+    // 5 switches automatic updates off; without the policy other ones of the same page still drive
+    // Windows to install.
+    let installs = match value_of(registry, MDM, "AllowAutoUpdate")? {
+        Some(5) => false,
+        Some(_) => true,
+        None => {
+            value_of(registry, MDM, "ConfigureDeadlineForQualityUpdates")?.is_some()
+                || value_of(registry, MDM, "DeferQualityUpdatesPeriodInDays")?.is_some()
+        }
+    };
+    let sentence = "Intune or another MDM: set Update/AllowAutoUpdate to 5 for it";
+    Ok(installs.then(|| sentence.to_owned()))
+}
+
+fn by_configmgr<R: Registry>(registry: &R) -> Result<Option<String>, Unreadable> {
+    let sentence =
+        "ConfigMgr client: set client setting `Enable software updates on clients` to No";
+    Ok(service(registry, CONFIGMGR)?.then(|| sentence.to_owned()))
+}
+
+/// The cluster updates itself: its role is a resource of this type.
+fn by_cluster<R: Registry>(registry: &R) -> Result<Option<String>, Unreadable> {
+    for resource in registry.keys(CLUSTER_RESOURCES)? {
+        let kind = registry.value(&format!(r"{CLUSTER_RESOURCES}\{resource}"), "Type")?;
+        let kind = kind.and_then(Value::text);
+        if kind.is_some_and(|kind| kind.eq_ignore_ascii_case("ClusterAwareUpdatingResource")) {
+            let role = "Cluster-Aware Updating: Disable-CauClusterRole, or remove the role";
+            return Ok(Some(role.to_owned()));
+        }
+    }
+    Ok(None)
+}
+
+fn value_of<R: Registry>(registry: &R, key: &str, name: &str) -> Result<Option<u64>, Unreadable> {
+    Ok(registry.value(key, name)?.and_then(|value| value.number()))
 }
 
 #[cfg(test)]
@@ -175,6 +189,16 @@ mod tests {
             assert!(text.contains(word) && text.len() <= 128, "{text}");
         }
         assert_eq!(found.len(), 4);
+    }
+
+    #[test]
+    fn whoever_cannot_be_looked_for_may_patch_here() {
+        for path in [POLICY, MDM, CLUSTER_RESOURCES, &format!(r"{SERVICES}\CcmExec")] {
+            let found = others(&Hive::default().locked(path));
+            let [only] = &found[..] else { panic!("{path}: {found:?}") };
+            assert!(only.starts_with("unknown: ") && only.contains(path), "{only}");
+            assert!(only.len() <= 128, "{only}");
+        }
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! The sentences of alerts: `SRV-1 is Offline — Post-Patch Reboot Pending (KB5068787, rollout 2026-11,
 //! stage production, rebooting for 14 min, expected back by 02:40 UTC)`.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use wardring_api::{
-    AlertKind, LineState, SliceLine,
+    AlertKind, KbId, LineState, SliceLine,
     conditions::{clip, whole_seconds},
 };
 
@@ -155,13 +157,53 @@ pub fn contact_lost(since: Timestamp, in_flight: usize) -> Alert {
     Alert { devices: in_flight, ..about(AlertKind::ContactLost, "", "", since, summary) }
 }
 
-/// Of an update that was barred.
-pub fn hold(hold: &HoldView) -> Option<Alert> {
+/// Of updates that were barred. Bars on devices that took an update of one rollout back by themselves are
+/// one notice, from the first of them on: there may be hundreds.
+pub fn holds(holds: &[HoldView]) -> Vec<Alert> {
+    let mut told = Vec::new();
+    let mut own: BTreeMap<&str, Vec<&HoldView>> = BTreeMap::new();
+    for hold in holds {
+        match (&hold.spec.rollout, &hold.spec.devices[..]) {
+            (Some(rollout), [_]) => own.entry(rollout).or_default().push(hold),
+            _ => told.extend(of_hold(hold)),
+        }
+    }
+    told.extend(own.into_iter().filter_map(|(rollout, holds)| of_own(rollout, &holds)));
+    told
+}
+
+fn of_hold(hold: &HoldView) -> Option<Alert> {
     let kbs: Vec<String> = hold.spec.kbs.iter().map(|kb| kb.as_str().to_owned()).collect();
     let summary = format!("UpdateHold {} bars {} — {}", hold.name, few(&kbs), hold.spec.reason);
     let rollout = hold.spec.rollout.as_deref().unwrap_or_default();
     let about = about(AlertKind::HoldPlaced, rollout, &hold.name, hold.created_at?, summary);
     Some(Alert { kbs, ..about })
+}
+
+fn of_own(rollout: &str, holds: &[&HoldView]) -> Option<Alert> {
+    let first = holds
+        .iter()
+        .filter(|hold| hold.created_at.is_some())
+        .min_by_key(|hold| (hold.created_at, &hold.name))?;
+    let kbs: BTreeSet<&str> =
+        holds.iter().flat_map(|hold| &hold.spec.kbs).map(KbId::as_str).collect();
+    let kbs: Vec<String> = kbs.into_iter().map(str::to_owned).collect();
+    let device = first.spec.devices.first()?;
+    let summary = match holds.len() {
+        1 => format!(
+            "UpdateHold {} bars {} on {device} — {}",
+            first.name,
+            few(&kbs),
+            first.spec.reason
+        ),
+        count => format!(
+            "UpdateHolds bar {} on {count} devices, {device} first, each of which took back by itself what \
+             rollout {rollout} brought",
+            few(&kbs)
+        ),
+    };
+    let about = about(AlertKind::HoldPlaced, rollout, "", first.created_at?, summary);
+    Some(Alert { kbs, devices: holds.len(), ..about })
 }
 
 fn context(kbs: &[String], rollout: &str, stage: &str, detail: &str) -> String {

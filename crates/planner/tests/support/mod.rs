@@ -23,8 +23,8 @@ use wardring_api::{
 };
 use wardring_planner::{
     Action, ApprovalPolicy, DeviceRow, DeviceStory, DeviceTable, GrantId, GroupView, Guards,
-    HoldView, JobView, LedgerView, Measurement, Outcome, OutcomeResult, Plan, SliceView, Snapshot,
-    StopView, WindowView, check,
+    HoldView, JobView, LedgerView, Measurement, Outcome, OutcomeResult, Plan, RefusedHold,
+    SliceView, Snapshot, StopView, WindowView, check,
     condition::{ConditionValue, judge},
     explain_device, plan, take_over,
 };
@@ -57,6 +57,9 @@ pub struct World {
     pub measurements: BTreeMap<(String, String, String), Measurement>,
     /// Grants whose job this controller knows it never asked for.
     pub uncreated: BTreeSet<GrantId>,
+    /// Words with which the API server refuses UpdateHolds, and those that it refused.
+    pub refuses_holds: Option<&'static str>,
+    pub refused_holds: BTreeMap<String, RefusedHold>,
     pub events: Vec<String>,
     /// Writes that would not be idle, for quiescence and write counts.
     pub writes: usize,
@@ -126,6 +129,8 @@ impl World {
             meters: BTreeMap::new(),
             measurements: BTreeMap::new(),
             uncreated: BTreeSet::new(),
+            refuses_holds: None,
+            refused_holds: BTreeMap::new(),
             events: Vec::new(),
             writes: 0,
             permits: Vec::new(),
@@ -265,6 +270,7 @@ impl World {
             measurements: self.measurements.values().cloned().collect(),
             uncreated: self.uncreated.clone(),
             cannot_create: BTreeMap::new(),
+            refused_holds: self.refused_holds.clone(),
         }
     }
 
@@ -321,15 +327,33 @@ impl World {
         for _ in 0..40 {
             let plan = self.plan();
             let measured = self.measure(&plan);
-            if plan.actions.is_empty() && !measured {
+            let is_refused = |action: &Action| {
+                let known = action.hold().is_some_and(|name| self.refused_holds.contains_key(name));
+                known && self.refuses_holds.is_some()
+            };
+            if plan.actions.iter().all(is_refused) && !measured {
                 return plan;
             }
             for action in &plan.actions {
+                if self.refuses(action) {
+                    break;
+                }
                 self.apply(action);
                 look(self);
             }
         }
         panic!("plans do not come to rest: {:#?}", self.plan().actions);
+    }
+
+    /// Whether the API server refuses the UpdateHold for the first time, which ends the plan.
+    fn refuses(&mut self, action: &Action) -> bool {
+        let (Some(words), Action::CreateHold { name, rollout_uid, .. }) =
+            (self.refuses_holds, action)
+        else {
+            return false;
+        };
+        let (rollout_uid, words) = (rollout_uid.clone(), words.to_owned());
+        self.refused_holds.insert(name.clone(), RefusedHold { rollout_uid, words }).is_none()
     }
 
     /// Takes the measurements that are due. Returns whether there was one.
@@ -499,7 +523,14 @@ impl World {
             Action::DeleteApproval { name, .. } => {
                 self.approvals.remove(name);
             }
+            Action::CreateHold { name, .. } if self.refuses_holds.is_some() => {
+                assert!(
+                    self.refused_holds.contains_key(name),
+                    "the plan ends with the first refusal"
+                );
+            }
             Action::CreateHold { name, spec, .. } => {
+                self.refused_holds.remove(name);
                 self.holds.insert(name.clone(), (**spec).clone());
             }
             Action::WriteGroupStatus { group, status } => {

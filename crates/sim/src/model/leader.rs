@@ -141,6 +141,7 @@ impl Tenant {
             measurements: self.measurements(state.now, leader),
             uncreated,
             cannot_create: Default::default(),
+            refused_holds: Default::default(),
         }
     }
 

@@ -15,7 +15,7 @@ use super::calls::{CallError, Calls, Connect};
 use super::install::{self, Act};
 use super::inventory::{ASK_AGAIN, ASK_EVERY, Due, Inventory, failed};
 use super::look::{self, LastAnswer};
-use super::matching::{Stand, matching};
+use super::matching::{Stand, is_other_windows, matching};
 use super::policy::Policy;
 use super::record::{Record, act};
 use super::shelf::Shelf;
@@ -112,6 +112,8 @@ struct Known {
     scan_began: Option<Instant>,
     /// The updates changed since they were read.
     is_stale: bool,
+    /// Hidden updates that an earlier run of the agent showed for a step whose end it did not see.
+    left_shown: BTreeSet<String>,
 }
 
 impl Shared {
@@ -146,13 +148,17 @@ impl WindowsUpdate {
     ) -> WindowsUpdate {
         let path = folder.join("updates");
         let inventory = Inventory::load(&path);
-        let known = Mutex::new(Known { inventory, ..Known::default() });
+        let record = Record::new(folder);
+        let left_shown = record.shown();
+        let known =
+            Known { inventory, is_stale: !left_shown.is_empty(), left_shown, ..Known::default() };
+        let known = Mutex::new(known);
         WindowsUpdate {
             calls: Calls::new(connect),
             device,
             limits,
             boot: boot.to_owned(),
-            record: Record::new(folder),
+            record,
             shelf: Arc::new(shelf),
             shared: Arc::new(Shared {
                 path,
@@ -193,7 +199,7 @@ impl WindowsUpdate {
 
     /// Begins a scan when one is due; its result comes with the facts.
     fn scan(&self) {
-        let due = {
+        let (due, left) = {
             let mut known = self.shared.lock();
             let due = match known.inventory.due(wall_clock(), &self.boot) {
                 Due::Nothing if known.is_stale => Due::Offline,
@@ -205,14 +211,20 @@ impl WindowsUpdate {
             self.shelf.forget(std::time::SystemTime::now());
             known.scan_began = Some(Instant::now());
             known.is_stale = false;
-            due
+            (due, known.left_shown.clone())
         };
         let is_online = due == Due::Online;
         let (shared, boot) = (Arc::clone(&self.shared), self.boot.clone());
         let name = (self.device.policy)().name(UpdateSource::Default);
         let done =
             move |result| shared.change(|known| known.scanned(result, is_online, name, boot));
-        if let Err(error) = self.calls.start(move |wua| read(wua, is_online), done) {
+        let record = self.record.clone();
+        let search = move |wua: &dyn Wua| {
+            let read = read(wua, is_online)?;
+            install::settle_shown(wua, &record, &left, &read.found.updates);
+            Ok(read)
+        };
+        if let Err(error) = self.calls.start(search, done) {
             self.scan_failed(error.hresult());
         }
     }
@@ -430,7 +442,8 @@ impl WindowsUpdate {
             let found = wua.search(Query { source, is_online: false, with_drivers })?;
             // One that is removed and waits for its restart still counts as installed.
             let shown = matching(&target, &found.updates).filter(|update| !update.is_hidden);
-            let shown: Vec<_> = shown.collect();
+            // An upgrade under the same number is nobody's that was installed, and would stay hidden.
+            let shown: Vec<_> = shown.filter(|update| !is_other_windows(&target, update)).collect();
             let ids = shown.iter().map(|update| update.identity.id.clone()).collect();
             // First: what is hidden and not noted would stay hidden for good.
             if let Err(error) = record.note_hidden(&ids, true) {
@@ -492,6 +505,7 @@ impl Known {
             self.inventory.boot.clone_from(&boot);
         }
         if let Ok(read) = result {
+            self.left_shown.clear();
             for warning in &read.found.warnings {
                 tracing::warn!("the search for updates warns of 0x{warning:08X}");
             }

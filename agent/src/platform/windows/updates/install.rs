@@ -7,14 +7,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use wardring_seal::{UpdateSource, UpdateTarget};
 
-use super::look::with_drivers;
+use super::look::{as_a_job_sees, with_drivers};
 use super::matching::{matching, to_install};
 use super::record::{Installation, Record, client_id};
 use super::shelf::Shelf;
 use super::standalone;
 use super::wua::{
     ALREADY_INSTALLED, CALL_CANCELLED, EULAS_DECLINED, Ended, Entry, Failure, INSTALL_NOT_ALLOWED,
-    NO_UPDATE, Query, UNEXPECTED, Update, Wua,
+    Identity, NO_UPDATE, Query, UNEXPECTED, Update, Wua,
 };
 use crate::platform::{Performed, Permit, Terms, wall_clock};
 use crate::state::{InstallFound, ServicingResult};
@@ -64,7 +64,8 @@ pub(super) fn known(
 }
 
 /// Downloads what is offered of `target` and not there yet. What the agent hid after a rollback is shown
-/// again first; what somebody else hid stays so.
+/// for as long as that takes and no longer: Automatic Updates would install it before anybody permits it.
+/// What somebody else hid stays so.
 ///
 /// # Errors
 /// The HRESULT of what failed.
@@ -74,11 +75,9 @@ pub fn download(
     terms: Terms,
     record: &Record,
 ) -> Result<(), Failure> {
-    let mut found = known(wua, terms.source, target)?;
-    if show(wua, target, &found, record)? {
-        found = known(wua, terms.source, target)?;
-    }
-    for update in to_install(target, &found) {
+    let found = known(wua, terms.source, target)?;
+    let shown = Shown::show(wua, target, &found, record)?;
+    for update in to_install(target, &shown.updates) {
         agree(wua, update, terms)?;
         if update.is_downloaded {
             continue;
@@ -91,28 +90,106 @@ pub fn download(
     Ok(())
 }
 
-/// Shows again what of `target` we hid; whether that was anything.
-fn show(
-    wua: &dyn Wua,
-    target: &UpdateTarget,
-    found: &[Update],
-    record: &Record,
-) -> Result<bool, Failure> {
-    let hidden: Vec<&Update> = matching(target, found).filter(|update| update.is_hidden).collect();
-    if hidden.is_empty() {
-        return Ok(false);
+/// What the agent had hidden, shown as long as this lives; hidden again at its end, unless it was
+/// installed. The record keeps both, so that the agent puts it right when it starts after a crash.
+struct Shown<'a> {
+    wua: &'a dyn Wua,
+    record: &'a Record,
+    /// The updates as the job sees them.
+    updates: Vec<Update>,
+    ours: Vec<Identity>,
+}
+
+impl<'a> Shown<'a> {
+    fn show(
+        wua: &'a dyn Wua,
+        target: &UpdateTarget,
+        found: &[Update],
+        record: &'a Record,
+    ) -> Result<Shown<'a>, Failure> {
+        let updates = as_a_job_sees(found, &record.hidden());
+        let is_hidden = |update: &&&Update| {
+            found.iter().any(|real| real.identity == update.identity && real.is_hidden)
+        };
+        let ours: Vec<Identity> = to_install(target, &updates)
+            .iter()
+            .filter(is_hidden)
+            .map(|update| update.identity.clone())
+            .collect();
+        let mut shown = Shown { wua, record, updates, ours: Vec::new() };
+        if ours.is_empty() {
+            return Ok(shown);
+        }
+        // First: whatever the record does not name stays shown if the agent dies.
+        record.note_shown(&ids(&ours), true).map_err(|error| {
+            tracing::error!(%error, "what is hidden is not shown without a note of it");
+            Failure(UNEXPECTED)
+        })?;
+        for identity in ours {
+            // Also where this fails: its outcome may be unknown.
+            shown.ours.push(identity.clone());
+            wua.set_hidden(&identity, false)?;
+            tracing::info!(kb = target.kb, update = %identity, "shown: a job names it");
+        }
+        Ok(shown)
     }
-    let ours = record.hidden();
-    let mut shown = BTreeSet::new();
-    for update in hidden.into_iter().filter(|update| ours.contains(&update.identity.id)) {
-        wua.set_hidden(&update.identity, false)?;
-        tracing::info!(kb = target.kb, update = %update.identity, "shown again: a job names it");
-        shown.insert(update.identity.id.clone());
+
+    /// It was installed: it is not to be hidden any more.
+    fn is_installed(&mut self, installed: &Identity) {
+        let ours = self.ours.extract_if(.., |identity| identity == installed).collect::<Vec<_>>();
+        if ours.is_empty() {
+            return;
+        }
+        if let Err(error) = self.record.note_hidden(&ids(&ours), false) {
+            tracing::warn!(%error, "an installed update is still noted as hidden by us");
+        }
     }
-    if let Err(error) = record.note_hidden(&shown, false) {
-        tracing::warn!(%error, "an update that is shown again is still noted as hidden by us");
+}
+
+impl Drop for Shown<'_> {
+    fn drop(&mut self) {
+        hide_again(self.wua, self.record, self.ours.iter());
     }
-    Ok(!shown.is_empty())
+}
+
+fn ids(identities: &[Identity]) -> BTreeSet<String> {
+    identities.iter().map(|identity| identity.id.clone()).collect()
+}
+
+/// Hides what a step showed. What cannot be hidden stays noted, and is tried again when the agent starts.
+fn hide_again<'a>(wua: &dyn Wua, record: &Record, shown: impl Iterator<Item = &'a Identity>) {
+    let mut hidden = BTreeSet::new();
+    for identity in shown {
+        match wua.set_hidden(identity, true) {
+            Ok(()) => {
+                hidden.insert(identity.id.clone());
+            }
+            Err(error) => {
+                tracing::error!(update = %identity, %error, "an update stays shown that was hidden");
+            }
+        }
+    }
+    if !hidden.is_empty()
+        && let Err(error) = record.note_shown(&hidden, false)
+    {
+        tracing::warn!(%error, "an update that is hidden again is still noted as shown");
+    }
+}
+
+/// Puts right what a step showed whose end an earlier run of the agent did not see: installed, or hidden
+/// again.
+pub fn settle_shown(wua: &dyn Wua, record: &Record, left: &BTreeSet<String>, found: &[Update]) {
+    let left = found.iter().filter(|update| left.contains(&update.identity.id));
+    let (there, open): (Vec<&Update>, Vec<&Update>) =
+        left.partition(|update| update.is_installed || update.reboot_required);
+    let installed: BTreeSet<String> =
+        there.into_iter().map(|update| update.identity.id.clone()).collect();
+    if !installed.is_empty()
+        && let Err(error) = record.note_hidden(&installed, false)
+    {
+        tracing::warn!(%error, "an installed update is still noted as hidden by us");
+    }
+    hide_again(wua, record, open.into_iter().map(|update| &update.identity));
 }
 
 /// Accepting licence terms is a legal act: only a job that says so does it.
@@ -160,7 +237,8 @@ fn barred_by_earlier(act: &Act) -> Option<ServicingResult> {
 
 fn begin(wua: &dyn Wua, act: &Act, permit: Permit) -> Result<Performed, Failure> {
     let found = known(wua, act.terms.source, &act.target)?;
-    let updates = to_install(&act.target, &found);
+    let seen = as_a_job_sees(&found, &act.record.hidden());
+    let updates = to_install(&act.target, &seen);
     if updates.is_empty() {
         let there: Vec<&Update> = matching(&act.target, &found)
             .filter(|update| update.is_installed || update.reboot_required)
@@ -172,6 +250,8 @@ fn begin(wua: &dyn Wua, act: &Act, permit: Permit) -> Result<Performed, Failure>
             result(SUCCEEDED, ALREADY_INSTALLED, waits)
         }));
     }
+    // Under the permit of this step, and until its end.
+    let mut shown = Shown::show(wua, &act.target, &found, &act.record)?;
     for update in &updates {
         agree(wua, update, act.terms)?;
         if !update.is_downloaded {
@@ -206,6 +286,9 @@ fn begin(wua: &dyn Wua, act: &Act, permit: Permit) -> Result<Performed, Failure>
             Err(Failure(hresult)) => result(FAILED, hresult, false),
         };
         let is_success = part.is_success();
+        if is_success {
+            shown.is_installed(&update.identity);
+        }
         whole = Some(match whole {
             Some(before) => merged(before, part),
             None => part,

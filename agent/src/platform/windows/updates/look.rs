@@ -40,7 +40,7 @@ pub fn with_drivers(targets: &[UpdateTarget]) -> bool {
 
 /// The updates as a job sees them: what the agent itself hid, after a rollback, is as good as offered to
 /// a job that names it, because that job exists only once a person has lifted the hold.
-fn as_a_job_sees(found: &[Update], hidden_by_us: &BTreeSet<String>) -> Vec<Update> {
+pub(super) fn as_a_job_sees(found: &[Update], hidden_by_us: &BTreeSet<String>) -> Vec<Update> {
     let seen = found.iter().cloned().map(|mut update| {
         update.is_hidden &= !hidden_by_us.contains(&update.identity.id);
         update

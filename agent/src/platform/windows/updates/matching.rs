@@ -76,8 +76,13 @@ fn not_offered(target: &UpdateTarget, matches: &[&Update]) -> Stand {
 /// classifies as an upgrade is none of them, unless the target is one.
 pub fn to_install<'a>(target: &UpdateTarget, found: &'a [Update]) -> Vec<&'a Update> {
     let mut offered = offered(target, found);
-    offered.retain(|update| target.kind == UpdateKind::FeatureUpdate || !update.is_in(UPGRADES));
+    offered.retain(|update| !is_other_windows(target, update));
     offered
+}
+
+/// Whether its source calls it an upgrade of Windows, which the target is not meant to be.
+pub fn is_other_windows(target: &UpdateTarget, update: &Update) -> bool {
+    target.kind != UpdateKind::FeatureUpdate && update.is_in(UPGRADES)
 }
 
 /// What says that nothing is offered of `target` but an upgrade to another version of Windows, if so:

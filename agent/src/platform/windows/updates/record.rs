@@ -57,6 +57,12 @@ struct Book {
     /// UpdateIDs that we hid, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     hidden: Vec<String>,
+    /// Of them, those that a step of a job shows at this moment.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    shown: BTreeSet<String>,
+    /// What a newer agent wrote beside it: an agent that goes back and forth must not forget it.
+    #[serde(flatten)]
+    rest: serde_json::Map<String, serde_json::Value>,
 }
 
 /// The record in a folder.
@@ -162,7 +168,7 @@ impl Record {
         Ok(is_due)
     }
 
-    /// Remembers that these updates are about to be hidden by us, or to be shown again. Whatever somebody
+    /// Remembers that these updates are about to be hidden by us, or that they were installed. Whatever somebody
     /// else hid before is theirs and must not be among them.
     ///
     /// # Errors
@@ -170,14 +176,40 @@ impl Record {
     pub fn note_hidden(&self, ids: &BTreeSet<String>, is_hidden: bool) -> io::Result<()> {
         let _alone = self.alone();
         let mut book = self.read()?;
-        let before = book.hidden.clone();
+        let before = (book.hidden.clone(), book.shown.clone());
         book.hidden.retain(|id| !ids.contains(id));
+        if !is_hidden {
+            book.shown.retain(|id| !ids.contains(id));
+        }
         if is_hidden {
             book.hidden.extend(ids.iter().cloned());
             let surplus = book.hidden.len().saturating_sub(HIDDEN);
             book.hidden.drain(..surplus);
         }
-        if book.hidden == before { Ok(()) } else { self.write(&book) }
+        if (&book.hidden, &book.shown) == (&before.0, &before.1) {
+            return Ok(());
+        }
+        self.write(&book)
+    }
+
+    /// Remembers that a step shows these updates, which we hid, or that they are hidden again.
+    ///
+    /// # Errors
+    /// The record cannot be read or written; what is shown would stay so if the agent died.
+    pub fn note_shown(&self, ids: &BTreeSet<String>, is_shown: bool) -> io::Result<()> {
+        let _alone = self.alone();
+        let mut book = self.read()?;
+        let before = book.shown.clone();
+        book.shown.retain(|id| !ids.contains(id));
+        if is_shown {
+            book.shown.extend(ids.iter().cloned());
+        }
+        if book.shown == before { Ok(()) } else { self.write(&book) }
+    }
+
+    /// UpdateIDs that a step showed whose end the agent did not see.
+    pub fn shown(&self) -> BTreeSet<String> {
+        self.read().map(|book| book.shown).unwrap_or_default()
     }
 
     /// UpdateIDs that we hid; none where the record cannot be read, so that they stay hidden.

@@ -596,9 +596,56 @@ async fn what_the_agent_hid_after_a_removal_is_offered_to_a_job_that_names_it_an
     let mut facts = Facts::default();
     agent.facts(&mut facts);
     assert!(facts.missing.is_empty(), "nobody else is told to install it: {facts:?}");
+    let is_hidden = || rig.session.with(|world| world.updates[0].is_hidden);
     agent.download(&[target()], TERMS).await.unwrap();
-    assert_eq!(rig.session.calls("hidden false lcu/200"), 1);
-    assert_eq!(ended(rig.install(1).await).code, 2);
+    assert!(is_hidden(), "until its permit nobody else is to install it");
+
+    // A permit that is over, and an installation that fails, leave it as it was.
+    let over = Permit { until: Instant::now() };
+    let expired = rig.agent().install(&key(1), &target(), 0, TERMS, over).await;
+    assert!(matches!(expired, Performed::PermitExpired) && is_hidden());
+    rig.session.with(|world| world.install = Some(Err(Failure(0x8024_200B))));
+    assert_eq!(ended(rig.install(1).await).hresult, 0x8024_200B);
+    assert!(is_hidden(), "it failed");
+    rig.session.with(|world| world.install = None);
+    assert_eq!(ended(rig.install(2).await).code, 2);
+    assert!(!is_hidden(), "it is installed");
+    assert!(rig.record().hidden().is_empty());
+}
+
+#[tokio::test]
+async fn an_agent_that_died_while_it_showed_an_update_hides_it_when_it_starts() {
+    let rig = Rig::new();
+    rig.agent().hide(&target(), UpdateSource::Default).await.unwrap();
+    let ids = BTreeSet::from(["lcu".to_owned()]);
+    rig.record().note_shown(&ids, true).unwrap();
+    rig.session.with(|world| world.updates[0].is_hidden = false);
+    let restarted = rig.agent();
+    let settled = async {
+        while !rig.record().shown().is_empty() {
+            restarted.facts(&mut Facts::default());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), settled).await.unwrap();
+    assert!(rig.session.with(|world| world.updates[0].is_hidden));
+    assert_eq!(rig.record().hidden(), ids, "and it is still known as ours");
+
+    // What was installed while nobody watched is neither hidden nor ours any more.
+    rig.record().note_shown(&ids, true).unwrap();
+    rig.session.with(|world| {
+        world.updates[0].is_hidden = false;
+        world.updates[0].is_installed = true;
+    });
+    let restarted = rig.agent();
+    let settled = async {
+        while !rig.record().hidden().is_empty() {
+            restarted.facts(&mut Facts::default());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), settled).await.unwrap();
+    assert!(rig.session.with(|world| !world.updates[0].is_hidden));
 }
 
 #[tokio::test]
@@ -614,10 +661,10 @@ async fn what_somebody_else_hid_stays_hidden() {
     assert_eq!(rig.session.calls("hidden"), 0);
     assert_eq!(ended(rig.install(1).await).hresult, NO_UPDATE);
 
-    // Shown by us once, and hidden by somebody afterwards: theirs again.
+    // Installed by us once, and hidden by somebody afterwards: theirs again.
     rig.session.with(|world| world.updates[0].is_hidden = false);
     rig.agent().hide(&target(), UpdateSource::Default).await.unwrap();
-    rig.agent().download(&[target()], TERMS).await.unwrap();
+    assert_eq!(ended(rig.install(2).await).code, 2);
     rig.session.with(|world| world.updates[0].is_hidden = true);
     let seen = rig.agent().look(&[target()], TERMS).await.unwrap();
     assert_eq!(seen.updates["KB5068787"], UpdateStatus::NotOffered);
