@@ -208,6 +208,14 @@ fn told(
         true => "Windows: none, so at any time but in a freeze.".to_owned(),
         false => format!("Windows: {}.", stage.windows.join(", ")),
     });
+    if let (Some(expedite), GatePhase::Before) = (&rollout.spec.expedite, asked.phase) {
+        let soak = expedite.skip_soak.then_some("does not wait for its `soak`");
+        let windows =
+            expedite.ignore_windows.then_some("does not wait for windows (freezes still hold)");
+        let what: Vec<&str> = soak.into_iter().chain(windows).collect();
+        let reason = expedite.reason.replace(char::is_control, " ");
+        lines.push(format!("EXPEDITED: the stage {}. Reason: {reason}", what.join(" and ")));
+    }
     lines.push("The stage as it is written, all of which is approved:".to_owned());
     let written = serde_yaml::to_string(stage).unwrap_or_default();
     lines.extend(written.lines().map(|line| format!("  {line}")));

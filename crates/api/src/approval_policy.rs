@@ -179,7 +179,9 @@ pub fn objects(system_namespace: &str, accounts: &[String]) -> Vec<Value> {
             { "name": "asks", "expression": asks("object") },
             { "name": "writes",
               "expression": "oldObject == null || object.spec.stages != oldObject.spec.stages || \
-                             object.spec.correlatedFailures != oldObject.spec.correlatedFailures" },
+                             object.spec.correlatedFailures != oldObject.spec.correlatedFailures || \
+                             has(object.spec.expedite) != has(oldObject.spec.expedite) || \
+                             (has(object.spec.expedite) && object.spec.expedite != oldObject.spec.expedite)" },
         ]),
         json!([
             validation(

@@ -55,6 +55,10 @@ pub struct PatchRolloutSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = -1000, max = 1000))]
     pub priority: Option<i32>,
+    /// What a fix that cannot wait leaves out, in every stage in which a person approved just that: in those
+    /// with an enforced gate of type Approval in `gates.before`. Setting, changing or removing it asks anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expedite: Option<Expedite>,
     /// User names of all who wrote the rollout, as the API server knows them. Needed where a stage has a gate
     /// of type Approval: whoever makes the rollout or changes its stages must be among them, and may not
     /// approve. It may only grow.
@@ -513,6 +517,22 @@ pub enum AwaitingRebootAction {
     Finish,
     /// It is rolled back.
     Uninstall,
+}
+
+/// What a fix that cannot wait leaves out. Caps, budgets, gates, checks, holds and freezes stay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Expedite {
+    /// Why, for whoever approves it and for the record.
+    #[schemars(length(min = 1, max = 500))]
+    pub reason: String,
+    /// A stage is done as soon as it is proven, without its `soak`.
+    #[serde(default)]
+    pub skip_soak: bool,
+    /// Installations and their restarts begin outside of maintenance windows, too, be they the stage's or
+    /// those of its devices' groups. What freezes (type Deny) stays frozen.
+    #[serde(default)]
+    pub ignore_windows: bool,
 }
 
 /// A person's end of the run.

@@ -71,6 +71,12 @@ impl<'a> Agenda<'a> {
         self
     }
 
+    /// The same without the lists: what freezes is all that keeps anything back.
+    pub fn only_freezes(mut self) -> Agenda<'a> {
+        self.lists.clear();
+        self
+    }
+
     /// Whether no window has a say on the device at all.
     pub fn is_free(&self) -> bool {
         self.lists.is_empty() && self.freezes().next().is_none()

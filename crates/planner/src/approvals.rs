@@ -118,7 +118,7 @@ pub fn approval_parts(rollout: &PatchRollout, stage: &str) -> Option<Vec<String>
     parts(rollout, status.plan_hash.as_deref(), spec, known)
 }
 
-fn parts(
+pub(crate) fn parts(
     rollout: &PatchRollout,
     plan_hash: Option<&str>,
     stage: &Stage,
@@ -155,6 +155,7 @@ fn parts(
         ("gates", gates),
         ("times", json!(written)),
         ("authors", json!(rollout.spec.authors)),
+        ("haste", json!(rollout.spec.expedite)),
     ];
     Some(all.map(|(name, value)| format!("{name}={}", &digest(&value)[..16])).to_vec())
 }
@@ -441,8 +442,8 @@ pub(crate) fn follow(
         wake.at(expires);
     }
     status.message = Some(match &asked.decided {
-        Some(decided) => told::approved(&stage.name, &gate.name, decided),
-        None => told::asks(run, stage, stage_status, gate, &asked),
+        Some(decided) => told::approved(run, &stage.name, status, decided),
+        None => told::asks(run, stage, stage_status, gate, status.phase, &asked),
     });
     status.approval = Some(asked);
 }

@@ -4,7 +4,7 @@
 //! rounded down and a zero is a zero; coverage is rounded up. A budget is broken by strictly more.
 
 use jiff::{SignedDuration, Timestamp};
-use wardring_api::{Cap, OfflineAction, ResolvedCaps, Span, Stage, StageStatus};
+use wardring_api::{Cap, Expedite, OfflineAction, ResolvedCaps, Span, Stage, StageStatus};
 
 use crate::tail;
 
@@ -68,6 +68,12 @@ impl Rules {
     /// The rules for a stage that has come this far.
     pub fn of(stage: &Stage, status: &StageStatus) -> Rules {
         Rules { is_closed: tail::is_closed(status), ..Rules::new(stage) }
+    }
+
+    /// The same without what an expedited stage leaves out.
+    pub fn expedited(self, by: Option<&Expedite>) -> Rules {
+        let skips = by.is_some_and(|expedite| expedite.skip_soak);
+        Rules { soak: if skips { SignedDuration::ZERO } else { self.soak }, ..self }
     }
 
     /// The caps in whole devices, for a stage of `size` frozen devices of which `applicable` count

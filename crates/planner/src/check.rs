@@ -18,7 +18,9 @@ use wardring_api::{
 
 use batches::Flight;
 
-use crate::{Action, ApprovalUse, JobView, NewJob, Plan, RecordCause, SliceView, Snapshot};
+use crate::{
+    Action, ApprovalUse, JobView, NewJob, Plan, RecordCause, SliceView, Snapshot, expedite,
+};
 
 /// A rule that a plan would break.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -219,7 +221,11 @@ impl<'a> Replay<'a> {
         if is_tail && !is_covered(stage, &lines) {
             self.breaks("S3", format!("stage {} would pass without its coverage", stage.name));
         }
-        let soak = stage.soak.map_or(SignedDuration::ZERO, |span| span.duration());
+        let known = self.rollouts.get(uid).map(|(_, status)| status);
+        let expedite = known.and_then(|status| expedite::in_force(rollout, status, stage));
+        let skips = expedite.is_some_and(|expedite| expedite.skip_soak);
+        let soak = stage.soak.filter(|_| !skips);
+        let soak = soak.map_or(SignedDuration::ZERO, |span| span.duration());
         let soaked = status.soak_started_at.and_then(|since| since.checked_add(soak).ok());
         if is_tail && soaked.is_none_or(|soaked| self.snapshot.now < soaked) {
             self.breaks("S3", format!("stage {} would pass before its soak is over", stage.name));

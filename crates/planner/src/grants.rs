@@ -70,7 +70,7 @@ pub(crate) fn admit<'a>(
         let slots = free_slots(run, position);
         let has_limits = freeze::missing_group(run, position, scene).is_none();
         let starts = Vec::new();
-        let windows = StageWindows::new(scene, &run.stages[position].spec.windows);
+        let windows = StageWindows::new(scene, run.stages[position].hours);
         let asks = run.stages[position].spec.require_proven;
         let proven = asks.then(|| canary::proven(run, position, scene));
         let mut desk = Desk {

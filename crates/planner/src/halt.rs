@@ -18,7 +18,7 @@ use crate::{
     order, rollback, tail,
     validate::{Complaint, Run, Scene, Stop},
     wake::Wake,
-    windows,
+    windows::{self, Hours},
 };
 
 /// What the latches of this pass mean for the order of writes.
@@ -253,7 +253,9 @@ fn retry(run: &mut Run<'_>, scene: &Scene<'_>) -> bool {
         if reopens {
             status.state = StageState::Open;
             (status.soak_started_at, status.completed_at, status.tail) = (None, None, None);
+            // Nobody's word holds over a retry, so nothing is expedited either.
             stage.rules = Rules::of(stage.spec, status);
+            stage.hours = Hours::new(stage.spec, None);
         }
     }
     run.emit(EventKind::Normal, Reason::InProgress, "A person asked for a retry.".to_owned());

@@ -173,14 +173,14 @@ fn by_windows(
     granted_at: Timestamp,
     scene: &Scene<'_>,
 ) -> (Timestamp, Timestamp) {
-    let begins = match line.action {
+    let (begins, hours) = match line.action {
         JobAction::Rollback if !windows::rollbacks_wait(run) => {
             return (Timestamp::MAX, granted_at);
         }
-        JobAction::Rollback => WindowAction::Uninstall,
-        JobAction::Install | JobAction::Download => WindowAction::Install,
+        JobAction::Rollback => (WindowAction::Uninstall, stage.hours.of_rollbacks()),
+        JobAction::Install | JobAction::Download => (WindowAction::Install, stage.hours),
     };
-    let agenda = windows::agenda(scene, &stage.spec.windows, line.row as usize);
+    let agenda = windows::agenda(scene, hours, line.row as usize);
     if agenda.is_free() {
         return (Timestamp::MAX, granted_at);
     }

@@ -57,7 +57,7 @@ pub(crate) fn close_open_batch(runs: &mut [Run<'_>], scene: &Scene<'_>, lanes: &
                 continue;
             };
             is_known = true;
-            let mut windows = StageWindows::new(scene, &stage.spec.windows);
+            let mut windows = StageWindows::new(scene, stage.hours);
             let mut changes = Vec::new();
             for (device, attempt, action) in batch.grants.iter().filter_map(|text| entry(text)) {
                 let lines = &frozen.slices[slice].lines;

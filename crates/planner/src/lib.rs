@@ -23,6 +23,7 @@ mod correlated;
 mod devices;
 mod eligibility;
 mod emergency;
+mod expedite;
 mod explain;
 mod forecast;
 mod freeze;

@@ -10,12 +10,10 @@ use wardring_api::{
 use std::sync::Arc;
 
 use crate::{
-    DeviceRow, JobView, StopView, WindowView,
-    agenda::Agenda,
-    emergency,
+    DeviceRow, JobView, StopView, WindowView, emergency, expedite,
     explain::one_line,
     gates,
-    windows::{self, installed_at},
+    windows::{self, Hours, installed_at},
 };
 
 /// Everything the rule looks at. Objects are as just read from the API server.
@@ -371,7 +369,9 @@ fn window(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
         return refused(Reason::NotGranted, ASK_LATER);
     };
     let groups = facts.group_windows.iter().copied();
-    let mut agenda = Agenda::new(facts.windows, &stage.windows, groups, row);
+    let known = rollout.status.as_ref().filter(|_| job.action != JobAction::Rollback);
+    let expedite = known.and_then(|status| expedite::in_force(rollout, status, stage));
+    let mut agenda = Hours::new(stage, expedite).agenda(facts.windows, groups, row);
     let goes_on =
         |permit: &Permit| permit.attempt == job.attempt && permit.step == facts.request.step;
     if job.permitted.iter().any(goes_on) {

@@ -106,7 +106,7 @@ fn goes_on(
 ) -> bool {
     let Some(frozen) = &run.stages[position].frozen else { return false };
     let has_limits = freeze::missing_group(run, position, scene).is_none();
-    let mut windows = StageWindows::new(scene, &run.stages[position].spec.windows);
+    let mut windows = StageWindows::new(scene, run.stages[position].hours);
     frozen.lines.iter().enumerate().any(|(index, line)| {
         is_rolling(line)
             || (has_limits

@@ -309,7 +309,7 @@ fn closed(
     let action =
         if line.waits(&stage.rules) { WindowAction::Install } else { WindowAction::Uninstall };
     scene.row(line)?;
-    let mut windows = StageWindows::new(scene, &stage.spec.windows);
+    let mut windows = StageWindows::new(scene, stage.hours);
     windows.say(action, line.row as usize).err()
 }
 

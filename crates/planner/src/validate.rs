@@ -15,12 +15,13 @@ use crate::{
     caps::{Rules, later},
     checks::asks_something,
     emergency::{Brakes, StopView},
-    freeze,
+    expedite, freeze,
     line::{Doing, Frozen, Line, NONE, Tally, doing},
     names::NameKey,
     order, packages,
     resolve::Coverage,
     tail,
+    windows::Hours,
 };
 
 /// What every step of a pass may look at and none may change.
@@ -177,6 +178,8 @@ pub(crate) enum Stop {
 pub(crate) struct StageRun<'a> {
     pub spec: &'a Stage,
     pub rules: Rules,
+    /// The windows that count for it.
+    pub hours: Hours<'a>,
     pub frozen: Option<Frozen<'a>>,
     pub tally: Tally,
 }
@@ -253,8 +256,10 @@ fn run<'a>(rollout: &'a PatchRollout, slices: &[&'a Arc<SliceView>], scene: &Sce
                 }
             },
         };
-        let rules = Rules::of(spec, stage_status);
-        stages.push(StageRun { spec, rules, frozen, tally: Tally::default() });
+        let expedite = expedite::in_force(rollout, &before, spec);
+        let rules = Rules::of(spec, stage_status).expedited(expedite);
+        let hours = Hours::new(spec, expedite);
+        stages.push(StageRun { spec, rules, hours, frozen, tally: Tally::default() });
     }
     Run {
         rollout,

@@ -8,14 +8,14 @@ use std::{
 
 use jiff::{Timestamp, tz::TimeZone};
 use wardring_api::{
-    JobAction, LineState, MaintenanceWindowStatus, PatchRolloutSpec, PatchRolloutStatus,
-    PermitStep, RollbackWindows, StageState, WindowAction, WindowType,
+    Expedite, JobAction, LineState, MaintenanceWindowStatus, PatchRolloutSpec, PatchRolloutStatus,
+    PermitStep, RollbackWindows, Stage, StageState, WindowAction, WindowType,
     conditions::{self, Truth},
     reasons::Reason,
 };
 
 use crate::{
-    Action, JobView, WindowView,
+    Action, DeviceRow, JobView, WindowView,
     agenda::{Agenda, Closed},
     calendar::zone,
     halt::current_stage,
@@ -25,11 +25,42 @@ use crate::{
     wake::Wake,
 };
 
+/// Which windows count for a stage: those that it names and those of its devices' groups, or, where it is
+/// expedited, freezes alone.
+#[derive(Clone, Copy)]
+pub(crate) struct Hours<'a> {
+    stage: &'a [String],
+    only_freezes: bool,
+}
+
+impl<'a> Hours<'a> {
+    pub fn new(stage: &'a Stage, expedite: Option<&Expedite>) -> Hours<'a> {
+        let only_freezes = expedite.is_some_and(|expedite| expedite.ignore_windows);
+        Hours { stage: &stage.windows, only_freezes }
+    }
+
+    /// Those that count for taking updates back, which nobody's haste is about.
+    pub fn of_rollbacks(self) -> Hours<'a> {
+        Hours { only_freezes: false, ..self }
+    }
+
+    /// The windows that concern the device, whose groups name `groups`.
+    pub fn agenda(
+        self,
+        windows: &'a [Arc<WindowView>],
+        groups: impl Iterator<Item = &'a [String]>,
+        row: &'a DeviceRow,
+    ) -> Agenda<'a> {
+        let agenda = Agenda::new(windows, self.stage, groups, row);
+        if self.only_freezes { agenda.only_freezes() } else { agenda }
+    }
+}
+
 /// What the windows of one stage say about the devices of its namespace. Devices that are alike in all
 /// that windows look at get one answer.
 pub(crate) struct StageWindows<'a> {
     scene: &'a Scene<'a>,
-    stage: &'a [String],
+    hours: Hours<'a>,
     /// Positions of windows that select some devices only.
     selective: Vec<u32>,
     /// Some window opens by each device's own clock.
@@ -43,17 +74,17 @@ pub(crate) struct StageWindows<'a> {
 type Alike = (WindowAction, u32, Option<Arc<str>>, Vec<u32>);
 
 impl<'a> StageWindows<'a> {
-    pub fn new(scene: &'a Scene<'a>, stage: &'a [String]) -> StageWindows<'a> {
+    pub fn new(scene: &'a Scene<'a>, hours: Hours<'a>) -> StageWindows<'a> {
         let windows = scene.windows.iter().enumerate();
         let selective = windows.filter(|(_, window)| window.spec.selector.is_some());
         let denies = scene.windows.iter().any(|window| window.spec.kind == WindowType::Deny);
         let grouped = scene.table.groups().iter().any(|group| !group.spec.windows.is_empty());
         StageWindows {
             scene,
-            stage,
+            hours,
             selective: selective.map(|(position, _)| position as u32).collect(),
             by_device: scene.windows.iter().any(|window| window.follows_devices()),
-            is_free: stage.is_empty() && !denies && !grouped,
+            is_free: hours.stage.is_empty() && !denies && !grouped,
             known: BTreeMap::new(),
         }
     }
@@ -63,7 +94,7 @@ impl<'a> StageWindows<'a> {
         if self.is_free {
             return Ok(Timestamp::MAX);
         }
-        let (scene, stage) = (self.scene, self.stage);
+        let (scene, hours) = (self.scene, self.hours);
         let row = &scene.table.rows()[position];
         let selects = |window: &&u32| scene.windows[**window as usize].selects(&row.labels);
         let alike = (
@@ -72,23 +103,20 @@ impl<'a> StageWindows<'a> {
             row.time_zone.clone().filter(|_| self.by_device),
             self.selective.iter().filter(selects).copied().collect(),
         );
-        let answer = || {
-            let agenda = agenda(scene, stage, position);
-            match action {
-                WindowAction::Install => agenda.may_install(scene.now),
-                action => agenda.may_begin(action, scene.now),
-            }
+        let answer = || match action {
+            WindowAction::Install => agenda(scene, hours, position).may_install(scene.now),
+            action => agenda(scene, hours.of_rollbacks(), position).may_begin(action, scene.now),
         };
         self.known.entry(alike).or_insert_with(answer).clone()
     }
 }
 
-/// The windows that concern the device at `position` in a stage that names `stage`.
-pub(crate) fn agenda<'a>(scene: &'a Scene<'a>, stage: &'a [String], position: usize) -> Agenda<'a> {
+/// The windows that concern the device at `position`.
+pub(crate) fn agenda<'a>(scene: &'a Scene<'a>, hours: Hours<'a>, position: usize) -> Agenda<'a> {
     let table = scene.table;
     let groups = table.groups_of(position).iter();
     let lists = groups.map(|&group| table.groups()[group as usize].spec.windows.as_slice());
-    Agenda::new(&scene.windows, stage, lists, &table.rows()[position])
+    hours.agenda(&scene.windows, lists, &table.rows()[position])
 }
 
 /// Whether the reason is one that windows give.
@@ -128,7 +156,7 @@ pub(crate) fn standing(run: &Run<'_>, scene: &Scene<'_>) -> Option<Closed> {
     if run.stop.is_some() || status.state != StageState::Open {
         return None;
     }
-    let mut windows = StageWindows::new(scene, &stage.spec.windows);
+    let mut windows = StageWindows::new(scene, stage.hours);
     if windows.is_free {
         return None;
     }
@@ -142,7 +170,7 @@ pub(crate) fn standing(run: &Run<'_>, scene: &Scene<'_>) -> Option<Closed> {
         let closed = if is_granted {
             restarting += 1;
             let job = scene.own_job(line, run.uid());
-            restart(job?, scene, &stage.spec.windows, line.row as usize)?
+            restart(job?, scene, stage.hours, line.row as usize)?
         } else {
             match windows.say(WindowAction::Install, line.row as usize) {
                 Err(closed) => closed,
@@ -160,11 +188,11 @@ pub(crate) fn standing(run: &Run<'_>, scene: &Scene<'_>) -> Option<Closed> {
 }
 
 /// Why a device that installed waits with its restart, if a window is all that it waits for.
-fn restart(job: &JobView, scene: &Scene<'_>, stage: &[String], position: usize) -> Option<Closed> {
+fn restart(job: &JobView, scene: &Scene<'_>, hours: Hours<'_>, position: usize) -> Option<Closed> {
     if job.action != JobAction::Install || doing(job) != Doing::AwaitingReboot {
         return None;
     }
-    agenda(scene, stage, position).may_restart(installed_at(job), scene.now).err()
+    agenda(scene, hours, position).may_restart(installed_at(job), scene.now).err()
 }
 
 /// Until when windows keep back a line that is to be taken back, if one does and that is known.
@@ -178,7 +206,7 @@ pub(crate) fn rollback_waits(
     }
     let mut first: Option<Timestamp> = None;
     for (position, stage) in run.stages.iter().enumerate() {
-        let mut windows = StageWindows::new(scene, &stage.spec.windows);
+        let mut windows = StageWindows::new(scene, stage.hours);
         let lines = stage.frozen.iter().flat_map(|frozen| &frozen.lines);
         for (index, line) in lines.enumerate() {
             if !is_target(position, index, line) {

@@ -288,6 +288,12 @@ async fn a_rollout_that_asks_names_everybody_who_wrote_it() {
     let said = clinic.patch("alice", november, &longer, &[]).await;
     refused(said, "deadlines cannot change");
     clinic.patch("alice", november, &stages(8, &asks, more.clone()), &[]).await.unwrap();
+    // Haste is written as much as stages are.
+    let haste = json!({ "spec": { "expedite": { "reason": "CVE-2026-1234", "skipSoak": true } } });
+    refused(clinic.patch("carol", november, &haste, &[]).await, authors);
+    clinic.patch("alice", november, &haste, &[]).await.unwrap();
+    let calm = json!({ "spec": { "expedite": null } });
+    refused(clinic.patch("carol", november, &calm, &[]).await, authors);
     // What is not approved stays free: a stop must need nobody.
     let stop = json!({ "spec": { "suspend": true } });
     clinic.patch("carol", november, &stop, &[]).await.unwrap();

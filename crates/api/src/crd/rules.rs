@@ -323,6 +323,17 @@ const PATCH_ROLLOUT: &[Rule] = &[
         "spec.onHalt: cannot change after creation; make a new PatchRollout",
     ),
     rule(
+        "spec.expedite",
+        "self.skipSoak || self.ignoreWindows",
+        "spec.expedite: leaves nothing out; set `skipSoak`, `ignoreWindows` or both",
+    ),
+    rule(
+        "spec",
+        "!has(self.expedite) || self.stages.exists(s, has(s.gates) && has(s.gates.before) && \
+         s.gates.before.exists(g, g.type == 'Approval' && g.mode != 'DryRun'))",
+        "spec.expedite: counts only in stages where somebody approved it; give at least one an enforced gate of type Approval in `gates.before`",
+    ),
+    rule(
         "spec",
         "has(self.autonomousRollback) == has(oldSelf.autonomousRollback) && \
          (!has(self.autonomousRollback) || self.autonomousRollback == oldSelf.autonomousRollback)",

@@ -2,8 +2,8 @@
 
 use jiff::SignedDuration;
 use wardring_api::{
-    ApprovalPhase, ApprovalSubject, Decided, Gate, GateApproval, GateDecision, GateState,
-    GateStatus, GateType, PatchApproval, PatchApprovalSpec, PatchApprovalStatus, Stage,
+    ApprovalPhase, ApprovalSubject, Decided, Gate, GateApproval, GateDecision, GatePhase,
+    GateState, GateStatus, GateType, PatchApproval, PatchApprovalSpec, PatchApprovalStatus, Stage,
     StageStatus,
     conditions::{clip, whole_seconds},
 };
@@ -12,6 +12,7 @@ use super::{changed, is_about, is_used, refusal};
 use crate::{
     Action, NewApproval,
     caps::later,
+    expedite,
     explain::{devices, one_line},
     plan::Lanes,
     validate::{Run, Scene},
@@ -30,9 +31,22 @@ fn because(reason: &str) -> String {
     if reason.is_empty() { String::new() } else { format!(": {reason}") }
 }
 
-pub(super) fn approved(stage: &str, gate: &str, decided: &GateDecision) -> String {
+pub(super) fn approved(
+    run: &Run<'_>,
+    stage: &str,
+    gate: &GateStatus,
+    decided: &GateDecision,
+) -> String {
     let GateDecision { by, reason, .. } = decided;
-    clip(&format!("Stage {stage}: {by} approved it (gate {gate}){}.", because(reason)), 512)
+    let (gate, haste) = (&gate.name, haste(run, gate.phase));
+    let text = format!("Stage {stage}: {by} approved it (gate {gate}){}.{haste}", because(reason));
+    clip(&text, 512)
+}
+
+/// What an approval in this phase makes the stage leave out, as a further sentence.
+fn haste(run: &Run<'_>, phase: GatePhase) -> String {
+    let expedite = run.rollout.spec.expedite.as_ref().filter(|_| phase == GatePhase::Before);
+    expedite.map_or(String::new(), |expedite| format!(" {}", expedite::told(expedite)))
 }
 
 pub(super) fn rejected(stage: &str, gate: &str, decided: &GateDecision) -> String {
@@ -58,6 +72,7 @@ pub(super) fn asks(
     stage: &Stage,
     status: &StageStatus,
     gate: &Gate,
+    phase: GatePhase,
     asked: &GateApproval,
 ) -> String {
     let again = asked
@@ -66,12 +81,13 @@ pub(super) fn asks(
         .map_or(String::new(), |why| format!(" It is asked anew, because {why}."));
     let text = format!(
         "Stage {} waits for a person's approval of {} (gate {}): `kubectl wardring approve {} --stage {}` \
-         shows what is asked.{again}",
+         shows what is asked.{again}{}",
         stage.name,
         devices(status.counts.total as usize),
         gate.name,
         run.id.name,
         stage.name,
+        haste(run, phase),
     );
     clip(&text, 512)
 }
@@ -208,9 +224,9 @@ fn standing(
         return match said.decision {
             Decided::Reject => (ApprovalPhase::Rejected, rejected(&stage, &gate, said)),
             Decided::Approve if is_used(gate_status.phase, stage_status) => {
-                (ApprovalPhase::Used, approved(&stage, &gate, said))
+                (ApprovalPhase::Used, approved(run, &stage, gate_status, said))
             }
-            Decided::Approve => (ApprovalPhase::Approved, approved(&stage, &gate, said)),
+            Decided::Approve => (ApprovalPhase::Approved, approved(run, &stage, gate_status, said)),
         };
     }
     if approval.spec.approval_hash != asked.hash {

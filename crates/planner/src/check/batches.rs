@@ -9,7 +9,7 @@ use wardring_api::{
 };
 
 use super::Replay;
-use crate::{BATCH_SIZE, SliceView, WindowView, calendar};
+use crate::{BATCH_SIZE, SliceView, WindowView, calendar, expedite};
 
 /// Devices of one stage that count against its limits.
 #[derive(Default)]
@@ -290,6 +290,13 @@ impl Replay<'_> {
             groups.map(|&group| &*snapshot.devices.groups()[group as usize].spec.windows).collect();
         let stage = rollout.spec.stages.iter().find(|stage| stage.name == slice.stage);
         lists.extend(stage.map(|stage| &*stage.windows));
+        let known = self.rollouts.get(uid).filter(|_| action != JobAction::Rollback);
+        let expedite = known
+            .zip(stage)
+            .and_then(|((_, status), stage)| expedite::in_force(rollout, status, stage));
+        if expedite.is_some_and(|expedite| expedite.ignore_windows) {
+            lists.clear();
+        }
         for list in lists.into_iter().filter(|list| !list.is_empty()) {
             let mut named =
                 snapshot.windows.iter().filter(|all| list.contains(&all.name.to_string()));

@@ -15,17 +15,19 @@ use crate::{
     canary::{self, canary_gaps},
     caps::{Rules, later},
     eligibility::device_hold,
-    gates,
+    expedite, gates,
     line::Line,
     resolve::Coverage,
     tail,
     validate::Complaint,
     wake::Wake,
-    windows::{self, installed_at},
+    windows::{self, Hours, installed_at},
 };
 
-/// The windows that the device has to keep to.
-fn agenda<'a>(story: &DeviceStory<'a>) -> Option<Agenda<'a>> {
+/// The windows that the device has to keep to with an action.
+fn agenda<'a>(story: &DeviceStory<'a>, action: JobAction) -> Option<Agenda<'a>> {
+    let rollout = story.rollout;
+    let known = rollout.status.as_ref().filter(|_| action != JobAction::Rollback);
     let stage = story.rollout.spec.stages.iter().find(|stage| stage.name == story.stage)?;
     let row = story.device?;
     let mine = story
@@ -33,7 +35,8 @@ fn agenda<'a>(story: &DeviceStory<'a>) -> Option<Agenda<'a>> {
         .iter()
         .filter(|group| Selector::new(&group.spec.selector).matches(&row.labels));
     let lists = mine.map(|group| group.spec.windows.as_slice());
-    Some(Agenda::new(story.windows, &stage.windows, lists, row))
+    let expedite = known.and_then(|status| expedite::in_force(rollout, status, stage));
+    Some(Hours::new(stage, expedite).agenda(story.windows, lists, row))
 }
 
 /// Whether rollbacks go on whatever the windows say.
@@ -50,7 +53,7 @@ pub(super) fn begin_window(story: &DeviceStory<'_>, job: &JobView) -> Option<Clo
         JobAction::Rollback => WindowAction::Uninstall,
         JobAction::Install | JobAction::Download => WindowAction::Install,
     };
-    agenda(story)?.may_begin(begins, story.now).err()
+    agenda(story, job.action)?.may_begin(begins, story.now).err()
 }
 
 /// Why a window keeps the device from restarting, if one does.
@@ -59,7 +62,7 @@ pub(super) fn restart_window(story: &DeviceStory<'_>, job: &JobView) -> Option<C
     if job.action == JobAction::Rollback && ignores {
         return None;
     }
-    agenda(story)?.may_restart(installed_at(job), story.now).err()
+    agenda(story, job.action)?.may_restart(installed_at(job), story.now).err()
 }
 
 /// The stop that keeps a device without a job from starting.
@@ -141,7 +144,8 @@ pub(super) fn waiting(story: &DeviceStory<'_>, line: &Line, rules: &Rules) -> Ex
             full.max
         ),
         reason if windows::is_reason(reason) => {
-            let closed = agenda(story).and_then(|all| all.may_install(story.now).err());
+            let closed =
+                agenda(story, JobAction::Install).and_then(|all| all.may_install(story.now).err());
             let why = closed.map_or(reason.meaning().to_owned(), |closed| closed.message);
             format!("{device} does not start: {why}")
         }
@@ -206,7 +210,7 @@ fn hold(story: &DeviceStory<'_>, line: &Line, rules: &Rules) -> (Reason, Option<
     if let Some(waiting) = status.waiting_for.iter().find(listens) {
         return (Reason::AgentsUnheard, waiting.until.or(status.next_evaluation));
     }
-    let closed = agenda(story).and_then(|all| all.may_install(story.now).err());
+    let closed = agenda(story, JobAction::Install).and_then(|all| all.may_install(story.now).err());
     if let Some(Closed { reason, until, .. }) = closed {
         return (reason, until);
     }

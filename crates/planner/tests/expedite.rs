@@ -1,0 +1,220 @@
+//! A fix that cannot wait: a stage leaves out its soak and its windows where a person approved just that,
+//! and nothing else, and not a moment longer.
+#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
+
+mod support;
+
+use jiff::Timestamp;
+use support::{SERVER, World, agent::Script, explained};
+use wardring_api::{Decided, GateApproval, LineState, PermitStep, RolloutPhase, StageState};
+use wardring_planner::{Assumptions, ForecastEnd, forecast};
+
+// The world begins on Friday, 2026-11-20, at 22:00 UTC.
+const SATURDAY: &str = "{type: Allow, allows: [Install, Reboot, Uninstall], schedule: {cron: 0 20 * * SAT}, duration: 4h, timeZone: UTC}";
+
+const SPEC: &str = "
+updates: {select: {release: 2026-11}}
+authors: [alice]
+expedite: {reason: CVE-2026-1234, skipSoak: true, ignoreWindows: true}
+stages:
+- name: test
+  group: test
+  maxConcurrency: 1
+  soak: 3d
+  windows: [saturday]
+  gates: {before: [{name: sign-off, type: Approval}]}";
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn world(spec: &str) -> World {
+    let mut world = World::new();
+    world.group("test");
+    world.device("test-1", "test", SERVER);
+    world.device("test-2", "test", SERVER);
+    world.window("saturday", SATURDAY);
+    world.rollout("november", spec);
+    world.settle();
+    world
+}
+
+fn asked(world: &World) -> GateApproval {
+    world.status("november").stages[0].gates[0].approval.clone().unwrap()
+}
+
+fn approve(world: &mut World, by: &str) {
+    let name = asked(world).request;
+    let spec = &mut world.approvals.get_mut(&name).expect("the controller asks").spec;
+    spec.decision = Some(Decided::Approve);
+    spec.approver = Some(by.to_owned());
+    spec.reason = Some("it is exploited".to_owned());
+    world.settle();
+}
+
+fn minutes(world: &mut World, count: usize) {
+    for _ in 0..count {
+        world.minute(|_| {});
+    }
+}
+
+#[test]
+fn what_was_approved_in_a_hurry_waits_for_no_window_and_no_soak() {
+    let mut world = world(SPEC);
+    let message = world.status("november").waiting_for[0].message.clone();
+    let haste = "Expedited: it is not watched for its soak, and windows do not keep it back \
+                 (CVE-2026-1234).";
+    assert!(message.ends_with(haste), "{message}");
+    minutes(&mut world, 30);
+    assert!(world.permits.is_empty(), "nobody has approved it");
+
+    approve(&mut world, "bob");
+    let told = world.status("november").stages[0].gates[0].message.clone().unwrap();
+    let expected = format!("Stage test: bob approved it (gate sign-off): it is exploited. {haste}");
+    assert_eq!(told, expected);
+    minutes(&mut world, 120);
+    let status = world.status("november");
+    assert_eq!(status.phase, Some(RolloutPhase::Completed), "{:?}", status.message);
+    let restarts = world.permits.iter().filter(|given| given.step == PermitStep::Reboot);
+    assert_eq!(restarts.count(), 2);
+    assert!(world.permits.iter().all(|given| given.at < at("2026-11-21T20:00:00Z")));
+}
+
+#[test]
+fn only_what_is_named_is_left_out() {
+    let mut soaks = world(&SPEC.replace("skipSoak: true, ", ""));
+    approve(&mut soaks, "bob");
+    minutes(&mut soaks, 120);
+    assert_eq!(soaks.permits.len(), 4, "both were installed and restarted");
+    assert_eq!(soaks.status("november").stages[0].state, StageState::Soaking);
+
+    let mut waits = world(&SPEC.replace(", ignoreWindows: true", ""));
+    approve(&mut waits, "bob");
+    minutes(&mut waits, 120);
+    assert!(waits.permits.is_empty());
+    assert_eq!(waits.status("november").waiting_for[0].reason, "OutsideWindow");
+}
+
+#[test]
+fn a_freeze_stays_a_freeze() {
+    let mut world = world(SPEC);
+    world.window(
+        "freeze",
+        "{type: Deny, reason: surgery, schedule: {once: {from: 2026-11-20T00:00:00Z, until: 2026-11-21T06:00:00Z}}}",
+    );
+    approve(&mut world, "bob");
+    minutes(&mut world, 60);
+    assert!(world.permits.is_empty());
+    assert_eq!(world.status("november").waiting_for[0].reason, "Frozen");
+    assert!(explained(&world).contains("MaintenanceWindow freeze"), "{}", explained(&world));
+}
+
+#[test]
+fn a_stage_that_nobody_was_asked_about_takes_its_time() {
+    let spec = SPEC.replace("gates: {before: [{name: sign-off, type: Approval}]}", "minDevices: 1");
+    let production = "
+- name: production
+  group: production
+  gates: {before: [{name: sign-off, type: Approval}]}";
+    let mut world = world(&format!("{spec}{production}"));
+    world.group("production");
+    world.device("production-1", "production", SERVER);
+    minutes(&mut world, 120);
+    assert!(world.permits.is_empty());
+    assert_eq!(world.status("november").waiting_for[0].reason, "OutsideWindow");
+}
+
+#[test]
+fn a_gate_that_is_tried_out_only_lets_nothing_be_left_out() {
+    let spec = SPEC.replace("type: Approval}", "type: Approval, mode: DryRun}");
+    let mut world = world(&spec);
+    approve(&mut world, "bob");
+    minutes(&mut world, 60);
+    assert!(world.permits.is_empty());
+}
+
+#[test]
+fn whoever_wrote_it_cannot_make_it_hurry() {
+    let mut world = world(SPEC);
+    approve(&mut world, "alice");
+    minutes(&mut world, 60);
+    assert!(world.permits.is_empty());
+    assert_eq!(world.status("november").stages[0].state, StageState::Gated);
+}
+
+#[test]
+fn haste_that_was_added_after_the_approval_is_asked_for_anew() {
+    let calm = SPEC.replace("expedite:", "onHalt: {}\n#");
+    let mut world = world(&calm);
+    approve(&mut world, "bob");
+    assert_eq!(world.status("november").stages[0].state, StageState::Open);
+    let hurried: wardring_api::PatchRolloutSpec = serde_yaml::from_str(SPEC).unwrap();
+    world.edit("november", |spec| spec.expedite = hurried.expedite);
+    minutes(&mut world, 60);
+    assert!(world.permits.is_empty());
+    let because = asked(&world).because.unwrap();
+    assert!(because.contains("the haste changed"), "{because}");
+    approve(&mut world, "bob");
+    minutes(&mut world, 120);
+    assert_eq!(world.status("november").phase, Some(RolloutPhase::Completed));
+}
+
+#[test]
+fn haste_that_was_added_while_the_controller_was_upgraded_was_not_approved() {
+    let calm = SPEC.replace("expedite:", "onHalt: {}\n#");
+    let mut world = world(&calm);
+    approve(&mut world, "bob");
+    let rollout = world.rollouts.get_mut("november").unwrap();
+    let stages = &mut rollout.status.as_mut().unwrap().stages;
+    stages[0].gates[0].approval.as_mut().unwrap().parts[0] = "form=of-an-older-version".to_owned();
+    let hurried: wardring_api::PatchRolloutSpec = serde_yaml::from_str(SPEC).unwrap();
+    world.edit("november", |spec| spec.expedite = hurried.expedite);
+    minutes(&mut world, 120);
+    assert!(world.permits.is_empty());
+}
+
+#[test]
+fn an_edit_of_what_was_approved_ends_the_haste_at_once() {
+    for edit in ["haste", "caps", "gone"] {
+        let mut world = world(SPEC);
+        approve(&mut world, "bob");
+        assert_eq!(world.state("november", "test-1"), Some(LineState::Granted));
+        world.edit("november", |spec| match edit {
+            "haste" => spec.expedite.as_mut().unwrap().reason = "because".to_owned(),
+            "caps" => spec.stages[0].max_concurrency = Some(wardring_api::Cap::Count(2)),
+            _ => spec.expedite = None,
+        });
+        // The agents ask before the controller has seen the edit.
+        world.run_agents();
+        assert!(world.permits.is_empty(), "{edit}: the gateway goes by what is written now");
+        minutes(&mut world, 60);
+        assert!(world.permits.is_empty(), "{edit}");
+        let started = world.state("november", "test-2");
+        assert_eq!(started, Some(LineState::Pending), "{edit}");
+    }
+}
+
+#[test]
+fn taking_back_waits_for_windows_where_it_shall() {
+    let spec = format!("{SPEC}\nonFailure: {{action: Rollback, windows: Respect}}");
+    let mut world = world(&spec);
+    world.agents.get_mut("test-1").unwrap().script = Script::ServiceDown;
+    approve(&mut world, "bob");
+    minutes(&mut world, 180);
+    assert_eq!(world.state("november", "test-1"), Some(LineState::Failed));
+    let uninstalls = world.permits.iter().filter(|given| given.step == PermitStep::Uninstall);
+    assert_eq!(uninstalls.count(), 0, "Saturday's window is still closed");
+    world.now = at("2026-11-21T20:00:00Z");
+    minutes(&mut world, 120);
+    let state = world.state("november", "test-1");
+    assert_eq!(state, Some(LineState::RolledBack), "{:?}", world.status("november").waiting_for);
+}
+
+#[test]
+fn the_preview_tells_what_haste_saves() {
+    let world = world(SPEC);
+    let uid = world.rollouts["november"].metadata.uid.clone().unwrap();
+    let told = forecast(&world.snapshot(), &uid, &Assumptions::default()).unwrap();
+    let ForecastEnd::Completed(end) = told.end else { panic!("{:?}", told.end) };
+    assert!(end < at("2026-11-21T12:00:00Z"), "{end}");
+}
