@@ -216,6 +216,9 @@ fn told(
         let reason = expedite.reason.replace(char::is_control, " ");
         lines.push(format!("EXPEDITED: the stage {}. Reason: {reason}", what.join(" and ")));
     }
+    if let Some(older) = &rollout.spec.supersedes {
+        lines.push(format!("Once its first stage opens, it takes the place of rollout {older}."));
+    }
     lines.push("The stage as it is written, all of which is approved:".to_owned());
     let written = serde_yaml::to_string(stage).unwrap_or_default();
     lines.extend(written.lines().map(|line| format!("  {line}")));

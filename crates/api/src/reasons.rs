@@ -46,6 +46,10 @@ reasons! {
     SuspendedByPerson,
     /// A person ended the rollout.
     AbortedByPerson,
+    /// Another rollout supersedes this one: nothing begins any more, and what has begun comes to its end.
+    SupersededByRollout,
+    /// The rollout that `supersedes` names does not exist, or is not older.
+    SupersedesNotFound,
     /// More devices failed than `maxFailures` allows.
     FailureBudgetSpent,
     /// More devices fell silent than `maxUnreachable` allows.

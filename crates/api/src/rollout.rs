@@ -65,6 +65,12 @@ pub struct PatchRolloutSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(min = 1, max = 253)))]
     pub authors: Vec<String>,
+    /// Name of an older rollout of this namespace whose place this one takes. From the moment on in which the
+    /// first stage of this one opens, the older one is over: nothing begins there any more, and what has
+    /// begun there comes to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub supersedes: Option<String>,
     /// A person's pause. Latches: only an explicit `false` resumes, absence changes nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,

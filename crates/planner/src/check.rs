@@ -5,6 +5,7 @@
 mod apart;
 mod approvals;
 mod batches;
+mod ends;
 mod gates;
 mod rollbacks;
 
@@ -79,8 +80,8 @@ struct Replay<'a> {
     changed: BTreeMap<(&'a str, usize), SliceLine>,
     jobs: BTreeMap<String, Option<&'a JobView>>,
     sequence: i64,
-    /// Devices whose recall may be refused, because a permit came first.
-    doubtful: BTreeSet<String>,
+    /// Devices whose recall may be refused, because a permit came first, by the rollout whose they were.
+    doubtful: BTreeSet<(String, String)>,
     /// What is in flight, by rollout uid and stage; added up when it is first asked for.
     flights: BTreeMap<(String, String), Flight>,
     /// Unavailable devices that groups keep apart; added up when a batch first opens.
@@ -171,6 +172,7 @@ impl<'a> Replay<'a> {
         {
             self.breaks("S12", format!("the resolved updates of rollout {name} would change"));
         }
+        self.ends(rollout, &before, status);
         self.order_begins(uid, &before, status);
         for (position, stage) in status.stages.iter().enumerate() {
             let was = before.stages.iter().find(|known| known.name == stage.name);
@@ -338,7 +340,8 @@ impl<'a> Replay<'a> {
         }
         if line.job_attempt.is_some() {
             self.jobs.insert(device.clone(), None);
-            self.doubtful.insert(device.clone());
+            let uid = self.slices.get(slice).map(|view| view.rollout_uid.clone());
+            self.doubtful.insert((uid.unwrap_or_default(), device.clone()));
         }
         self.record(slice, RecordCause::Outcomes, line.change.index, &line.change.line);
     }

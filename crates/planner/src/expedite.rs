@@ -1,8 +1,8 @@
 //! A fix that cannot wait: what a stage leaves out, once a person approved just that.
 
 use wardring_api::{
-    Decided, Expedite, Gate, GateMode, GatePhase, GateState, GateType, PatchRollout, PatchRolloutStatus,
-    Stage,
+    Decided, Expedite, Gate, GateMode, GatePhase, GateState, GateType, PatchRollout,
+    PatchRolloutStatus, Stage,
 };
 
 use crate::approvals;

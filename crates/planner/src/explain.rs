@@ -19,6 +19,7 @@ use crate::{
     emergency,
     line::{Doing, Frozen, Line, NONE, doing, failed_before, notes_itself},
     outcomes::is_released,
+    supersede,
 };
 use waits::{begin_window, restart_window, waiting};
 
@@ -276,7 +277,9 @@ fn is_restart_held(story: &DeviceStory<'_>) -> bool {
     }
     let is_suspended = rollout.spec.suspend == Some(true)
         || status.is_some_and(|status| status.suspended.is_some());
-    let finishes = rollout.spec.on_halt.installed_awaiting_reboot == AwaitingRebootAction::Finish
+    let gives_way = status.is_some_and(|status| supersede::lets_finish(rollout, status));
+    let on_halt = rollout.spec.on_halt.installed_awaiting_reboot;
+    let finishes = (gives_way || on_halt == AwaitingRebootAction::Finish)
         && !is_suspended
         && rollout.metadata.deletion_timestamp.is_none();
     is_stopped(rollout) && !finishes

@@ -15,6 +15,7 @@ use crate::{
     eligibility::rollback_policy,
     line::{Frozen, Line},
     plan::Lanes,
+    supersede,
     validate::{Run, Scene, StageRun, Stop},
     wake::Wake,
     windows,
@@ -194,6 +195,7 @@ fn by_windows(
 pub(crate) fn sweep(runs: &[Run<'_>], scene: &Scene<'_>, lanes: &mut Lanes, wake: &mut Wake) {
     let mut known = vec![false; scene.jobs.len()];
     for run in runs {
+        let gave_way = supersede::is_superseded(&run.status);
         for frozen in run.stages.iter().filter_map(|stage| stage.frozen.as_ref()) {
             for (index, line) in frozen.lines.iter().enumerate() {
                 let Some(job) = scene.any_job(line) else { continue };
@@ -207,7 +209,7 @@ pub(crate) fn sweep(runs: &[Run<'_>], scene: &Scene<'_>, lanes: &mut Lanes, wake
                 {
                     continue;
                 }
-                if let Some(why) = end_of(line, job, scene, wake) {
+                if let Some(why) = end_of(line, job, gave_way, scene, wake) {
                     lanes.deletions.push(delete(job, why));
                 }
             }
@@ -228,7 +230,13 @@ pub(crate) fn sweep(runs: &[Run<'_>], scene: &Scene<'_>, lanes: &mut Lanes, wake
 }
 
 /// Why a job of the line's own rollout is not needed any more.
-fn end_of(line: &Line, job: &JobView, scene: &Scene<'_>, wake: &mut Wake) -> Option<JobEnd> {
+fn end_of(
+    line: &Line,
+    job: &JobView,
+    gave_way: bool,
+    scene: &Scene<'_>,
+    wake: &mut Wake,
+) -> Option<JobEnd> {
     if line.state == LineState::Granted {
         // A job of an earlier attempt is replaced where the new one is made.
         return None;
@@ -246,6 +254,10 @@ fn end_of(line: &Line, job: &JobView, scene: &Scene<'_>, wake: &mut Wake) -> Opt
         LineState::Pending | LineState::NotStarted => Some(JobEnd::Garbage),
         LineState::Unreachable | LineState::RollbackFailed if is_gone => Some(JobEnd::Released),
         LineState::Unreachable | LineState::RollbackFailed => {
+            // The one that took its place waits for the device, and nothing begins by a job that is over.
+            if gave_way && wake.is_due(job.finish_by) {
+                return Some(JobEnd::Garbage);
+            }
             let since = job.created_at.or(line.at)?;
             wake.is_due(later(since, MAILBOX_RETENTION)).then_some(JobEnd::Garbage)
         }

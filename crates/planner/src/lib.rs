@@ -48,6 +48,7 @@ mod sequence;
 mod snapshot;
 mod stage;
 mod status;
+mod supersede;
 mod tail;
 mod validate;
 mod wake;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::{
     DeviceRow, JobView, StopView, WindowView, emergency, expedite,
     explain::one_line,
-    gates,
+    gates, supersede,
     windows::{self, Hours, installed_at},
 };
 
@@ -270,9 +270,19 @@ fn rollout(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
         return ended(Reason::Deleting, Reason::Deleting.meaning());
     }
     let status = rollout.status.as_ref();
-    let finishes = facts.request.step == PermitStep::Reboot
-        && facts.request.action == JobAction::Install
-        && rollout.spec.on_halt.installed_awaiting_reboot == AwaitingRebootAction::Finish;
+    let restarts =
+        facts.request.step == PermitStep::Reboot && facts.request.action == JobAction::Install;
+    // What installed in a rollout that gave way. A restart before that would only be for what never comes.
+    let has_installed = facts.job.is_some_and(|job| {
+        let mut all = job.permitted.iter().filter(|all| all.attempt == job.attempt);
+        all.any(|permit| permit.step == PermitStep::Install)
+    });
+    let gave_way = status.filter(|status| supersede::is_superseded(status));
+    let may_finish =
+        has_installed && gave_way.is_some_and(|status| supersede::lets_finish(rollout, status));
+    let finishes = restarts
+        && (may_finish
+            || rollout.spec.on_halt.installed_awaiting_reboot == AwaitingRebootAction::Finish);
     let is_aborted =
         rollout.spec.abort.is_some() || status.is_some_and(|status| status.aborted.is_some());
     // What an aborted rollout brought may still be taken back, on a person's order.
@@ -280,6 +290,9 @@ fn rollout(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
         && facts.line.is_some_and(|line| line.ordered)
         && status.and_then(|status| status.rollback.as_ref()?.ordered()).is_some();
     if is_aborted && !finishes && !is_ordered {
+        if let Some(latch) = gave_way.and_then(|status| status.aborted.as_ref()) {
+            return ended(Reason::SupersededByRollout, &latch.message);
+        }
         return ended(Reason::AbortedByPerson, Reason::AbortedByPerson.meaning());
     }
     let is_suspended = rollout.spec.suspend == Some(true)

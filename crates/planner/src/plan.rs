@@ -10,7 +10,7 @@ use crate::{
     halt::{self, Latched},
     jobs,
     ledger::{self, Pen},
-    order, outcomes, resolve, rollback, stage, status,
+    order, outcomes, resolve, rollback, stage, status, supersede,
     validate::{Complaint, Run, Scene, validate},
     wake::Wake,
     windows,
@@ -86,7 +86,8 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
         return let_go(&runs, lanes);
     }
     // What people ordered comes first, and takes effect whatever else is wrong.
-    let latched: Vec<Latched> = runs.iter_mut().map(|run| halt::latch(run, &scene)).collect();
+    let mut latched: Vec<Latched> = runs.iter_mut().map(|run| halt::latch(run, &scene)).collect();
+    supersede::latch(&mut runs, &mut latched, &scene);
     let mut measure = Vec::new();
     let waits = if scene.guard.is_none() {
         decide(&mut runs, &latched, &scene, &mut lanes, &mut measure, &mut wake)

@@ -49,6 +49,16 @@ const PARTS: &[Part] = &[
                  already proven.",
             ),
             (
+                SupersededByRollout,
+                "Nothing: the rollout that the message names goes on in its place. Devices that the message calls \
+                 left out are in no stage of that one; make a rollout for them if they shall be updated.",
+            ),
+            (
+                SupersedesNotFound,
+                "Make a new rollout with the right name in `supersedes`, or without it if there is nothing to \
+                 take over. `kubectl get prollout` shows the names and ages.",
+            ),
+            (
                 FailureBudgetSpent,
                 "`kubectl wardring status NAME` shows the failed devices and the first words of each. Mend \
                  or hold them, then `kubectl wardring retry NAME`; or raise `maxFailures` if these \

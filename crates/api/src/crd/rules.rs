@@ -323,6 +323,17 @@ const PATCH_ROLLOUT: &[Rule] = &[
         "spec.onHalt: cannot change after creation; make a new PatchRollout",
     ),
     rule(
+        "",
+        "!has(self.spec.supersedes) || self.spec.supersedes != self.metadata.name",
+        "spec.supersedes: a rollout cannot supersede itself; name another one, or leave it out",
+    ),
+    rule(
+        "spec",
+        "has(self.supersedes) == has(oldSelf.supersedes) && \
+         (!has(self.supersedes) || self.supersedes == oldSelf.supersedes)",
+        "spec.supersedes: cannot change after creation; make a new PatchRollout",
+    ),
+    rule(
         "spec.expedite",
         "self.skipSoak || self.ignoreWindows",
         "spec.expedite: leaves nothing out; set `skipSoak`, `ignoreWindows` or both",

@@ -328,7 +328,8 @@ impl Replay<'_> {
         let has_begun = job.is_some_and(|job| {
             job.rollout_uid == uid && job.attempt == line.attempt && job.may_have_begun()
         });
-        match (self.doubtful.contains(&line.device), has_begun) {
+        let doubtful = self.doubtful.contains(&(uid.to_owned(), line.device.clone()));
+        match (doubtful, has_begun) {
             (true, _) => Hold::Doubtful,
             (false, true) => Hold::Begun,
             (false, false) => Hold::None,
