@@ -217,7 +217,7 @@ fn told(
         lines.push(format!("EXPEDITED: the stage {}. Reason: {reason}", what.join(" and ")));
     }
     if let Some(older) = &rollout.spec.supersedes {
-        lines.push(format!("Once its first stage opens, it takes the place of rollout {older}."));
+        lines.push(format!("Once a stage of it opens, it takes the place of rollout {older}: that one halts, and ends."));
     }
     lines.push("The stage as it is written, all of which is approved:".to_owned());
     let written = serde_yaml::to_string(stage).unwrap_or_default();

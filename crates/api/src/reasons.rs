@@ -46,7 +46,7 @@ reasons! {
     SuspendedByPerson,
     /// A person ended the rollout.
     AbortedByPerson,
-    /// Another rollout supersedes this one: nothing begins any more, and what has begun comes to its end.
+    /// Another rollout takes this one's place: nothing begins any more, and when all is quiet it is over.
     SupersededByRollout,
     /// The rollout that `supersedes` names does not exist, or is not older.
     SupersedesNotFound,

@@ -360,6 +360,10 @@ fn ended_at(status: &PatchRolloutStatus) -> Option<Timestamp> {
 
 fn halted(rollout: &PatchRollout) -> Option<Alert> {
     let latch = rollout.status.as_ref().filter(|status| !has_ended(status))?.halted.as_ref()?;
+    if latch.reason == Reason::SupersededByRollout.as_str() {
+        // Somebody's wish, not a failure.
+        return None;
+    }
     let stage = latch.stage.as_deref().unwrap_or_default();
     let name = rollout.metadata.name.as_deref().unwrap_or_default();
     let place = if stage.is_empty() { String::new() } else { format!(" in stage {stage}") };

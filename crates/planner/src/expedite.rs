@@ -26,10 +26,19 @@ pub(crate) fn in_force<'a>(
             let said = asked.decided.as_ref().map(|said| said.decision);
             // Parts may have been worded anew by a later version; the hash is what somebody approved.
             let hash = approvals::approval_hash(rollout, &stage.name, &gate.name, asked);
-            said == Some(Decided::Approve) && asked.parts == parts && asked.hash == hash
+            let by = asked.decided.as_ref().map_or("", |said| &said.by);
+            let is_author = rollout.spec.authors.iter().any(|author| author == by);
+            said == Some(Decided::Approve)
+                && !is_author
+                && asked.parts == parts
+                && asked.hash == hash
         })
     };
-    let asks = |gate: &&Gate| gate.kind == GateType::Approval && gate.mode != GateMode::DryRun;
+    // Haste needs two people, whatever the gate thinks of one.
+    let is_for_two = |gate: &Gate| gate.approval.as_ref().is_none_or(|all| !all.author_may_approve);
+    let asks = |gate: &&Gate| {
+        gate.kind == GateType::Approval && gate.mode != GateMode::DryRun && is_for_two(gate)
+    };
     let mut all = stage.gates.before.iter().filter(asks).peekable();
     (all.peek().is_some() && all.all(|gate| is_approved(&gate))).then_some(expedite)
 }

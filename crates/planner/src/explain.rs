@@ -19,7 +19,6 @@ use crate::{
     emergency,
     line::{Doing, Frozen, Line, NONE, doing, failed_before, notes_itself},
     outcomes::is_released,
-    supersede,
 };
 use waits::{begin_window, restart_window, waiting};
 
@@ -277,9 +276,7 @@ fn is_restart_held(story: &DeviceStory<'_>) -> bool {
     }
     let is_suspended = rollout.spec.suspend == Some(true)
         || status.is_some_and(|status| status.suspended.is_some());
-    let gives_way = status.is_some_and(|status| supersede::lets_finish(rollout, status));
-    let on_halt = rollout.spec.on_halt.installed_awaiting_reboot;
-    let finishes = (gives_way || on_halt == AwaitingRebootAction::Finish)
+    let finishes = rollout.spec.on_halt.installed_awaiting_reboot == AwaitingRebootAction::Finish
         && !is_suspended
         && rollout.metadata.deletion_timestamp.is_none();
     is_stopped(rollout) && !finishes

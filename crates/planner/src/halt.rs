@@ -215,6 +215,11 @@ fn retry(run: &mut Run<'_>, scene: &Scene<'_>) -> bool {
     if run.status.aborted.is_some() {
         return true;
     }
+    if run.successor.is_some() {
+        let message = "A person asked for a retry, and another rollout took this one's place.";
+        run.emit(EventKind::Warning, Reason::SupersededByRollout, message.to_owned());
+        return true;
+    }
     let halted = run.status.halted.take();
     if let Some(halt) = &halted {
         tail::stand_aside(run, halt.at, scene.now);

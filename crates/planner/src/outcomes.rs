@@ -16,7 +16,7 @@ use crate::{
     emergency::Brakes,
     halt::stood_still,
     line::{Doing, Line, NONE, doing},
-    order, supersede,
+    order,
     validate::{Run, Scene, Stop},
     wake::Wake,
 };
@@ -39,8 +39,6 @@ struct Facts<'s, 'a> {
     scene: &'s Scene<'a>,
     uid: &'s str,
     stop: Option<Stop>,
-    /// Another rollout took this one's place, and what has begun may restart.
-    finishes: bool,
     brakes: &'s Brakes<'a>,
     rules: Rules,
     /// When the stage opened, while offline devices' clocks run.
@@ -58,7 +56,6 @@ struct Facts<'s, 'a> {
 pub(crate) fn fold(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) {
     let awaits = run.awaits.is_some();
     let withdrawn = order::is_withdrawn(run, scene);
-    let finishes = supersede::lets_finish(run.rollout, &run.status);
     let Run { id, stop, stages, status, coverage, brakes, .. } = run;
     for (stage, stage_status) in stages.iter_mut().zip(&status.stages) {
         let Some(frozen) = &mut stage.frozen else { continue };
@@ -66,7 +63,6 @@ pub(crate) fn fold(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) {
             scene,
             uid: &id.uid,
             stop: *stop,
-            finishes,
             brakes,
             rules: stage.rules,
             opened: stage_status
@@ -242,8 +238,7 @@ impl Facts<'_, '_> {
         // Held by us, in contact and waiting for a person: the clock is not the device's.
         let held = doing == Doing::AwaitingReboot
             && row.is_online()
-            && (matches!(self.stop, Some(Stop::Suspended | Stop::Halted))
-                || (self.stop == Some(Stop::Aborted) && !self.finishes)
+            && (matches!(self.stop, Some(Stop::Aborted | Stop::Suspended | Stop::Halted))
                 || self.brakes.hold(line, line.action, self.scene));
         if wake.is_due(job.finish_by) && !held {
             return match job.outcome {

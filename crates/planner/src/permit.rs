@@ -270,19 +270,9 @@ fn rollout(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
         return ended(Reason::Deleting, Reason::Deleting.meaning());
     }
     let status = rollout.status.as_ref();
-    let restarts =
-        facts.request.step == PermitStep::Reboot && facts.request.action == JobAction::Install;
-    // What installed in a rollout that gave way. A restart before that would only be for what never comes.
-    let has_installed = facts.job.is_some_and(|job| {
-        let mut all = job.permitted.iter().filter(|all| all.attempt == job.attempt);
-        all.any(|permit| permit.step == PermitStep::Install)
-    });
-    let gave_way = status.filter(|status| supersede::is_superseded(status));
-    let may_finish =
-        has_installed && gave_way.is_some_and(|status| supersede::lets_finish(rollout, status));
-    let finishes = restarts
-        && (may_finish
-            || rollout.spec.on_halt.installed_awaiting_reboot == AwaitingRebootAction::Finish);
+    let finishes = facts.request.step == PermitStep::Reboot
+        && facts.request.action == JobAction::Install
+        && rollout.spec.on_halt.installed_awaiting_reboot == AwaitingRebootAction::Finish;
     let is_aborted =
         rollout.spec.abort.is_some() || status.is_some_and(|status| status.aborted.is_some());
     // What an aborted rollout brought may still be taken back, on a person's order.
@@ -290,7 +280,10 @@ fn rollout(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
         && facts.line.is_some_and(|line| line.ordered)
         && status.and_then(|status| status.rollback.as_ref()?.ordered()).is_some();
     if is_aborted && !finishes && !is_ordered {
-        if let Some(latch) = gave_way.and_then(|status| status.aborted.as_ref()) {
+        let gave_way = status.filter(|status| supersede::is_superseded(status));
+        if let (Some(latch), None) =
+            (gave_way.and_then(|status| status.aborted.as_ref()), &rollout.spec.abort)
+        {
             return ended(Reason::SupersededByRollout, &latch.message);
         }
         return ended(Reason::AbortedByPerson, Reason::AbortedByPerson.meaning());
@@ -384,7 +377,12 @@ fn window(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
     let groups = facts.group_windows.iter().copied();
     let known = rollout.status.as_ref().filter(|_| job.action != JobAction::Rollback);
     let expedite = known.and_then(|status| expedite::in_force(rollout, status, stage));
-    let mut agenda = Hours::new(stage, expedite).agenda(facts.windows, groups, row);
+    let mut hours = Hours::new(stage, expedite);
+    if job.action == JobAction::Install && facts.request.step == PermitStep::Reboot {
+        let (wish, since) = (spec.expedite.as_ref(), installed_at(job));
+        hours = hours.of_restart(wish, since, facts.windows, groups.clone(), row);
+    }
+    let mut agenda = hours.agenda(facts.windows, groups, row);
     let goes_on =
         |permit: &Permit| permit.attempt == job.attempt && permit.step == facts.request.step;
     if job.permitted.iter().any(goes_on) {

@@ -86,6 +86,7 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
         return let_go(&runs, lanes);
     }
     // What people ordered comes first, and takes effect whatever else is wrong.
+    supersede::find(&mut runs);
     let mut latched: Vec<Latched> = runs.iter_mut().map(|run| halt::latch(run, &scene)).collect();
     supersede::latch(&mut runs, &mut latched, &scene);
     let mut measure = Vec::new();

@@ -256,6 +256,15 @@ fn is_failure_target(run: &Run<'_>, position: usize, line: &Line, scene: &Scene<
     }
 }
 
+/// Whether failures ask for a rollback that has not begun yet.
+pub(crate) fn is_due(run: &Run<'_>, scene: &Scene<'_>) -> bool {
+    run.status.rollback.is_none()
+        && run.stages.iter().enumerate().any(|(position, stage)| {
+            let lines = stage.frozen.iter().flat_map(|frozen| &frozen.lines);
+            lines.enumerate().any(|(index, line)| is_target(run, position, index, line, scene))
+        })
+}
+
 /// Whether the whole stage is being rolled back.
 fn is_in_scope(run: &Run<'_>, position: usize) -> bool {
     run.status.rollback.as_ref().is_some_and(|rollback| match rollback.scope {

@@ -1,21 +1,23 @@
-//! `spec.supersedes`: a rollout takes the place of an older one of its namespace. The older one ends, by the
-//! same latch as if a person had aborted it, in the pass after the newer one's first stage has opened: until
-//! then the newer one may still turn out to be unable to do anything. What is at work in the older one may
-//! come to its end there, restart included, unless a stop held it back before.
+//! `spec.supersedes`: a rollout takes the place of an older one of its namespace, once a stage of it has
+//! opened: until then it may still turn out to be unable to do anything. The older one is halted, like by a
+//! failure: nothing begins, what is at work comes to its end and is judged, and rollbacks go on. When it is
+//! quiet, it ends, by the same latch as if a person had aborted it; devices that wait for their restart are
+//! free then for the newer one, and restart under its limits.
 
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use wardring_api::{
-    JobAction, LineState, PatchRollout, PatchRolloutStatus, StageState, conditions::clip,
+    AwaitingRebootAction, JobAction, LineState, PatchRollout, PatchRolloutStatus, StageState,
     reasons::Reason,
 };
 
 use crate::{
     EventKind, explain, freeze,
     halt::{self, Latched},
-    line::Line,
-    validate::{Complaint, Run, Scene, Stop},
+    line::{Doing, Line, doing},
+    rollback,
+    validate::{Complaint, Run, Scene},
 };
 
 /// Devices that a sentence names.
@@ -25,16 +27,6 @@ const NAMED: usize = 5;
 pub(crate) fn is_superseded(status: &PatchRolloutStatus) -> bool {
     let ended = status.aborted.as_ref();
     ended.is_some_and(|latch| latch.reason == Reason::SupersededByRollout.as_str())
-}
-
-/// Whether devices that installed in a rollout that was superseded may restart: nothing held them back when
-/// it ended, and nobody stopped it since.
-pub(crate) fn lets_finish(rollout: &PatchRollout, status: &PatchRolloutStatus) -> bool {
-    is_superseded(status)
-        && rollout.spec.abort.is_none()
-        && rollout.spec.suspend != Some(true)
-        && status.suspended.is_none()
-        && status.halted.is_none()
 }
 
 /// Whether `newer` may take the place of `older`, as far as their ages go. Of two that were made in the same
@@ -49,57 +41,76 @@ pub(crate) fn is_older(older: &PatchRollout, newer: &PatchRollout) -> bool {
     older.metadata.uid != newer.metadata.uid && made(older) <= made(newer) && !is_mutual
 }
 
-/// Whether a stage of the rollout has opened, as the status says it: its devices are known and enough, and
-/// whoever had to be asked said yes.
-pub(crate) fn has_opened(status: &PatchRolloutStatus) -> bool {
-    let is_open = |state| !matches!(state, StageState::Pending | StageState::Gated);
-    status.stages.iter().any(|stage| is_open(stage.state))
+/// Whether the rollout is one that takes the places of others: a stage of it has opened, so its devices are
+/// known and enough, and whoever had to be asked said yes. What became of it since changes nothing.
+pub(crate) fn is_in_command(rollout: &PatchRollout, status: &PatchRolloutStatus) -> bool {
+    let is_open = |stage: &wardring_api::StageStatus| {
+        !matches!(stage.state, StageState::Pending | StageState::Gated) && stage.counts.total > 0
+    };
+    rollout.metadata.deletion_timestamp.is_none()
+        && rollout.spec.abort.is_none()
+        && status.aborted.is_none()
+        && status.stages.iter().any(is_open)
 }
 
-/// Whether nothing of the rollout can be superseded: it is over, or in the middle of taking updates back.
-pub(crate) fn is_out_of_reach(status: &PatchRolloutStatus) -> bool {
-    let takes_back = status.rollback.as_ref().is_some_and(|all| all.completed_at.is_none());
-    let is_completed = !status.stages.is_empty()
-        && status.stages.iter().all(|stage| stage.state == StageState::Completed);
-    status.aborted.is_some() || takes_back || is_completed
-}
-
-/// Ends rollouts whose place another one took, and says where a name leads nowhere.
-pub(crate) fn latch(runs: &mut [Run<'_>], latched: &mut [Latched], scene: &Scene<'_>) {
-    if scene.guard.is_some() {
-        return;
-    }
+/// Finds out whose place is taken, and says where a name leads nowhere.
+pub(crate) fn find(runs: &mut [Run<'_>]) {
     for newer in 0..runs.len() {
         let Some(name) = runs[newer].rollout.spec.supersedes.clone() else { continue };
         let older = runs
             .iter()
             .position(|run| run.id.name == name && is_older(run.rollout, runs[newer].rollout));
         let has_begun = runs[newer].before.stages.iter().any(|stage| stage.freeze_id.is_some());
-        let Some(older) = older else {
+        match older {
+            Some(older) if is_in_command(runs[newer].rollout, &runs[newer].before) => {
+                runs[older].successor = Some(newer);
+            }
+            Some(_) => {}
             // Later it may be deleted, or made anew for another purpose.
-            if !has_begun {
+            None if has_begun => {}
+            None => {
                 runs[newer].complaint.get_or_insert_with(|| not_found(&name));
             }
+        }
+    }
+}
+
+/// Halts rollouts whose place another one took, and ends those that have become quiet.
+pub(crate) fn latch(runs: &mut [Run<'_>], latched: &mut [Latched], scene: &Scene<'_>) {
+    if scene.guard.is_some() {
+        return;
+    }
+    for older in 0..runs.len() {
+        let Some(newer) = runs[older].successor else { continue };
+        let run = &runs[older];
+        let is_over = run.is_deleting() || run.status.aborted.is_some() || halt::is_completed(run);
+        if is_over || run.before.halted.is_none() && run.status.halted.is_some() {
             continue;
-        };
-        let can_act = runs[newer].stop.is_none()
-            && runs[newer].complaint.is_none()
-            && !halt::is_completed(&runs[newer])
-            && has_opened(&runs[newer].before);
-        let is_free = !runs[older].is_deleting()
-            && !is_out_of_reach(&runs[older].before)
-            && !is_out_of_reach(&runs[older].status)
-            && !is_taking_back(&runs[older]);
-        if can_act && is_free {
+        }
+        if run.status.halted.is_none() {
+            halt(runs, older, newer, scene);
+            latched[older].stopped = true;
+        } else if is_quiet(run, scene) {
             end(runs, older, newer, scene);
             latched[older].stopped = true;
         }
     }
 }
 
-fn is_taking_back(run: &Run<'_>) -> bool {
+/// Whether nothing is at work, is being taken back or is about to be: what is left are devices that never
+/// began, and those that a halt holds.
+fn is_quiet(run: &Run<'_>, scene: &Scene<'_>) -> bool {
+    let finishes =
+        run.rollout.spec.on_halt.installed_awaiting_reboot == AwaitingRebootAction::Finish;
+    let is_held = |line: &Line| {
+        let job = scene.own_job(line, run.uid());
+        !finishes
+            && line.action == JobAction::Install
+            && job.is_some_and(|job| doing(job) == Doing::AwaitingReboot)
+    };
     let mut lines = run.stages.iter().flat_map(|stage| &stage.frozen).flat_map(|all| &all.lines);
-    lines.any(|line| line.state == LineState::Granted && line.action == JobAction::Rollback)
+    let is_still = lines.all(|line| line.state != LineState::Granted || is_held(line));
+    is_still && !rollback::is_running(run) && !rollback::is_due(run, scene)
 }
 
 fn not_found(name: &str) -> Complaint {
@@ -112,32 +123,45 @@ fn not_found(name: &str) -> Complaint {
     )
 }
 
-fn end(runs: &mut [Run<'_>], older: usize, newer: usize, scene: &Scene<'_>) {
+fn halt(runs: &mut [Run<'_>], older: usize, newer: usize, scene: &Scene<'_>) {
     let left = left_out(&runs[older], &runs[newer], scene);
-    let is_held = !matches!(runs[older].stop, None | Some(Stop::Aborted));
-    let rest = if is_held {
-        "nothing begins here any more, restarts included"
-    } else {
-        "nothing begins here any more, and what has begun comes to its end"
-    };
-    let mut message = format!("Rollout {} takes its place: {rest}.", runs[newer].id.name);
-    if !left.is_empty() {
-        let names: Vec<&str> = left.iter().take(NAMED).copied().collect();
-        let more = left.len().checked_sub(NAMED).filter(|more| *more > 0);
-        message.push_str(&format!(
-            " Left out: {} had not begun and {} not updated by that one: {}{}.",
-            explain::devices(left.len()),
-            if left.len() == 1 { "is" } else { "are" },
-            names.join(", "),
-            more.map_or(String::new(), |more| format!(" and {more} more"))
-        ));
-    }
+    let message = format!(
+        "Rollout {} takes its place: nothing begins here any more, and what is at work comes to its end.{}",
+        runs[newer].id.name,
+        told(&left)
+    );
     let kind = if left.is_empty() { EventKind::Normal } else { EventKind::Warning };
     let run = &mut runs[older];
-    let latch = halt::latched(run, Reason::SupersededByRollout, &clip(&message, 1024), scene);
-    run.status.aborted = Some(latch);
+    let latch = halt::latched(run, Reason::SupersededByRollout, &message, scene);
+    run.status.halted = Some(latch);
     run.stop = halt::stop_of(run);
     run.emit(kind, Reason::SupersededByRollout, message);
+}
+
+fn end(runs: &mut [Run<'_>], older: usize, newer: usize, scene: &Scene<'_>) {
+    let left = left_out(&runs[older], &runs[newer], scene);
+    let message = format!("Rollout {} took its place.{}", runs[newer].id.name, told(&left));
+    let run = &mut runs[older];
+    let latch = halt::latched(run, Reason::SupersededByRollout, &message, scene);
+    run.status.aborted = Some(latch);
+    run.stop = halt::stop_of(run);
+    run.emit(EventKind::Normal, Reason::SupersededByRollout, message);
+}
+
+/// Devices that are left out, as a further sentence.
+fn told(left: &BTreeSet<&str>) -> String {
+    if left.is_empty() {
+        return String::new();
+    }
+    let names: Vec<&str> = left.iter().take(NAMED).copied().collect();
+    let more = left.len().checked_sub(NAMED).filter(|more| *more > 0);
+    format!(
+        " Left out: {} had not begun and {} not updated by that one: {}{}.",
+        explain::devices(left.len()),
+        if left.len() == 1 { "is" } else { "are" },
+        names.join(", "),
+        more.map_or(String::new(), |more| format!(" and {more} more"))
+    )
 }
 
 /// Devices that were still to be updated by the older rollout and that the newer one does not update: no

@@ -152,6 +152,8 @@ pub(crate) struct Run<'a> {
     pub complaint: Option<Complaint>,
     /// Why nothing new starts.
     pub stop: Option<Stop>,
+    /// Position of the rollout that takes this one's place.
+    pub successor: Option<usize>,
     /// A write that later steps rely on changed in this pass: no grant before it is durable.
     pub gating: bool,
     /// What the resolved updates mean for each product.
@@ -273,6 +275,7 @@ fn run<'a>(rollout: &'a PatchRollout, slices: &[&'a Arc<SliceView>], scene: &Sce
         stages,
         complaint,
         stop: None,
+        successor: None,
         gating: false,
         events: Vec::new(),
     }

@@ -44,6 +44,25 @@ impl<'a> Hours<'a> {
         Hours { only_freezes: false, ..self }
     }
 
+    /// Those that count for the restart of a device that installed at `installed`. What it did while the stage
+    /// was expedited, it may finish, whatever was edited since: half installed is the worst place to be.
+    pub fn of_restart(
+        self,
+        expedite: Option<&Expedite>,
+        installed: Option<Timestamp>,
+        windows: &'a [Arc<WindowView>],
+        groups: impl Iterator<Item = &'a [String]>,
+        row: &'a DeviceRow,
+    ) -> Hours<'a> {
+        let hurries = expedite.is_some_and(|expedite| expedite.ignore_windows);
+        let Some(installed) = installed.filter(|_| hurries && !self.only_freezes) else {
+            return self;
+        };
+        let agenda = self.agenda(windows, groups, row).begun();
+        let was_shut = agenda.may_begin(WindowAction::Install, installed).is_err();
+        Hours { only_freezes: was_shut, ..self }
+    }
+
     /// The windows that concern the device, whose groups name `groups`.
     pub fn agenda(
         self,
@@ -105,7 +124,10 @@ impl<'a> StageWindows<'a> {
         );
         let answer = || match action {
             WindowAction::Install => agenda(scene, hours, position).may_install(scene.now),
-            action => agenda(scene, hours.of_rollbacks(), position).may_begin(action, scene.now),
+            WindowAction::Uninstall => {
+                agenda(scene, hours.of_rollbacks(), position).may_begin(action, scene.now)
+            }
+            _ => agenda(scene, hours, position).may_begin(action, scene.now),
         };
         self.known.entry(alike).or_insert_with(answer).clone()
     }
@@ -113,10 +135,14 @@ impl<'a> StageWindows<'a> {
 
 /// The windows that concern the device at `position`.
 pub(crate) fn agenda<'a>(scene: &'a Scene<'a>, hours: Hours<'a>, position: usize) -> Agenda<'a> {
+    hours.agenda(&scene.windows, lists(scene, position), &scene.table.rows()[position])
+}
+
+/// The lists of windows of the device's groups.
+fn lists<'a>(scene: &'a Scene<'a>, position: usize) -> impl Iterator<Item = &'a [String]> {
     let table = scene.table;
     let groups = table.groups_of(position).iter();
-    let lists = groups.map(|&group| table.groups()[group as usize].spec.windows.as_slice());
-    hours.agenda(&scene.windows, lists, &table.rows()[position])
+    groups.map(|&group| table.groups()[group as usize].spec.windows.as_slice())
 }
 
 /// Whether the reason is one that windows give.
@@ -170,7 +196,7 @@ pub(crate) fn standing(run: &Run<'_>, scene: &Scene<'_>) -> Option<Closed> {
         let closed = if is_granted {
             restarting += 1;
             let job = scene.own_job(line, run.uid());
-            restart(job?, scene, stage.hours, line.row as usize)?
+            restart(run, job?, scene, stage.hours, line.row as usize)?
         } else {
             match windows.say(WindowAction::Install, line.row as usize) {
                 Err(closed) => closed,
@@ -188,10 +214,19 @@ pub(crate) fn standing(run: &Run<'_>, scene: &Scene<'_>) -> Option<Closed> {
 }
 
 /// Why a device that installed waits with its restart, if a window is all that it waits for.
-fn restart(job: &JobView, scene: &Scene<'_>, hours: Hours<'_>, position: usize) -> Option<Closed> {
+fn restart(
+    run: &Run<'_>,
+    job: &JobView,
+    scene: &Scene<'_>,
+    hours: Hours<'_>,
+    position: usize,
+) -> Option<Closed> {
     if job.action != JobAction::Install || doing(job) != Doing::AwaitingReboot {
         return None;
     }
+    let (row, lists) = (&scene.table.rows()[position], lists(scene, position));
+    let expedite = run.rollout.spec.expedite.as_ref();
+    let hours = hours.of_restart(expedite, installed_at(job), &scene.windows, lists, row);
     agenda(scene, hours, position).may_restart(installed_at(job), scene.now).err()
 }
 

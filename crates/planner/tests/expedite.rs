@@ -160,6 +160,48 @@ fn haste_that_was_added_after_the_approval_is_asked_for_anew() {
 }
 
 #[test]
+fn two_people_are_needed_whatever_the_gate_says_of_one() {
+    let spec =
+        SPEC.replace("type: Approval}", "type: Approval, approval: {authorMayApprove: true}}");
+    for by in ["alice", "bob"] {
+        let mut world = world(&spec);
+        approve(&mut world, by);
+        assert_eq!(world.status("november").stages[0].state, StageState::Open);
+        minutes(&mut world, 60);
+        assert!(world.permits.is_empty(), "{by}");
+    }
+}
+
+#[test]
+fn a_device_that_has_to_restart_first_does_not_wait_for_a_window_either() {
+    let mut world = World::new();
+    world.group("test");
+    world.device("test-1", "test", SERVER).hard_pending_reboot = true;
+    world.window("saturday", SATURDAY);
+    world.rollout("november", &format!("{SPEC}\npreflight: {{pendingReboot: RebootFirst}}"));
+    world.settle();
+    approve(&mut world, "bob");
+    minutes(&mut world, 60);
+    assert!(!world.permits.is_empty(), "{:?}", world.status("november").waiting_for);
+}
+
+#[test]
+fn what_installed_in_haste_may_restart_whatever_was_edited_since() {
+    let mut world = world(SPEC);
+    approve(&mut world, "bob");
+    while world.permits.is_empty() {
+        world.minute(|_| {});
+    }
+    world.edit("november", |spec| {
+        spec.stages[0].max_concurrency = Some(wardring_api::Cap::Count(2))
+    });
+    minutes(&mut world, 90);
+    let steps: Vec<PermitStep> = world.permits.iter().map(|given| given.step).collect();
+    assert_eq!(steps, [PermitStep::Install, PermitStep::Reboot], "and nobody else began");
+    assert_eq!(world.state("november", "test-1"), Some(LineState::Succeeded));
+}
+
+#[test]
 fn haste_that_was_added_while_the_controller_was_upgraded_was_not_approved() {
     let calm = SPEC.replace("expedite:", "onHalt: {}\n#");
     let mut world = world(&calm);
@@ -171,6 +213,7 @@ fn haste_that_was_added_while_the_controller_was_upgraded_was_not_approved() {
     world.edit("november", |spec| spec.expedite = hurried.expedite);
     minutes(&mut world, 120);
     assert!(world.permits.is_empty());
+    assert!(asked(&world).decided.is_none(), "it is asked anew");
 }
 
 #[test]

@@ -51,7 +51,8 @@ const PARTS: &[Part] = &[
             (
                 SupersededByRollout,
                 "Nothing: the rollout that the message names goes on in its place. Devices that the message calls \
-                 left out are in no stage of that one; make a rollout for them if they shall be updated.",
+                 left out are in no stage of that one, or it has no update for their Windows; make a rollout \
+                 for them if they shall be updated.",
             ),
             (
                 SupersedesNotFound,

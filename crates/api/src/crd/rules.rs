@@ -341,8 +341,8 @@ const PATCH_ROLLOUT: &[Rule] = &[
     rule(
         "spec",
         "!has(self.expedite) || self.stages.exists(s, has(s.gates) && has(s.gates.before) && \
-         s.gates.before.exists(g, g.type == 'Approval' && g.mode != 'DryRun'))",
-        "spec.expedite: counts only in stages where somebody approved it; give at least one an enforced gate of type Approval in `gates.before`",
+         s.gates.before.exists(g, g.type == 'Approval' && g.mode != 'DryRun' && !(has(g.approval) && g.approval.authorMayApprove)))",
+        "spec.expedite: counts only in stages where somebody approved it; give at least one an enforced gate of type Approval in `gates.before`, without `authorMayApprove`",
     ),
     rule(
         "spec",

@@ -6,7 +6,7 @@ use wardring_api::{
 };
 
 use super::Told;
-use crate::{DeviceRow, JobView};
+use crate::{DeviceRow, JobView, supersede};
 
 /// How something ended that was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +98,11 @@ impl Evidence<'_> {
     fn why(&self, entry: &Told) -> &'static str {
         let Some(rollout) = self.rollout else { return "the rollout is gone" };
         if entry.kind == AlertKind::StageHalted {
-            return match rollout.status.as_ref().and_then(|status| status.phase) {
+            let status = rollout.status.as_ref();
+            return match status.and_then(|status| status.phase) {
+                Some(RolloutPhase::Aborted) if status.is_some_and(supersede::is_superseded) => {
+                    "another rollout took its place"
+                }
                 Some(RolloutPhase::Aborted) => "a person ended the rollout",
                 Some(RolloutPhase::RolledBack) => "the rollback has ended",
                 Some(RolloutPhase::Completed) => "the rollout is done",

@@ -24,8 +24,12 @@ use crate::{
     windows::{self, Hours, installed_at},
 };
 
-/// The windows that the device has to keep to with an action.
-fn agenda<'a>(story: &DeviceStory<'a>, action: JobAction) -> Option<Agenda<'a>> {
+/// The windows that the device has to keep to with an action, or with the restart after the installation.
+fn agenda<'a>(
+    story: &DeviceStory<'a>,
+    action: JobAction,
+    installed: Option<Timestamp>,
+) -> Option<Agenda<'a>> {
     let rollout = story.rollout;
     let known = rollout.status.as_ref().filter(|_| action != JobAction::Rollback);
     let stage = story.rollout.spec.stages.iter().find(|stage| stage.name == story.stage)?;
@@ -36,7 +40,12 @@ fn agenda<'a>(story: &DeviceStory<'a>, action: JobAction) -> Option<Agenda<'a>> 
         .filter(|group| Selector::new(&group.spec.selector).matches(&row.labels));
     let lists = mine.map(|group| group.spec.windows.as_slice());
     let expedite = known.and_then(|status| expedite::in_force(rollout, status, stage));
-    Some(Hours::new(stage, expedite).agenda(story.windows, lists, row))
+    let mut hours = Hours::new(stage, expedite);
+    if action == JobAction::Install && installed.is_some() {
+        let wish = rollout.spec.expedite.as_ref();
+        hours = hours.of_restart(wish, installed, story.windows, lists.clone(), row);
+    }
+    Some(hours.agenda(story.windows, lists, row))
 }
 
 /// Whether rollbacks go on whatever the windows say.
@@ -53,7 +62,7 @@ pub(super) fn begin_window(story: &DeviceStory<'_>, job: &JobView) -> Option<Clo
         JobAction::Rollback => WindowAction::Uninstall,
         JobAction::Install | JobAction::Download => WindowAction::Install,
     };
-    agenda(story, job.action)?.may_begin(begins, story.now).err()
+    agenda(story, job.action, None)?.may_begin(begins, story.now).err()
 }
 
 /// Why a window keeps the device from restarting, if one does.
@@ -62,7 +71,7 @@ pub(super) fn restart_window(story: &DeviceStory<'_>, job: &JobView) -> Option<C
     if job.action == JobAction::Rollback && ignores {
         return None;
     }
-    agenda(story, job.action)?.may_restart(installed_at(job), story.now).err()
+    agenda(story, job.action, installed_at(job))?.may_restart(installed_at(job), story.now).err()
 }
 
 /// The stop that keeps a device without a job from starting.
@@ -144,8 +153,8 @@ pub(super) fn waiting(story: &DeviceStory<'_>, line: &Line, rules: &Rules) -> Ex
             full.max
         ),
         reason if windows::is_reason(reason) => {
-            let closed =
-                agenda(story, JobAction::Install).and_then(|all| all.may_install(story.now).err());
+            let closed = agenda(story, JobAction::Install, None)
+                .and_then(|all| all.may_install(story.now).err());
             let why = closed.map_or(reason.meaning().to_owned(), |closed| closed.message);
             format!("{device} does not start: {why}")
         }
@@ -210,7 +219,8 @@ fn hold(story: &DeviceStory<'_>, line: &Line, rules: &Rules) -> (Reason, Option<
     if let Some(waiting) = status.waiting_for.iter().find(listens) {
         return (Reason::AgentsUnheard, waiting.until.or(status.next_evaluation));
     }
-    let closed = agenda(story, JobAction::Install).and_then(|all| all.may_install(story.now).err());
+    let closed =
+        agenda(story, JobAction::Install, None).and_then(|all| all.may_install(story.now).err());
     if let Some(Closed { reason, until, .. }) = closed {
         return (reason, until);
     }
