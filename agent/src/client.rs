@@ -8,7 +8,6 @@ use std::time::Duration;
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url};
 use rustls::ClientConfig;
 use rustls::client::Resumption;
-use rustls::{CertificateError, Error as TlsFault};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use wardring_protocol::{
@@ -21,7 +20,7 @@ use wardring_seal::tls::{TlsError, client_config, first_contact_config};
 use crate::chance;
 use crate::gateway::{Gateway, GatewayError, TrustFault};
 use crate::identity::Identity;
-use crate::platform::wall_clock;
+use crate::tls_fault::{tls_fault, trust_fault};
 
 const CONNECT: Duration = Duration::from_secs(5);
 /// How often the system itself asks whether a silent connection still stands, which wakes nobody here.
@@ -183,6 +182,18 @@ impl HttpGateway {
         }
     }
 
+    /// A chain that ends elsewhere is another fault where a proxy could have made it.
+    fn behind_proxy(&self, error: GatewayError) -> GatewayError {
+        match error {
+            GatewayError::Untrusted { address, fault: TrustFault::OtherRoot }
+                if self.addresses.proxy.is_some() =>
+            {
+                GatewayError::Untrusted { address, fault: TrustFault::Inspected }
+            }
+            error => error,
+        }
+    }
+
     /// Hands in a claim: `/v1/enroll`, or `/v1/renew`.
     ///
     /// # Errors
@@ -226,7 +237,7 @@ impl HttpGateway {
                 Some(proxy) => format!("{address} (by the proxy {})", origin(proxy)),
                 None => address,
             };
-            match answer(request, &way).await {
+            match answer(request, &way).await.map_err(|error| self.behind_proxy(error)) {
                 Ok(answer) => {
                     self.current.store(index, Ordering::Relaxed);
                     return Ok(answer);
@@ -376,48 +387,6 @@ fn failed(error: &reqwest::Error, address: &str) -> GatewayError {
 /// however wrong it is.
 fn is_answer(error: &reqwest::Error) -> bool {
     tls_fault(error).is_some() || !(error.is_connect() || error.is_timeout())
-}
-
-/// What TLS says, if it is at the bottom of an error.
-fn tls_fault<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a TlsFault> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(fault) = error.downcast_ref() {
-            return Some(fault);
-        }
-        // An I/O error hides what it was made of from the chain of sources.
-        let hidden = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if let Some(hidden) = hidden
-            && let Some(fault) = tls_fault(hidden)
-        {
-            return Some(fault);
-        }
-        next = error.source();
-    }
-    None
-}
-
-fn trust_fault(fault: &TlsFault) -> Option<TrustFault> {
-    let now = wall_clock();
-    // Nobody reads fractions of a second off a clock that is hours off.
-    let now = jiff::Timestamp::from_second(now.as_second()).unwrap_or(now);
-    let clock = |validity| Some(TrustFault::Clock { validity, clock: now });
-    match fault {
-        TlsFault::InvalidCertificate(
-            CertificateError::Expired | CertificateError::ExpiredContext { .. },
-        ) => clock("expired"),
-        TlsFault::InvalidCertificate(
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
-        ) => clock("not valid yet"),
-        TlsFault::InvalidCertificate(
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-        ) => Some(TrustFault::OtherHost),
-        TlsFault::InvalidCertificate(_) => Some(TrustFault::OtherRoot),
-        TlsFault::InvalidMessage(_) | TlsFault::PeerIncompatible(_) => {
-            Some(TrustFault::NotTls { detail: fault.to_string() })
-        }
-        _ => None,
-    }
 }
 
 /// The innermost error: what the operating system or the protocol really said.

@@ -83,6 +83,13 @@ pub enum TrustFault {
          the controller behind it"
     )]
     OtherRoot,
+    /// The same where a proxy leads there, which is the likelier cause.
+    #[error(
+        "the proxy opens TLS and presents a certificate of its own, or leads elsewhere; exempt the \
+         gateways from inspection in the proxy, or check the address and that the token was made by \
+         the controller behind it"
+    )]
+    Inspected,
     /// The certificate names other hosts.
     #[error(
         "its certificate is for another host; use the name or address that the gateway was \

@@ -36,3 +36,4 @@ pub mod service;
 pub mod settings;
 pub mod state;
 pub mod status;
+mod tls_fault;

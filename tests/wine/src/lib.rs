@@ -9,6 +9,7 @@ pub mod jobs;
 pub mod killer;
 pub mod prefix;
 pub mod programs;
+pub mod proxy;
 pub mod registry;
 pub mod server;
 pub mod signing;

@@ -17,6 +17,7 @@ use wardring_protocol::{PermitAnswer, Step};
 use wardring_seal::{Action, OutcomeResult};
 use wardring_wine_tests::gateway::{Seen, TestGateway};
 use wardring_wine_tests::jobs::job;
+use wardring_wine_tests::proxy::{Proxy, Tunnel};
 
 const SERVER: &str = r#"
 product: Windows Server 2022
@@ -33,10 +34,8 @@ struct Device {
     life: JoinHandle<Result<(), SetupError>>,
 }
 
-fn switch_on(gateway: &TestGateway, name: &str, world: &str, folder: &Path) -> Device {
-    let world_file = folder.join("world.yaml");
-    std::fs::write(&world_file, world).unwrap();
-    let setup = Setup {
+fn setup(gateway: &TestGateway, name: &str, folder: &Path) -> Setup {
+    Setup {
         gateways: vec![gateway.url()],
         proxy: None,
         token: Some(gateway.token.reveal()),
@@ -45,7 +44,16 @@ fn switch_on(gateway: &TestGateway, name: &str, world: &str, folder: &Path) -> D
         durability: Durability::Disk,
         poll_wait_s: 5,
         enrol_within: Duration::from_secs(60),
-    };
+    }
+}
+
+fn switch_on(gateway: &TestGateway, name: &str, world: &str, folder: &Path) -> Device {
+    switch_on_as(setup(gateway, name, folder), world, folder)
+}
+
+fn switch_on_as(setup: Setup, world: &str, folder: &Path) -> Device {
+    let world_file = folder.join("world.yaml");
+    std::fs::write(&world_file, world).unwrap();
     let world = Arc::new(World::read(&world_file).unwrap());
     let (stop, stopped) = watch::channel(false);
     Device { stop, life: tokio::spawn(live_scripted(setup, world, stopped, || {})) }
@@ -392,4 +400,59 @@ async fn an_installation_that_hangs_is_neither_repeated_nor_called_ended() {
     assert_eq!((seen.granted.as_slice(), seen.outcomes.len()), ([Step::Install].as_slice(), 0));
     assert_eq!(recorded(folder.path(), "install").len(), 1);
     device.switch_off().await;
+}
+
+/// Where nobody listens: only the proxy knows the way.
+const BEHIND_PROXY: &str = "https://localhost:1";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_behind_a_proxy_enrols_and_polls_and_patches_through_it_by_tls_of_its_own() {
+    let gateway = TestGateway::start(SignedDuration::from_hours(24)).await.unwrap();
+    let proxy = Proxy::to(gateway.address).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let setup = Setup {
+        gateways: vec![BEHIND_PROXY.to_owned()],
+        proxy: Some(proxy.url.clone()),
+        ..setup(&gateway, "srv-1", folder.path())
+    };
+    let device = switch_on_as(setup, SERVER, folder.path());
+
+    gateway.wait_for("srv-1", "facts", |seen| seen.facts.is_some()).await;
+    gateway.give("srv-1", job(1, Action::Install));
+    let seen = gateway.wait_for("srv-1", "an outcome", |seen| !seen.outcomes.is_empty()).await;
+    // Polls, permits and reports are answered to nobody without a device's certificate.
+    assert_eq!(seen.outcomes[0].result, OutcomeResult::Succeeded, "{}", seen.outcomes[0].message);
+    assert_eq!(seen.granted, [Step::Install, Step::Reboot]);
+    let tunnels = proxy.tunnels();
+    // That of the claim, and that of the device with its certificate.
+    assert!(tunnels.len() >= 2, "{tunnels:?}");
+    let is_plain = |tunnel: &Tunnel| tunnel.target != "localhost:1" || !tunnel.is_tls;
+    assert!(!tunnels.iter().any(is_plain), "{tunnels:?}");
+    device.switch_off().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_reads_along_is_refused_with_a_sentence_that_names_it() {
+    let gateway = TestGateway::start(SignedDuration::from_hours(24)).await.unwrap();
+    let proxy = Proxy::that_reads(gateway.address, "localhost").await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let setup = Setup {
+        gateways: vec![BEHIND_PROXY.to_owned()],
+        proxy: Some(proxy.url.clone()),
+        ..setup(&gateway, "srv-1", folder.path())
+    };
+    // It ends by itself: no waiting mends that.
+    let error = switch_on_as(setup, SERVER, folder.path()).life.await.unwrap().unwrap_err();
+
+    let said = format!("{:#}", anyhow::Error::from(error));
+    let sentence = format!(
+        "{BEHIND_PROXY} (by the proxy {}) cannot be trusted: the proxy opens TLS and presents a \
+         certificate of its own, or leads elsewhere",
+        proxy.url
+    );
+    assert!(said.contains(&sentence), "{said}");
+    assert!(said.contains("exempt the gateways from inspection"), "{said}");
+    let seen = gateway.seen("srv-1");
+    assert_eq!((seen.claims, seen.certificates), (0, 0), "nothing was told to it");
+    assert!(!proxy.tunnels().is_empty());
 }
