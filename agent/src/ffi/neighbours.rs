@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use windows::Win32::Foundation::{ERROR_BUFFER_OVERFLOW, NO_ERROR};
+use windows::Win32::Foundation::{ERROR_BUFFER_OVERFLOW, NO_ERROR, WIN32_ERROR};
 use windows::Win32::NetworkManagement::IpHelper::{
     GAA_FLAG_INCLUDE_GATEWAYS, GAA_FLAG_SKIP_ANYCAST, GAA_FLAG_SKIP_FRIENDLY_NAME,
     GAA_FLAG_SKIP_MULTICAST, GAA_FLAG_SKIP_UNICAST, GetAdaptersAddresses, ICMP_ECHO_REPLY,
@@ -15,6 +15,7 @@ use windows::Win32::NetworkManagement::Ndis::IfOperStatusUp;
 use windows::Win32::Networking::WinSock::{
     AF_INET, AF_INET6, AF_UNSPEC, SOCKADDR_IN, SOCKADDR_IN6, SOCKET_ADDRESS,
 };
+use windows::core::Result;
 
 /// How long a router may take, milliseconds.
 const ECHO_LIMIT_MS: u32 = 2_000;
@@ -32,6 +33,14 @@ pub struct Neighbours {
 
 /// Default gateways and DNS servers of all adapters that are up; nobody where Windows does not tell.
 pub fn neighbours() -> Neighbours {
+    find_neighbours().unwrap_or_default()
+}
+
+/// The same.
+///
+/// # Errors
+/// Windows does not tell.
+pub fn find_neighbours() -> Result<Neighbours> {
     // u64 keeps the records that Windows writes into it aligned.
     let mut buffer: Vec<u64> = vec![0; 2_048];
     // The list may grow between the call that tells its size and the next one.
@@ -48,14 +57,14 @@ pub fn neighbours() -> Neighbours {
             GetAdaptersAddresses(u32::from(AF_UNSPEC.0), flags, None, Some(first), &mut bytes)
         };
         if answer == NO_ERROR.0 {
-            return read(first);
+            return Ok(read(first));
         }
         if answer != ERROR_BUFFER_OVERFLOW.0 {
-            return Neighbours::default();
+            return Err(WIN32_ERROR(answer).into());
         }
         buffer = vec![0; bytes as usize / 8 + 512];
     }
-    Neighbours::default()
+    Err(ERROR_BUFFER_OVERFLOW.into())
 }
 
 fn read(first: *const IP_ADAPTER_ADDRESSES_LH) -> Neighbours {
@@ -134,4 +143,13 @@ pub fn answers_echo(router: IpAddr) -> bool {
     let first = unsafe { reply.as_ptr().cast::<ICMP_ECHO_REPLY>().read() };
     // Another router's word that this one is out of reach is a reply as well.
     count > 0 && first.Status == SUCCESS && first.Address == u32::from_ne_bytes(router.octets())
+}
+
+/// Opens what echo requests are sent with, and closes it.
+///
+/// # Errors
+/// Windows refuses.
+pub fn can_echo() -> Result<()> {
+    // SAFETY: takes nothing; what is opened is closed at once, and nobody else has it.
+    unsafe { IcmpCloseHandle(IcmpCreateFile()?) }
 }

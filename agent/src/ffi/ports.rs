@@ -2,16 +2,35 @@
 
 use std::collections::BTreeSet;
 
-use windows::Win32::Foundation::{ERROR_INSUFFICIENT_BUFFER, NO_ERROR};
+use windows::Win32::Foundation::{ERROR_INSUFFICIENT_BUFFER, NO_ERROR, WIN32_ERROR};
 use windows::Win32::NetworkManagement::IpHelper::{
     GetExtendedTcpTable, MIB_TCP6ROW_OWNER_PID, MIB_TCPROW_OWNER_PID, TCP_TABLE_OWNER_PID_LISTENER,
 };
 use windows::Win32::Networking::WinSock::{AF_INET, AF_INET6};
+use windows::core::Result;
 
 /// Ports of both kinds of IP; what Windows does not tell is left out.
 pub fn listening_ports() -> BTreeSet<u16> {
-    let four = rows::<MIB_TCPROW_OWNER_PID>(u32::from(AF_INET.0));
-    let six = rows::<MIB_TCP6ROW_OWNER_PID>(u32::from(AF_INET6.0));
+    collected(four().unwrap_or_default(), six().unwrap_or_default())
+}
+
+/// The same.
+///
+/// # Errors
+/// Windows does not tell those of one kind.
+pub fn find_listening_ports() -> Result<BTreeSet<u16>> {
+    Ok(collected(four()?, six()?))
+}
+
+fn four() -> Result<Vec<MIB_TCPROW_OWNER_PID>> {
+    rows(u32::from(AF_INET.0))
+}
+
+fn six() -> Result<Vec<MIB_TCP6ROW_OWNER_PID>> {
+    rows(u32::from(AF_INET6.0))
+}
+
+fn collected(four: Vec<MIB_TCPROW_OWNER_PID>, six: Vec<MIB_TCP6ROW_OWNER_PID>) -> BTreeSet<u16> {
     let four = four.iter().map(|row| row.dwLocalPort);
     let six = six.iter().map(|row| row.dwLocalPort);
     // The lower half of the number, in the order of the network.
@@ -19,7 +38,7 @@ pub fn listening_ports() -> BTreeSet<u16> {
 }
 
 /// The rows of a table whose first four bytes say how many there are.
-fn rows<R: Copy>(family: u32) -> Vec<R> {
+fn rows<R: Copy>(family: u32) -> Result<Vec<R>> {
     // u64 keeps the rows that Windows writes into it aligned.
     let mut buffer: Vec<u64> = Vec::new();
     // The table may grow between the call that tells its size and the next one.
@@ -37,14 +56,14 @@ fn rows<R: Copy>(family: u32) -> Vec<R> {
             )
         };
         if answer == NO_ERROR.0 {
-            return read(&buffer);
+            return Ok(read(&buffer));
         }
         if answer != ERROR_INSUFFICIENT_BUFFER.0 {
-            return Vec::new();
+            return Err(WIN32_ERROR(answer).into());
         }
         buffer = vec![0; bytes as usize / 8 + 64];
     }
-    Vec::new()
+    Err(ERROR_INSUFFICIENT_BUFFER.into())
 }
 
 fn read<R: Copy>(buffer: &[u64]) -> Vec<R> {

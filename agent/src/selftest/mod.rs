@@ -6,7 +6,9 @@
 
 mod print;
 
-use std::sync::mpsc;
+use std::cell::RefCell;
+use std::panic;
+use std::sync::{Once, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -92,8 +94,36 @@ pub struct Row {
     pub evidence: String,
 }
 
+thread_local! {
+    /// Who waits for the check that runs on this thread.
+    static LISTENER: RefCell<Option<mpsc::Sender<Finding>>> = const { RefCell::new(None) };
+}
+
+/// Has a check that panics tell so, and stay where it is: the program that goes to devices ends whole
+/// after a panic (its profile has `panic = "abort"`), and would leave no table at all.
+fn stay_after_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let others = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            let listener = LISTENER.try_with(|listener| listener.borrow_mut().take());
+            let Ok(Some(listener)) = listener else { return others(panic) };
+            let what = panic.payload_as_str().unwrap_or("no message");
+            let place = panic.location().map(ToString::to_string).unwrap_or_default();
+            // Nobody listens any more when it took too long.
+            let _ = listener.send(Finding::unknown(format!(
+                "the check itself failed, please report it: {what} ({place})"
+            )));
+            loop {
+                thread::park();
+            }
+        }));
+    });
+}
+
 /// Runs all checks beside each other and waits for each at most as long as it may take.
 pub fn run(checks: Vec<Check>) -> Vec<Row> {
+    stay_after_panics();
     let begun = Instant::now();
     let started: Vec<_> = checks.into_iter().map(|check| (start(&check), check)).collect();
     started
@@ -116,6 +146,7 @@ fn start(check: &Check) -> Result<mpsc::Receiver<Finding>, String> {
     let (tx, rx) = mpsc::channel();
     let ask = check.ask;
     let thread = thread::Builder::new().name(check.name.to_owned()).spawn(move || {
+        LISTENER.set(Some(tx.clone()));
         // Nobody listens any more when it took too long.
         let _ = tx.send(ask());
     });
@@ -128,10 +159,9 @@ fn wait(answer: &mpsc::Receiver<Finding>, left: Duration, limit: Duration) -> Fi
         Err(mpsc::RecvTimeoutError::Timeout) => {
             Finding::unknown(format!("no answer within {} s", limit.as_secs()))
         }
-        // Only a thread that panicked ends without an answer. The program that goes to devices ends whole
-        // then (its profile has `panic = "abort"`): no table is better than one that nobody can trust.
+        // Every thread answers, also one that panics.
         Err(mpsc::RecvTimeoutError::Disconnected) => {
-            Finding::unknown("the check itself failed; please report it")
+            Finding::unknown("the check ended without an answer; please report it")
         }
     }
 }
@@ -184,6 +214,7 @@ mod tests {
             [("hangs", Answer::Unknown), ("panics", Answer::Unknown), ("answers", Answer::Ok)]
         );
         assert!(rows[0].evidence.contains("no answer within"), "{rows:?}");
+        assert!(rows[1].evidence.contains("on purpose (agent"), "{rows:?}");
     }
 
     #[test]

@@ -98,6 +98,14 @@ fn code(error: &Error) -> Option<WIN32_ERROR> {
 /// The service control manager.
 pub(super) struct Manager(ServiceManager);
 
+/// Whether a service could be made; none is.
+///
+/// # Errors
+/// It could not.
+pub fn create_right() -> Result<(), ManagerError> {
+    Manager::open().map(|_| ())
+}
+
 impl Manager {
     /// Opens it, for changes.
     pub fn open() -> Result<Manager, ManagerError> {

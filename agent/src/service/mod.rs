@@ -31,7 +31,7 @@ pub use host::{HostError, host};
 #[cfg(windows)]
 pub use install::{InstallError, Installed, Order, install};
 #[cfg(windows)]
-pub use manager::ManagerError;
+pub use manager::{ManagerError, create_right};
 #[cfg(windows)]
 pub use program::used_folder;
 pub use undo::Undo;

@@ -5,6 +5,7 @@
 //! everybody who asks, and DISM writes into its own log: no other trace is left.
 
 mod change;
+mod own;
 mod servicing;
 mod system;
 mod update_agent;
@@ -23,7 +24,8 @@ const LONG: Duration = Duration::from_secs(600);
 
 /// Every check.
 pub fn checks() -> Vec<Check> {
-    let lists = [system::CHECKS, servicing::CHECKS, update_agent::CHECKS, change::CHECKS];
+    let lists =
+        [system::CHECKS, servicing::CHECKS, update_agent::CHECKS, own::CHECKS, change::CHECKS];
     lists.concat().into_iter().map(Listed::check).collect()
 }
 
