@@ -76,6 +76,10 @@ pub struct ListedService {
     pub state: u32,
     /// Its process; 0 is none.
     pub pid: u32,
+    /// Bits of its type.
+    pub kind: u32,
+    /// Win32 error of its last end.
+    pub exit_code: u32,
 }
 
 /// Every service of the device, in one call.
@@ -132,7 +136,13 @@ fn records(buffer: &[u64], count: u32) -> Vec<ListedService> {
         // SAFETY: the name is a string with a terminating zero, within the buffer.
         let name = unsafe { record.lpServiceName.to_string() }.ok()?;
         let status = &record.ServiceStatusProcess;
-        Some(ListedService { name, state: status.dwCurrentState.0, pid: status.dwProcessId })
+        Some(ListedService {
+            name,
+            state: status.dwCurrentState.0,
+            pid: status.dwProcessId,
+            kind: status.dwServiceType.0,
+            exit_code: status.dwWin32ExitCode,
+        })
     });
     listed.collect()
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use wardring_protocol::UpdateProgress;
 use wardring_seal::{
     Action, HealthChecks, JobKey, JobPayload, OnUnhealthy, OutcomePayload, PAYLOAD_VERSION,
-    Preflight, RebootRules, StorePolicy, UpdateSource, UpdateTarget,
+    Preflight, RebootRules, StorePolicy, UnlistedServices, UpdateSource, UpdateTarget,
 };
 
 use crate::files::{private_file, replace};
@@ -246,6 +246,7 @@ impl Record {
             health: HealthChecks {
                 services: vec![SERVICE.to_owned()],
                 probes: Vec::new(),
+                unlisted: UnlistedServices::Report,
                 settle_ms,
                 // What breaks is told, and nothing is mended: that is not what is exercised.
                 restart_attempts: 0,

@@ -10,7 +10,7 @@ use wardring_protocol::{PERMIT_LIFE_MS, PermitAnswer, Step, key_id};
 use wardring_seal::{
     Action, AutonomousRollback, Check, HealthChecks, Hook, HookMoment, JobKey, JobPayload,
     OnUnhealthy, OutcomePayload, OutcomeResult, PAYLOAD_VERSION, Preflight, Probe, RebootRules,
-    StorePolicy, UpdateKind, UpdateSource, UpdateTarget,
+    StorePolicy, UnlistedServices, UpdateKind, UpdateSource, UpdateTarget,
 };
 
 use super::*;
@@ -81,6 +81,10 @@ pub(super) struct Bench {
     pub boot_kind: BootKind,
     pub updates: BTreeMap<String, Script>,
     pub service: ServiceState,
+    /// Services that no job names.
+    pub others: BTreeMap<String, ServiceSample>,
+    /// What the next jobs make of them.
+    pub unlisted: UnlistedServices,
     /// How probes are answered.
     pub probes: BTreeMap<String, ProbeSample>,
     pub ports: BTreeSet<u16>,
@@ -218,6 +222,8 @@ impl Bench {
             boot_kind: BootKind::Foreign,
             updates: BTreeMap::from([("KB1".to_owned(), Script::default())]),
             service: ServiceState::Running,
+            others: BTreeMap::new(),
+            unlisted: UnlistedServices::Report,
             probes: BTreeMap::new(),
             ports: BTreeSet::new(),
             hook_ends: VecDeque::new(),
@@ -315,6 +321,7 @@ impl Bench {
             health: HealthChecks {
                 services: vec![SERVICE.to_owned()],
                 probes: self.probes.keys().map(|name| probe(name)).collect(),
+                unlisted: self.unlisted,
                 settle_ms: SETTLE_MS,
                 restart_attempts: 2,
                 sample_interval_ms: 20_000,

@@ -1,6 +1,6 @@
 //! What differs from the baseline, for people: nothing is decided by it.
 
-use super::{Baseline, Inspection, ProbeSample, ServiceSample};
+use super::{Baseline, Inspection, ProbeSample, unlisted};
 
 /// Differences that are told.
 const MAX_CHANGES: usize = 32;
@@ -12,11 +12,11 @@ pub(super) fn changes(before: &Baseline, after: &Inspection) -> Vec<String> {
         changes.push(format!("build: {}, now {}", before.build, after.build));
     }
     for (name, is) in &after.services {
-        let missing = ServiceSample::missing();
-        let was = before.services.get(name).unwrap_or(&missing);
+        let was = before.service(name);
         if was.state != is.state {
+            let why = unlisted::why(is);
             let (was, is) = (was.state.as_str(), is.state.as_str());
-            changes.push(format!("service {name}: {was}, now {is}"));
+            changes.push(format!("service {name}: {was}, now {is}{why}"));
         }
         if was.start != is.start {
             changes.push(format!("service {name}: start type {:?}, now {:?}", was.start, is.start));
@@ -45,7 +45,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
-    use crate::state::{ServiceState, StartType, Surroundings};
+    use crate::state::{ServiceSample, ServiceState, StartType, Surroundings};
 
     #[test]
     fn differences_are_told_and_what_stayed_is_not() {
@@ -53,7 +53,7 @@ mod tests {
             state,
             start: StartType::Auto,
             pid: Some(7),
-            by_trigger: false,
+            ..ServiceSample::missing()
         };
         let named = |state| BTreeMap::from([("a".to_owned(), service(state))]);
         let failed = || ProbeSample::Failed("refused".to_owned());
@@ -63,16 +63,22 @@ mod tests {
             at: "2026-11-21T02:00:00Z".parse().unwrap(),
             build: "20348.1".to_owned(),
             services: named(ServiceState::Running),
+            automatic: BTreeSet::from(["died", "fine"].map(str::to_owned)),
             probes: probes(ProbeSample::Good, failed()),
             ports: BTreeSet::from([80, 443]),
             witnesses: BTreeSet::new(),
         };
+        let died = ServiceSample { exit: Some(1067), ..service(ServiceState::Stopped) };
+        let mut services = named(ServiceState::Stopped);
+        services.insert("died".to_owned(), died);
+        services.insert("fine".to_owned(), service(ServiceState::Running));
         let mut after = Inspection {
             product: String::new(),
             build: "20348.2".to_owned(),
             updates: BTreeMap::new(),
             upgrades: BTreeMap::new(),
-            services: named(ServiceState::Stopped),
+            services,
+            automatic: BTreeSet::new(),
             probes: probes(failed(), ProbeSample::Good),
             ports: BTreeSet::from([80, 3389]),
             witnesses: BTreeSet::new(),
@@ -86,6 +92,7 @@ mod tests {
         let expected = [
             "build: 20348.1, now 20348.2",
             "service a: Running, now Stopped",
+            "service died: Running, now Stopped (error 1067)",
             "probe ldap: failing, now good",
             "probe web: good, now failing: refused",
             "port 443: closed now",

@@ -1,6 +1,6 @@
 //! Stories of probes and hooks.
 
-use wardring_seal::{Action, Hook, HookMoment, OutcomeResult};
+use wardring_seal::{Action, Hook, HookMoment, OutcomeResult, UnlistedServices};
 
 use super::bench::{Bench, Script, ended_because, refused};
 use super::*;
@@ -40,6 +40,70 @@ fn with_probe(sample: ProbeSample) -> Bench {
 
 fn offer(bench: &mut Bench) {
     bench.take(Event::Offered(Box::new(bench.job(1, Action::Install))));
+}
+
+/// A device with services that no job names: one that Windows starts, and one that people start.
+fn with_unlisted(unlisted: UnlistedServices) -> Bench {
+    let mut bench = Bench { unlisted, ..Bench::new() };
+    let people = ServiceSample { start: StartType::Demand, ..unlisted::ran() };
+    bench.others.insert("Manual".to_owned(), people);
+    bench.others.insert("Orders".to_owned(), unlisted::ran());
+    bench
+}
+
+/// The update is installed, and after its restart those services are gone with this Win32 error.
+fn ends_with(bench: &mut Bench, exit: u32) {
+    offer(bench);
+    bench.go_until(|bench| phase(bench) == "Settling");
+    for sample in bench.others.values_mut() {
+        (sample.state, sample.exit) = (ServiceState::Stopped, Some(exit));
+    }
+}
+
+#[test]
+fn a_service_that_nobody_named_and_that_died_with_the_update_is_told_and_judged_where_that_is_asked()
+ {
+    let told = "service Orders: Running, now Stopped (error 1067)".to_owned();
+    let mut bench = with_unlisted(UnlistedServices::Report);
+    ends_with(&mut bench, 1067);
+    bench.go_until(|bench| phase(bench) == "Verifying");
+    bench.go_on();
+    bench.go_on();
+    assert_eq!(bench.state.job.as_ref().unwrap().changes[1..], [told]);
+    bench.go_until(|bench| bench.state.job.is_none());
+    assert_eq!(bench.outcomes[0].result, OutcomeResult::Succeeded);
+    assert_eq!(bench.restarts_of_service, 0, "it is told, and left");
+
+    let mut bench = with_unlisted(UnlistedServices::Judge);
+    ends_with(&mut bench, 1067);
+    bench.go_until(|bench| bench.state.job.is_none());
+    let outcome = &bench.outcomes[0];
+    assert_eq!(reason(outcome), (OutcomeResult::Failed, Some("ServiceDown")));
+    let why = "not healthy after 2 restart attempts: Orders (it was Running, is Stopped)";
+    assert_eq!(outcome.message, why, "and nothing of the one that people start");
+
+    let mut bench = Bench { restart_helps: true, ..with_unlisted(UnlistedServices::Judge) };
+    ends_with(&mut bench, 1067);
+    bench.go_until(|bench| bench.state.job.is_none());
+    assert_eq!(bench.outcomes[0].result, OutcomeResult::Succeeded, "{}", bench.outcomes[0].message);
+    assert_eq!(bench.restarts_of_service, 1);
+}
+
+#[test]
+fn a_service_that_nobody_named_and_that_ended_by_itself_or_did_not_run_is_not_missed() {
+    let mut bench = with_unlisted(UnlistedServices::Judge);
+    ends_with(&mut bench, 0);
+    bench.go_until(|bench| bench.state.job.is_none());
+    assert_eq!(bench.outcomes[0].result, OutcomeResult::Succeeded, "{}", bench.outcomes[0].message);
+
+    let mut bench = with_unlisted(UnlistedServices::Judge);
+    for sample in bench.others.values_mut() {
+        sample.state = ServiceState::Stopped;
+    }
+    ends_with(&mut bench, 1067);
+    bench.go_until(|bench| bench.state.job.is_none());
+    assert_eq!(bench.outcomes[0].result, OutcomeResult::Succeeded, "{}", bench.outcomes[0].message);
+    assert_eq!(bench.restarts_of_service, 0);
 }
 
 #[test]

@@ -328,6 +328,8 @@ pub struct Inspection {
     pub upgrades: BTreeMap<String, String>,
     /// Each asked service.
     pub services: BTreeMap<String, ServiceSample>,
+    /// Services that run because Windows starts them, and nothing else does.
+    pub automatic: BTreeSet<String>,
     /// Each asked probe.
     pub probes: BTreeMap<String, ProbeSample>,
     /// TCP ports that are listened on, below those that Windows hands out by itself.

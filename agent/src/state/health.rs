@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::Witness;
+use super::{Witness, unlisted};
 
 /// State of a service, in Microsoft's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +65,12 @@ pub struct ServiceSample {
     /// documentation, "Service trigger events").
     #[serde(default)]
     pub by_trigger: bool,
+    /// Windows starts it minutes after the other services.
+    #[serde(default)]
+    pub delayed: bool,
+    /// Win32 error of its last end, while it is stopped; 1077 is none since the boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<u32>,
 }
 
 impl ServiceSample {
@@ -75,6 +81,8 @@ impl ServiceSample {
             start: StartType::Unknown,
             pid: None,
             by_trigger: false,
+            delayed: false,
+            exit: None,
         }
     }
 }
@@ -104,6 +112,9 @@ pub struct Baseline {
     pub build: String,
     /// The services of the job.
     pub services: BTreeMap<String, ServiceSample>,
+    /// Other services that ran because Windows starts them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub automatic: BTreeSet<String>,
     /// The probes of the job.
     #[serde(default)]
     pub probes: BTreeMap<String, ProbeSample>,
@@ -113,6 +124,17 @@ pub struct Baseline {
     /// Who on the network answered, where the job asks for that.
     #[serde(default)]
     pub witnesses: BTreeSet<Witness>,
+}
+
+impl Baseline {
+    /// How a service stood; `Missing` where nothing is known of it.
+    pub(super) fn service(&self, name: &str) -> ServiceSample {
+        match self.services.get(name) {
+            Some(sample) => sample.clone(),
+            None if self.automatic.contains(name) => unlisted::ran(),
+            None => ServiceSample::missing(),
+        }
+    }
 }
 
 /// Verdict on one service.
@@ -183,7 +205,7 @@ mod tests {
     use super::*;
 
     fn auto(state: ServiceState) -> ServiceSample {
-        ServiceSample { state, start: StartType::Auto, pid: None, by_trigger: false }
+        ServiceSample { state, start: StartType::Auto, ..ServiceSample::missing() }
     }
 
     fn triggered(state: ServiceState) -> ServiceSample {
@@ -255,6 +277,7 @@ mod tests {
             at: "2026-11-21T02:00:00Z".parse().unwrap(),
             build: String::new(),
             services: BTreeMap::new(),
+            automatic: BTreeSet::new(),
             probes: web.map(|sample| ("web".to_owned(), sample)).into_iter().collect(),
             ports: BTreeSet::new(),
             witnesses: BTreeSet::new(),

@@ -25,6 +25,7 @@ mod retry;
 mod rollback;
 mod start;
 mod surroundings;
+mod unlisted;
 mod verify;
 mod wake;
 

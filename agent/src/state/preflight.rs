@@ -6,7 +6,7 @@ use super::end::End;
 use super::{
     Baseline, Inspection, JobRun, Move, Phase, RebootWhy, Reversible, ServicingResult, StoreState,
     UpdateState, UpdateStatus, install, permits, proof, reboot, retry, rollback, surroundings,
-    verify,
+    unlisted, verify,
 };
 
 /// Looks at a device whose Windows is busy before the job is given back.
@@ -108,6 +108,7 @@ fn take_baseline(mv: &Move, job: &mut JobRun, seen: &Inspection) {
         at: mv.now.wall,
         build: seen.build.clone(),
         services: seen.services.clone(),
+        automatic: unlisted::remembered(&seen.automatic, &job.payload.health.services),
         probes: seen.probes.clone(),
         ports: seen.ports.clone(),
         witnesses: seen.witnesses.clone(),

@@ -6,7 +6,7 @@ use super::end::End;
 use super::{
     Ask, Inspection, JobRun, Move, Phase, ProbeSample, RebootWhy, ServiceSample, ServicingResult,
     UpdateState, Verdict, boots, changes, contact, health, install, pause, permits, proof, reboot,
-    wake,
+    unlisted, wake,
 };
 
 /// Good samples in a row that make a verdict.
@@ -48,10 +48,13 @@ pub(super) fn busy_pause(job: &JobRun, checks: u32) -> u64 {
 pub(super) fn look(mv: &mut Move, mut job: JobRun) -> Option<JobRun> {
     let health = &job.payload.health;
     // What is there to remove has nothing to do with health, and probes may wait for a dead network.
-    let (services, probes) = match job.phase {
+    let (mut services, probes) = match job.phase {
         Phase::Surveying { .. } => (Vec::new(), Vec::new()),
         _ => (health.services.clone(), health.probes.clone()),
     };
+    if job.phase.is_proof() {
+        services.extend(unlisted::watched(&job).cloned());
+    }
     let witnesses = contact::named(&job).filter(|_| matches!(job.phase, Phase::Preflight { .. }));
     let updates = job.payload.updates.clone();
     let ask = Ask::Inspect { updates, services, probes, witnesses };
@@ -237,15 +240,23 @@ type Named = Vec<(String, String)>;
 /// fail —, each with the reason.
 fn judge(job: &mut JobRun, seen: &Inspection) -> (Named, Named) {
     let (mut broken, mut waiting) = (Named::new(), Named::new());
-    for name in &job.payload.health.services {
+    let listed = job.payload.health.services.iter().map(|name| (name, true));
+    let others = unlisted::watched(job).map(|name| (name, false));
+    let others = others.filter(|_| unlisted::are_judged(job));
+    let named: Vec<(String, bool)> =
+        listed.chain(others).map(|(name, is_listed)| (name.clone(), is_listed)).collect();
+    for (name, is_listed) in &named {
         let after = seen.services.get(name).cloned().unwrap_or_else(ServiceSample::missing);
-        let before = job.baseline.as_ref().map(|baseline| {
-            baseline.services.get(name).cloned().unwrap_or_else(ServiceSample::missing)
-        });
+        let before = job.baseline.as_ref().map(|baseline| baseline.service(name));
         let changes = count_processes(&mut job.pids, name, &after);
         // What did not run before, or stops by design, may come and go.
         let changes = changes.filter(|_| health::is_due(before.as_ref(), &after));
-        match health::judge(before.as_ref(), &after) {
+        let verdict = if *is_listed {
+            health::judge(before.as_ref(), &after)
+        } else {
+            unlisted::judge(&after)
+        };
+        match verdict {
             Verdict::Good if changes.is_some_and(|changes| changes >= FLAPPING) => {
                 broken.push((name.clone(), "it starts again and again".to_owned()));
             }

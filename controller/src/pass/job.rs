@@ -6,7 +6,8 @@ use jiff::SignedDuration;
 use kube::api::ObjectMeta;
 use wardring_api::{
     ActiveHours, ActiveHoursType, AutonomousTrigger, ComponentStorePolicy, HoursOfDay, JobAction,
-    PatchJob, PatchJobSpec, ResolvedUpdate, SealedBytes, UpdateKind, UpdateSource, names,
+    PatchJob, PatchJobSpec, ResolvedUpdate, SealedBytes, UnlistedServices, UpdateKind,
+    UpdateSource, names,
 };
 use wardring_planner::{self as planner, JobAutonomy, NewJob};
 use wardring_seal::{
@@ -110,6 +111,10 @@ fn payload(namespace: &str, job: &NewJob) -> JobPayload {
         health: HealthChecks {
             services: job.health.services.clone(),
             probes: job.health.probes.iter().map(probe).collect(),
+            unlisted: match job.health.unlisted {
+                UnlistedServices::Report => seal::UnlistedServices::Report,
+                UnlistedServices::Judge => seal::UnlistedServices::Judge,
+            },
             settle_ms: millis(job.health.settle),
             restart_attempts: job.health.restart_attempts,
             sample_interval_ms: millis(job.health.sample_interval),

@@ -16,6 +16,12 @@ pub struct Health {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 256)))]
     pub services: Vec<String>,
+    /// What becomes of a service that is not named here or by a preset, ran before because Windows starts
+    /// it, and does not run afterwards: `Report` (the default) tells of it in the job's `status.changes`,
+    /// `Judge` treats it as if it were named. One that starts by a trigger, on demand or for one user, or
+    /// that ended without an error, is not meant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unlisted_services: Option<UnlistedServices>,
     /// Questions to the device that must be answered well if they were before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
@@ -35,6 +41,29 @@ pub struct Health {
     /// each further attempt waits twice as long, up to 2 minutes. Default 30s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sample_interval: Option<Span>,
+}
+
+/// What becomes of services that nobody named and that ended with the update; default `Report`.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+)]
+pub enum UnlistedServices {
+    /// They are told of.
+    #[default]
+    Report,
+    /// They must run if Windows started them before.
+    Judge,
 }
 
 /// Services and probes by what a device is for. What a device does not have is not asked of it.

@@ -105,6 +105,7 @@ pub(crate) fn health<'a>(
     let span = |span: Option<Span>, default: Span| span.unwrap_or(default).duration();
     JobHealth {
         services,
+        unlisted: own.unlisted_services.unwrap_or_default(),
         probes,
         settle: span(own.settle, Span::from_mins(3)),
         restart_attempts: own.restart_attempts.unwrap_or(3),

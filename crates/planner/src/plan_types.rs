@@ -6,8 +6,8 @@ use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
     ActiveHours, Batch, ComponentStorePolicy, DeviceGroupStatus, JobAction, LineState,
     MaintenanceWindowStatus, PatchApprovalSpec, PatchApprovalStatus, PatchRollbackStatus,
-    PatchRolloutStatus, Probe, ResolvedUpdate, SliceLine, UpdateHoldSpec, UpdateSource,
-    reasons::Reason,
+    PatchRolloutStatus, Probe, ResolvedUpdate, SliceLine, UnlistedServices, UpdateHoldSpec,
+    UpdateSource, reasons::Reason,
 };
 
 use crate::{ApprovalUse, JobAutonomy, MeasureOrder, SliceView};
@@ -336,6 +336,8 @@ pub struct JobPreflight {
 pub struct JobHealth {
     /// Services that must run.
     pub services: Vec<String>,
+    /// What becomes of services that nobody named.
+    pub unlisted: UnlistedServices,
     /// Questions that must be answered well.
     pub probes: Vec<Probe>,
     /// Shortest time after the boot before a good verdict.

@@ -12,12 +12,34 @@ pub struct HealthChecks {
     /// knows no probes refuses only the jobs that need them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub probes: Vec<Probe>,
+    /// What becomes of services that nobody named. Left out where they are only told of, so that an
+    /// agent that knows nothing else refuses only the jobs that ask for more.
+    #[serde(default, skip_serializing_if = "UnlistedServices::is_report")]
+    pub unlisted: UnlistedServices,
     /// Shortest time after the boot before a good verdict, milliseconds.
     pub settle_ms: u64,
     /// Restart attempts per service.
     pub restart_attempts: u32,
     /// Time between samples and between restart attempts, milliseconds. Three good samples in a row pass.
     pub sample_interval_ms: u64,
+}
+
+/// What becomes of services that nobody named, that ran before because Windows starts them, and that do
+/// not run afterwards.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UnlistedServices {
+    /// They are told of.
+    #[default]
+    Report,
+    /// They are judged like those that are named.
+    Judge,
+}
+
+impl UnlistedServices {
+    /// Whether they are only told of.
+    pub fn is_report(&self) -> bool {
+        *self == UnlistedServices::Report
+    }
 }
 
 /// One question to the device.

@@ -9,8 +9,8 @@ use wardring_planner::{JobAutonomy, JobOutcome, NewJob, Outcome, OutcomeResult};
 use wardring_protocol::{Sealed, Signed};
 use wardring_seal::{
     Action, AutonomousRollback, HealthChecks, JobKey, JobPayload, OnUnhealthy, OutcomePayload,
-    PAYLOAD_VERSION, Package, Preflight, RebootRules, StorePolicy, UpdateKind, UpdateSource,
-    UpdateTarget,
+    PAYLOAD_VERSION, Package, Preflight, RebootRules, StorePolicy, UnlistedServices, UpdateKind,
+    UpdateSource, UpdateTarget,
 };
 
 /// The one namespace of a simulation.
@@ -70,6 +70,7 @@ pub fn payload(new: &NewJob) -> String {
             services: new.health.services.clone(),
             // The simulated devices have nothing to probe and no hooks.
             probes: Vec::new(),
+            unlisted: UnlistedServices::Report,
             settle_ms: ms(new.health.settle),
             restart_attempts: new.health.restart_attempts,
             sample_interval_ms: ms(new.health.sample_interval),

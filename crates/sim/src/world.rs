@@ -218,7 +218,7 @@ impl World {
             state: self.service,
             start: StartType::Auto,
             pid: (self.service == ServiceState::Running).then_some(self.pid),
-            by_trigger: false,
+            ..ServiceSample::missing()
         };
         Inspection {
             product: self.product.to_owned(),
@@ -226,6 +226,7 @@ impl World {
             updates: targets.iter().map(status).collect(),
             upgrades: BTreeMap::new(),
             services: services.iter().map(|name| (name.clone(), sample.clone())).collect(),
+            automatic: BTreeSet::new(),
             // What an update breaks here is a service.
             probes: probes.iter().map(|probe| (probe.name.clone(), ProbeSample::Good)).collect(),
             ports: BTreeSet::new(),

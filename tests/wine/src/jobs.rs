@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use wardring_seal::{
     Action, HealthChecks, JobKey, JobPayload, OnUnhealthy, PAYLOAD_VERSION, Preflight, RebootRules,
-    StorePolicy, UpdateKind, UpdateSource, UpdateTarget,
+    StorePolicy, UnlistedServices, UpdateKind, UpdateSource, UpdateTarget,
 };
 
 use crate::gateway::NAMESPACE;
@@ -52,6 +52,7 @@ pub fn job(sequence: i64, action: Action) -> JobPayload {
         health: HealthChecks {
             services: ["MSSQLSERVER", "Spooler", "wuauserv"].map(str::to_owned).to_vec(),
             probes: Vec::new(),
+            unlisted: UnlistedServices::Report,
             settle_ms: 20,
             restart_attempts: 2,
             sample_interval_ms: 20,

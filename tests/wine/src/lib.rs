@@ -11,6 +11,7 @@ pub mod prefix;
 pub mod programs;
 pub mod proxy;
 pub mod registry;
+pub mod rig;
 pub mod server;
 pub mod signing;
 mod template;

@@ -274,7 +274,7 @@ impl Life {
             state: service.state,
             start: StartType::Auto,
             pid: service.pid,
-            by_trigger: false,
+            ..ServiceSample::missing()
         })
     }
 

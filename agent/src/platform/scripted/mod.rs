@@ -32,7 +32,7 @@ use super::{
 };
 use crate::chance;
 use crate::state::{
-    BootKind, DownloadFailure, Inspection, InstallFound, ServiceSample, Surroundings,
+    BootKind, DownloadFailure, Inspection, InstallFound, ServiceSample, ServiceState, Surroundings,
 };
 
 /// A crash comes so soon after a boot: late enough for the agent to see the boot.
@@ -361,6 +361,12 @@ impl Updates for Scripted {
                 .collect(),
             upgrades: self.world.upgrades(updates),
             services: services.iter().map(|name| (name.clone(), life.sample(name))).collect(),
+            automatic: life
+                .services
+                .iter()
+                .filter(|(_, service)| service.state == ServiceState::Running)
+                .map(|(name, _)| name.clone())
+                .collect(),
             probes: BTreeMap::new(),
             ports: BTreeSet::new(),
             witnesses: BTreeSet::new(),

@@ -344,6 +344,7 @@ fn inspection(
         updates: updates.iter().map(stands).collect(),
         upgrades: seen.upgrades.clone(),
         services: services::sample(names)?,
+        automatic: services::automatic()?,
         probes: BTreeMap::new(),
         ports: BTreeSet::new(),
         witnesses: BTreeSet::new(),

@@ -166,6 +166,12 @@ impl Bench {
                 }
                 return;
             }
+            Ask::RestartService { service } if self.others.contains_key(service) => {
+                self.restarts_of_service += 1;
+                if self.restart_helps {
+                    self.others.insert(service.clone(), unlisted::ran());
+                }
+            }
             Ask::RestartService { .. } => {
                 self.restarts_of_service += 1;
                 if self.restart_helps {
@@ -318,13 +324,21 @@ impl Bench {
             start: if self.is_triggered { StartType::Demand } else { StartType::Auto },
             pid: (self.service == ServiceState::Running).then_some(self.pid),
             by_trigger: self.is_triggered,
+            ..ServiceSample::missing()
         };
+        let runs_by_itself = |(_, sample): &(&String, &ServiceSample)| {
+            sample.state == ServiceState::Running && sample.start == StartType::Auto
+        };
+        let automatic = self.others.iter().filter(runs_by_itself).map(|(name, _)| name.clone());
+        let mut services = self.others.clone();
+        services.insert(SERVICE.to_owned(), sample);
         Inspection {
             product: PRODUCT.to_owned(),
             build: self.build(),
             updates: self.updates.iter().map(|(kb, script)| (kb.clone(), status(script))).collect(),
             upgrades: self.upgrades.clone(),
-            services: BTreeMap::from([(SERVICE.to_owned(), sample)]),
+            services,
+            automatic: automatic.collect(),
             probes: self.probes.clone(),
             ports: self.ports.clone(),
             witnesses: BTreeSet::new(),
@@ -364,7 +378,7 @@ impl Bench {
                 }
                 Answer::Permit { asked_mono_ms: due, answer }
             }
-            Ask::Inspect { witnesses, .. } => {
+            Ask::Inspect { witnesses, services, .. } => {
                 self.looks += 1;
                 let phase = self.state.job.as_ref().map(|job| &job.phase);
                 if matches!(phase, Some(Phase::Verifying { .. })) && self.deaths_left > 0 {
@@ -372,6 +386,7 @@ impl Bench {
                     self.pid += 1;
                 }
                 let mut seen = self.inspection();
+                seen.services.retain(|name, _| name == SERVICE || services.contains(name));
                 if witnesses.is_some() {
                     seen.witnesses = self.answering();
                 }

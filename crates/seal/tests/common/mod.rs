@@ -94,6 +94,7 @@ pub fn job() -> JobPayload {
         health: HealthChecks {
             services: vec!["MSSQLSERVER".into()],
             probes: Vec::new(),
+            unlisted: UnlistedServices::Report,
             settle_ms: 1_000,
             restart_attempts: 3,
             sample_interval_ms: 100,

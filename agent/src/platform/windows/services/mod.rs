@@ -9,17 +9,24 @@ mod sample;
 #[cfg(windows)]
 pub(super) use restart::restart;
 #[cfg(windows)]
-pub(super) use sample::{facts, sample};
+pub(super) use sample::{automatic, facts, sample};
 
 use super::registry::{Registry, number, text};
 use crate::state::StartType;
 
 const SERVICES: &str = r"SYSTEM\CurrentControlSet\Services";
 
+/// A service starts with Windows.
+const WITH_WINDOWS: u64 = 2;
 /// A service starts on demand.
 const ON_DEMAND: u64 = 3;
 /// A trigger that stops its service (`SERVICE_TRIGGER_ACTION_SERVICE_STOP`).
 const STOPS: u64 = 2;
+
+/// A service of one user's session, and the template of such (`SERVICE_USER_SERVICE`, winnt.h): it comes
+/// and goes with people, and its name ends in a number of the session (Windows documentation, "Per-user
+/// services").
+const OF_A_USER: u32 = 0x40;
 
 /// How a service starts, by its configuration.
 pub(super) fn start_type(registry: &impl Registry, name: &str) -> StartType {
@@ -44,6 +51,24 @@ pub(super) fn starts_by_trigger(registry: &impl Registry, name: &str) -> bool {
     };
     number(registry, &path, "Start") == Some(ON_DEMAND)
         && registry.keys(&triggers).unwrap_or_default().iter().any(starts)
+}
+
+/// Whether Windows starts a service with itself, for the whole device, and no trigger starts or stops it:
+/// one that ran is missed when it does not. `kind` are the bits of its type.
+pub(super) fn is_automatic(registry: &impl Registry, name: &str, kind: u32) -> bool {
+    let path = format!(r"{SERVICES}\{name}");
+    let has_no_triggers = || {
+        // What cannot be read may have some.
+        registry.keys(&format!(r"{path}\TriggerInfo")).is_ok_and(|keys| keys.is_empty())
+    };
+    kind & OF_A_USER == 0
+        && number(registry, &path, "Start") == Some(WITH_WINDOWS)
+        && has_no_triggers()
+}
+
+/// Whether Windows starts it minutes after the others (`SERVICE_DELAYED_AUTO_START_INFO`).
+pub(super) fn is_delayed(registry: &impl Registry, name: &str) -> bool {
+    number(registry, &format!(r"{SERVICES}\{name}"), "DelayedAutostart") == Some(1)
 }
 
 /// What a service needs to run, by name or as members of a group.
@@ -96,6 +121,32 @@ mod tests {
         assert!(!starts_by_trigger(&stopped, "wuauserv"), "a trigger that only stops it");
         assert_eq!(start_type(&Hive::default(), "wuauserv"), StartType::Unknown);
         assert!(!starts_by_trigger(&Hive::default(), "wuauserv"));
+    }
+
+    #[test]
+    fn only_what_windows_starts_with_itself_and_for_everybody_is_automatic() {
+        const OWN_PROCESS: u32 = 0x10;
+        let path = format!(r"{SERVICES}\Orders");
+        let start = |start| Hive::default().number(&path, "Start", start);
+        for number in 0..=4 {
+            assert_eq!(
+                is_automatic(&start(number), "orders", OWN_PROCESS),
+                number == 2,
+                "{number}"
+            );
+        }
+        assert!(!is_automatic(&Hive::default(), "Orders", OWN_PROCESS));
+        for action in [1, 2] {
+            let trigger = format!(r"{path}\TriggerInfo\0");
+            let triggered = start(2).number(&trigger, "Action", action);
+            assert!(!is_automatic(&triggered, "Orders", OWN_PROCESS), "a trigger, {action}");
+        }
+        // Templates of services for each user, and what is made of them, alone and shared.
+        for kind in [0x50, 0x60, 0xD0, 0xE0] {
+            assert!(!is_automatic(&start(2), "Orders", kind), "{kind:#x}");
+        }
+        assert!(!is_delayed(&start(2), "Orders"));
+        assert!(is_delayed(&start(2).number(&path, "DelayedAutostart", 1), "Orders"));
     }
 
     #[test]

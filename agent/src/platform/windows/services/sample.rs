@@ -1,14 +1,17 @@
 //! How services stand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use wardring_protocol::ServiceFact;
 
 use super::super::registry::LocalMachine;
 use super::order::Node;
-use super::{needs, start_type, starts_by_trigger};
+use super::{is_automatic, is_delayed, needs, start_type, starts_by_trigger};
 use crate::ffi::{self, ListedService};
 use crate::state::{ServiceSample, ServiceState};
+
+/// A service is stopped, by its own word.
+const STOPPED: u32 = 1;
 
 /// Services whose failure after a patch people notice first; reported where they exist, before any
 /// job names its own.
@@ -72,10 +75,23 @@ pub(in crate::platform::windows) fn sample(
                 start: start_type(&LocalMachine, name),
                 pid: Some(service.pid).filter(|pid| *pid != 0),
                 by_trigger: starts_by_trigger(&LocalMachine, name),
+                delayed: is_delayed(&LocalMachine, name),
+                // One whose process is gone has said nothing of its end.
+                exit: Some(service.exit_code).filter(|_| service.state == STOPPED),
             });
         (name.clone(), sample)
     };
     Ok(names.iter().map(sample).collect())
+}
+
+/// Services that run because Windows starts them, and nothing else does.
+pub(in crate::platform::windows) fn automatic() -> Result<BTreeSet<String>, String> {
+    let listed = ffi::list_services().map_err(|error| error.to_string())?;
+    let runs = |service: &&ListedService| {
+        state(service.state, service.pid) == ServiceState::Running
+            && is_automatic(&LocalMachine, &service.name, service.kind)
+    };
+    Ok(listed.iter().filter(runs).map(|service| service.name.clone()).collect())
 }
 
 /// What a report says about services.

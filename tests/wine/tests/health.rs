@@ -1,0 +1,89 @@
+//! Health after an update, by the Windows build of the agent under Wine: services of their own program,
+//! which die, flap or refuse, under the names that people know.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
+
+use serde_json::json;
+use wardring_seal::{JobPayload, OutcomeResult, UnlistedServices};
+use wardring_wine_tests::rig::{Rig, behaves, serve, stands, world};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_stops_by_design_is_left_one_that_dies_is_restarted_and_one_that_flaps_fails()
+ {
+    let quick = json!({"install": {"takesMs": 1500, "needsReboot": false}});
+    let mut rig = Rig::new(world(&quick)).await;
+    serve(&rig.prefix, "wuauserv", "demand");
+    let trigger = r"SYSTEM\CurrentControlSet\Services\wuauserv\TriggerInfo\0";
+    rig.prefix.set(trigger, "Action", "REG_DWORD", "1").unwrap();
+    serve(&rig.prefix, "Spooler", "auto");
+    let watched = |job: &mut JobPayload| {
+        job.health.services = vec!["wuauserv".to_owned(), "Spooler".to_owned()];
+    };
+
+    rig.give(None, watched);
+    rig.called("Install", 1).await;
+    behaves(&rig.prefix, "wuauserv", "CrashMs", "1");
+    let outcome = rig.outcome().await;
+    assert_eq!(outcome.result, OutcomeResult::Succeeded, "{}", outcome.message);
+    assert!(stands(&rig.prefix, "wuauserv").contains("STOPPED"), "nobody starts it");
+    assert!(stands(&rig.prefix, "Spooler").contains("RUNNING"));
+
+    rig.give(Some(&world(&quick)), watched);
+    rig.called("Install", 2).await;
+    behaves(&rig.prefix, "Spooler", "CrashMs", "1");
+    let outcome = rig.outcome().await;
+    assert_eq!(outcome.result, OutcomeResult::Succeeded, "{}", outcome.message);
+    assert!(stands(&rig.prefix, "Spooler").contains("RUNNING"), "it was restarted");
+
+    rig.give(Some(&world(&quick)), |job| {
+        watched(job);
+        job.health.restart_attempts = 0;
+        job.health.sample_interval_ms = 1_500;
+    });
+    rig.called("Install", 3).await;
+    behaves(&rig.prefix, "Spooler", "Flap", "1");
+    behaves(&rig.prefix, "Spooler", "CrashMs", "1000");
+    let outcome = rig.outcome().await;
+    let found = (outcome.result, outcome.reason.as_deref());
+    assert_eq!(found, (OutcomeResult::Failed, Some("ServiceDown")), "{}", outcome.message);
+    assert!(outcome.message.contains("Spooler"), "{}", outcome.message);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_nobody_named_and_that_dies_is_told_and_where_that_is_asked_mended_or_blamed()
+ {
+    let quick = json!({"install": {"takesMs": 1500, "needsReboot": false}});
+    let mut rig = Rig::new(world(&quick)).await;
+    serve(&rig.prefix, "Orders", "auto");
+    serve(&rig.prefix, "Helper", "demand");
+    let judged = |job: &mut JobPayload| job.health.unlisted = UnlistedServices::Judge;
+
+    rig.give(None, |_| {});
+    rig.called("Install", 1).await;
+    behaves(&rig.prefix, "Orders", "CrashMs", "1");
+    behaves(&rig.prefix, "Helper", "CrashMs", "1");
+    let outcome = rig.outcome().await;
+    assert_eq!(outcome.result, OutcomeResult::Succeeded, "{}", outcome.message);
+    let changes = rig.gateway.seen("srv-1").progress.unwrap().changes;
+    let told = "service Orders: Running, now Stopped (error 1067)".to_owned();
+    assert!(changes.contains(&told), "{changes:?}");
+    assert!(!changes.concat().contains("Helper"), "nobody but people starts it: {changes:?}");
+    assert!(stands(&rig.prefix, "Orders").contains("STOPPED"), "it is told, and left");
+
+    rig.prefix.wine(["sc", "start", "Orders"]).unwrap();
+    rig.give(Some(&world(&quick)), judged);
+    rig.called("Install", 2).await;
+    behaves(&rig.prefix, "Orders", "CrashMs", "1");
+    let outcome = rig.outcome().await;
+    assert_eq!(outcome.result, OutcomeResult::Succeeded, "{}", outcome.message);
+    assert!(stands(&rig.prefix, "Orders").contains("RUNNING"), "it was restarted");
+
+    rig.give(Some(&world(&json!({"install": {"needsReboot": true}}))), judged);
+    rig.called("Commit", 1).await;
+    behaves(&rig.prefix, "Orders", "Refuse", "42");
+    let rig = rig.restart("2701").await;
+    let outcome = rig.outcome().await;
+    let found = (outcome.result, outcome.reason.as_deref());
+    assert_eq!(found, (OutcomeResult::Failed, Some("ServiceDown")), "{}", outcome.message);
+    assert!(outcome.message.contains("Orders"), "{}", outcome.message);
+}
