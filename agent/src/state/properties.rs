@@ -142,7 +142,7 @@ fn hooks() -> impl Strategy<Value = (Vec<Hook>, Vec<Result<(), String>>)> {
 }
 
 fn benches() -> impl Strategy<Value = Bench> {
-    let inputs = (script(), prop::option::of(script()), any::<[bool; 6]>(), hooks());
+    let inputs = (script(), prop::option::of(script()), any::<[bool; 7]>(), hooks());
     inputs.prop_map(|(first, second, flags, (hooks, hook_ends))| {
         let mut bench = Bench::new().with("KB1", first);
         if let Some(second) = second {
@@ -153,6 +153,9 @@ fn benches() -> impl Strategy<Value = Bench> {
         bench.ignores_reboots = flags[2] && flags[3];
         bench.pends_forever = flags[2] && flags[4];
         bench.hides_pending = flags[5];
+        if flags[6] && flags[3] {
+            bench.service = ServiceState::Stopped;
+        }
         bench.hooks = hooks;
         bench.hook_ends = hook_ends.into();
         bench
@@ -197,6 +200,8 @@ struct Watched {
     sequence: i64,
     current: JobPayload,
     reboot_first: bool,
+    /// The service did not run before anything happened.
+    was_stopped: bool,
     baseline: Option<(JobKey, Baseline)>,
 }
 
@@ -205,7 +210,8 @@ impl Watched {
         let mut current = bench.job(1, Action::Install);
         current.preflight.reboot_first = reboot_first;
         bench.take(Event::Offered(Box::new(current.clone())));
-        Watched { bench, sequence: 1, current, reboot_first, baseline: None }
+        let was_stopped = bench.service == ServiceState::Stopped;
+        Watched { bench, sequence: 1, current, reboot_first, was_stopped, baseline: None }
     }
 
     fn happens(&mut self, what: Happens) {
@@ -336,6 +342,9 @@ impl Watched {
                     "a success from before the restart"
                 );
             }
+        }
+        if self.was_stopped && outcome.key.action == Action::Install {
+            assert_ne!(outcome.reason.as_deref(), Some("ServiceDown"), "it never ran: {outcome:?}");
         }
         if outcome.result == OutcomeResult::NotStarted {
             assert!(!is_begun && !outcome.started, "begun, and called not started: {outcome:?}");

@@ -1,10 +1,18 @@
 //! Health checks and hooks, from the API's words to those of a sealed job.
 
-use wardring_api::{EventLogProbe, Probe, ProbeType, Span, Witness};
+use wardring_api::{EventLogProbe, Probe, ProbeType, Span, UnlistedServices, Witness};
 use wardring_planner::{HookMoment, JobHook};
 use wardring_seal::{self as seal, Check};
 
 use super::job::millis;
+
+/// What becomes of services that nobody named.
+pub(super) fn unlisted(asked: UnlistedServices) -> seal::UnlistedServices {
+    match asked {
+        UnlistedServices::Report => seal::UnlistedServices::Report,
+        UnlistedServices::Judge => seal::UnlistedServices::Judge,
+    }
+}
 
 /// A probe in the words of the payload.
 pub(super) fn probe(probe: &Probe) -> seal::Probe {
@@ -90,6 +98,13 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_becomes_of_unlisted_services_reaches_the_device_in_the_same_word() {
+        for asked in [UnlistedServices::Report, UnlistedServices::Judge] {
+            assert_eq!(json!(unlisted(asked)), json!(asked));
+        }
+    }
 
     #[test]
     fn every_kind_of_probe_reaches_the_device_as_it_was_asked() {

@@ -6,8 +6,7 @@ use jiff::SignedDuration;
 use kube::api::ObjectMeta;
 use wardring_api::{
     ActiveHours, ActiveHoursType, AutonomousTrigger, ComponentStorePolicy, HoursOfDay, JobAction,
-    PatchJob, PatchJobSpec, ResolvedUpdate, SealedBytes, UnlistedServices, UpdateKind,
-    UpdateSource, names,
+    PatchJob, PatchJobSpec, ResolvedUpdate, SealedBytes, UpdateKind, UpdateSource, names,
 };
 use wardring_planner::{self as planner, JobAutonomy, NewJob};
 use wardring_seal::{
@@ -15,7 +14,7 @@ use wardring_seal::{
     Preflight, RebootRules, StorePolicy, UpdateTarget,
 };
 
-use super::checks::{endpoint, hook, probe};
+use super::checks::{endpoint, hook, probe, unlisted};
 use crate::identity::Identity;
 
 /// The object to create for `job`, sealed for its one device.
@@ -111,10 +110,7 @@ fn payload(namespace: &str, job: &NewJob) -> JobPayload {
         health: HealthChecks {
             services: job.health.services.clone(),
             probes: job.health.probes.iter().map(probe).collect(),
-            unlisted: match job.health.unlisted {
-                UnlistedServices::Report => seal::UnlistedServices::Report,
-                UnlistedServices::Judge => seal::UnlistedServices::Judge,
-            },
+            unlisted: unlisted(job.health.unlisted),
             settle_ms: millis(job.health.settle),
             restart_attempts: job.health.restart_attempts,
             sample_interval_ms: millis(job.health.sample_interval),

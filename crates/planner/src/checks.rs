@@ -140,6 +140,8 @@ pub(crate) fn hooks<'a>(groups: impl Iterator<Item = &'a DeviceGroupSpec>) -> Ve
 
 #[cfg(test)]
 mod tests {
+    use wardring_api::UnlistedServices;
+
     use super::*;
 
     fn group(yaml: &str) -> DeviceGroupSpec {
@@ -161,6 +163,17 @@ mod tests {
         let probes: Vec<_> =
             health.probes.iter().map(|probe| (probe.name.as_str(), probe.kind)).collect();
         assert_eq!(probes, [("sql-server", ProbeType::Tcp)]);
+    }
+
+    #[test]
+    fn services_that_nobody_named_are_told_of_unless_the_rollout_asks_for_more() {
+        for (asked, then) in [
+            ("{}", UnlistedServices::Report),
+            ("{unlistedServices: Judge}", UnlistedServices::Judge),
+        ] {
+            let own: Health = serde_yaml::from_str(asked).unwrap();
+            assert_eq!(health(&own, std::iter::empty()).unlisted, then);
+        }
     }
 
     #[test]

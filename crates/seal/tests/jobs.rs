@@ -172,3 +172,14 @@ fn a_job_of_a_newer_version_is_refused_as_such() {
 fn pem(label: &str, der: &[u8]) -> String {
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", base64(der))
 }
+
+#[test]
+fn only_a_job_that_judges_unlisted_services_names_them_so_that_older_agents_take_all_others() {
+    let mut job = job();
+    assert!(!serde_json::to_string(&job).unwrap().contains("unlisted"));
+
+    job.health.unlisted = UnlistedServices::Judge;
+    let text = serde_json::to_string(&job).unwrap();
+    assert!(text.contains(r#""unlisted":"Judge""#), "{text}");
+    assert_eq!(serde_json::from_str::<JobPayload>(&text).unwrap(), job);
+}

@@ -87,3 +87,46 @@ async fn a_service_that_nobody_named_and_that_dies_is_told_and_where_that_is_ask
     assert_eq!(found, (OutcomeResult::Failed, Some("ServiceDown")), "{}", outcome.message);
     assert!(outcome.message.contains("Orders"), "{}", outcome.message);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_examples_of_the_guide_a_database_that_must_run_a_spooler_left_off_and_updates_on_demand()
+ {
+    let quick = json!({"install": {"takesMs": 1500, "needsReboot": false}});
+    let mut rig = Rig::new(world(&quick)).await;
+    serve(&rig.prefix, "MSSQLSERVER", "auto");
+    // Somebody stopped it on this server, though it starts with Windows.
+    serve(&rig.prefix, "Spooler", "auto");
+    rig.prefix.wine(["sc", "stop", "Spooler"]).unwrap();
+    // It runs while there is work, and stops by itself.
+    serve(&rig.prefix, "wuauserv", "demand");
+    let trigger = r"SYSTEM\CurrentControlSet\Services\wuauserv\TriggerInfo\0";
+    rig.prefix.set(trigger, "Action", "REG_DWORD", "1").unwrap();
+    let watched = |job: &mut JobPayload| {
+        job.health.services = ["MSSQLSERVER", "Spooler", "wuauserv"].map(str::to_owned).to_vec();
+        job.health.unlisted = UnlistedServices::Judge;
+    };
+
+    rig.give(None, watched);
+    rig.called("Install", 1).await;
+    rig.prefix.wine(["sc", "stop", "wuauserv"]).unwrap();
+    behaves(&rig.prefix, "MSSQLSERVER", "Refuse", "42");
+    behaves(&rig.prefix, "MSSQLSERVER", "CrashMs", "1");
+    let outcome = rig.outcome().await;
+    let found = (outcome.result, outcome.reason.as_deref());
+    assert_eq!(found, (OutcomeResult::Failed, Some("ServiceDown")), "{}", outcome.message);
+    let said = &outcome.message;
+    assert!(said.starts_with("not healthy after 2 restart attempts: MSSQLSERVER ("), "{said}");
+    assert!(!said.contains("Spooler") && !said.contains("wuauserv"), "{said}");
+    for name in ["Spooler", "wuauserv"] {
+        assert!(stands(&rig.prefix, name).contains("STOPPED"), "nobody starts {name}");
+    }
+
+    behaves(&rig.prefix, "MSSQLSERVER", "Refuse", "0");
+    rig.prefix.wine(["sc", "start", "MSSQLSERVER"]).unwrap();
+    rig.give(Some(&world(&quick)), watched);
+    rig.called("Install", 2).await;
+    behaves(&rig.prefix, "MSSQLSERVER", "CrashMs", "1");
+    let outcome = rig.outcome().await;
+    assert_eq!(outcome.result, OutcomeResult::Succeeded, "{}", outcome.message);
+    assert!(stands(&rig.prefix, "MSSQLSERVER").contains("RUNNING"), "it was restarted");
+}

@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use wardring_seal::{Action, ActiveHours, JobKey};
 use windows::Win32::Foundation::{ERROR_SHUTDOWN_IN_PROGRESS, ERROR_SHUTDOWN_IS_SCHEDULED};
+use windows::Win32::System::Shutdown::{
+    SHTDN_REASON_FLAG_PLANNED, SHTDN_REASON_MAJOR_OPERATINGSYSTEM, SHTDN_REASON_MINOR_SECURITYFIX,
+    SHTDN_REASON_MINOR_SECURITYFIX_UNINSTALL,
+};
 
 use super::boots::OwnBoot;
 use super::registry::LocalMachine;
@@ -20,6 +24,12 @@ const GRACE_S: u32 = 30;
 /// "System shutdown reason codes"). Anything else would be recorded as unplanned.
 const INSTALLED: u32 = 0x8002_0012;
 const REMOVED: u32 = 0x8002_0018;
+/// The event log shows the number, so it is written as one, and must be what Windows' own names come to.
+const _: () = {
+    let planned = SHTDN_REASON_FLAG_PLANNED.0 | SHTDN_REASON_MAJOR_OPERATINGSYSTEM.0;
+    assert!(INSTALLED == planned | SHTDN_REASON_MINOR_SECURITYFIX.0);
+    assert!(REMOVED == planned | SHTDN_REASON_MINOR_SECURITYFIX_UNINSTALL.0);
+};
 /// A message is shown at least so long.
 const SHORTEST_MESSAGE: Duration = Duration::from_secs(60);
 

@@ -147,6 +147,7 @@ impl Bench {
             }
             Ask::Reboot { key, boot_before, force, .. } => {
                 self.may_begin(Step::Reboot);
+                self.is_no_loop();
                 self.is_prepared(HookMoment::BeforeReboot);
                 let is_ordered = matches!(
                     &self.state.job.as_ref().unwrap().phase,
@@ -182,6 +183,20 @@ impl Bench {
             _ => {}
         }
         self.asked.push_back((due, turn, ask));
+    }
+
+    /// A device in a loop makes no restart of its own: since the job was accepted, or since the device
+    /// began to take it back, it came up three times at most, and not twice soon after a crash.
+    fn is_no_loop(&self) {
+        let job = self.state.job.as_ref().unwrap();
+        let boots = job.own_rollback.as_ref().map_or(&job.boots, |own| &own.boots);
+        assert!(boots.len() <= 3, "a restart after {} boots", boots.len());
+        let is_hard = |boot: &BootRecord| matches!(boot.kind, BootKind::Crash | BootKind::Dirty);
+        let is_quick = |pair: &&[BootRecord]| {
+            is_hard(&pair[1]) && pair[1].at.duration_since(pair[0].at).as_mins() < 10
+        };
+        let quick = boots.windows(2).filter(is_quick).count();
+        assert!(quick < 2 && job.strikes < 2, "a restart in a loop: {boots:?}");
     }
 
     /// Who on the network answers now.
