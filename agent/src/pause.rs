@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::files::{private_file, replace};
+use crate::state::sentence;
 
 const FILE: &str = "paused.json";
 /// Longest reason, characters.
@@ -68,8 +69,18 @@ impl Pause {
         if let Some(until) = until.filter(|until| *until <= now) {
             return Err(PauseError::Passed { until });
         }
-        let reason = reason.trim().chars().filter(|char| !char.is_control()).take(MAX_REASON);
-        Ok(Pause { reason: reason.collect(), since: now, until })
+        Ok(Pause { reason: reason.to_owned(), since: now, until }.tellable())
+    }
+
+    /// The same as everybody who hears of it takes it: gateways refuse facts with characters that nobody
+    /// sees, and the cluster knows no time after the year 2199. A mark may be written by hand.
+    fn tellable(self) -> Pause {
+        let reason: String = sentence(self.reason.trim()).chars().take(MAX_REASON).collect();
+        Pause {
+            reason: reason.trim().to_owned(),
+            since: self.since.clamp(Timestamp::UNIX_EPOCH, last_moment()),
+            until: self.until.map(|until| until.min(last_moment())),
+        }
     }
 
     /// What people read.
@@ -122,17 +133,17 @@ pub fn look(folder: &Path, now: Timestamp) -> Option<Pause> {
     let unreadable = |why: String| {
         let modified = fs::metadata(&path).and_then(|data| data.modified()).ok();
         let since = modified.and_then(|time| Timestamp::try_from(time).ok()).unwrap_or_default();
-        let reason: String =
-            format!("its mark cannot be read ({why})").chars().take(MAX_REASON).collect();
+        let reason = format!("its mark cannot be read ({why})");
         Pause { reason, since, until: None }
     };
-    let pause = match fs::read(&path) {
+    let pause: Pause = match fs::read(&path) {
         Ok(bytes) => {
             serde_json::from_slice(&bytes).unwrap_or_else(|error| unreadable(error.to_string()))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
         Err(error) => unreadable(error.to_string()),
     };
+    let pause = pause.tellable();
     (pause.until.is_none_or(|until| now < until)).then_some(pause)
 }
 
@@ -145,6 +156,11 @@ fn is_agents(folder: &Path) -> Result<(), PauseError> {
         }
         _ => Err(PauseError::NoAgent { folder: folder.to_owned() }),
     }
+}
+
+/// The last second of the year 2199.
+fn last_moment() -> Timestamp {
+    Timestamp::constant(7_258_118_399, 0)
 }
 
 fn whole(time: Timestamp) -> String {
@@ -174,7 +190,7 @@ mod tests {
         pause.set(folder.path()).unwrap();
         let sentence = look(folder.path(), at("2026-11-21T03:59:59Z")).unwrap().sentence();
         assert!(
-            sentence.ends_with("at 2026-11-21T02:00:00Z, until 2026-11-21T04:00:00Z: surgeryin 2"),
+            sentence.ends_with("at 2026-11-21T02:00:00Z, until 2026-11-21T04:00:00Z: surgery in 2"),
             "{sentence}"
         );
         assert_eq!(look(folder.path(), until), None, "its time is over");
@@ -194,5 +210,39 @@ mod tests {
         assert!(found.sentence().contains("cannot be read"), "{}", found.sentence());
         let again = look(folder.path(), at("2026-11-21T03:00:00Z")).unwrap();
         assert_eq!(found, again, "it is not reported anew at every look");
+    }
+
+    #[test]
+    fn whatever_a_mark_says_can_be_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = at("2026-11-21T02:00:00Z");
+        let unseen = "\u{FEFF}disk\u{202E} swap\u{200B}\n".repeat(60);
+        let by_hand = serde_json::json!({"reason": unseen, "since": "0001-01-01T00:00:00Z",
+            "until": "9000-01-01T00:00:00Z"});
+        fs::write(folder.path().join(FILE), by_hand.to_string()).unwrap();
+        let asked = Pause::new(&unseen, Some(at("9000-01-01T00:00:00Z")), now).unwrap();
+        for pause in [look(folder.path(), now).unwrap(), asked] {
+            let facts = wardring_protocol::PauseFact {
+                reason: pause.reason.clone(),
+                since: pause.since,
+                until: pause.until,
+            };
+            let facts = wardring_protocol::Facts { pause: Some(facts), ..Default::default() };
+            let report = wardring_protocol::Report {
+                seq: 1,
+                body: wardring_protocol::ReportBody::Facts(Box::new(facts)),
+            };
+            let batch = wardring_protocol::ReportBatch {
+                version: wardring_protocol::PROTOCOL_VERSION,
+                agent_run: "run".to_owned(),
+                boot_id: "boot".to_owned(),
+                now,
+                uptime_ms: 1,
+                reports: vec![report],
+            };
+            wardring_protocol::check_batch(&batch).unwrap();
+            assert!(pause.reason.chars().count() <= MAX_REASON);
+            assert!(pause.until.unwrap() <= at("2199-12-31T23:59:59Z"));
+        }
     }
 }

@@ -132,7 +132,7 @@ impl Move {
 }
 
 /// The text as a report may carry it: one line, and not too long.
-pub(super) fn sentence(text: &str) -> String {
+pub(crate) fn sentence(text: &str) -> String {
     // What turns a line around or hides parts of it is as unwelcome as a control character.
     let is_unprintable = |char: char| {
         char.is_control()

@@ -49,6 +49,8 @@ use wardring_seal::{JobKey, OutcomePayload};
 
 use crate::pause::Pause;
 
+pub(crate) use self::end::sentence;
+
 /// Own restarts one job may make. An update may need two, and a third clears what that left
 /// behind; more would turn a bad update into a loop of our own making.
 pub const MAX_REBOOTS: u32 = 3;

@@ -56,10 +56,22 @@ pub(super) fn holds(mv: &mut Move, job: &mut JobRun) -> bool {
 
 fn hold(mv: &mut Move, job: &mut JobRun, pause: &Pause) {
     job.message = format!("waiting: {}", pause.sentence());
+    job.waiting.was_paused = true;
     // Whoever was warned of a restart is warned again, with the whole countdown.
     job.warned_mono_ms = None;
     mv.pause(job, LOOK_EVERY_MS);
     job.awaits = Awaits::Resume;
+}
+
+/// The end of a job that was not done in its time. One that waited for an administrator says so: neither
+/// the update nor the device is to blame.
+pub(super) fn too_late(job: &JobRun) -> End {
+    if job.waiting.was_paused {
+        let sentence = "an administrator paused the agent on the device, and the job's time was over before it \
+                        could go on";
+        return End::failed(job, "Paused", sentence);
+    }
+    End::failed(job, "FinishByPassed", "the job was not done by the end of its time")
 }
 
 /// The end of a job that may not begin.

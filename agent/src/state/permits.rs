@@ -111,10 +111,13 @@ pub(super) fn barred(mv: &Move, job: &JobRun) -> Option<End> {
             rough(late)
         )));
     }
+    // Whoever works on the device has stopped its clock, too: what the job comes to is judged after.
+    if mv.state.paused.is_some() {
+        return None;
+    }
     // A rollback that nobody permitted begins within the time of its job, and is then brought to its
     // end: half of it is worse than either.
-    (mv.now.wall > payload.finish_by && job.own_rollback.is_none())
-        .then(|| End::failed(job, "FinishByPassed", "the job was not done by the end of its time"))
+    (mv.now.wall > payload.finish_by && job.own_rollback.is_none()).then(|| pause::too_late(job))
 }
 
 /// The end of a job that could not begin in time.

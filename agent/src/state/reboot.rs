@@ -128,6 +128,10 @@ pub(super) fn permit_answered(
             mv.pause(&mut job, after_ms);
             Some(job)
         }
+        Permitted::TooLate(_) if job.waiting.was_paused => {
+            let end = pause::too_late(&job);
+            mv.finish(job, end)
+        }
         Permitted::TooLate(message) => {
             let end = End::stopped(&job, "FinishByPassed", message);
             mv.finish(job, end)

@@ -97,6 +97,9 @@ pub struct Waiting {
     pub is_called_off: bool,
     /// When it ends at the latest, as people were told.
     pub until: Option<Timestamp>,
+    /// It waited for an administrator who had paused the agent; only a word of the end depends on it.
+    #[serde(default)]
+    pub was_paused: bool,
 }
 
 impl Waiting {

@@ -212,10 +212,6 @@ pub(super) fn sampled(
         broken.iter().chain(&waiting).map(|(name, why)| format!("{name}: {why}")).collect();
     if !broken.is_empty() && mv.state.paused.is_some() {
         // Somebody works on the device, and what he stopped is his: it is neither started nor counted.
-        // Nobody waits for it longer than for any other job, though.
-        if let Some(end) = permits::barred(mv, &job) {
-            return contact::before_the_end(mv, job, end, false);
-        }
         mv.enter(&mut job, Phase::Verifying { good: 0, samples: samples - 1 });
         pause::holds(mv, &mut job);
         return Some(job);

@@ -64,6 +64,7 @@ struct SlimCondition {
 #[derive(Clone, Debug, Deserialize)]
 struct SlimPaused {
     reason: String,
+    until: Option<Timestamp>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -195,7 +196,9 @@ impl SlimDevice {
                 .is_some_and(|startup| startup.attendance != Attendance::NotNeeded),
             free_disk_gb: status.free_disk_gb,
             component_store: status.component_store,
-            paused: status.paused.map(|paused| paused.reason.into()),
+            paused: status
+                .paused
+                .map(|paused| Box::new(Hold { reason: paused.reason, until: paused.until })),
             other_patch_sources: !status.other_patch_sources.is_empty(),
             release_requested_at: metadata
                 .annotations

@@ -48,8 +48,9 @@ pub struct DeviceRow {
     pub free_disk_gb: Option<u32>,
     /// What the device says of Windows' component store, if anything.
     pub component_store: Option<ComponentStore>,
-    /// Why an administrator paused the agent on the device, where one did; may be empty.
-    pub paused: Option<Arc<str>>,
+    /// Why and until when an administrator paused the agent on the device, where one did; the reason may
+    /// be empty.
+    pub paused: Option<Box<Hold>>,
     /// Something else patches the device.
     pub other_patch_sources: bool,
     /// Value of the release annotation, if it is a time.
@@ -131,9 +132,10 @@ impl DeviceRow {
                 .is_some_and(|startup| startup.attendance != Attendance::NotNeeded),
             free_disk_gb: status.and_then(|status| status.free_disk_gb),
             component_store: status.and_then(|status| status.component_store),
-            paused: status
-                .and_then(|status| status.paused.as_ref())
-                .map(|paused| paused.reason.as_str().into()),
+            paused: status.and_then(|status| status.paused.as_ref()).map(|paused| {
+                let reason = paused.reason.clone();
+                Box::new(Hold { reason, until: paused.until })
+            }),
             other_patch_sources: status
                 .is_some_and(|status| !status.other_patch_sources.is_empty()),
             release_requested_at: annotations

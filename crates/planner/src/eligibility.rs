@@ -91,7 +91,9 @@ fn person_hold(row: &DeviceRow, wake: &mut Wake) -> Option<Reason> {
     if row.mode != DeviceMode::Manage {
         return Some(Reason::ObserveMode);
     }
-    if row.paused.is_some() {
+    if let Some(pause) = &row.paused
+        && pause.until.is_none_or(|until| !wake.is_due(until))
+    {
         return Some(Reason::Paused);
     }
     if let Some(hold) = &row.hold

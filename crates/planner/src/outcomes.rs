@@ -235,11 +235,12 @@ impl Facts<'_, '_> {
                 return silent(Reason::Unreachable);
             }
         }
-        // Held by us, in contact and waiting for a person: the clock is not the device's.
-        let held = doing == Doing::AwaitingReboot
-            && row.is_online()
+        // Held by us or paused on the spot, in contact and waiting for a person: the clock is not the
+        // device's.
+        let stopped = doing == Doing::AwaitingReboot
             && (matches!(self.stop, Some(Stop::Aborted | Stop::Suspended | Stop::Halted))
                 || self.brakes.hold(line, line.action, self.scene));
+        let held = row.is_online() && (stopped || row.paused.is_some());
         if wake.is_due(job.finish_by) && !held {
             return match job.outcome {
                 JobOutcome::BadSignature => {
@@ -381,6 +382,11 @@ impl Facts<'_, '_> {
                 return Turn::Becomes(next);
             }
             OutcomeResult::NotStarted => (LineState::Failed, Some(Reason::NotStarted)),
+            // Somebody on the spot let its time pass: no word about the update, and nothing that other
+            // devices should be taken back for.
+            OutcomeResult::Failed if reason == Some(Reason::Paused) => {
+                (LineState::Unreachable, reason)
+            }
             OutcomeResult::Failed => (LineState::Failed, reason.or(Some(Reason::Failed))),
             OutcomeResult::RevertedByWindows => (LineState::RevertedByWindows, reason),
             OutcomeResult::RolledBack => {

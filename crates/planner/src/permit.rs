@@ -227,7 +227,7 @@ fn device(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
     if row.mode != DeviceMode::Manage {
         return refused(Reason::ObserveMode, ASK_LATER);
     }
-    if row.paused.is_some() {
+    if row.paused.as_ref().is_some_and(|pause| pause.until.is_none_or(|until| facts.now < until)) {
         return refused(Reason::Paused, ASK_LATER);
     }
     match &row.hold {

@@ -238,7 +238,9 @@ fn every_obstacle_refuses_or_ends_with_its_reason() {
         ("ended", Reason::Replaced, |desk| desk.device().enrolment_id = Some("new".into())),
         ("refused", Reason::Quarantined, |desk| desk.device().quarantined = true),
         ("refused", Reason::ObserveMode, |desk| desk.device().mode = DeviceMode::Observe),
-        ("refused", Reason::Paused, |desk| desk.device().paused = Some("".into())),
+        ("refused", Reason::Paused, |desk| {
+            desk.device().paused = Some(Box::new(Hold { reason: String::new(), until: None }))
+        }),
         ("refused", Reason::DeviceHeld, |desk| {
             desk.device().hold = Some(Box::new(Hold { reason: "surgery".to_owned(), until: None }));
         }),

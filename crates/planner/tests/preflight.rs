@@ -5,7 +5,7 @@ mod support;
 
 use support::{ONE_STAGE, SERVER, World, explained};
 use wardring_api::{
-    ComponentStore, ComponentStorePolicy, JobAction, LineState, PatchAuthority, UpdateKind,
+    ComponentStore, ComponentStorePolicy, Hold, JobAction, LineState, PatchAuthority, UpdateKind,
     reasons::Reason,
 };
 use wardring_planner::{DeviceRow, OutcomeResult, explain_rollout};
@@ -63,11 +63,17 @@ fn a_damaged_component_store_is_a_hold_and_not_to_know_is_one_where_that_is_aske
 
 #[test]
 fn a_device_that_is_paused_on_the_spot_is_held_with_its_administrators_words() {
-    let paused = |why: &'static str| move |row: &mut DeviceRow| row.paused = Some(why.into());
+    let until = "2026-12-24T06:00:00Z".parse().unwrap();
+    let paused = |why: &'static str| {
+        move |row: &mut DeviceRow| {
+            row.paused = Some(Box::new(Hold { reason: why.to_owned(), until: Some(until) }));
+        }
+    };
     assert_eq!(hold("", paused("")), Some("Paused".to_owned()));
     let mut world = world("", paused("disk swap"));
     world.settle();
-    let told = "test-1 does not start: an administrator paused the agent on it: disk swap.";
+    let told = "test-1 does not start: an administrator paused the agent on it until \
+                2026-12-24T06:00:00Z: disk swap. `wardring-agent resume` on the device lets it go on.";
     assert_eq!(explained(&world), told);
     world.devices.get_mut("test-1").unwrap().paused = None;
     world.settle();
@@ -111,6 +117,46 @@ fn what_no_agent_takes_back_is_held_by_its_kind_where_that_is_asked_for() {
         assert_eq!(world.state("november", "test-1"), Some(LineState::Pending), "{kind:?}");
         assert_eq!(world.status("november").waiting_for[0].reason, "NotReversible");
     }
+}
+
+fn pause() -> Option<Box<Hold>> {
+    Some(Box::new(Hold { reason: "disk swap".to_owned(), until: None }))
+}
+
+#[test]
+fn the_hold_of_a_pause_ends_with_its_time_also_before_the_device_has_said_so() {
+    let mut world = world("", |row| row.paused = pause());
+    let until = world.now + jiff::SignedDuration::from_hours(1);
+    world.devices.get_mut("test-1").unwrap().paused.as_mut().unwrap().until = Some(until);
+    world.settle();
+    assert_eq!(world.state("november", "test-1"), Some(LineState::Pending));
+    assert!(world.status("november").next_evaluation.is_some_and(|next| next <= until));
+    world.now = until;
+    world.settle();
+    assert_eq!(world.state("november", "test-1"), Some(LineState::Granted));
+}
+
+#[test]
+fn a_pause_in_the_middle_of_a_job_stops_its_clock_and_takes_no_other_device_back() {
+    let mut world = support::granted();
+    while world.jobs["test-1"].permitted.is_empty() {
+        world.minute(|_| {});
+    }
+    world.devices.get_mut("test-1").unwrap().paused = pause();
+    world.now = world.jobs["test-1"].finish_by + jiff::SignedDuration::from_hours(1);
+    world.settle();
+    assert_eq!(world.state("november", "test-1"), Some(LineState::Granted), "the clock stands");
+
+    // It goes on, and its restart comes too late: no word about the update.
+    let mut answer = support::good_answer(&world);
+    (answer.result, answer.reason) = (OutcomeResult::Failed, Some(Reason::Paused));
+    world.jobs.get_mut("test-1").unwrap().outcome = wardring_planner::JobOutcome::Verified(answer);
+    world.devices.get_mut("test-1").unwrap().paused = None;
+    world.settle();
+    let line = world.line("november", "test-1").unwrap();
+    assert_eq!((line.state, line.reason), (LineState::Unreachable, Some(Reason::Paused)));
+    world.settle();
+    assert_eq!(world.line("november", "test-1").unwrap(), line, "it is told once");
 }
 
 #[test]

@@ -119,9 +119,16 @@ pub(super) fn waiting(story: &DeviceStory<'_>, line: &Line, rules: &Rules) -> Ex
         Reason::CanaryGap if let Some(gaps) = unproven(story).and_then(canary_gaps) => {
             format!("{device} does not start, because requireProven asks for proof. {gaps}")
         }
-        Reason::Paused if let Some(why) = story.device.and_then(|row| row.paused.as_deref()) => {
-            let why = if why.is_empty() { String::new() } else { format!(": {}", one_line(why)) };
-            format!("{device} does not start: an administrator paused the agent on it{why}.")
+        Reason::Paused if let Some(pause) = story.device.and_then(|row| row.paused.as_ref()) => {
+            let until = pause.until.map(|until| format!(" until {until:.0}")).unwrap_or_default();
+            let why = match pause.reason.as_str() {
+                "" => String::new(),
+                why => format!(": {}", one_line(why)),
+            };
+            format!(
+                "{device} does not start: an administrator paused the agent on it{until}{why}. \
+                 `wardring-agent resume` on the device lets it go on."
+            )
         }
         Reason::LowDiskSpace => {
             let free = story.device.and_then(|row| row.free_disk_gb).unwrap_or_default();
