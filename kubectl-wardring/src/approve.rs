@@ -10,7 +10,7 @@ use kube::{
     Api, ResourceExt,
     api::{ListParams, Patch, PatchParams, PostParams},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use wardring_api::{
     ApprovalSubject, Cap, Decided, GateApproval, GatePhase, GateState, PatchApproval,
     PatchApprovalSpec, PatchRollout, PatchRolloutSlice, Stage, names,
@@ -43,25 +43,8 @@ struct Asked<'r> {
 pub async fn run(cluster: &Cluster, args: &Approve, decision: Decided) -> Result<()> {
     let rollout: PatchRollout = cluster.here().get(&args.name).await?;
     let asked = only_one(&rollout, args)?;
-    let parts = approval_parts(&rollout, &asked.stage.name).unwrap_or_default();
-    if !same_form(&parts, &asked.asked.parts) {
-        bail!(
-            "this plugin is of another version than the controller, and cannot tell whether what it shows is what is asked; use the same version"
-        );
-    }
-    // What is shown must be what the hash covers, and the hash must be the one of this asking.
-    let hash = approval_hash(&rollout, &asked.stage.name, asked.gate, asked.asked);
-    if parts != asked.asked.parts || hash != asked.asked.hash {
-        bail!(
-            "{} was changed and has not been asked about anew yet; look again in a moment",
-            resource_name(&rollout)
-        );
-    }
-    if asked.asked.expires_at.is_some_and(|expires| expires <= Timestamp::now()) {
-        bail!(
-            "{} is about to ask anew, because nobody answered in time; look again in a moment",
-            resource_name(&rollout)
-        );
+    if let Some(why) = refusal(&rollout, &asked, Timestamp::now()) {
+        bail!(why);
     }
     let devices = devices(cluster, &rollout, &asked).await?;
     let told = told(&rollout, &asked, &devices, args.output == Some(Format::Wide));
@@ -86,6 +69,31 @@ pub async fn run(cluster: &Cluster, args: &Approve, decision: Decided) -> Result
         (Decided::Reject, false) => "is rejected; the rollout asks again only after a retry",
     };
     done(&approval, did, args.output)
+}
+
+/// Why what can be shown is not (any more) what is asked.
+fn refusal(rollout: &PatchRollout, asked: &Asked<'_>, now: Timestamp) -> Option<String> {
+    let parts = approval_parts(rollout, &asked.stage.name).unwrap_or_default();
+    if !same_form(&parts, &asked.asked.parts) {
+        return Some(
+            "this plugin is of another version than the controller, and cannot tell whether what it shows is what is asked; use the same version"
+                .to_owned(),
+        );
+    }
+    // What is shown must be what the hash covers, and the hash must be the one of this asking.
+    let hash = approval_hash(rollout, &asked.stage.name, asked.gate, asked.asked);
+    if parts != asked.asked.parts || hash != asked.asked.hash {
+        return Some(format!(
+            "{} was changed and has not been asked about anew yet; look again in a moment",
+            resource_name(rollout)
+        ));
+    }
+    asked.asked.expires_at.is_some_and(|expires| expires <= now).then(|| {
+        format!(
+            "{} is about to ask anew, because nobody answered in time; look again in a moment",
+            resource_name(rollout)
+        )
+    })
 }
 
 /// The one thing that is meant.
@@ -146,6 +154,11 @@ async fn devices(
         asked.stage.name
     ));
     let slices: Vec<PatchRolloutSlice> = pages(&cluster.here(), ours, |all| all).await?;
+    named(&slices, &uid, asked)
+}
+
+/// The devices in the record, if it is exactly the one that is asked about.
+fn named(slices: &[PatchRolloutSlice], uid: &str, asked: &Asked<'_>) -> Result<Vec<String>> {
     let mut views: Vec<SliceView> = slices.iter().map(SliceView::new).collect();
     views.retain(|view| view.freeze_id == asked.freeze_id && view.rollout_uid == uid);
     views.sort_by_key(|view| view.index);
@@ -222,6 +235,9 @@ fn told(
     lines.push("The stage as it is written, all of which is approved:".to_owned());
     let written = serde_yaml::to_string(stage).unwrap_or_default();
     lines.extend(written.lines().map(|line| format!("  {line}")));
+    lines.push("What holds for every stage of the rollout, and is approved with it:".to_owned());
+    let written = serde_yaml::to_string(&common(rollout)).unwrap_or_default();
+    lines.extend(written.lines().map(|line| format!("  {line}")));
     if !rollout.spec.authors.is_empty() {
         lines.push(format!("Written by {}.", rollout.spec.authors.join(", ")));
     }
@@ -232,6 +248,17 @@ fn told(
         lines.push(format!("  and {} more; -o wide shows all", devices.len() - shown));
     }
     lines
+}
+
+/// What the stages have in common, without what people may change at any time.
+fn common(rollout: &PatchRollout) -> Value {
+    let mut spec = serde_json::to_value(&rollout.spec).unwrap_or_default();
+    if let Some(fields) = spec.as_object_mut() {
+        for free in ["stages", "authors", "suspend", "abort", "priority"] {
+            fields.remove(free);
+        }
+    }
+    spec
 }
 
 async fn whoami(cluster: &Cluster) -> Result<String> {
@@ -389,11 +416,88 @@ mod tests {
             ]
         );
         let text = lines.join("\n");
-        for part in ["  maxConcurrency: 2", "Written by alice.", "  ws-19", "and 10 more; -o wide"]
-        {
+        for part in [
+            "  maxConcurrency: 2",
+            "  correlatedFailures:",
+            "  onFailure:",
+            "Written by alice.",
+            "  ws-19",
+            "and 10 more; -o wide",
+        ] {
             assert!(text.contains(part), "no {part} in {text}");
         }
         assert!(told(&rollout, &asked, &devices, true).join("\n").contains("  ws-29"));
+    }
+
+    /// A rollout that asks exactly what it is about to do.
+    fn whole() -> PatchRollout {
+        let mut rollout = rollout();
+        let parts = {
+            rollout.status.as_mut().unwrap().plan_hash = Some("v1:0".to_owned());
+            approval_parts(&rollout, "ward").unwrap()
+        };
+        let mut asked = only_one(&rollout, &args(None)).unwrap().asked.clone();
+        asked.parts = parts;
+        asked.nonce = "n".to_owned();
+        asked.hash = approval_hash(&rollout, "ward", "sign-off", &asked);
+        asked.expires_at = Some("2026-11-22T02:00:00Z".parse().unwrap());
+        rollout.status.as_mut().unwrap().stages[0].gates[0].approval = Some(asked);
+        rollout
+    }
+
+    #[test]
+    fn nothing_can_be_decided_on_but_what_is_asked_and_shown() {
+        let why = |change: fn(&mut PatchRollout)| {
+            let mut rollout = whole();
+            change(&mut rollout);
+            let asked = only_one(&rollout, &args(None)).unwrap();
+            refusal(&rollout, &asked, "2026-11-22T01:00:00Z".parse().unwrap()).unwrap_or_default()
+        };
+        fn asked(rollout: &mut PatchRollout) -> &mut GateApproval {
+            let stage = &mut rollout.status.as_mut().unwrap().stages[0];
+            stage.gates[0].approval.as_mut().unwrap()
+        }
+        assert_eq!(why(|_| {}), "");
+        let changes: [fn(&mut PatchRollout); 6] = [
+            |all| all.spec.stages[0].max_failures = Some(Cap::Count(9)),
+            |all| all.spec.correlated_failures.devices = Some(9),
+            |all| all.status.as_mut().unwrap().stages[0].freeze_id = Some("v1:1".to_owned()),
+            |all| all.metadata.uid = Some("u-2".to_owned()),
+            |all| asked(all).nonce = "m".to_owned(),
+            |all| asked(all).hash = format!("v1:{}", "0".repeat(64)),
+        ];
+        for (index, change) in changes.into_iter().enumerate() {
+            let why = why(change);
+            assert!(why.contains("not been asked about anew"), "{index}: {why}");
+        }
+        let other = why(|all| asked(all).parts[0] = "form=another".to_owned());
+        assert!(other.contains("another version"), "{other}");
+        let late = why(|all| asked(all).expires_at = Some("2026-11-22T01:00:00Z".parse().unwrap()));
+        assert!(late.contains("nobody answered in time"), "{late}");
+    }
+
+    #[test]
+    fn devices_are_shown_only_from_the_record_that_is_asked_about() {
+        let slice = |lines: &[&str], freeze: &str| -> PatchRolloutSlice {
+            serde_json::from_value(json!({
+                "metadata": { "name": "s" },
+                "spec": { "rollout": "november", "rolloutUid": "u-1", "stage": "ward", "index": 0,
+                          "of": 1, "freezeId": freeze, "lines": lines },
+            }))
+            .unwrap()
+        };
+        let lines = ["ws-1 0 Pending", "ws-2 0 Pending"];
+        let view = SliceView::new(&slice(&lines, ""));
+        let id = freeze_id([view.names_digest.digest()].into_iter());
+        let rollout = rollout();
+        let mut asked = only_one(&rollout, &args(None)).unwrap();
+        asked.freeze_id = &id;
+        assert_eq!(named(&[slice(&lines, &id)], "u-1", &asked).unwrap(), ["ws-1", "ws-2"]);
+        let forged = ["ws-1 0 Pending", "dc-1 0 Pending"];
+        for (lines, uid) in [(forged, "u-1"), (lines, "u-2")] {
+            let error = named(&[slice(&lines, &id)], uid, &asked).unwrap_err().to_string();
+            assert!(error.contains("is not whole"), "{error}");
+        }
     }
 
     #[test]

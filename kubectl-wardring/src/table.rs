@@ -1,5 +1,7 @@
 //! Columns that line up, as kubectl prints them.
 
+use wardring_planner::is_unseen;
+
 use crate::paint::{Palette, Tone};
 
 /// Space between columns.
@@ -21,7 +23,8 @@ impl Cell {
 
 /// Names and details come from devices in the end: no control character may reach the terminal.
 pub fn printable(text: &str) -> String {
-    text.chars().map(|char| if char.is_control() { '\u{fffd}' } else { char }).collect()
+    let is_harmful = |char: char| char.is_control() || is_unseen(char);
+    text.chars().map(|char| if is_harmful(char) { '\u{fffd}' } else { char }).collect()
 }
 
 impl<T: ToString> From<T> for Cell {

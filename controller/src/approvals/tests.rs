@@ -80,6 +80,8 @@ async fn exactly_the_charts_policies_are_believed_and_any_change_of_one_gives_an
         for object in [
             "ValidatingAdmissionPolicy wardring-approvals",
             "ValidatingAdmissionPolicyBinding wardring-approvals",
+            "ValidatingAdmissionPolicy wardring-approval-records",
+            "ValidatingAdmissionPolicyBinding wardring-approval-records",
             "ValidatingAdmissionPolicy wardring-rollout-authors",
             "ValidatingAdmissionPolicyBinding wardring-rollout-authors",
         ] {

@@ -177,6 +177,9 @@ pub struct GateApproval {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 64)))]
     pub parts: Vec<String>,
+    /// Generation of the rollout when the parts were last found to be what would happen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<i64>,
     /// Made up for this asking, so that nobody could have answered it before.
     #[serde(default)]
     #[schemars(length(max = 64))]

@@ -163,6 +163,7 @@ pub fn objects(system_namespace: &str, accounts: &[String]) -> Vec<Value> {
         "rebootSlowAfter",
         "rebootDeadline",
         "deviceDeadline",
+        "windows",
     ]
     .map(|field| {
         format!("(has(o.{field}) ? has(s.{field}) && o.{field} == s.{field} : !has(s.{field}))")
@@ -198,9 +199,9 @@ pub fn objects(system_namespace: &str, accounts: &[String]) -> Vec<Value> {
             ),
             validation(
                 &format!(
-                    "oldObject == null || !has(oldObject.status) || !has(oldObject.status.stages) || oldObject.spec.stages.all(o, {free} || object.spec.stages.exists(s, s.name == o.name && {same}))"
+                    "oldObject == null || !has(oldObject.status) || !has(oldObject.status.stages) || oldObject.spec.stages.all(o, {free} || (object.spec.correlatedFailures == oldObject.spec.correlatedFailures && object.spec.stages.exists(s, s.name == o.name && {same})))"
                 ),
-                "spec.stages[]: deadlines cannot change while a stage that a person approved is open, because they would take effect before anybody looks; abort and make a new PatchRollout",
+                "spec: deadlines and windows of a stage, and `correlatedFailures`, cannot change while a stage that a person approved is open, because they would take effect before anybody looks; suspend the rollout, or abort it and make a new PatchRollout",
             ),
             validation(
                 "!variables.asks || !variables.writes || \

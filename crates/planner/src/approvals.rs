@@ -15,13 +15,14 @@ use wardring_api::{
     Decided, Gate, GateApproval, GateDecision, GatePhase, GateState, GateStatus, GateType,
     PatchApproval, PatchRollout, ResolvedCaps, Stage, StageState, StageStatus,
     conditions::{clip, whole_seconds},
+    reasons::Reason,
 };
 
 use crate::{
     RolloutRef,
     caps::later,
     explain::one_line,
-    validate::{Run, Scene},
+    validate::{Complaint, Run, Scene},
     wake::Wake,
 };
 
@@ -160,6 +161,15 @@ pub(crate) fn parts(
     Some(all.map(|(name, value)| format!("{name}={}", &digest(&value)[..16])).to_vec())
 }
 
+/// Whether what stands in an asking is what would happen now. Another version words the same differently;
+/// then it is, as long as nobody has edited the rollout since it was.
+fn is_what_was_asked(asked: &GateApproval, parts: &[String], generation: Option<i64>) -> bool {
+    asked.parts == parts
+        || (!same_form(&asked.parts, parts)
+            && generation.is_some()
+            && asked.generation == generation)
+}
+
 /// The part that says by which version the others were made: those of two versions cannot be compared.
 const FORM: &str = "form";
 
@@ -175,10 +185,14 @@ fn changed(before: &[String], now: &[String]) -> String {
         let pairs = parts.iter().filter_map(|part| part.split_once('='));
         pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     };
+    let is_same_form = same_form(before, now);
     let (before, now) = (of(before), of(now));
     let differs = |name: &&String| *name != FORM && before.get(*name) != now.get(*name);
     let names: Vec<String> = now.keys().filter(differs).map(|name| format!("the {name}")).collect();
-    names.join(" and ")
+    match names.is_empty() && !is_same_form {
+        true => "the version of the controller".to_owned(),
+        false => names.join(" and "),
+    }
 }
 
 /// The hash of an asking, from what its status says of it.
@@ -242,24 +256,21 @@ pub(crate) fn is_account(name: &str) -> bool {
     name.starts_with("system:serviceaccount:")
 }
 
-/// Text of people in one line, without characters that are not seen or turn others round.
-fn plain(text: &str) -> String {
-    let unseen = |letter: char| {
-        matches!(letter, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}')
-    };
-    one_line(&text.chars().filter(|letter| !unseen(*letter)).collect::<String>())
-}
-
 fn decision(approval: &PatchApproval, now: Timestamp) -> Option<GateDecision> {
     Some(GateDecision {
         decision: approval.spec.decision?,
-        by: clip(&plain(approval.spec.approver.as_deref()?), 253),
-        reason: clip(&plain(approval.spec.reason.as_deref().unwrap_or_default()), 256),
+        by: clip(&one_line(approval.spec.approver.as_deref()?), 253),
+        reason: clip(&one_line(approval.spec.reason.as_deref().unwrap_or_default()), 256),
         at: whole_seconds(now),
         approval: approval.metadata.name.clone().unwrap_or_default(),
         uid: approval.metadata.uid.clone().unwrap_or_default(),
     })
+}
+
+/// Whether the name is that of one of our own processes.
+pub(crate) fn is_ours(name: &str) -> bool {
+    is_account(name)
+        && (name.ends_with(":wardring-controller") || name.ends_with(":wardring-gateway"))
 }
 
 /// Why an approval that names what is asked does not count all the same.
@@ -273,8 +284,6 @@ fn refusal(
     let by = approval.spec.approver.as_deref().unwrap_or_default();
     let may_author = gate.approval.as_ref().is_some_and(|all| all.author_may_approve);
     let expires = asked.expires_at.into_iter().chain(approval.spec.expires_at).min();
-    let is_ours = by.starts_with("system:serviceaccount:")
-        && (by.ends_with(":wardring-controller") || by.ends_with(":wardring-gateway"));
     let policy = &scene.snapshot.approval_policy;
     let made = run.rollout.metadata.creation_timestamp.as_ref().map(|time| time.0);
     let (fingerprint, since) = match policy {
@@ -287,7 +296,7 @@ fn refusal(
         Some("it is being deleted".to_owned())
     } else if by.is_empty() {
         Some("it names nobody".to_owned())
-    } else if is_ours {
+    } else if is_ours(by) {
         Some("Wardring's own processes approve nothing".to_owned())
     } else if *fingerprint != asked.policy {
         Some("the admission policies were changed since it was asked".to_owned())
@@ -296,7 +305,7 @@ fn refusal(
     } else if may_author {
         None
     } else if run.rollout.spec.authors.iter().any(|author| author == by) {
-        Some(format!("{} wrote the rollout, and somebody else has to look", plain(by)))
+        Some(format!("{} wrote the rollout, and somebody else has to look", one_line(by)))
     } else if run.rollout.spec.authors.is_empty() {
         Some("the rollout does not say who wrote it (`spec.authors`)".to_owned())
     } else if run.rollout.spec.authors.iter().all(|author| is_account(author)) {
@@ -373,14 +382,13 @@ pub(crate) fn follow(
     }
     let mut asked = status.approval.clone().unwrap_or_default();
     let is_used = is_used(status.phase, stage_status);
+    let generation = run.rollout.metadata.generation;
     if status.state == GateState::Passed && is_used {
-        if asked.parts == parts {
-            return;
-        }
-        // Another version words the same differently: what is under way stands, and is held against its
-        // words from now on.
-        if !same_form(&asked.parts, &parts) && run.rollout.spec.expedite.is_none() {
-            asked.parts = parts;
+        // What is under way stands, and is held against the words of this version from now on. Haste is
+        // approved to the letter.
+        let is_reworded = asked.parts != parts && run.rollout.spec.expedite.is_some();
+        if is_what_was_asked(&asked, &parts, generation) && !is_reworded {
+            (asked.parts, asked.generation) = (parts, generation);
             status.approval = Some(asked);
             return;
         }
@@ -472,6 +480,7 @@ fn ask(
     let mut asked = GateApproval {
         round: before.round.max(1),
         parts,
+        generation: run.rollout.metadata.generation,
         // Two gates of one pass differ in their names; the rest of the hash sees to it.
         nonce: clip(&scene.snapshot.nonce, 64),
         policy,
@@ -485,11 +494,17 @@ fn ask(
     asked
 }
 
-/// Whether nothing may begin or end here by an approval now, because nobody vouches for it.
-pub(crate) fn is_unvouched(stage: &Stage, phase: GatePhase, scene: &Scene<'_>) -> bool {
+/// Why nothing may begin or end here by an approval now, if nobody vouches for it.
+pub(crate) fn unvouched(stage: &Stage, phase: GatePhase, scene: &Scene<'_>) -> Option<Complaint> {
+    let (ApprovalPolicy::Broken { why } | ApprovalPolicy::Unknown { why }) =
+        &scene.snapshot.approval_policy
+    else {
+        return None;
+    };
     let mut gates = stage.gates.all();
-    !matches!(scene.snapshot.approval_policy, ApprovalPolicy::Intact { .. })
-        && gates.any(|(of, gate)| of == phase && gate.kind == GateType::Approval)
+    let is_one = |(of, gate): &(GatePhase, &Gate)| *of == phase && gate.kind == GateType::Approval;
+    let (_, gate) = gates.find(is_one)?;
+    Some(Complaint::new(Reason::AwaitingApproval, told::unvouched(&stage.name, gate, why)))
 }
 
 /// The caps that hold: where those of a stage that has begun are not the approved ones (any more), the
@@ -506,10 +521,10 @@ pub(crate) fn caps_in_force(run: &Run<'_>, position: usize, wanted: ResolvedCaps
         let mut all = status.gates.iter();
         let known = all.find(|known| known.phase == GatePhase::Before && known.name == gate.name);
         known.is_some_and(|known| {
-            let asked = known.approval.as_ref().map(|asked| &asked.parts);
-            let is_same = asked == now.as_ref()
-                || asked.zip(now.as_ref()).is_some_and(|(one, other)| !same_form(one, other));
-            known.state == GateState::Passed && is_same
+            let generation = run.rollout.metadata.generation;
+            let asked = known.approval.as_ref().zip(now.as_ref());
+            known.state == GateState::Passed
+                && asked.is_some_and(|(asked, now)| is_what_was_asked(asked, now, generation))
         })
     };
     let mut asks = stage.gates.before.iter().filter(|gate| gate.kind == GateType::Approval);

@@ -389,10 +389,17 @@ pub(crate) fn devices(count: usize) -> String {
 
 /// What a person wrote, on one line: it goes into sentences of statuses, Events and logs.
 pub(crate) fn one_line(text: &str) -> String {
+    let text: String = text.chars().filter(|letter| !is_unseen(*letter)).collect();
     text.split(|letter: char| letter.is_control() || letter.is_whitespace())
         .filter(|word| !word.is_empty())
         .collect::<Vec<_>>()
         .join(" ")
+}
+
+/// Whether the character is not seen, or turns others round: text with it does not say what it seems to say.
+pub fn is_unseen(letter: char) -> bool {
+    matches!(letter, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// Why a number of devices of a stage wait.

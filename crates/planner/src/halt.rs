@@ -126,7 +126,8 @@ pub(crate) fn stand_aside(run: &mut Run<'_>, since: Timestamp, until: Timestamp)
     let status = &mut run.status.stages[position];
     let still = until.duration_since(since.max(started)).max(SignedDuration::ZERO);
     let progress = status.progress_since.unwrap_or(started).max(started);
-    status.progress_since = Some(whole_seconds(later(progress, still)));
+    // Whatever of it counted already for another reason counts once.
+    status.progress_since = Some(whole_seconds(later(progress, still).min(until.max(progress))));
 }
 
 /// How long the rollout stood still since the stage opened or was last retried.

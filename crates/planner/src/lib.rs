@@ -70,7 +70,7 @@ pub use check::{Violation, check};
 pub use checks::resolve_preset;
 pub use devices::*;
 pub use emergency::StopView;
-pub use explain::{DeviceStory, Explanation, explain_device, explain_rollout};
+pub use explain::{DeviceStory, Explanation, explain_device, explain_rollout, is_unseen};
 pub use forecast::{Assumptions, DeviceForecast, Forecast, ForecastEnd, StageForecast, forecast};
 pub use freeze::freeze_id;
 pub use gates::gate_definition;

@@ -95,8 +95,10 @@ fn prove(
     // What gates say against it, the status tells of each of them.
     let is_over = wake.is_due(later(since, soak));
     let spec = run.stages[position].spec;
-    let is_unvouched = approvals::is_unvouched(spec, GatePhase::After, scene);
-    if is_over && !is_unvouched && gates::held(spec, status).is_none() {
+    if is_over && gates::held(spec, status).is_none() {
+        if let Some(unvouched) = approvals::unvouched(spec, GatePhase::After, scene) {
+            return Some(unvouched);
+        }
         if tail::promote(run, position, scene) {
             return None;
         }
@@ -122,9 +124,11 @@ fn prove(
 /// Opens a stage whose devices are frozen, once its gates have passed.
 fn open(run: &mut Run<'_>, position: usize, scene: &Scene<'_>) -> Option<Complaint> {
     let (stage, status) = (run.stages[position].spec, &mut run.status.stages[position]);
-    let is_unvouched = approvals::is_unvouched(stage, GatePhase::Before, scene);
-    if is_unvouched || !gates::have_passed(stage, status, GatePhase::Before) {
+    if !gates::have_passed(stage, status, GatePhase::Before) {
         return None;
+    }
+    if let Some(unvouched) = approvals::unvouched(stage, GatePhase::Before, scene) {
+        return Some(unvouched);
     }
     status.state = StageState::Open;
     (status.started_at, status.progress_since) = (Some(whole_seconds(scene.now)), None);

@@ -217,6 +217,21 @@ fn haste_that_was_added_while_the_controller_was_upgraded_was_not_approved() {
 }
 
 #[test]
+fn after_an_upgrade_haste_is_asked_for_anew() {
+    let mut world = world(SPEC);
+    approve(&mut world, "bob");
+    assert_eq!(world.status("november").stages[0].state, StageState::Open);
+    let rollout = world.rollouts.get_mut("november").unwrap();
+    let stages = &mut rollout.status.as_mut().unwrap().stages;
+    stages[0].gates[0].approval.as_mut().unwrap().parts[0] = "form=of-an-older-version".to_owned();
+    world.settle();
+    assert!(asked(&world).decided.is_none());
+    approve(&mut world, "bob");
+    minutes(&mut world, 120);
+    assert_eq!(world.status("november").phase, Some(RolloutPhase::Completed));
+}
+
+#[test]
 fn an_edit_of_what_was_approved_ends_the_haste_at_once() {
     for edit in ["haste", "caps", "gone"] {
         let mut world = world(SPEC);

@@ -277,16 +277,41 @@ async fn a_rollout_that_asks_names_everybody_who_wrote_it() {
         let said = clinic.patch("alice", november, &stages(9, &gates, more.clone()), &[]).await;
         refused(said, dodged);
     }
+    // What brakes the stages is part of what is approved.
+    let brake = json!({ "spec": { "correlatedFailures": { "devices": 9 } } });
+    refused(clinic.patch("carol", november, &brake, &[]).await, authors);
+    clinic.patch("alice", november, &brake, &[]).await.unwrap();
+    // A gate after the stage is kept as well.
+    let after = json!({ "after": asks["before"] });
+    refused(clinic.create("carol", &rollout("after", &["bob"], &after)).await, authors);
+    clinic.create("alice", &rollout("after", &["alice"], &after)).await.unwrap();
+    let without = stages(1, &json!({}), json!(["alice"]));
+    let said = clinic.patch("alice", ["patchrollout", "after"], &without, &[]).await;
+    refused(said, dodged);
     // Where a stage stands is the controller's word alone, and once it is open its deadlines stay.
     let open = json!({ "status": { "stages": [{ "name": "ward", "state": "Open" }] } });
     let as_status = ["--subresource=status"];
     let said = clinic.patch("alice", november, &open, &as_status).await;
     refused(said, "written by Wardring's controller alone");
     clinic.patch(CONTROLLER, november, &open, &as_status).await.unwrap();
-    let mut longer = stages(9, &asks, more.clone());
-    longer["spec"]["stages"][0]["silenceDeadline"] = json!("365d");
-    let said = clinic.patch("alice", november, &longer, &[]).await;
-    refused(said, "deadlines cannot change");
+    let kept = [
+        ("progressDeadline", json!("30d")),
+        ("startWithin", json!("12h")),
+        ("silenceDeadline", json!("365d")),
+        ("rebootSlowAfter", json!("1h")),
+        ("rebootDeadline", json!("365d")),
+        ("deviceDeadline", json!("30d")),
+        ("windows", json!(["night"])),
+    ];
+    for (field, value) in kept {
+        let mut change = stages(9, &asks, more.clone());
+        change["spec"]["stages"][0][field] = value;
+        let said = clinic.patch("alice", november, &change, &[]).await;
+        refused(said, "cannot change while a stage that a person approved is open");
+    }
+    let brake = json!({ "spec": { "correlatedFailures": { "devices": 0 } } });
+    let said = clinic.patch("alice", november, &brake, &[]).await;
+    refused(said, "cannot change while a stage that a person approved is open");
     clinic.patch("alice", november, &stages(8, &asks, more.clone()), &[]).await.unwrap();
     // Haste is written as much as stages are.
     let haste = json!({ "spec": { "expedite": { "reason": "CVE-2026-1234", "skipSoak": true } } });

@@ -67,16 +67,22 @@ fn policy(path: &str) -> Value {
 async fn carried_out(there: Vec<Value>, same_policies: bool) -> (Result<(), Stop>, usize) {
     let written = Arc::new(AtomicUsize::new(0));
     let counter = written.clone();
+    let tries = AtomicUsize::new(0);
     let (client, _) = api_server(move |path, body| {
         if path.contains("admissionregistration") {
             (200, policy(path))
         } else if path.ends_with("/patchapprovals") && body.is_object() {
+            tries.fetch_add(1, Ordering::SeqCst);
             refusal(403, approval_policy::NOT_YOU)
         } else if path.ends_with("/patchapprovals") {
+            // The first try is before the plan.
+            let is_late = tries.load(Ordering::SeqCst) > 1;
+            let goes = |all: &Value| all["metadata"]["labels"]["goes"].is_string() && is_late;
+            let left: Vec<_> = there.iter().filter(|all| !goes(all)).collect();
             (
                 200,
                 json!({ "apiVersion": "wardring.dev/v1alpha1", "kind": "PatchApprovalList",
-                "metadata": { "resourceVersion": "9" }, "items": there }),
+                "metadata": { "resourceVersion": "9" }, "items": left }),
             )
         } else {
             counter.fetch_add(1, Ordering::SeqCst);
@@ -151,7 +157,10 @@ async fn a_status_that_relies_on_an_approval_is_not_written_once_that_is_gone_or
     let mut no = approval("Reject");
     no["metadata"]["name"] = json!("no");
     no["metadata"]["uid"] = json!("a-2");
+    let mut late = approval("Approve");
+    late["metadata"]["labels"] = json!({ "goes": "while the policies are looked at" });
     let cases = [
+        ("it goes while the policies are looked at", vec![late], true),
         ("it is gone", vec![], true),
         ("it was made anew", vec![change(|all| all["metadata"]["uid"] = json!("a-9"))], true),
         ("it rejects", vec![approval("Reject")], true),

@@ -24,7 +24,7 @@ const RETENTION: SignedDuration = SignedDuration::from_hours(90 * 24);
 
 /// How long one that never named a rollout that is known is kept.
 const STRANGE: SignedDuration = SignedDuration::from_hours(1);
-/// Statuses that one pass writes.
+/// Statuses that one pass writes, and objects that it deletes.
 const AT_ONCE: usize = 50;
 
 fn because(reason: &str) -> String {
@@ -61,6 +61,15 @@ pub(super) fn rejected(stage: &str, gate: &str, decided: &GateDecision) -> Strin
 pub(super) fn broken(stage: &str, gate: &Gate, why: &str) -> String {
     let text = format!(
         "Stage {stage}: gate {} waits for a person's approval, and none counts now: {}.",
+        gate.name,
+        one_line(why)
+    );
+    clip(&text, 512)
+}
+
+pub(super) fn unvouched(stage: &str, gate: &Gate, why: &str) -> String {
+    let text = format!(
+        "Stage {stage}: what was approved (gate {}) is looked at once more before it counts, and that cannot be done now: {}.",
         gate.name,
         one_line(why)
     );
@@ -221,6 +230,15 @@ fn standing(
             && approval.spec.approval_hash == asked.hash
     });
     if let Some(said) = named {
+        let has_ended = run.is_deleting() || run.status.aborted.is_some();
+        let is_unused =
+            said.decision == Decided::Approve && !is_used(gate_status.phase, stage_status);
+        if has_ended && is_unused {
+            return (
+                ApprovalPhase::Void,
+                "The rollout has ended, and nothing began by it.".to_owned(),
+            );
+        }
         return match said.decision {
             Decided::Reject => (ApprovalPhase::Rejected, rejected(&stage, &gate, said)),
             Decided::Approve if is_used(gate_status.phase, stage_status) => {
@@ -282,5 +300,9 @@ pub(crate) fn garbage(
         }
     }
     names.sort();
+    if names.len() > AT_ONCE {
+        names.truncate(AT_ONCE);
+        wake.at(later(scene.now, SignedDuration::from_secs(1)));
+    }
     names
 }

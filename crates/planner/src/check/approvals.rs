@@ -7,7 +7,10 @@ use wardring_api::{
 };
 
 use super::Replay;
-use crate::{ApprovalPolicy, RolloutRef, answers_to, approvals::is_account};
+use crate::{
+    ApprovalPolicy, RolloutRef, answers_to,
+    approvals::{approval_parts, is_account, is_ours},
+};
 
 fn state_of<'s>(status: &'s StageStatus, phase: GatePhase, gate: &Gate) -> Option<&'s GateStatus> {
     status.gates.iter().find(|known| known.phase == phase && known.name == gate.name)
@@ -86,7 +89,7 @@ impl Replay<'_> {
         if (is_same && !begins) || status.halted.is_some() {
             return;
         }
-        if let Some(why) = self.doubt(rollout, &now.name, gate, earlier, asked) {
+        if let Some(why) = self.doubt(rollout, status, &now.name, gate, earlier, asked) {
             let message = format!("gate {} of stage {} would pass: {why}", gate.name, now.name);
             self.breaks("S7", message);
         }
@@ -96,6 +99,7 @@ impl Replay<'_> {
     fn doubt(
         &self,
         rollout: &PatchRollout,
+        status: &PatchRolloutStatus,
         stage: &str,
         gate: &Gate,
         earlier: Option<&GateStatus>,
@@ -116,6 +120,11 @@ impl Replay<'_> {
         };
         if *fingerprint != asked.policy {
             return Some("the admission policies are others than when it was asked");
+        }
+        let mut written = rollout.clone();
+        written.status = Some(status.clone());
+        if approval_parts(&written, stage).as_ref() != Some(&asked.parts) {
+            return Some("what was approved is not what would happen");
         }
         let id = RolloutRef {
             name: rollout.metadata.name.clone().unwrap_or_default(),
@@ -138,6 +147,8 @@ impl Replay<'_> {
         let may_author = gate.approval.as_ref().is_some_and(|all| all.author_may_approve);
         if approval.spec.decision != Some(Decided::Approve) || by.is_empty() {
             Some("it is no approval")
+        } else if is_ours(by) {
+            Some("one of our own processes approved it")
         } else if approval.metadata.deletion_timestamp.is_some() {
             Some("it is being deleted")
         } else if expires.is_none_or(|expires| expires <= self.snapshot.now) {

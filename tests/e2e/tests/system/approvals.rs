@@ -175,11 +175,16 @@ async fn a_rejection_stays_and_no_word_counts_while_a_policy_is_weak() -> Result
     asked(&installation, &place).await?;
     let first = request(&place, "").await?;
 
-    // Somebody takes a policy away, approves in another name, and puts it back as it was.
+    // Somebody weakens a policy in its place, approves in another name, and puts it back as it was.
     let name = approval_policy::APPROVALS;
     let kind = "validatingadmissionpolicybinding";
-    let kept = installation.cluster.kubectl(&["get", kind, name, "-o", "json"]).await?.ok()?;
-    installation.cluster.kubectl(&["delete", kind, name]).await?.ok()?;
+    let actions = async |actions: &str| -> Result<()> {
+        let change = json!({ "spec": { "validationActions": [actions] } }).to_string();
+        let args = ["patch", kind, name, "--type=merge", "-p", change.as_str()];
+        installation.cluster.kubectl(&args).await?.ok()?;
+        Ok(())
+    };
+    actions("Audit").await?;
     let forged = json!({ "spec": { "decision": "Approve", "approver": "boss", "reason": "r" } });
     let forged = forged.to_string();
     let args = ["patch", "patchapproval", &first.request, "--as", "carol", "-n", "rejected"];
@@ -197,9 +202,7 @@ async fn a_rejection_stays_and_no_word_counts_while_a_policy_is_weak() -> Result
         .await?;
     let said = waits.waiting_for.iter().find(|all| all.reason == "ApprovalPolicyBroken");
     assert!(said.is_some_and(|all| all.message.contains(name)), "{waits:?}");
-    let mut kept: serde_json::Value = serde_json::from_str(&kept)?;
-    kept["metadata"] = json!({ "name": name });
-    installation.cluster.kubectl_apply(&kept.to_string()).await?.ok()?;
+    actions("Deny").await?;
     let second = request(&place, &first.hash).await?;
     phase(&place, &first.request, ApprovalPhase::Void).await?;
 

@@ -49,7 +49,12 @@ pub(super) const RULES: &[Rule] = &[
     ),
     rule(
         "spec.reason",
-        "self.matches('[^ \\t\\r\\n]') && !self.matches('[\\\\x00-\\\\x1f\\\\x7f]')",
-        "spec.reason: must say why, in one line without control characters",
+        "self.matches('[^ \\t\\r\\n]') && !self.matches('[\\\\p{C}\\\\p{Zl}\\\\p{Zp}]')",
+        "spec.reason: must say why, in one line without control characters and such as are not seen",
+    ),
+    rule(
+        "spec.approver",
+        "!self.matches('[\\\\p{C}\\\\p{Zl}\\\\p{Zp}]')",
+        "spec.approver: must have no control characters and none that are not seen",
     ),
 ];
