@@ -254,7 +254,7 @@ fn told(
 fn common(rollout: &PatchRollout) -> Value {
     let mut spec = serde_json::to_value(&rollout.spec).unwrap_or_default();
     if let Some(fields) = spec.as_object_mut() {
-        for free in ["stages", "authors", "suspend", "abort", "priority"] {
+        for free in ["stages", "authors", "suspend", "abort", "priority", "predownload"] {
             fields.remove(free);
         }
     }

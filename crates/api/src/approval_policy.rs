@@ -155,7 +155,13 @@ pub fn objects(system_namespace: &str, accounts: &[String]) -> Vec<Value> {
         )
     };
     let free = "!has(o.gates) || !has(o.gates.before) || !o.gates.before.exists(g, g.type == 'Approval') || \
-                !oldObject.status.stages.exists(t, t.name == o.name && !(t.state in ['Pending','Gated']))";
+                !oldObject.status.stages.exists(t, t.name == o.name && !(t.state in ['Pending','Gated','Completed']))";
+    // What halts sooner may be said at any time; 3 is the default, and 0 turns it off.
+    let stricter = "(object.spec.correlatedFailures == oldObject.spec.correlatedFailures || \
+                     (has(object.spec.correlatedFailures.devices) && object.spec.correlatedFailures.devices > 0 && \
+                     (has(oldObject.spec.correlatedFailures.devices) ? \
+                     oldObject.spec.correlatedFailures.devices == 0 || object.spec.correlatedFailures.devices <= oldObject.spec.correlatedFailures.devices : \
+                     object.spec.correlatedFailures.devices <= 3)))";
     let same = [
         "progressDeadline",
         "startWithin",
@@ -199,9 +205,9 @@ pub fn objects(system_namespace: &str, accounts: &[String]) -> Vec<Value> {
             ),
             validation(
                 &format!(
-                    "oldObject == null || !has(oldObject.status) || !has(oldObject.status.stages) || oldObject.spec.stages.all(o, {free} || (object.spec.correlatedFailures == oldObject.spec.correlatedFailures && object.spec.stages.exists(s, s.name == o.name && {same})))"
+                    "oldObject == null || !has(oldObject.status) || !has(oldObject.status.stages) || oldObject.spec.stages.all(o, {free} || ({stricter} && object.spec.stages.exists(s, s.name == o.name && {same})))"
                 ),
-                "spec: deadlines and windows of a stage, and `correlatedFailures`, cannot change while a stage that a person approved is open, because they would take effect before anybody looks; suspend the rollout, or abort it and make a new PatchRollout",
+                "spec: deadlines and windows of a stage, and `correlatedFailures`, cannot change while a stage that a person approved is open, because they would take effect before anybody looks; abort it and make a new PatchRollout",
             ),
             validation(
                 "!variables.asks || !variables.writes || \

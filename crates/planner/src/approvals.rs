@@ -352,6 +352,27 @@ pub(crate) fn latch(run: &mut Run<'_>, position: usize, scene: &Scene<'_>) -> bo
     moved
 }
 
+/// Holds what is under way against the words of this version, also while the rollout stands still: a person
+/// suspends it for an upgrade.
+pub(crate) fn keep_words(run: &mut Run<'_>, position: usize) {
+    let (plan_hash, generation) =
+        (run.status.plan_hash.as_deref(), run.rollout.metadata.generation);
+    let status = &run.status.stages[position];
+    let Some(now) = parts(run.rollout, plan_hash, run.stages[position].spec, status) else {
+        return;
+    };
+    let mut gates = std::mem::take(&mut run.status.stages[position].gates);
+    for gate in gates.iter_mut().filter(|gate| gate.state == GateState::Passed) {
+        let used = is_used(gate.phase, &run.status.stages[position]);
+        if let Some(asked) = gate.approval.as_mut().filter(|_| used)
+            && is_what_was_asked(asked, &now, generation)
+        {
+            (asked.parts, asked.generation) = (now.clone(), generation);
+        }
+    }
+    run.status.stages[position].gates = gates;
+}
+
 /// Whether what a passed gate of this phase was for has begun.
 fn is_used(phase: GatePhase, status: &StageStatus) -> bool {
     match phase {
@@ -586,7 +607,7 @@ pub(crate) fn uses(run: &Run<'_>) -> Vec<ApprovalUse> {
             let is_same = had.is_some_and(|had| had.uid == decided.uid);
             let begins = match phase {
                 GatePhase::Before => was.is_none_or(|was| !is_used(phase, was)),
-                GatePhase::During | GatePhase::After => true,
+                GatePhase::During | GatePhase::After => was.is_none_or(|was| !is_used(phase, was)),
             };
             if !is_same || (moves && begins && is_used(phase, status)) {
                 uses.push(ApprovalUse {

@@ -84,6 +84,7 @@ fn follow_stage(
         for gate in &mut run.status.stages[position].gates {
             gate.next = None;
         }
+        approvals::keep_words(run, position);
         return latched;
     }
     let begins = Begins::of(&run.status.stages[position], run, position);

@@ -312,6 +312,8 @@ async fn a_rollout_that_asks_names_everybody_who_wrote_it() {
     let brake = json!({ "spec": { "correlatedFailures": { "devices": 0 } } });
     let said = clinic.patch("alice", november, &brake, &[]).await;
     refused(said, "cannot change while a stage that a person approved is open");
+    let sooner = json!({ "spec": { "correlatedFailures": { "devices": 2 } } });
+    clinic.patch("alice", november, &sooner, &[]).await.unwrap();
     clinic.patch("alice", november, &stages(8, &asks, more.clone()), &[]).await.unwrap();
     // Haste is written as much as stages are.
     let haste = json!({ "spec": { "expedite": { "reason": "CVE-2026-1234", "skipSoak": true } } });
@@ -319,6 +321,10 @@ async fn a_rollout_that_asks_names_everybody_who_wrote_it() {
     clinic.patch("alice", november, &haste, &[]).await.unwrap();
     let calm = json!({ "spec": { "expedite": null } });
     refused(clinic.patch("carol", november, &calm, &[]).await, authors);
+    // What is over brakes nothing.
+    let done = json!({ "status": { "stages": [{ "name": "ward", "state": "Completed" }] } });
+    clinic.patch(CONTROLLER, november, &done, &as_status).await.unwrap();
+    clinic.patch("alice", november, &brake, &[]).await.unwrap();
     // What is not approved stays free: a stop must need nobody.
     let stop = json!({ "spec": { "suspend": true } });
     clinic.patch("carol", november, &stop, &[]).await.unwrap();

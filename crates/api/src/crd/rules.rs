@@ -365,11 +365,6 @@ const PATCH_ROLLOUT: &[Rule] = &[
         "!has(oldSelf.authors) || (has(self.authors) && oldSelf.authors.all(a, a in self.authors))",
         "spec.authors: may only grow, because it says who may not approve; add yourself",
     ),
-    rule(
-        "spec",
-        "!has(self.authors) || !self.authors.exists(a, a.matches('[\\\\p{C}\\\\p{Zl}\\\\p{Zp}]'))",
-        "spec.authors: must have no control characters and none that are not seen",
-    ),
     // Removing `abort` is accepted and changes nothing: GitOps tools strip fields that they do not own.
     rule(
         "spec.abort",

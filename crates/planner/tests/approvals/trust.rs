@@ -212,6 +212,21 @@ fn what_another_version_asked_and_nobody_used_is_asked_anew_and_says_why() {
 }
 
 #[test]
+fn whoever_suspends_for_an_upgrade_is_not_asked_anew() {
+    let mut world = gated(ASKS);
+    decide(&mut world, Decided::Approve, "bob");
+    world.settle();
+    world.edit("november", |spec| spec.suspend = Some(true));
+    world.settle();
+    let status = world.rollouts.get_mut("november").unwrap().status.as_mut().unwrap();
+    status.stages[0].gates[0].approval.as_mut().unwrap().parts = vec!["form=another".to_owned()];
+    world.settle();
+    world.edit("november", |spec| spec.suspend = Some(false));
+    world.settle();
+    assert_eq!(gate(&world).state, GateState::Passed);
+}
+
+#[test]
 fn a_restart_of_the_controller_asks_nobody_anew() {
     let mut world = gated(ASKS);
     decide(&mut world, Decided::Approve, "bob");

@@ -52,9 +52,4 @@ pub(super) const RULES: &[Rule] = &[
         "self.matches('[^ \\t\\r\\n]') && !self.matches('[\\\\p{C}\\\\p{Zl}\\\\p{Zp}]')",
         "spec.reason: must say why, in one line without control characters and such as are not seen",
     ),
-    rule(
-        "spec.approver",
-        "!self.matches('[\\\\p{C}\\\\p{Zl}\\\\p{Zp}]')",
-        "spec.approver: must have no control characters and none that are not seen",
-    ),
 ];
