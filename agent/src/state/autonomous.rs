@@ -116,7 +116,7 @@ fn ordered(job: &JobRun) -> BTreeSet<String> {
 /// that the rollback finds its packages and the baseline from before its first attempt.
 pub(super) fn begin(mv: &mut Move, mut job: JobRun, reason: &str, why: String) -> Option<JobRun> {
     let was = (reason == NETWORK_LOST).then(|| Box::new(job.clone()));
-    mv.remember(&job, OutcomeResult::Failed);
+    mv.remember(&job, OutcomeResult::Failed, None);
     let kbs = ordered(&job);
     for run in &mut job.updates {
         run.state = match kbs.contains(&run.kb) {

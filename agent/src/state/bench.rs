@@ -138,12 +138,16 @@ pub(super) struct Bench {
     pub around: Surroundings,
     /// Updates that the source offers as upgrades.
     pub upgrades: BTreeMap<String, String>,
+    /// What the next restart upgrades.
+    pub pending_upgrade: Option<&'static str>,
+    /// Looks to which the registry does not tell the build.
+    pub hides_build: u32,
     /// Build after the update KB1.
     pub new_build: &'static str,
     /// That build stays whatever becomes of the update.
     pub keeps_build: bool,
     /// Free space on the drive of Windows.
-    pub free_disk_gb: u32,
+    pub free_disk_gb: Option<u32>,
     /// What Windows says of its component store.
     pub component_store: Option<StoreState>,
     /// Others that patch the device.
@@ -252,9 +256,11 @@ impl Bench {
             taken_back: 0,
             around: Surroundings::CLEAR,
             upgrades: BTreeMap::new(),
+            pending_upgrade: None,
+            hides_build: 0,
             new_build: NEW,
             keeps_build: false,
-            free_disk_gb: 100,
+            free_disk_gb: Some(100),
             component_store: Some(StoreState::Healthy),
             other_patch_sources: Vec::new(),
             asked_to_leave: 0,

@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use wardring_seal::{OutcomePayload, OutcomeResult, PAYLOAD_VERSION};
+use wardring_seal::{Action, OutcomePayload, OutcomeResult, PAYLOAD_VERSION};
 
 use super::{Effect, InstallRecord, JobRun, MAX_FINISHED, Move, UpdateState, autonomous, hooks};
+
+/// Reason word of an installation after which Windows is another version.
+pub(super) const BUILD_FAMILY_CHANGED: &str = "BuildFamilyChanged";
 
 /// Longest sentence in an outcome or a progress report, bytes.
 const MAX_SENTENCE: usize = 256;
@@ -77,7 +80,7 @@ impl Move {
         };
         autonomous::explain(&job, &mut outcome);
         outcome.message = sentence(&outcome.message);
-        self.remember(&job, end.result);
+        self.remember(&job, end.result, outcome.reason.as_deref());
         // Answers to what this job asked must not reach the next one.
         self.state.turn += 1;
         self.announce(outcome);
@@ -94,7 +97,7 @@ impl Move {
     }
 
     /// Remembers what a job did, for a later attempt or a rollback.
-    pub(super) fn remember(&mut self, job: &JobRun, result: OutcomeResult) {
+    pub(super) fn remember(&mut self, job: &JobRun, result: OutcomeResult, reason: Option<&str>) {
         let rollout_uid = &job.payload.key.rollout_uid;
         if result == OutcomeResult::RolledBack {
             self.state.records.retain(|record| record.rollout_uid != *rollout_uid);
@@ -108,6 +111,7 @@ impl Move {
                 packages.insert(update.kb.clone(), result.packages.clone());
             }
         }
+        let upgraded = reason == Some(BUILD_FAMILY_CHANGED) || self.upgraded_by(rollout_uid);
         let earlier = self.record_of(rollout_uid).cloned();
         if let Some(earlier) = &earlier {
             packages.extend(earlier.packages.clone());
@@ -118,11 +122,22 @@ impl Move {
             packages,
             installed_in_boot: job.installed_in_boot.clone(),
             reboot_required: job.reboot_required,
+            upgraded,
         };
         self.state.records.retain(|kept| kept.rollout_uid != *rollout_uid);
         self.state.records.push(record);
         let surplus = self.state.records.len().saturating_sub(MAX_FINISHED);
         self.state.records.drain(..surplus);
+    }
+
+    /// Whether an installation of this rollout made Windows another version.
+    pub(super) fn upgraded_by(&self, rollout_uid: &str) -> bool {
+        // An older agent left that in its outcome alone.
+        let mut told = self.state.finished.iter().filter(|outcome| {
+            outcome.key.rollout_uid == rollout_uid && outcome.key.action == Action::Install
+        });
+        self.record_of(rollout_uid).is_some_and(|record| record.upgraded)
+            || told.any(|outcome| outcome.reason.as_deref() == Some(BUILD_FAMILY_CHANGED))
     }
 
     /// What an earlier job of this rollout left.

@@ -326,6 +326,8 @@ pub struct Inspection {
     /// Asked updates, by KB, that the source offers as upgrades to another version of Windows though the
     /// job does not call them that, each with what says so.
     pub upgrades: BTreeMap<String, String>,
+    /// An upgrade to another version of Windows, under whatever number, that the next restart finishes.
+    pub pending_upgrade: Option<String>,
     /// Each asked service.
     pub services: BTreeMap<String, ServiceSample>,
     /// Services that run because Windows starts them, and nothing else does.
@@ -340,8 +342,8 @@ pub struct Inspection {
     pub hard_pending: Vec<String>,
     /// Windows is installing or removing something at this moment.
     pub busy: bool,
-    /// Free space on the system drive.
-    pub free_disk_gb: u32,
+    /// Free space on the system drive, where Windows tells.
+    pub free_disk_gb: Option<u32>,
     /// What Windows says of its component store; none where nobody asked.
     pub component_store: Option<StoreState>,
     /// Others that patch the device, each with the setting to change.

@@ -299,6 +299,9 @@ pub struct InstallRecord {
     pub installed_in_boot: Option<String>,
     /// An update asked for a restart.
     pub reboot_required: bool,
+    /// An installation of the rollout made Windows another version.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub upgraded: bool,
 }
 
 impl JobRun {

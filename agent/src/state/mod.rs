@@ -216,11 +216,22 @@ fn answered(mv: &mut Move, answer: Answer) -> Result<(), Unexpected> {
     let Some(job) = mv.state.job.take() else {
         return Err(Unexpected::Answer { answer: name, phase: "Idle" });
     };
-    if let Answer::Inspected(inspection) = &answer {
+    if let Answer::Inspected(inspection) = &answer
+        && proof::tells_build(inspection)
+    {
         mv.state.build.clone_from(&inspection.build);
     }
     mv.state.job = match (job.phase.clone(), answer) {
         (_, Answer::Woke) => wake::woke(mv, job),
+        (
+            Phase::Preflight { .. }
+            | Phase::Surveying { .. }
+            | Phase::Settling { .. }
+            | Phase::Verifying { .. },
+            Answer::Inspected(seen),
+        ) if !proof::tells_build(&seen) => {
+            verify::blind(mv, job, "Windows does not tell its build", 1)
+        }
         (Phase::Preflight { checks }, Answer::Inspected(found)) => {
             preflight::inspected(mv, job, checks, *found)
         }
@@ -375,3 +386,5 @@ mod stories;
 mod table;
 #[cfg(test)]
 mod troubles;
+#[cfg(test)]
+mod upgrade_stories;

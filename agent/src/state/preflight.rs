@@ -1,8 +1,8 @@
 //! Before anything is touched: the baseline, what there is to do, and what stands in the way.
 
-use wardring_seal::{Action, OutcomeResult, Preflight, StorePolicy, UpdateTarget};
+use wardring_seal::{Action, OutcomeResult, Preflight, StorePolicy, UpdateKind, UpdateTarget};
 
-use super::end::End;
+use super::end::{BUILD_FAMILY_CHANGED, End};
 use super::{
     Baseline, Inspection, JobRun, Move, Phase, RebootWhy, Reversible, ServicingResult, StoreState,
     UpdateState, UpdateStatus, install, permits, proof, reboot, retry, rollback, surroundings,
@@ -53,10 +53,13 @@ pub(super) fn inspected(
     }
     job.message.clear();
     take_baseline(mv, &mut job, &seen);
-    if let Some(sentence) = proof::another_windows(&job, &seen) {
-        // An earlier attempt made it that, or somebody in the middle of this one.
-        let end = End::because(OutcomeResult::Failed, "BuildFamilyChanged", sentence);
-        return mv.finish(job, end);
+    let is_ours = mv.upgraded_by(&job.payload.key.rollout_uid);
+    if let Some(sentence) = proof::another_windows(&job, &seen, is_ours) {
+        // An earlier attempt made it that, or a restart of this one. What somebody else did meanwhile is no
+        // failure of the rollout.
+        let is_theirs = !is_ours && !job.begun() && job.reboots == 0;
+        let result = if is_theirs { OutcomeResult::NotStarted } else { OutcomeResult::Failed };
+        return mv.finish(job, End::because(result, BUILD_FAMILY_CHANGED, sentence));
     }
     let before: Vec<UpdateState> = job.updates.iter().map(|update| update.state.clone()).collect();
     sort_updates(&mut job, &seen);
@@ -114,6 +117,13 @@ fn take_baseline(mv: &Move, job: &mut JobRun, seen: &Inspection) {
         witnesses: seen.witnesses.clone(),
     };
     let mut baseline = earlier.and_then(|record| record.baseline.clone()).unwrap_or_else(own);
+    // Between two attempts its owner upgraded it: what the first one broke is still broken, but the build
+    // is the new Windows' from now on.
+    if proof::is_another(&baseline.build, &seen.build)
+        && !mv.upgraded_by(&job.payload.key.rollout_uid)
+    {
+        baseline.build.clone_from(&seen.build);
+    }
     baseline.witnesses.clone_from(&seen.witnesses);
     job.baseline = Some(baseline);
 }
@@ -146,6 +156,7 @@ fn word(target: &UpdateTarget, seen: &Inspection) -> Option<&'static str> {
     let status = proof::status(target, seen);
     match status {
         UpdateStatus::NotApplicable => Some("NotApplicable"),
+        _ if proof::is_for_older_windows(target, seen) => Some("NotApplicable"),
         _ if proof::is_present(target, seen) && status != UpdateStatus::Superseded => {
             Some("AlreadyInstalled")
         }
@@ -213,10 +224,16 @@ fn listed(job: &JobRun, word: &str, what: &str) -> String {
 fn obstacle(job: &JobRun, seen: &Inspection) -> Option<End> {
     let rules = &job.payload.preflight;
     let stopped = |reason, sentence: String| Some(End::stopped(job, reason, sentence));
-    if seen.free_disk_gb < rules.min_free_disk_gb {
-        let (free, needed) = (seen.free_disk_gb, rules.min_free_disk_gb);
-        let sentence = format!("the drive of Windows has {free} GB free, {needed} GB are required");
-        return stopped("LowDiskSpace", sentence);
+    let needed = rules.min_free_disk_gb;
+    let lacks = match seen.free_disk_gb {
+        Some(free) if free < needed => Some(format!("the drive of Windows has {free} GB free")),
+        None if needed > 0 => {
+            Some("Windows does not tell how much of its drive is free".to_owned())
+        }
+        _ => None,
+    };
+    if let Some(lacks) = lacks {
+        return stopped("LowDiskSpace", format!("{lacks}, {needed} GB are required"));
     }
     if let Some((reason, sentence)) = unsound(rules, seen.component_store.as_ref()) {
         return stopped(reason, sentence);
@@ -280,6 +297,17 @@ fn needs_restart_first(job: &JobRun, seen: &Inspection) -> bool {
 
 fn restart_first(mv: &mut Move, job: JobRun, seen: &Inspection) -> Option<JobRun> {
     let sources = seen.hard_pending.join(", ");
+    let is_named = |target: &UpdateTarget| target.kind == UpdateKind::FeatureUpdate;
+    if let Some(upgrade) = &seen.pending_upgrade
+        && !job.payload.updates.iter().any(is_named)
+    {
+        let sentence = format!(
+            "Windows waits for a restart that would finish an upgrade to another version, which the rollout \
+             does not name: {upgrade}; restart the device yourself if that is wanted"
+        );
+        let end = End::stopped(&job, "PendingReboot", sentence);
+        return mv.finish(job, end);
+    }
     if !job.payload.preflight.reboot_first {
         let sentence = format!("Windows waits for a restart already ({sources})");
         let end = End::stopped(&job, "PendingReboot", sentence);

@@ -39,15 +39,34 @@ pub(super) fn status(update: &UpdateTarget, seen: &Inspection) -> UpdateStatus {
     seen.updates.get(&update.kb).copied().unwrap_or(UpdateStatus::NotOffered)
 }
 
+/// Whether the update is for an older Windows than this one: several may share a product's name, and the
+/// device may be ahead of the catalogue.
+pub(super) fn is_for_older_windows(update: &UpdateTarget, seen: &Inspection) -> bool {
+    let wanted = update.target_build.as_deref().filter(|_| update.kind == UpdateKind::Quality);
+    matches!((wanted.and_then(family), family(&seen.build)), (Some(wanted), Some(now)) if wanted < now)
+}
+
+/// Whether Windows told its build. A registry that could not be read for a moment is no verdict on an
+/// update.
+pub(super) fn tells_build(seen: &Inspection) -> bool {
+    Build::parse(&seen.build).is_some_and(|build| build.build > 0)
+}
+
+/// Whether both builds are known, and of different versions of Windows.
+pub(super) fn is_another(before: &str, now: &str) -> bool {
+    matches!((family(before), family(now)), (Some(before), Some(now)) if before != now)
+}
+
 /// What Windows became, where it is another version than before the job and the job names no upgrade.
 ///
 /// A quality update leaves the build number as it is and raises the number behind the dot. Upgrades
 /// change it, also the small ones that only enable what is there already (22621 to 22631, 26100 to
-/// 26200); whoever wants those names them as FeatureUpdate.
-pub(super) fn another_windows(job: &JobRun, seen: &Inspection) -> Option<String> {
+/// 26200); whoever wants those names them as FeatureUpdate. `is_ours` is whether an earlier attempt of the
+/// rollout made it that.
+pub(super) fn another_windows(job: &JobRun, seen: &Inspection, is_ours: bool) -> Option<String> {
     let before = &job.baseline.as_ref()?.build;
     let is_named = job.payload.updates.iter().any(|one| one.kind == UpdateKind::FeatureUpdate);
-    if is_named || family(before) == family(&seen.build) {
+    if is_named || !is_another(before, &seen.build) {
         return None;
     }
     let begun: Vec<&str> = job
@@ -56,8 +75,11 @@ pub(super) fn another_windows(job: &JobRun, seen: &Inspection) -> Option<String>
         .filter(|run| matches!(run.state, UpdateState::Running | UpdateState::Ended(_)))
         .map(|run| run.kb.as_str())
         .collect();
-    let since =
-        if begun.is_empty() { String::new() } else { format!(" since {}", begun.join(", ")) };
+    let since = match &begun[..] {
+        [] if is_ours => " since an earlier attempt of this rollout".to_owned(),
+        [] => String::new(),
+        begun => format!(" since {}", begun.join(", ")),
+    };
     Some(format!(
         "Windows is another version{since}: the build was {before} and is {}; the rollout names no feature \
          upgrade",
@@ -77,7 +99,8 @@ pub(super) fn upgrade_in_disguise(job: &JobRun, seen: &Inspection) -> Option<Str
             return Some(format!("{kb} would upgrade Windows to another version: {evidence}"));
         }
         let build = target.target_build.as_ref().filter(|_| target.kind == UpdateKind::Quality)?;
-        (family(build) != family(&seen.build)).then(|| {
+        let (expected, running) = (family(build)?, family(&seen.build)?);
+        (expected > running).then(|| {
             format!(
                 "{kb} would upgrade Windows to another version: the build is {}, and {build} is expected \
                  after it",
@@ -87,9 +110,10 @@ pub(super) fn upgrade_in_disguise(job: &JobRun, seen: &Inspection) -> Option<Str
     })
 }
 
-/// The version of Windows in a build: the number before the dot.
+/// The version of Windows in a build: the number before the dot. None where it is not known, or not written
+/// as `build.UBR`.
 fn family(build: &str) -> Option<u32> {
-    build.split('.').next()?.parse().ok()
+    Build::parse(build).map(|build| build.build).filter(|build| *build > 0)
 }
 
 /// `build.UBR`.
@@ -114,6 +138,14 @@ impl Build {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_known_is_of_no_other_windows() {
+        assert!(is_another("20348.2700", "26100.2314"));
+        for unknown in ["0.0", "", "10.0.20348.2762"] {
+            assert!(!is_another("20348.2700", unknown) && !is_another(unknown, "20348.2700"));
+        }
+    }
 
     #[test]
     fn a_build_includes_what_came_before_it_in_the_same_build_only() {

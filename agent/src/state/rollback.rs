@@ -1,7 +1,7 @@
 //! Taking updates back, in reverse order, and proving that they are gone.
 
 use wardring_protocol::{PermitAnswer, Step};
-use wardring_seal::{Action, HookMoment, OutcomeResult, UpdateTarget};
+use wardring_seal::{HookMoment, OutcomeResult};
 
 use crate::hresult::Hresult;
 
@@ -253,30 +253,13 @@ pub(super) fn uninstalled(
     next(mv, job)
 }
 
-/// The end of a rollback on a device whose Windows became another version with the updates, and has none
-/// of them any more: to find nothing there is no proof that anything was taken back.
+/// The end of a rollback on a device whose Windows became another version with the updates. Whatever of
+/// the job is there now is the new Windows' own, and its removal would take nothing back.
 fn upgraded(mv: &Move, job: &JobRun, seen: &Inspection) -> Option<End> {
-    let mut earlier = mv.state.finished.iter().filter(|outcome| {
-        outcome.key.rollout_uid == job.payload.key.rollout_uid
-            && outcome.key.action == Action::Install
-    });
-    let is_ours = job.own_rollback.is_some()
-        || earlier.any(|outcome| outcome.reason.as_deref() == Some("BuildFamilyChanged"));
-    let sentence = proof::another_windows(job, seen).filter(|_| is_ours)?;
-    let is_left = |target: &UpdateTarget| {
-        !matches!(
-            proof::status(target, seen),
-            UpdateStatus::NotOffered
-                | UpdateStatus::NotApplicable
-                | UpdateStatus::Superseded
-                | UpdateStatus::Offered(_)
-        )
-    };
-    let targets = job.payload.updates.iter().filter(|target| job.takes_back(&target.kb));
-    (!targets.into_iter().any(is_left)).then(|| {
-        let sentence = format!("{sentence}; removing an update does not take that back");
-        End::because(OutcomeResult::NotReversible, "BuildFamilyChanged", sentence)
-    })
+    let is_ours = job.own_rollback.is_some() || mv.upgraded_by(&job.payload.key.rollout_uid);
+    let sentence = proof::another_windows(job, seen, is_ours).filter(|_| is_ours)?;
+    let sentence = format!("{sentence}; removing an update does not take that back");
+    Some(End::because(OutcomeResult::NotReversible, "BuildFamilyChanged", sentence))
 }
 
 /// The removal does not end.

@@ -2,7 +2,7 @@
 
 use wardring_seal::{OutcomeResult, UpdateTarget};
 
-use super::end::End;
+use super::end::{BUILD_FAMILY_CHANGED, End};
 use super::{
     Ask, Inspection, JobRun, Move, Phase, ProbeSample, RebootWhy, ServiceSample, ServicingResult,
     UpdateState, Verdict, boots, changes, contact, health, install, pause, permits, proof, reboot,
@@ -123,7 +123,7 @@ pub(super) fn settled(
         return reboot::count_down(mv, job, RebootWhy::Finish, false, 0);
     }
     fill_interrupted(&mut job, &seen);
-    if let Some(end) = unproven(&job, &seen) {
+    if let Some(end) = unproven(mv, &job, &seen) {
         return mv.finish(job, end);
     }
     mv.enter(&mut job, Phase::Verifying { good: 0, samples: 0 });
@@ -156,7 +156,7 @@ fn fill_interrupted(job: &mut JobRun, seen: &Inspection) {
 }
 
 /// The end of a job whose proof fails, if it does.
-fn unproven(job: &JobRun, seen: &Inspection) -> Option<End> {
+fn unproven(mv: &Move, job: &JobRun, seen: &Inspection) -> Option<End> {
     let targets = job.updates.iter().zip(&job.payload.updates);
     if job.is_rollback() {
         let mut left = targets
@@ -166,8 +166,9 @@ fn unproven(job: &JobRun, seen: &Inspection) -> Option<End> {
         return Some(End::because(OutcomeResult::RollbackFailed, "InstallFailed", sentence));
     }
     // Before anything else: of another Windows, every other word means something else.
-    if let Some(sentence) = proof::another_windows(job, seen) {
-        return Some(End::because(OutcomeResult::Failed, "BuildFamilyChanged", sentence));
+    let is_ours = mv.upgraded_by(&job.payload.key.rollout_uid);
+    if let Some(sentence) = proof::another_windows(job, seen, is_ours) {
+        return Some(End::because(OutcomeResult::Failed, BUILD_FAMILY_CHANGED, sentence));
     }
     let claims = |state: &UpdateState| match state {
         UpdateState::Ended(result) => result.is_success(),
@@ -198,7 +199,7 @@ pub(super) fn sampled(
     seen: Inspection,
 ) -> Option<JobRun> {
     // Windows may still take it back while we watch.
-    if let Some(end) = unproven(&job, &seen) {
+    if let Some(end) = unproven(mv, &job, &seen) {
         return mv.finish(job, end);
     }
     let samples = samples + 1;

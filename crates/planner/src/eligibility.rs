@@ -1,6 +1,7 @@
 //! May this device start? Reasons first, slot last: a device that could not start anyway must not
 //! hold a slot, and one that waits for a slot must be able to start.
 
+use jiff::SignedDuration;
 use wardring_api::{
     ComponentStore, ComponentStorePolicy, DeviceGroupStatus, DeviceMode, FullValue, LineState,
     PatchAuthority, PatchRolloutSpec, PendingRebootPolicy, Reboots, RollbackPolicy,
@@ -156,10 +157,11 @@ pub(crate) fn line_hold(
         return Some(reason);
     }
     let failed_before = !matches!(line.state, LineState::Pending);
+    let (pause, reason) = pause(line, rules);
     if let Some(at) = line.at.filter(|_| failed_before)
-        && !wake.is_due(later(at, rules.backoff))
+        && !wake.is_due(later(at, pause))
     {
-        return Some(Reason::Backoff);
+        return Some(reason);
     }
     // Its packages said so, and they say it again at every attempt; a person's retry asks anew.
     if line.state == LineState::NotStarted
@@ -169,6 +171,38 @@ pub(crate) fn line_hold(
         return Some(Reason::NotReversible);
     }
     claims.crowd(position, scene.table)
+}
+
+/// How long a line waits after its last attempt, and what it waits for.
+pub(crate) fn pause(line: &Line, rules: &Rules) -> (SignedDuration, Reason) {
+    match found_on_the_spot(line) {
+        Some(found) => (longer(rules.backoff, line.attempt), found),
+        None => (rules.backoff, Reason::Backoff),
+    }
+}
+
+/// What the device itself found before its last attempt and does not report, if that lasts: it would find
+/// the same in ten minutes, at the cost of a grant each time.
+fn found_on_the_spot(line: &Line) -> Option<Reason> {
+    line.reason.filter(|reason| {
+        line.state == LineState::NotStarted
+            && matches!(
+                reason,
+                Reason::LowDiskSpace
+                    | Reason::ComponentStoreDamaged
+                    | Reason::ComponentStoreUnknown
+                    | Reason::PatchAuthority
+                    | Reason::PendingReboot
+                    | Reason::PreflightFailed
+            )
+    })
+}
+
+/// The pause after so many grants: twice as long after each, up to half a day.
+fn longer(backoff: SignedDuration, grants: u32) -> SignedDuration {
+    const LONGEST: SignedDuration = SignedDuration::from_hours(12);
+    let doubled = backoff.saturating_mul(1 << grants.saturating_sub(1).min(16));
+    doubled.min(LONGEST.max(backoff))
 }
 
 /// Which devices are taken, and how many of each group are unavailable: one decision over all

@@ -278,7 +278,9 @@ impl Facts<'_, '_> {
             return self.ends(line, LineState::Deferred, Reason::TailClosed, None);
         }
         if line.attempt >= MAX_GRANTS {
-            return self.ends(line, LineState::Failed, Reason::StartByPassed, None);
+            // What it never began for says more than that it never began.
+            let reason = line.reason.unwrap_or(Reason::StartByPassed);
+            return self.ends(line, LineState::Failed, reason, None);
         }
         let (Some(opened), None, false) = (self.opened, self.stop, table.is_online(position))
         else {

@@ -177,6 +177,34 @@ fn a_device_that_found_out_that_nothing_could_be_taken_back_is_not_asked_again_a
 }
 
 #[test]
+fn what_a_device_finds_on_the_spot_is_told_and_asked_less_and_less_often() {
+    let mut world = world("", |_| {});
+    world.settle();
+    let mut grants = 0;
+    for hour in 0..=24 {
+        for job in world.jobs.clone().into_values().filter(|job| job.device == "test-1") {
+            grants += 1;
+            let mut answer = support::good_answer(&world);
+            (answer.result, answer.reason) =
+                (OutcomeResult::NotStarted, Some(Reason::LowDiskSpace));
+            answer.started = false;
+            let outcome = wardring_planner::JobOutcome::Verified(answer);
+            world.jobs.get_mut(&job.device).unwrap().outcome = outcome;
+        }
+        world.settle();
+        let line = world.line("november", "test-1").unwrap();
+        if line.state == LineState::NotStarted {
+            let waits = world.status("november").waiting_for;
+            assert!(waits.iter().any(|told| told.reason == "LowDiskSpace"), "{hour}: {waits:#?}");
+        }
+        world.now += jiff::SignedDuration::from_mins(60);
+        world.settle();
+    }
+    // With the usual pause of ten minutes it would have been asked every time.
+    assert!((5..=9).contains(&grants), "{grants}");
+}
+
+#[test]
 fn the_job_of_an_exclusive_group_tells_the_device_to_look_for_others_as_well() {
     for (authority, looks) in [(PatchAuthority::Exclusive, true), (PatchAuthority::Shared, false)] {
         let mut world = world("", |_| {});

@@ -225,6 +225,7 @@ impl World {
             build: self.build(),
             updates: targets.iter().map(status).collect(),
             upgrades: BTreeMap::new(),
+            pending_upgrade: None,
             services: services.iter().map(|name| (name.clone(), sample.clone())).collect(),
             automatic: BTreeSet::new(),
             // What an update breaks here is a service.
@@ -233,7 +234,7 @@ impl World {
             witnesses: BTreeSet::new(),
             hard_pending: self.hard_pending(),
             busy: self.running.is_some(),
-            free_disk_gb: 100,
+            free_disk_gb: Some(100),
             component_store: Some(StoreState::Healthy),
             other_patch_sources: Vec::new(),
             surroundings: Surroundings::CLEAR,

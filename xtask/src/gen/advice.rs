@@ -374,14 +374,15 @@ const PARTS: &[Part] = &[
                 BuildFamilyChanged,
                 "Look at the Device's build: it runs another version of Windows. Hold the update for every \
                  other device (`kubectl wardring hold update`). Windows' own way back, within ten days as it \
-                 comes, is `DISM /Online /Initiate-OSUninstall`; servers have none but a backup. Whoever wants \
-                 the new version names it: an Update of kind FeatureUpdate.",
+                 comes, is `DISM /Online /Initiate-OSUninstall`; servers have none but a backup. To bring a new \
+                 version of Windows to devices is not supported yet: another tool has to do that, and the \
+                 device goes on from what it is then.",
             ),
             (
                 FeatureUpgrade,
-                "Nothing was installed. The message says what calls it an upgrade. If that is wanted, give \
-                 the Update the kind FeatureUpdate and name its KB; else take the KB out of the rollout, and \
-                 decline it in WSUS.",
+                "Nothing was installed. The message says what calls it an upgrade. Take the KB out of the \
+                 rollout, and decline the upgrade in WSUS. If it is wanted, another tool has to bring it: \
+                 rolling out a new version of Windows is not supported yet.",
             ),
             (RebootStuck, "Look at the console for what refuses to end, then restart it by hand."),
             (

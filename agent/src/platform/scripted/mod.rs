@@ -360,6 +360,7 @@ impl Updates for Scripted {
                 .map(|update| (update.kb.clone(), life.status(&self.world, &update.kb)))
                 .collect(),
             upgrades: self.world.upgrades(updates),
+            pending_upgrade: None,
             services: services.iter().map(|name| (name.clone(), life.sample(name))).collect(),
             automatic: life
                 .services
@@ -377,7 +378,7 @@ impl Updates for Scripted {
                 .map(|source| source.source)
                 .collect(),
             busy: life.is_busy(),
-            free_disk_gb: self.world.free_disk_gb,
+            free_disk_gb: Some(self.world.free_disk_gb),
             component_store: Some(self.world.component_store()),
             other_patch_sources: self.world.other_patch_sources.clone(),
             surroundings: Surroundings::default(),

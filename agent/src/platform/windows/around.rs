@@ -1,6 +1,8 @@
 //! What a device runs on, what happens at its next start, and its active hours, from the numbers that
 //! Windows gives.
 
+use std::time::{Duration, Instant};
+
 use super::registry::{Registry, number};
 use crate::state::{Power, Startup};
 
@@ -19,6 +21,8 @@ pub(super) const PROTECTORS: [(u32, &str); 7] = [
 ];
 /// The chip alone.
 const TPM: u32 = 1;
+/// How long an answer is reported while the next one does not come.
+const STEADY_FOR: Duration = Duration::from_secs(3600);
 /// WBEM_E_INVALID_NAMESPACE: a Windows without BitLocker, such as a server without that feature.
 const NO_BITLOCKER: i32 = 0x8004_100E_u32.cast_signed();
 
@@ -54,6 +58,22 @@ pub(super) fn startup(answer: Result<(u32, Vec<u32>), (i32, String)>) -> Startup
     }
 }
 
+/// What is reported of the next start: what BitLocker says, or said within the last hour where a slow WMI
+/// gives no answer now. Jobs ask for themselves.
+pub(super) fn steady(now: Startup, told: &mut Option<(Instant, Startup)>, at: Instant) -> Startup {
+    let is_unknown = matches!(now, Startup::Unknown(_));
+    match told {
+        Some((since, startup)) if is_unknown && at.duration_since(*since) < STEADY_FOR => {
+            startup.clone()
+        }
+        _ if is_unknown => now,
+        told => {
+            *told = Some((at, now.clone()));
+            now
+        }
+    }
+}
+
 /// Active hours as Windows Update has them: by policy, else as the user of the device set them, else
 /// from 8 to 17 (Windows documentation, "Manage device restarts after updates").
 pub(super) fn active_hours(registry: &impl Registry) -> (u8, u8) {
@@ -72,6 +92,19 @@ pub(super) fn active_hours(registry: &impl Registry) -> (u8, u8) {
 mod tests {
     use super::super::registry::tests::Hive;
     use super::*;
+
+    #[test]
+    fn a_question_that_took_too_long_is_reported_once_the_last_answer_is_old() {
+        let (unknown, mut told) = (|| Startup::Unknown("slow".to_owned()), None);
+        let began = Instant::now();
+        assert_eq!(steady(unknown(), &mut told, began), unknown());
+        assert_eq!(steady(Startup::Unattended, &mut told, began), Startup::Unattended);
+        let soon = began + Duration::from_secs(3000);
+        assert_eq!(steady(unknown(), &mut told, soon), Startup::Unattended);
+        assert_eq!(steady(unknown(), &mut told, began + STEADY_FOR), unknown());
+        let attended = Startup::Attended(vec!["TpmAndPin".to_owned()]);
+        assert_eq!(steady(attended.clone(), &mut told, soon), attended, "news are told at once");
+    }
 
     #[test]
     fn only_power_from_outside_or_no_battery_at_all_is_plugged_in() {

@@ -10,8 +10,8 @@ use wardring_seal::{ActiveHours, JobKey, UpdateSource, UpdateTarget};
 
 use super::boots::OwnBoot;
 use super::pending::{self, Known, Servicing};
-use super::product::product;
-use super::registry::{LocalMachine, number, text};
+use super::product::{product, release};
+use super::registry::{LocalMachine, text};
 use super::updates::{self, Seen, WindowsUpdate};
 use super::{bitlocker, configmgr, dism, neighbours, power, services, smbios, store};
 use crate::ffi;
@@ -98,11 +98,12 @@ fn known(boot: &OwnBoot) -> Known {
     }
 }
 
+/// `build.UBR`; `0.0` where the registry does not tell for now, which is no build.
 fn build_and_ubr() -> String {
-    let build = text(&LocalMachine, CURRENT_VERSION, "CurrentBuild")
-        .or_else(|| text(&LocalMachine, CURRENT_VERSION, "CurrentBuildNumber"))
-        .unwrap_or_else(|| "0".to_owned());
-    format!("{build}.{}", number(&LocalMachine, CURRENT_VERSION, "UBR").unwrap_or(0))
+    super::product::build(&LocalMachine, CURRENT_VERSION).unwrap_or_else(|error| {
+        tracing::warn!(%error, "Windows does not tell its build");
+        "0.0".to_owned()
+    })
 }
 
 /// Names of the packages in force; an installation is known by their difference. None where they cannot
@@ -122,7 +123,7 @@ fn product_name() -> String {
     let name = read("ProductName").unwrap_or_else(|| "Windows".to_owned());
     let build = read("CurrentBuild").unwrap_or_default();
     let kind = read("InstallationType").unwrap_or_default();
-    product(&name, &build, &kind, read("DisplayVersion").as_deref())
+    product(&name, &build, &kind, release(&LocalMachine, CURRENT_VERSION).as_deref())
 }
 
 /// Addresses that other computers know this one by.
@@ -192,9 +193,9 @@ impl Machine for Windows {
             agent_update_failed: self.hooks.parent().and_then(crate::service::update::failure),
             pending_reboot: pending::sources(&LocalMachine, &known(&self.boot)),
             services: services::facts(),
-            startup: Some(startup_fact(&bitlocker::startup())),
+            startup: Some(startup_fact(&bitlocker::reported())),
             free_disk_gb: told_free(),
-            component_store: store::known().map(|state| state.as_str().to_owned()),
+            component_store: store::store().known().map(|state| state.as_str().to_owned()),
             other_patch_sources: neighbours::others(&LocalMachine),
             ..Facts::default()
         };
@@ -248,7 +249,7 @@ impl Updates for Windows {
         let seen = self.updates.look(updates, terms).await?;
         let (boot, targets, names) = (self.boot.clone(), updates.to_vec(), services.to_vec());
         blocking(move || {
-            let component_store = terms.looks_at_store.then(store::fresh);
+            let component_store = terms.looks_at_store.then(|| store::store().fresh());
             inspection(&boot, &targets, &names, seen)
                 .map(|seen| Inspection { component_store, ..seen })
         })
@@ -343,6 +344,7 @@ fn inspection(
         build: build_and_ubr(),
         updates: updates.iter().map(stands).collect(),
         upgrades: seen.upgrades.clone(),
+        pending_upgrade: seen.pending_upgrade.clone(),
         services: services::sample(names)?,
         automatic: services::automatic()?,
         probes: BTreeMap::new(),
@@ -350,8 +352,7 @@ fn inspection(
         witnesses: BTreeSet::new(),
         hard_pending: hard.chain(seen.hard_pending.clone()).collect(),
         busy: servicing == Servicing::AtWork || seen.is_busy,
-        // None where Windows does not tell, so that no rule is met by it.
-        free_disk_gb: free_disk_gb().unwrap_or(0),
+        free_disk_gb: free_disk_gb(),
         component_store: None,
         other_patch_sources: neighbours::others(&LocalMachine),
         surroundings: Surroundings::default(),

@@ -28,7 +28,7 @@ mod services;
 #[cfg_attr(not(windows), allow(dead_code, reason = "there are sessions on Windows alone"))]
 mod sessions;
 mod smbios;
-#[cfg(windows)]
+#[cfg_attr(not(windows), allow(dead_code, reason = "asked on Windows only"))]
 mod store;
 #[cfg(windows)]
 mod support;

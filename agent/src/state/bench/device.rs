@@ -313,6 +313,9 @@ impl Bench {
     }
 
     pub(super) fn build(&self) -> String {
+        if self.hides_build > 0 {
+            return "0.0".to_owned();
+        }
         let is_new = self.updates.get("KB1").is_some_and(|script| script.stand == Stand::InForce);
         if is_new || self.keeps_build { self.new_build } else { OLD }.to_owned()
     }
@@ -354,6 +357,7 @@ impl Bench {
             upgrades: self.upgrades.clone(),
             services,
             automatic: automatic.collect(),
+            pending_upgrade: self.pending_upgrade.map(str::to_owned),
             probes: self.probes.clone(),
             ports: self.ports.clone(),
             witnesses: BTreeSet::new(),
@@ -395,6 +399,7 @@ impl Bench {
             }
             Ask::Inspect { witnesses, services, .. } => {
                 self.looks += 1;
+                let is_hidden = self.hides_build > 0;
                 let phase = self.state.job.as_ref().map(|job| &job.phase);
                 if matches!(phase, Some(Phase::Verifying { .. })) && self.deaths_left > 0 {
                     self.deaths_left -= 1;
@@ -405,6 +410,7 @@ impl Bench {
                 if witnesses.is_some() {
                     seen.witnesses = self.answering();
                 }
+                self.hides_build -= u32::from(is_hidden);
                 Answer::Inspected(Box::new(seen))
             }
             Ask::SeekContact { .. } => {

@@ -113,7 +113,7 @@ pub(super) fn waiting(story: &DeviceStory<'_>, line: &Line, rules: &Rules) -> Ex
             let why = gate_in_the_way(story).map_or(String::new(), |gate| gate.message);
             format!("{device} does not start: {why}")
         }
-        Reason::Backoff => {
+        _ if is_later(story, line, reason) => {
             format!("{device} gets its next attempt later; it {}", last_end(story.line))
         }
         Reason::CanaryGap if let Some(gaps) = unproven(story).and_then(canary_gaps) => {
@@ -170,6 +170,23 @@ pub(super) fn waiting(story: &DeviceStory<'_>, line: &Line, rules: &Rules) -> Ex
     Explanation { reason, message, until }
 }
 
+/// Whether it waits for its next attempt alone: what it found on the spot is told by its last answer, since
+/// the device reports nothing of it.
+fn is_later(story: &DeviceStory<'_>, line: &Line, reason: Reason) -> bool {
+    let reports = match reason {
+        Reason::LowDiskSpace => story.device.is_some_and(|row| row.free_disk_gb.is_some()),
+        Reason::ComponentStoreDamaged => story.device.is_some_and(|row| {
+            matches!(
+                row.component_store,
+                Some(ComponentStore::Repairable | ComponentStore::Damaged)
+            )
+        }),
+        _ => false,
+    };
+    let is_found = line.state == LineState::NotStarted && line.reason == Some(reason);
+    reason == Reason::Backoff || (is_found && !reports)
+}
+
 /// The gate that lets nothing start in the device's stage, if one does.
 fn gate_in_the_way(story: &DeviceStory<'_>) -> Option<Complaint> {
     let status = story.rollout.status.as_ref()?;
@@ -218,9 +235,10 @@ fn hold(story: &DeviceStory<'_>, line: &Line, rules: &Rules) -> (Reason, Option<
     if group.is_some_and(|name| table.find_group(name).is_none()) {
         return (Reason::GroupNotFound, None);
     }
-    let again = line.at.map(|at| later(at, rules.backoff));
+    let (pause, reason) = pause(line, rules);
+    let again = line.at.map(|at| later(at, pause));
     if line.state != LineState::Pending && again.is_some_and(|again| story.now < again) {
-        return (Reason::Backoff, again);
+        return (reason, again);
     }
     let listens = |waiting: &&Waiting| waiting.reason == Reason::AgentsUnheard.as_str();
     if let Some(waiting) = status.waiting_for.iter().find(listens) {

@@ -15,7 +15,7 @@ use super::calls::{CallError, Calls, Connect};
 use super::install::{self, Act};
 use super::inventory::{ASK_AGAIN, ASK_EVERY, Due, Inventory, failed};
 use super::look::{self, LastAnswer};
-use super::matching::{Stand, is_other_windows, matching};
+use super::matching::{Stand, matching, other_windows, pending_upgrade};
 use super::policy::Policy;
 use super::record::{Record, act};
 use super::shelf::Shelf;
@@ -76,6 +76,8 @@ pub struct Seen {
     pub updates: BTreeMap<String, UpdateStatus>,
     /// Asked KBs that are offered as upgrades of Windows only, with what says so.
     pub upgrades: BTreeMap<String, String>,
+    /// An upgrade of Windows, under whatever number, that the next restart finishes.
+    pub pending_upgrade: Option<String>,
     /// Somebody installs or removes at this moment.
     pub is_busy: bool,
     /// Name of the sign that Windows waits for a restart, if the update agent says so.
@@ -278,6 +280,7 @@ impl WindowsUpdate {
                 return Ok(Seen {
                     updates: BTreeMap::new(),
                     upgrades: BTreeMap::new(),
+                    pending_upgrade: None,
                     is_busy,
                     hard_pending: None,
                 });
@@ -288,6 +291,7 @@ impl WindowsUpdate {
             tracing::debug!(kb, status = ?stand.status, evidence = stand.evidence, "looked");
         }
         let now = wall_clock();
+        let pending_upgrade = pending_upgrade(&seen.found.updates);
         self.shared.change(|known| {
             if seen.was_online {
                 known.answered.retain(|(answered, _)| *answered != source);
@@ -302,6 +306,7 @@ impl WindowsUpdate {
         let upgrades = seen.updates.iter().filter_map(upgrade).collect();
         Ok(Seen {
             upgrades,
+            pending_upgrade,
             updates: seen.updates.into_iter().map(|(kb, stand)| (kb, stand.status)).collect(),
             is_busy: seen.is_busy || self.installing.load(Ordering::SeqCst) > 0,
             hard_pending: seen.reboot_required.then(|| REBOOT_SOURCE.to_owned()),
@@ -334,12 +339,12 @@ impl WindowsUpdate {
         if targets.is_empty() {
             return Ok(());
         }
-        let record = self.record.clone();
+        let (record, build) = (self.record.clone(), (self.device.build)());
         let downloaded = self.calls.call(self.limits.download, move |wua| {
             let each = targets.iter();
             // Which one failed belongs to the answer, so a failure is one here.
             Ok(each
-                .map(|target| (target, install::download(wua, target, terms, &record)))
+                .map(|target| (target, install::download(wua, target, terms, (&record, &build))))
                 .find_map(|(target, done)| Some((target.kb.clone(), done.err()?))))
         });
         match downloaded.await {
@@ -437,13 +442,15 @@ impl WindowsUpdate {
     /// A sentence.
     pub async fn hide(&self, target: &UpdateTarget, source: UpdateSource) -> Result<(), String> {
         let (target, record) = (target.clone(), self.record.clone());
+        let build = (self.device.build)();
         let done = self.calls.call(self.limits.search, move |wua| {
             let with_drivers = look::with_drivers(std::slice::from_ref(&target));
             let found = wua.search(Query { source, is_online: false, with_drivers })?;
             // One that is removed and waits for its restart still counts as installed.
             let shown = matching(&target, &found.updates).filter(|update| !update.is_hidden);
             // An upgrade under the same number is nobody's that was installed, and would stay hidden.
-            let shown: Vec<_> = shown.filter(|update| !is_other_windows(&target, update)).collect();
+            let shown = shown.filter(|update| other_windows(&target, update, &build).is_none());
+            let shown: Vec<_> = shown.collect();
             let ids = shown.iter().map(|update| update.identity.id.clone()).collect();
             // First: what is hidden and not noted would stay hidden for good.
             if let Err(error) = record.note_hidden(&ids, true) {
@@ -462,6 +469,7 @@ impl WindowsUpdate {
             target: target.clone(),
             terms,
             boot: self.boot.clone(),
+            build: (self.device.build)(),
             record: self.record.clone(),
             packages: self.device.packages,
             shelf: Arc::clone(&self.shelf),

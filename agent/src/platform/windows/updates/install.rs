@@ -45,6 +45,8 @@ pub struct Act {
     pub terms: Terms,
     /// Running boot.
     pub boot: String,
+    /// Running `build.UBR`.
+    pub build: String,
     /// The record.
     pub record: Record,
     /// Lists the packages of Windows.
@@ -73,11 +75,11 @@ pub fn download(
     wua: &dyn Wua,
     target: &UpdateTarget,
     terms: Terms,
-    record: &Record,
+    (record, build): (&Record, &str),
 ) -> Result<(), Failure> {
     let found = known(wua, terms.source, target)?;
-    let shown = Shown::show(wua, target, &found, record)?;
-    for update in to_install(target, &shown.updates) {
+    let shown = Shown::show(wua, (target, build), &found, record)?;
+    for update in to_install(target, &shown.updates, build) {
         agree(wua, update, terms)?;
         if update.is_downloaded {
             continue;
@@ -103,7 +105,7 @@ struct Shown<'a> {
 impl<'a> Shown<'a> {
     fn show(
         wua: &'a dyn Wua,
-        target: &UpdateTarget,
+        (target, build): (&UpdateTarget, &str),
         found: &[Update],
         record: &'a Record,
     ) -> Result<Shown<'a>, Failure> {
@@ -111,7 +113,7 @@ impl<'a> Shown<'a> {
         let is_hidden = |update: &&&Update| {
             found.iter().any(|real| real.identity == update.identity && real.is_hidden)
         };
-        let ours: Vec<Identity> = to_install(target, &updates)
+        let ours: Vec<Identity> = to_install(target, &updates, build)
             .iter()
             .filter(is_hidden)
             .map(|update| update.identity.clone())
@@ -238,7 +240,7 @@ fn barred_by_earlier(act: &Act) -> Option<ServicingResult> {
 fn begin(wua: &dyn Wua, act: &Act, permit: Permit) -> Result<Performed, Failure> {
     let found = known(wua, act.terms.source, &act.target)?;
     let seen = as_a_job_sees(&found, &act.record.hidden());
-    let updates = to_install(&act.target, &seen);
+    let updates = to_install(&act.target, &seen, &act.build);
     if updates.is_empty() {
         let there: Vec<&Update> = matching(&act.target, &found)
             .filter(|update| update.is_installed || update.reboot_required)
@@ -251,7 +253,7 @@ fn begin(wua: &dyn Wua, act: &Act, permit: Permit) -> Result<Performed, Failure>
         }));
     }
     // Under the permit of this step, and until its end.
-    let mut shown = Shown::show(wua, &act.target, &found, &act.record)?;
+    let mut shown = Shown::show(wua, (&act.target, &act.build), &found, &act.record)?;
     for update in &updates {
         agree(wua, update, act.terms)?;
         if !update.is_downloaded {

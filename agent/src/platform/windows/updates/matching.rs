@@ -22,27 +22,29 @@ pub struct Stand {
 /// Tells where `target` stands. `build` is the running `build.UBR`.
 pub fn stand(target: &UpdateTarget, found: &[Update], build: &str) -> Stand {
     let matches: Vec<&Update> = matching(target, found).collect();
-    if let Some(update) = matches.iter().find(|update| update.reboot_required) {
+    let is_other = |update: &&&Update| other_windows(target, update, build).is_some();
+    let waits = || matches.iter().filter(|update| update.reboot_required);
+    if let Some(update) = waits().next() {
         let evidence = format!("{} waits for a restart", update.identity);
-        return told(UpdateStatus::PendingReboot(reversible(target, update)), evidence);
+        let status = UpdateStatus::PendingReboot(reversible(target, update));
+        // One restart finishes all of them.
+        let upgrade = waits().find_map(|update| other_windows(target, update, build));
+        return Stand { upgrade, ..told(status, evidence) };
     }
-    let is_offered = |update: &Update| {
+    if let Some(update) = to_install(target, found, build).first() {
         let evidence = format!("{} is offered", update.identity);
-        let status = UpdateStatus::Offered(reversible(target, update));
-        Stand { upgrade: upgrade(target, found, build), ..told(status, evidence) }
-    };
-    if let Some(update) = to_install(target, found).first() {
-        return is_offered(update);
+        return told(UpdateStatus::Offered(reversible(target, update)), evidence);
     }
-    if let Some(update) = matches.iter().find(|update| update.is_installed) {
+    // An upgrade of that number is not the update, also where it is there.
+    let mut there = matches.iter().filter(|update| update.is_installed);
+    if let Some(update) = there.find(|update| !is_other(update)) {
         let evidence = format!("{} is installed", update.identity);
         return told(UpdateStatus::Installed(reversible(target, update)), evidence);
     }
-    // An upgrade under the same number stays on offer, also when what was meant is installed.
-    if let Some(update) = offered(target, found).first() {
-        return is_offered(update);
-    }
     if target.package.is_some() {
+        if let Some(evidence) = is_for_another(target, build) {
+            return told(UpdateStatus::NotApplicable, evidence);
+        }
         // Nobody but the job offers it, and only what is installed makes it superfluous.
         return match outrun(target, build) {
             Some(evidence) => told(UpdateStatus::Superseded, evidence),
@@ -52,7 +54,22 @@ pub fn stand(target: &UpdateTarget, found: &[Update], build: &str) -> Stand {
     if let Some(evidence) = superseded(target, found, build) {
         return told(UpdateStatus::Superseded, evidence);
     }
+    // An upgrade under the same number stays on offer, also when what was meant is installed or outrun.
+    if let Some(update) = offered(target, found).first() {
+        let evidence = format!("{} is offered", update.identity);
+        let status = UpdateStatus::Offered(reversible(target, update));
+        let upgrade = other_windows(target, update, build);
+        return Stand { upgrade, ..told(status, evidence) };
+    }
     not_offered(target, &matches)
+}
+
+/// What says that a package is for another Windows than this one: several share a product's name.
+fn is_for_another(target: &UpdateTarget, build: &str) -> Option<String> {
+    let wanted = build_and_ubr(target.target_build.as_deref()?)?;
+    let running = build_and_ubr(build).filter(|running| running.0 > 0)?;
+    let is_other = target.kind == UpdateKind::Quality && wanted.0 != running.0;
+    is_other.then(|| format!("it is for build {}, and the build is {build}", wanted.0))
 }
 
 fn told(status: UpdateStatus, evidence: String) -> Stand {
@@ -72,38 +89,35 @@ fn not_offered(target: &UpdateTarget, matches: &[&Update]) -> Stand {
 }
 
 /// The updates that an installation of `target` consists of: offered here, and not there yet. One KB may
-/// name a quality update and an upgrade of Windows (KB5044284 did, in November 2024): what the source
-/// classifies as an upgrade is none of them, unless the target is one.
-pub fn to_install<'a>(target: &UpdateTarget, found: &'a [Update]) -> Vec<&'a Update> {
+/// name a quality update and an upgrade of Windows (KB5044284 did, in November 2024): each that is another
+/// Windows is left out, whatever is offered beside it.
+pub fn to_install<'a>(target: &UpdateTarget, found: &'a [Update], build: &str) -> Vec<&'a Update> {
     let mut offered = offered(target, found);
-    offered.retain(|update| !is_other_windows(target, update));
+    offered.retain(|update| other_windows(target, update, build).is_none());
     offered
 }
 
-/// Whether its source calls it an upgrade of Windows, which the target is not meant to be.
-pub fn is_other_windows(target: &UpdateTarget, update: &Update) -> bool {
-    target.kind != UpdateKind::FeatureUpdate && update.is_in(UPGRADES)
-}
-
-/// What says that nothing is offered of `target` but an upgrade to another version of Windows, if so:
-/// Microsoft's classification, or the build at the end of a cumulative update's title.
-fn upgrade(target: &UpdateTarget, found: &[Update], build: &str) -> Option<String> {
+/// What says that an update is an upgrade to another version of Windows, which the target is not meant to
+/// be: Microsoft's classification, or the build at the end of a cumulative update's title.
+pub fn other_windows(target: &UpdateTarget, update: &Update, build: &str) -> Option<String> {
     if target.kind == UpdateKind::FeatureUpdate {
         return None;
     }
-    let here = to_install(target, found);
-    let Some(update) = here.first() else {
-        let update = *offered(target, found).first()?;
+    if update.is_in(UPGRADES) {
         return Some(format!("its source classifies {} as an upgrade", update.identity));
-    };
+    }
     let running = build_and_ubr(build).filter(|_| target.kind == UpdateKind::Quality)?;
-    let is_other = |update: &&Update| {
-        let mut builds = builds_in(&update.title).peekable();
-        builds.peek().is_some() && builds.all(|(build, _)| build != running.0)
-    };
-    here.iter()
-        .all(is_other)
-        .then(|| format!("its title is {:?}, and the build is {build}", update.title))
+    let mut builds = builds_in(&update.title).peekable();
+    // Where Windows does not tell its build, nothing is of another one.
+    let is_other =
+        running.0 > 0 && builds.peek().is_some() && builds.all(|(build, _)| build != running.0);
+    is_other.then(|| format!("its title is {:?}, and the build is {build}", update.title))
+}
+
+/// What says that the next restart finishes an upgrade to another version of Windows, under whatever number.
+pub fn pending_upgrade(found: &[Update]) -> Option<String> {
+    let pending = found.iter().find(|update| update.reboot_required && update.is_in(UPGRADES))?;
+    Some(format!("{} ({})", pending.title, pending.identity))
 }
 
 /// What is offered here as `target`, and not there yet. What somebody hid on this device is not
@@ -147,7 +161,10 @@ fn superseded(target: &UpdateTarget, found: &[Update], build: &str) -> Option<St
     let wanted = identities(target);
     let names_it =
         |update: &&Update| wanted.iter().any(|identity| update.supersedes.contains(&identity.id));
-    let visible = || found.iter().filter(|update| !update.is_hidden);
+    // What is another Windows is no newer version of it.
+    let is_newer =
+        |update: &&Update| !update.is_hidden && other_windows(target, update, build).is_none();
+    let visible = || found.iter().filter(is_newer);
     if let Some(newer) = visible().find(names_it) {
         return Some(format!("{} ({}) supersedes it", newer.identity, newer.title));
     }
@@ -211,6 +228,7 @@ fn reversible(target: &UpdateTarget, update: &Update) -> Reversible {
 mod tests {
     use super::*;
 
+    const BUILD: &str = "20348.2700";
     const LCU: &str = "11111111-0000-0000-0000-000000000001";
 
     fn target() -> UpdateTarget {
@@ -255,18 +273,18 @@ mod tests {
             |target: &UpdateTarget, found: &[Update]| stand(target, found, "20348.2700").upgrade;
         assert!(matches!(status(&target(), alone), UpdateStatus::Offered(_)), "not a neutral end");
         assert!(said(&target(), alone).unwrap().contains("classifies"));
-        assert_eq!(to_install(&target(), alone), Vec::<&Update>::new());
+        assert_eq!(to_install(&target(), alone, BUILD), Vec::<&Update>::new());
 
         let both = [upgrade.clone(), offered()];
         assert_eq!(said(&target(), &both), None, "what was meant is there as well");
-        assert_eq!(to_install(&target(), &both), [&both[1]]);
+        assert_eq!(to_install(&target(), &both, BUILD), [&both[1]]);
         let there = [upgrade.clone(), Update { is_installed: true, ..offered() }];
         assert!(matches!(status(&target(), &there), UpdateStatus::Installed(_)));
         assert_eq!(said(&target(), &there), None);
 
         let named = UpdateTarget { kind: UpdateKind::FeatureUpdate, ..target() };
         assert_eq!(said(&named, alone), None);
-        assert_eq!(to_install(&named, alone), [&upgrade]);
+        assert_eq!(to_install(&named, alone, BUILD), [&upgrade]);
     }
 
     #[test]
@@ -279,6 +297,74 @@ mod tests {
         assert_eq!(titled("2024-11 Cumulative Update (KB5068787) (20348.2762)"), None);
         assert_eq!(titled("Cumulative Update (KB5068787) (20348.2762) (26100.2314)"), None);
         assert_eq!(titled("Mise à jour cumulative (KB5068787)"), None, "no build, no word");
+    }
+
+    #[test]
+    fn an_upgrade_that_its_title_alone_tells_is_not_installed_beside_what_was_meant() {
+        let titled = |id: &str, title: &str| Update {
+            identity: Identity { id: id.to_owned(), revision: 1 },
+            title: title.to_owned(),
+            ..offered()
+        };
+        let upgrade = titled("2222", "2024-11 Cumulative Update (KB5068787) (26100.2314)");
+        for meant in [offered(), titled("3333", "Mise à jour cumulative (KB5068787)")] {
+            let both = [upgrade.clone(), meant];
+            assert_eq!(to_install(&target(), &both, BUILD), [&both[1]]);
+            let stand = stand(&target(), &both, BUILD);
+            assert!(matches!(stand.status, UpdateStatus::Offered(_)) && stand.upgrade.is_none());
+        }
+        // A registry that could not be read makes nothing an upgrade.
+        assert_eq!(to_install(&target(), std::slice::from_ref(&upgrade), "0.0"), [&upgrade]);
+    }
+
+    #[test]
+    fn an_upgrade_that_waits_for_a_restart_is_said_and_one_that_is_there_is_not_the_update() {
+        let upgrade = Update {
+            identity: Identity { id: "2222".to_owned(), revision: 1 },
+            title: "Windows Server 2025".to_owned(),
+            categories: vec![UPGRADES.to_owned()],
+            ..offered()
+        };
+        let waits = Update { reboot_required: true, ..upgrade.clone() };
+        let meant = Update { reboot_required: true, ..offered() };
+        for found in [vec![waits.clone()], vec![meant.clone(), waits.clone()]] {
+            let stand = stand(&target(), &found, BUILD);
+            assert!(matches!(stand.status, UpdateStatus::PendingReboot(_)));
+            assert!(stand.upgrade.is_some_and(|said| said.contains("classifies")));
+            assert!(pending_upgrade(&found).is_some_and(|said| said.contains("Server 2025")));
+        }
+        assert_eq!(stand(&target(), std::slice::from_ref(&meant), BUILD).upgrade, None);
+        assert_eq!(pending_upgrade(&[meant]), None);
+
+        let there = [Update { is_installed: true, ..upgrade }];
+        assert_eq!(status(&target(), &there), UpdateStatus::NotOffered);
+    }
+
+    #[test]
+    fn what_a_newer_build_outran_is_superseded_although_an_upgrade_is_still_on_offer() {
+        let upgrade = Update {
+            identity: Identity { id: "2222".to_owned(), revision: 1 },
+            categories: vec![UPGRADES.to_owned()],
+            supersedes: vec![LCU.to_owned()],
+            ..offered()
+        };
+        let alone = [upgrade];
+        let outrun = stand(&target(), &alone, "20348.2849");
+        assert_eq!((outrun.status, outrun.upgrade), (UpdateStatus::Superseded, None));
+        // The upgrade itself is no newer version of it.
+        assert!(stand(&pinned(200), &alone, BUILD).status != UpdateStatus::Superseded);
+    }
+
+    #[test]
+    fn a_package_for_another_windows_of_the_same_product_is_not_applicable() {
+        let package = serde_json::json!({ "url": "https://f/1.msu", "sha256": "0a" });
+        let package = Some(serde_json::from_value(package).unwrap());
+        let target = UpdateTarget { package, ..target() };
+        let on = |build: &str| stand(&target, &[], build).status;
+        assert_eq!(on("14393.7000"), UpdateStatus::NotApplicable);
+        assert_eq!(on("26100.2314"), UpdateStatus::NotApplicable);
+        assert!(matches!(on(BUILD), UpdateStatus::Offered(_)));
+        assert!(matches!(on("0.0"), UpdateStatus::Offered(_)), "not to know is no verdict");
     }
 
     #[test]
@@ -327,7 +413,7 @@ mod tests {
     #[test]
     fn what_an_administrator_deployed_for_removal_is_never_installed() {
         let found = [Update { is_for_installation: false, ..offered() }];
-        assert_eq!(to_install(&target(), &found), Vec::<&Update>::new());
+        assert_eq!(to_install(&target(), &found, BUILD), Vec::<&Update>::new());
         assert_eq!(status(&target(), &found), UpdateStatus::NotOffered);
     }
 
@@ -336,7 +422,7 @@ mod tests {
         let second =
             Update { identity: Identity { id: "00000000-2".to_owned(), revision: 1 }, ..offered() };
         let found = [Update { is_installed: true, ..offered() }, second.clone()];
-        assert_eq!(to_install(&target(), &found), [&second]);
+        assert_eq!(to_install(&target(), &found, BUILD), [&second]);
         assert!(matches!(status(&target(), &found), UpdateStatus::Offered(_)));
     }
 
