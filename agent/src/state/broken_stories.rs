@@ -227,6 +227,19 @@ fn a_download_installs_nothing() {
 }
 
 #[test]
+fn an_installation_takes_the_place_of_a_download_and_takes_its_own_baseline() {
+    let mut bench = Bench::new();
+    bench.take(Event::Offered(Box::new(bench.job(1, Action::Download))));
+    bench.go_until(|bench| phase(bench) == "Downloading");
+    // What people change before the window is no fault of the update.
+    bench.service = ServiceState::Stopped;
+    let outcome = bench.carry_out_job(bench.job(2, Action::Install));
+    assert_eq!(reason(&bench.outcomes[0]), (OutcomeResult::NotStarted, Some("NoSuchJob")));
+    assert!(!bench.outcomes[0].started);
+    assert_eq!((outcome.result, bench.installs_begun()), (OutcomeResult::Succeeded, 1));
+}
+
+#[test]
 fn a_device_that_cannot_be_looked_at_is_never_called_healthy() {
     let mut bench = Bench::new();
     bench.take(Event::Offered(Box::new(bench.job(1, Action::Install))));

@@ -398,7 +398,7 @@ fn forget_settled(memory: &mut Memory, snapshot: &Snapshot) {
     let mut open = BTreeSet::new();
     for slice in &snapshot.slices {
         for line in &slice.lines {
-            if line.state == wardring_api::LineState::Granted {
+            if line.is_in_force() {
                 open.insert((slice.rollout_uid.as_str(), line.device.as_str(), line.attempt));
             }
         }

@@ -255,6 +255,10 @@ reasons! {
     InstallFailed,
     /// The download failed.
     DownloadFailed,
+    /// The device downloads its updates ahead of its window; nothing is installed.
+    Downloading,
+    /// The device has its updates ready and waits for its window.
+    Downloaded,
     /// A check before the installation failed.
     PreflightFailed,
     /// The device runs on battery; plug it in, or set `preflight.onBattery: Ignore`.

@@ -5,8 +5,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AutonomousRollback, Cap, CorrelatedFailures, Health, LabelSelector, PatchRolloutStatus, Reboot,
-    Span, StageGates, UpdatePackage,
+    AutonomousRollback, Cap, CorrelatedFailures, Health, LabelSelector, PatchRolloutStatus,
+    Predownload, Reboot, Span, StageGates, UpdatePackage,
 };
 
 /// One run: which updates, which devices in which order, and what must hold on the way.
@@ -29,6 +29,10 @@ pub struct PatchRolloutSpec {
     /// Stages, in order. Append-only.
     #[schemars(length(min = 1, max = 20))]
     pub stages: Vec<Stage>,
+    /// Downloads ahead of maintenance windows. Without it, devices download what they install when they
+    /// may install it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predownload: Option<Predownload>,
     /// Checks before anything is deployed to a device.
     #[serde(default)]
     pub preflight: Preflight,

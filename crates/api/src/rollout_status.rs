@@ -370,6 +370,12 @@ pub struct StageCounts {
     /// Deleted or enrolled anew meanwhile.
     #[serde(default)]
     pub removed: u32,
+    /// Of `pending`: their updates are downloaded ahead.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub downloaded: u32,
+    /// Of `pending`: downloading ahead now.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub downloading: u32,
     /// Of `inProgress`: installed, restart outstanding.
     #[serde(default)]
     pub installed_awaiting_reboot: u32,
@@ -379,4 +385,9 @@ pub struct StageCounts {
     /// Of `inProgress`: restarting for longer than `rebootSlowAfter`.
     #[serde(default)]
     pub reboot_slow: u32,
+}
+
+/// Whether a counter says nothing: rollouts that download nothing ahead look as they always did.
+fn is_none(count: &u32) -> bool {
+    *count == 0
 }

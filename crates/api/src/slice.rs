@@ -50,7 +50,7 @@ pub struct PatchRolloutSliceSpec {
 }
 
 /// Where one device of a rollout stands, in one line:
-/// `name attempt state at [action=…] [tries=…] [eid=…] [seq=…] [reason=…] [was=…[/…]] [ordered=yes] [note=…]`.
+/// `name attempt state at [action=…] [tries=…] [downloads=…[/done]] [eid=…] [seq=…] [reason=…] [was=…[/…]] [ordered=yes] [note=…]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SliceLine {
     /// Device.
@@ -65,6 +65,10 @@ pub struct SliceLine {
     pub action: JobAction,
     /// Install attempts that really started (a permit was given); bounded by `maxAttempts`.
     pub tries: u32,
+    /// Grants to download ahead, which are attempts too, and never count against `maxAttempts`.
+    pub downloads: u32,
+    /// The device said that it has nothing left to download.
+    pub downloaded: bool,
     /// Enrolment id frozen at the grant: only its key may sign the outcome.
     pub enrolment_id: Option<String>,
     /// Ledger sequence of the grant.
@@ -81,10 +85,30 @@ pub struct SliceLine {
     pub note: Option<String>,
 }
 
+impl SliceLine {
+    /// Whether a grant to download ahead is in force. The line stays Pending meanwhile: no permit can be
+    /// had with it, and nothing irreversible may begin.
+    pub fn is_downloading(&self) -> bool {
+        is_downloading(self.state, self.action, self.reason)
+    }
+
+    /// Whether a grant of the line is in force, of whatever kind: its device may have a job.
+    pub fn is_in_force(&self) -> bool {
+        self.state == LineState::Granted || self.is_downloading()
+    }
+}
+
+/// How a grant to download ahead is written.
+pub fn is_downloading(state: LineState, action: JobAction, reason: Option<Reason>) -> bool {
+    state == LineState::Pending
+        && action == JobAction::Download
+        && reason == Some(Reason::Downloading)
+}
+
 /// Longest note of a line, bytes.
 pub const MAX_NOTE: usize = 128;
 
-/// State of a line. `Granted` is the only one in which a device may act.
+/// State of a line. `Granted` is the only one in which a device may change anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LineState {
     /// Not granted, or recalled before it began.
@@ -194,6 +218,8 @@ impl SliceLine {
             at: None,
             action: JobAction::Install,
             tries: 0,
+            downloads: 0,
+            downloaded: false,
             enrolment_id: None,
             sequence: 0,
             reason: None,
@@ -223,6 +249,12 @@ impl fmt::Display for SliceLine {
         }
         if self.tries != 0 {
             write!(out, " tries={}", self.tries)?;
+        }
+        if self.downloads != 0 {
+            write!(out, " downloads={}", self.downloads)?;
+            if self.downloaded {
+                write!(out, "/done")?;
+            }
         }
         if let Some(id) = &self.enrolment_id {
             write!(out, " eid={id}")?;
@@ -276,6 +308,14 @@ impl FromStr for SliceLine {
                 }
                 Some(("tries", value)) => {
                     line.tries = value.parse().map_err(|_| fail("`tries` is not a number"))?;
+                }
+                Some(("downloads", value)) => {
+                    let count = value.strip_suffix("/done");
+                    line.downloaded = count.is_some();
+                    line.downloads = count
+                        .unwrap_or(value)
+                        .parse()
+                        .map_err(|_| fail("`downloads` is not a number"))?;
                 }
                 Some(("eid", value)) => line.enrolment_id = Some(value.to_owned()),
                 Some(("seq", value)) => {
@@ -345,6 +385,25 @@ mod tests {
     }
 
     #[test]
+    fn a_download_ahead_is_told_apart_from_one_that_is_over() {
+        let line = SliceLine {
+            attempt: 2,
+            action: JobAction::Download,
+            downloads: 2,
+            reason: Some(Reason::Downloading),
+            ..SliceLine::pending("ws-17")
+        };
+        let text = "ws-17 2 Pending action=Download downloads=2 reason=Downloading";
+        assert_eq!(line.to_string(), text);
+        assert_eq!(text.parse::<SliceLine>().unwrap(), line);
+        assert!(line.is_downloading() && line.is_in_force());
+        let text = "ws-17 2 Pending action=Download downloads=2/done reason=Downloaded";
+        let over: SliceLine = text.parse().unwrap();
+        assert_eq!((over.downloads, over.downloaded, over.is_in_force()), (2, true, false));
+        assert_eq!(over.to_string(), text);
+    }
+
+    #[test]
     fn a_note_is_short_and_carries_no_control_characters_and_the_longest_line_fits() {
         assert_eq!(SliceLine::note_of("a\nb\u{1b}[31m"), Some("a b [31m".to_owned()));
         assert_eq!(SliceLine::note_of(" \r\n"), None);
@@ -354,6 +413,8 @@ mod tests {
             at: Some("2026-11-21T02:14:09Z".parse().unwrap()),
             action: JobAction::Rollback,
             tries: u32::MAX,
+            downloads: u32::MAX,
+            downloaded: true,
             enrolment_id: Some("0123456789abcdef".to_owned()),
             sequence: i64::MAX,
             reason: Some(Reason::ProgressDeadlineExceeded),

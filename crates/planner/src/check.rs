@@ -262,8 +262,14 @@ impl<'a> Replay<'a> {
         if line.ordered != before.ordered && self.is_carried_out(slice) {
             self.breaks("S13", format!("an order would reach {} afterwards", line.device));
         }
-        let becomes_granted = line.state == LineState::Granted
-            && (before.state != LineState::Granted || before.attempt != line.attempt);
+        if line.state == LineState::Granted && line.action == JobAction::Download {
+            self.breaks("S2", format!("{} could act on a download", line.device));
+        }
+        if line.downloaded && !before.downloaded && !self.is_downloaded(&before) {
+            self.breaks("S9", format!("{} would count as downloaded without proof", line.device));
+        }
+        let becomes_granted =
+            line.is_in_force() && (!before.is_in_force() || before.attempt != line.attempt);
         if becomes_granted {
             let text = format!("{} {} {}", line.device, line.attempt, line.action.as_str());
             let written_ahead = cause == RecordCause::Grants
@@ -287,7 +293,8 @@ impl<'a> Replay<'a> {
                 // A device that fell silent in the middle comes back to what it had begun.
                 let returns =
                     before.state == LineState::Unreachable && before.attempt == line.attempt;
-                if !returns {
+                // What is only downloaded ahead of a window waits for none.
+                if !returns && line.action != JobAction::Download {
                     self.windows(rollout, view, &line.device, line.action);
                 }
             }
@@ -311,7 +318,8 @@ impl<'a> Replay<'a> {
             crate::JobOutcome::Verified(outcome) => {
                 outcome.result == crate::OutcomeResult::Succeeded
                     && outcome.attempt == line.attempt
-                    && outcome.action == line.action
+                    && outcome.action == JobAction::Install
+                    && line.action == JobAction::Install
                     && Some(outcome.enrolment_id.as_str()) == line.enrolment_id.as_deref()
                     && outcome.rollout_uid == job.rollout_uid
                     && (!outcome.reboot_required
@@ -327,19 +335,38 @@ impl<'a> Replay<'a> {
         }
     }
 
+    /// Whether the device answered to exactly this grant to download.
+    fn is_downloaded(&self, line: &SliceLine) -> bool {
+        let job = self.jobs.get(&line.device).copied().flatten();
+        job.is_some_and(|job| match &job.outcome {
+            crate::JobOutcome::Verified(outcome) => {
+                outcome.action == JobAction::Download
+                    && line.is_downloading()
+                    && outcome.attempt == line.attempt
+                    && outcome.rollout_uid == job.rollout_uid
+                    && Some(outcome.enrolment_id.as_str()) == line.enrolment_id.as_deref()
+            }
+            _ => false,
+        })
+    }
+
     fn recall(&mut self, slice: &str, line: &crate::RecallLine) {
         let device = &line.change.line.device;
         let job = self.jobs.get(device).copied().flatten();
         let before = self.line(slice, line.change.index);
-        let was_remade = before.is_some_and(|line| line.reason == Some(Reason::NoSuchJob));
+        let only_downloads = before.as_ref().is_some_and(SliceLine::is_downloading);
+        let was_remade = before.as_ref().is_some_and(|line| line.reason == Some(Reason::NoSuchJob));
         if line.job_attempt.is_some() && (was_remade || job.is_some_and(JobView::may_have_begun)) {
             self.breaks("S2", format!("{device} would be recalled although it may have begun"));
         }
-        if line.change.line.state == LineState::Granted {
+        if line.change.line.is_in_force() {
             self.breaks("S2", format!("{device} would be recalled into a grant"));
         }
         if line.job_attempt.is_some() {
             self.jobs.insert(device.clone(), None);
+        }
+        // No permit can be had with a download, so none can win against its deletion.
+        if line.job_attempt.is_some() && !only_downloads {
             let uid = self.slices.get(slice).map(|view| view.rollout_uid.clone());
             self.doubtful.insert((uid.unwrap_or_default(), device.clone()));
         }
@@ -352,7 +379,7 @@ impl<'a> Replay<'a> {
             self.line(&slice.name, index)
         });
         let granted = line.is_some_and(|line| {
-            line.state == LineState::Granted
+            line.is_in_force()
                 && line.attempt == job.attempt
                 && line.action == job.action
                 && line.sequence == job.sequence
@@ -381,7 +408,7 @@ impl<'a> Replay<'a> {
                 self.line(&slice.name, index)
             });
             let in_force = line.is_some_and(|line| {
-                line.state == LineState::Granted
+                line.is_in_force()
                     && line.attempt == attempt
                     && job.rollout_uid == self.slices[job.slice.as_str()].rollout_uid
             });

@@ -12,6 +12,7 @@ use crate::{
     DeviceRow, DeviceTable,
     apart::Apart,
     caps::{Rules, group_limit, later},
+    downloads::only_downloads,
     line::{Line, NONE},
     resolve::Coverage,
     validate::{Run, Scene},
@@ -210,6 +211,10 @@ fn longer(backoff: SignedDuration, grants: u32) -> SignedDuration {
 pub(crate) struct Claims {
     /// By row: in flight for some rollout.
     taken: Vec<bool>,
+    /// By row: downloads ahead for some rollout. Such a device is there for whoever installs.
+    fetching: Vec<bool>,
+    /// By row: downloads, and somebody would begin on it now.
+    wanted: Vec<bool>,
     /// By position of the group.
     groups: Vec<Load>,
     /// Which of their devices are kept apart.
@@ -243,6 +248,9 @@ impl Claims {
     pub fn new(runs: &[Run<'_>], scene: &Scene<'_>) -> Claims {
         let table = scene.table;
         let mut taken = vec![false; table.rows().len()];
+        let (mut fetching, wanted) = (taken.clone(), taken.clone());
+        // Devices whose download is being called off: nobody else's yet, and not unavailable.
+        let mut leaving = Vec::new();
         let mut silent = Vec::new();
         let frozen = runs.iter().flat_map(|run| &run.stages).flat_map(|stage| &stage.frozen);
         let lines = frozen.flat_map(|frozen| {
@@ -253,6 +261,8 @@ impl Claims {
             let Some(taken) = taken.get_mut(line.row as usize) else { continue };
             match line.state {
                 LineState::Granted => *taken = true,
+                LineState::Pending if line.is_downloading() => fetching[line.row as usize] = true,
+                _ if is_being_recalled && only_downloads(line) => leaving.push(line.row as usize),
                 _ if is_being_recalled => *taken = true,
                 LineState::Unreachable if line.job != NONE => silent.push(line.row as usize),
                 _ if line.job != NONE && scene.leftover(line) => *taken = true,
@@ -270,6 +280,9 @@ impl Claims {
         let mut unavailable = taken.clone();
         for row in silent {
             unavailable[row] = true;
+        }
+        for row in leaving {
+            taken[row] = true;
         }
         let mut apart = Apart::new(table);
         // Devices share few lists of groups.
@@ -296,7 +309,7 @@ impl Claims {
         for (load, group) in groups.iter_mut().zip(table.groups()) {
             load.limit = group.spec.max_unavailable.map(|cap| group_limit(cap, load.size));
         }
-        Claims { taken, groups, apart }
+        Claims { taken, fetching, wanted, groups, apart }
     }
 
     /// The status of every group as it should be, by position.
@@ -307,13 +320,16 @@ impl Claims {
 
     /// Whether another grant or an unfinished job has the device.
     pub fn hold(&self, line: &Line, uid: &str, scene: &Scene<'_>) -> Option<Reason> {
+        let row = line.row as usize;
         match scene.any_job(line) {
+            // It gives way to whoever can begin.
+            _ if self.fetching[row] && !self.taken[row] => None,
             // What may have begun is waited for, however long that takes.
             Some(job) if job.rollout_uid == uid && job.may_have_begun() => Some(Reason::InProgress),
             // Our own old job goes first; the next pass grants.
             Some(job) if job.rollout_uid == uid => Some(Reason::WriteInFlight),
             Some(_) => Some(Reason::Busy),
-            None => self.taken[line.row as usize].then_some(Reason::Busy),
+            None => self.taken[row].then_some(Reason::Busy),
         }
     }
 
@@ -327,6 +343,31 @@ impl Claims {
             return Some(Reason::GroupUnavailable);
         }
         (!self.apart.has_room(row, table)).then_some(Reason::KeptApart)
+    }
+
+    /// Whether the device downloads ahead for some rollout.
+    pub fn is_fetching(&self, row: u32) -> bool {
+        self.fetching[row as usize]
+    }
+
+    /// Takes a device to download ahead: it stays available.
+    pub fn fetch(&mut self, row: u32) {
+        self.fetching[row as usize] = true;
+    }
+
+    /// Wants a device that downloads ahead, to begin on it.
+    pub fn want(&mut self, row: u32) {
+        self.wanted[row as usize] = true;
+    }
+
+    /// Whether anybody wants such a device.
+    pub fn wants_any(&self) -> bool {
+        self.wanted.contains(&true)
+    }
+
+    /// Whether somebody wants a device that downloads ahead.
+    pub fn is_wanted(&self, row: u32) -> bool {
+        self.wanted.get(row as usize).is_some_and(|wanted| *wanted)
     }
 
     /// Takes a device: from now on it is unavailable in its groups.

@@ -311,6 +311,8 @@ pub(crate) fn working_copy(line: &SliceLine) -> Line {
         ordered: line.ordered,
         attempt: line.attempt,
         tries: line.tries,
+        downloads: line.downloads,
+        downloaded: line.downloaded,
         sequence: line.sequence,
         at: line.at,
         row: NONE,

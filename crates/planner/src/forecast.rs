@@ -11,7 +11,7 @@ mod world;
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
     Gate, GateResult, GateState, GateType, LineState, PatchRollout, Reversible, RolloutPhase,
-    StageStatus, reasons::Reason,
+    StageStatus, conditions::whole_seconds, reasons::Reason,
 };
 
 use crate::{
@@ -154,7 +154,7 @@ pub fn forecast(snapshot: &Snapshot, uid: &str, assumptions: &Assumptions) -> Op
         made_at: snapshot.now,
         stages: stages(world.rollout(uid)?, decided, &seen),
         devices: devices(&world, uid, decided, &seen)?,
-        notes: notes(snapshot, uid, decided),
+        notes: notes(snapshot, uid, decided).into_iter().chain(downloads(&seen)).collect(),
         end,
     })
 }
@@ -173,6 +173,13 @@ fn stands_still(decided: &RolloutDecisions) -> bool {
     let all = decided.stages.iter().flat_map(|stage| &stage.decisions);
     let at_work = |decision: &Decision| matches!(decision, Decision::Start | Decision::Continue);
     is_stopped && !all.into_iter().any(at_work)
+}
+
+fn downloads(seen: &Seen) -> impl Iterator<Item = String> {
+    seen.downloads().map(|(stage, since)| {
+        let since = whole_seconds(since);
+        format!("Devices of stage {stage} download ahead of their window from {since} on.")
+    })
 }
 
 fn soaks(decided: &RolloutDecisions) -> bool {

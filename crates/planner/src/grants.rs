@@ -6,7 +6,10 @@ use wardring_api::{
 };
 
 use crate::{
-    Decision, canary,
+    Decision,
+    agenda::Closed,
+    canary,
+    downloads::Ahead,
     eligibility::{Claims, line_hold, rollback_hold},
     freeze, gates,
     ledger::{Pen, Start, write_ahead},
@@ -71,6 +74,7 @@ pub(crate) fn admit<'a>(
         let has_limits = freeze::missing_group(run, position, scene).is_none();
         let starts = Vec::new();
         let windows = StageWindows::new(scene, run.stages[position].hours);
+        let ahead = Ahead::new(run, position, frozen.lines.len());
         let asks = run.stages[position].spec.require_proven;
         let proven = asks.then(|| canary::proven(run, position, scene));
         let mut desk = Desk {
@@ -85,6 +89,7 @@ pub(crate) fn admit<'a>(
             has_limits,
             slots,
             windows,
+            ahead,
             proven,
             starts,
         };
@@ -92,8 +97,10 @@ pub(crate) fn admit<'a>(
         let starts = desk.starts;
         let mut frozen = frozen;
         let written = write_ahead(&mut frozen, &run.id.uid, &starts, scene, pen, lanes);
-        for &(index, ..) in &starts[written..] {
-            here[index] = Decision::Hold(Reason::WriteInFlight);
+        for &(index, _, action) in &starts[written..] {
+            if action != JobAction::Download {
+                here[index] = Decision::Hold(Reason::WriteInFlight);
+            }
         }
         if !starts.is_empty() {
             let stage = &mut run.stages[position];
@@ -121,6 +128,8 @@ struct Desk<'d, 'a> {
     has_limits: bool,
     slots: usize,
     windows: StageWindows<'d>,
+    /// What may be downloaded ahead, where the rollout asks for it.
+    ahead: Option<Ahead>,
     /// What earlier stages proved, where the stage asks for it.
     proven: Option<canary::Kinds<'d>>,
     starts: Vec<Start>,
@@ -145,7 +154,9 @@ impl Desk<'_, '_> {
         }
         let mut decisions = Vec::with_capacity(frozen.lines.len());
         for (index, line) in frozen.lines.iter().enumerate() {
-            let decision = if returned.binary_search(&index).is_ok() || line.granted_now {
+            let decision = if returned.binary_search(&index).is_ok()
+                || (line.granted_now && line.state == LineState::Granted)
+            {
                 Decision::Start
             } else if rollback.wants(self.run, (self.position, frozen, index), self.scene) {
                 self.roll_back(index, line, rollback, &mut rollback_slots)
@@ -240,8 +251,32 @@ impl Desk<'_, '_> {
             return Decision::Hold(Reason::SlotsTaken);
         }
         *slots -= 1;
+        if let Some(reason) = self.download_in_the_way(line) {
+            return Decision::Hold(reason);
+        }
         self.start(index, line, line.attempt + 1, JobAction::Rollback);
         Decision::Start
+    }
+
+    /// A device that downloads ahead is called off first, for whatever rollout it does; the next pass
+    /// begins. Its slot is kept for it.
+    fn download_in_the_way(&mut self, line: &Line) -> Option<Reason> {
+        if !self.claims.is_fetching(line.row) {
+            return None;
+        }
+        self.claims.want(line.row);
+        Some(if line.is_downloading() { Reason::WriteInFlight } else { Reason::Busy })
+    }
+
+    /// Has a device that waits for nothing but a window download meanwhile.
+    fn download_ahead(&mut self, index: usize, line: &Line, closed: &Closed) {
+        if self.claims.is_fetching(line.row) {
+            return;
+        }
+        if self.ahead.as_mut().is_some_and(|ahead| ahead.takes(line, closed, self.wake)) {
+            self.claims.fetch(line.row);
+            self.starts.push((index, line.attempt + 1, JobAction::Download));
+        }
     }
 
     /// Whether an EmergencyStop keeps the action from beginning.
@@ -258,16 +293,12 @@ impl Desk<'_, '_> {
     }
 
     /// Why no window lets the action begin now.
-    fn outside_window(&mut self, line: &Line, action: WindowAction) -> Option<Reason> {
-        match self.windows.say(action, line.row as usize) {
-            Ok(_) => None,
-            Err(closed) => {
-                if let Some(until) = closed.until {
-                    self.wake.at(until);
-                }
-                Some(closed.reason)
-            }
+    fn outside_window(&mut self, line: &Line, action: WindowAction) -> Option<Closed> {
+        let closed = self.windows.say(action, line.row as usize).err()?;
+        if let Some(until) = closed.until {
+            self.wake.at(until);
         }
+        Some(closed)
     }
 
     /// Whether all that keeps grants back is that this leader has not heard the agents yet.
@@ -317,18 +348,22 @@ impl Desk<'_, '_> {
             let waits = if self.is_its_turn { Reason::WriteInFlight } else { Reason::StageNotOpen };
             return Decision::Hold(waits);
         }
-        if let Some(reason) = self.outside_window(line, WindowAction::Install) {
-            return Decision::Hold(reason);
+        if let Some(closed) = self.outside_window(line, WindowAction::Install) {
+            self.download_ahead(index, line, &closed);
+            return Decision::Hold(closed.reason);
         }
         if self.restarts_first(line)
-            && let Some(reason) = self.outside_window(line, WindowAction::Reboot)
+            && let Some(closed) = self.outside_window(line, WindowAction::Reboot)
         {
-            return Decision::Hold(reason);
+            return Decision::Hold(closed.reason);
         }
         if self.slots == 0 {
             return Decision::Hold(Reason::SlotsTaken);
         }
         self.slots -= 1;
+        if let Some(reason) = self.download_in_the_way(line) {
+            return Decision::Hold(reason);
+        }
         self.start(index, line, line.attempt + 1, JobAction::Install);
         Decision::Start
     }

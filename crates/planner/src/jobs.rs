@@ -63,7 +63,7 @@ pub(crate) fn create(run: &Run<'_>, scene: &Scene<'_>, lanes: &mut Lanes) {
     for stage in &run.stages {
         let Some(frozen) = &stage.frozen else { continue };
         for (index, line) in frozen.lines.iter().enumerate() {
-            if line.state != LineState::Granted || scene.own_job(line, run.uid()).is_some() {
+            if !line.is_in_force() || scene.own_job(line, run.uid()).is_some() {
                 continue;
             }
             if let Some(old) = scene.any_job(line) {
@@ -105,7 +105,15 @@ fn job(
         list.iter().map(|&group| &table.groups()[group as usize].spec)
     };
     let span = |span: Option<Span>, default: Span| span.unwrap_or(default).duration();
+    if repaired && line.is_downloading() {
+        return None;
+    }
     let (last_start, counts_from) = by_windows(run, stage, &line, granted_at, scene);
+    let start_within = match line.action {
+        // It has all its time: nothing that matters begins with it.
+        JobAction::Download => rules.device_deadline,
+        JobAction::Install | JobAction::Rollback => rules.start_within.min(rules.device_deadline),
+    };
     Some(NewJob {
         device: record.device,
         rollout: run.id.clone(),
@@ -124,7 +132,7 @@ fn job(
             .collect(),
         source: spec.updates.source,
         accept_eula: spec.updates.accept_eula,
-        start_by: later(granted_at, rules.start_within.min(rules.device_deadline)).min(last_start),
+        start_by: later(granted_at, start_within).min(last_start),
         finish_by: later(counts_from, rules.device_deadline),
         preflight: JobPreflight {
             reboot_first: spec.preflight.pending_reboot == PendingRebootPolicy::RebootFirst,
@@ -178,8 +186,10 @@ fn by_windows(
         JobAction::Rollback if !windows::rollbacks_wait(run) => {
             return (Timestamp::MAX, granted_at);
         }
+        // To fetch what a window lets it install is its purpose.
+        JobAction::Download => return (Timestamp::MAX, granted_at),
         JobAction::Rollback => (WindowAction::Uninstall, stage.hours.of_rollbacks()),
-        JobAction::Install | JobAction::Download => (WindowAction::Install, stage.hours),
+        JobAction::Install => (WindowAction::Install, stage.hours),
     };
     let agenda = windows::agenda(scene, hours, line.row as usize);
     if agenda.is_free() {
@@ -237,7 +247,7 @@ fn end_of(
     scene: &Scene<'_>,
     wake: &mut Wake,
 ) -> Option<JobEnd> {
-    if line.state == LineState::Granted {
+    if line.is_in_force() {
         // A job of an earlier attempt is replaced where the new one is made.
         return None;
     }
@@ -282,7 +292,7 @@ pub(crate) fn is_released(run: &Run<'_>, scene: &Scene<'_>) -> bool {
         return false;
     }
     let lines = run.stages.iter().flat_map(|stage| &stage.frozen).flat_map(|all| &all.lines);
-    let mut running = lines.filter(|line| line.moved || line.state == LineState::Granted);
+    let mut running = lines.filter(|line| line.moved || line.is_in_force());
     if running.next().is_some() {
         return false;
     }

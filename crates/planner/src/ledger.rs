@@ -3,6 +3,7 @@
 
 use wardring_api::{
     Batch, JobAction, LineState, SliceLine, WindowAction, conditions::whole_seconds,
+    reasons::Reason,
 };
 
 use crate::{
@@ -78,20 +79,24 @@ pub(crate) fn close_open_batch(runs: &mut [Run<'_>], scene: &Scene<'_>, lanes: &
                         may_roll_back && wanted.contains(&position)
                     }
                     JobAction::Rollback => may_roll_back,
-                    JobAction::Install | JobAction::Download => may_grant,
+                    JobAction::Install => may_grant,
+                    // It waits for the next pass, which looks whether it is still ahead of anything.
+                    JobAction::Download => false,
                 };
                 let is_stopped = run.brakes.hold(&line, action, scene);
                 // What began already comes back to it; what would begin must be let.
                 let begins = match action {
                     _ if attempt == line.attempt => None,
                     JobAction::Rollback => respects.then_some(WindowAction::Uninstall),
-                    JobAction::Install | JobAction::Download => Some(WindowAction::Install),
+                    JobAction::Install => Some(WindowAction::Install),
+                    JobAction::Download => None,
                 };
                 let is_shut = row.is_some()
                     && begins.is_some_and(|begins| windows.say(begins, line.row as usize).is_err());
                 if row.is_some() && allowed && has_limits && !is_stopped && !is_shut {
                     grant(&mut line, action, attempt, batch.sequence, now);
                 } else {
+                    line.downloads += u32::from(action == JobAction::Download);
                     (line.sequence, line.attempt, line.moved) = (batch.sequence, attempt, true);
                 }
                 frozen.lines[index] = line;
@@ -148,11 +153,15 @@ fn grant(line: &mut Line, action: JobAction, attempt: u32, sequence: i64, now: j
         line.granted_now = true;
         match action {
             JobAction::Rollback => (line.was, line.was_reason) = (Some(line.state), line.reason),
-            JobAction::Install | JobAction::Download => line.remember(),
+            JobAction::Install => line.remember(),
+            JobAction::Download => line.downloads += 1,
         }
     }
-    line.state = LineState::Granted;
-    line.reason = None;
+    (line.state, line.reason) = match action {
+        // It waits on: nothing may be changed with such a grant.
+        JobAction::Download => (LineState::Pending, Some(Reason::Downloading)),
+        JobAction::Install | JobAction::Rollback => (LineState::Granted, None),
+    };
     line.at = Some(whole_seconds(now));
     (line.action, line.attempt, line.sequence, line.moved) = (action, attempt, sequence, true);
 }

@@ -21,6 +21,7 @@ mod checks;
 pub mod condition;
 mod correlated;
 mod devices;
+mod downloads;
 mod eligibility;
 mod emergency;
 mod expedite;

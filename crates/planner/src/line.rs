@@ -6,10 +6,10 @@ use std::{collections::BTreeMap, collections::BTreeSet, sync::Arc};
 use jiff::Timestamp;
 use wardring_api::{
     JobAction, JobState, LineState, SLICE_SIZE, SliceLine, StageCounts, conditions::whole_seconds,
-    reasons::Reason,
+    is_downloading, reasons::Reason,
 };
 
-use crate::{SliceView, caps::Rules, validate::Scene};
+use crate::{SliceView, caps::Rules, downloads::only_downloads, validate::Scene};
 
 /// "No such row" or "no such job" in [`Line`].
 pub(crate) const NONE: u32 = u32::MAX;
@@ -26,6 +26,10 @@ pub(crate) struct Line {
     pub ordered: bool,
     pub attempt: u32,
     pub tries: u32,
+    /// Grants to download ahead, of `attempt`.
+    pub downloads: u32,
+    /// It has nothing left to download.
+    pub downloaded: bool,
     pub sequence: i64,
     pub at: Option<Timestamp>,
     /// Position of the device in the table, or [`NONE`].
@@ -59,6 +63,21 @@ impl Line {
             }
             _ => {}
         }
+    }
+
+    /// Whether a grant to download ahead is in force.
+    pub fn is_downloading(&self) -> bool {
+        is_downloading(self.state, self.action, self.reason)
+    }
+
+    /// Whether a grant is in force, of whatever kind: the device has a job, or gets one.
+    pub fn is_in_force(&self) -> bool {
+        self.state == LineState::Granted || self.is_downloading()
+    }
+
+    /// Grants that were to change something.
+    pub fn grants(&self) -> u32 {
+        self.attempt.saturating_sub(self.downloads)
     }
 
     /// Whether the device failed in an earlier attempt and no later one has ended.
@@ -99,7 +118,7 @@ impl Line {
     /// What counts against `maxAttempts`. Where no attempt ever began (no room, no download), every
     /// grant counts: otherwise a device that fails before it begins would never be called failed.
     fn spent(&self) -> u32 {
-        if self.tries > 0 { self.tries } else { self.attempt }
+        if self.tries > 0 { self.tries } else { self.grants() }
     }
 
     /// Whether the line still waits for a grant (again).
@@ -230,6 +249,8 @@ impl<'a> Frozen<'a> {
             at: line.at,
             action: line.action,
             tries: line.tries,
+            downloads: line.downloads,
+            downloaded: line.downloaded,
             enrolment_id,
             sequence: line.sequence,
             reason: line.reason,
@@ -281,7 +302,7 @@ impl Tally {
             tally.add(index, line, rules, since, scene);
             // A permit may still win against the deletion that a recall begins with: the slot is free
             // once the job is really gone.
-            if frozen.is_being_recalled(index) {
+            if frozen.is_being_recalled(index) && !only_downloads(line) {
                 match line.action {
                     JobAction::Rollback => tally.rolling_back += 1,
                     JobAction::Install | JobAction::Download => tally.installing += 1,
@@ -315,6 +336,8 @@ impl Tally {
             LineState::Deferred | LineState::PoweredOff => counts.deferred += 1,
             LineState::Pending | LineState::NotStarted => {
                 counts.pending += 1;
+                counts.downloaded += u32::from(line.downloaded);
+                counts.downloading += u32::from(line.is_downloading());
                 if scene.leftover(line) {
                     self.installing += 1;
                 }

@@ -4,6 +4,8 @@
 //! Nothing counts as success here but a verified answer to exactly this grant, from after the boot
 //! where one was required. Silence ends as a failure of its own kind, never as nothing.
 
+mod downloads;
+
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
     JobAction, LineState, OfflineAction, PermitStep, RollbackPolicy, SliceLine, reasons::Reason,
@@ -49,6 +51,8 @@ struct Facts<'s, 'a> {
     awaits: bool,
     /// The PatchRollback that is being carried out was deleted.
     withdrawn: bool,
+    /// The rollout has devices download ahead.
+    downloads: bool,
     covers: &'s dyn Fn(u16) -> bool,
 }
 
@@ -56,6 +60,7 @@ struct Facts<'s, 'a> {
 pub(crate) fn fold(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) {
     let awaits = run.awaits.is_some();
     let withdrawn = order::is_withdrawn(run, scene);
+    let downloads = run.rollout.spec.predownload.is_some();
     let Run { id, stop, stages, status, coverage, brakes, .. } = run;
     for (stage, stage_status) in stages.iter_mut().zip(&status.stages) {
         let Some(frozen) = &mut stage.frozen else { continue };
@@ -71,6 +76,7 @@ pub(crate) fn fold(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) {
             still: stood_still(stage_status),
             awaits,
             withdrawn,
+            downloads,
             covers: &|product| coverage.covers(product),
         };
         for index in 0..frozen.lines.len() {
@@ -123,7 +129,8 @@ impl Facts<'_, '_> {
         );
         let outcome = answer(line, self.scene.own_job(line, self.uid)?)?;
         // A device that was rolled back has nothing left to tell, unless it did so by itself.
-        let tells = is_bad && (next.state != LineState::RolledBack || next.was_reason.is_some());
+        let tells = next.reason == Some(Reason::DownloadFailed)
+            || is_bad && (next.state != LineState::RolledBack || next.was_reason.is_some());
         if tells { SliceLine::note_of(&outcome.message) } else { None }
     }
 
@@ -136,6 +143,9 @@ impl Facts<'_, '_> {
             .filter(|job| enrolment() == Some(job.enrolment_id.as_str()));
         match line.state {
             LineState::Granted => self.granted(line, &record.device, enrolment(), job, wake),
+            LineState::Pending if line.is_downloading() => {
+                self.downloading(line, &record.device, enrolment(), job, wake)
+            }
             LineState::Pending | LineState::NotStarted => self.waiting(line, job, wake),
             LineState::Unreachable | LineState::RollbackFailed => {
                 self.mailbox(line, enrolment(), job)
@@ -277,7 +287,7 @@ impl Facts<'_, '_> {
         if self.rules.is_closed && self.stop.is_none() {
             return self.ends(line, LineState::Deferred, Reason::TailClosed, None);
         }
-        if line.attempt >= MAX_GRANTS {
+        if line.grants() >= MAX_GRANTS {
             // What it never began for says more than that it never began.
             let reason = line.reason.unwrap_or(Reason::StartByPassed);
             return self.ends(line, LineState::Failed, reason, None);
@@ -414,7 +424,7 @@ impl Facts<'_, '_> {
         let (state, reason) = match outcome.result {
             OutcomeResult::RolledBack => (LineState::RolledBack, outcome.reason),
             OutcomeResult::NotReversible => (LineState::NotReversible, outcome.reason),
-            OutcomeResult::NotStarted if !outcome.started && line.attempt < MAX_GRANTS => {
+            OutcomeResult::NotStarted if !outcome.started && line.grants() < MAX_GRANTS => {
                 let Turn::TakenBack(next, _) =
                     self.taken_back(line, Some(Reason::NotStarted), None)
                 else {
@@ -437,6 +447,10 @@ impl Facts<'_, '_> {
         {
             // Without the job nobody can say that nothing began.
             next.tries += 1;
+        }
+        if line.action == JobAction::Download {
+            // What became of the device is told as if it had never downloaded.
+            next.action = JobAction::Install;
         }
         next.set(state, Some(reason), self.scene.now);
         Turn::Becomes(next)

@@ -4,7 +4,7 @@ use std::{cmp::Reverse, sync::Arc};
 
 use crate::{
     Action, Decision, DeviceTable, MeasureOrder, Plan, RolloutDecisions, Snapshot, StageDecisions,
-    barring,
+    barring, downloads,
     eligibility::Claims,
     emergency, freeze, gates, grants,
     halt::{self, Latched},
@@ -102,6 +102,7 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
         let run = &mut runs[turn];
         decisions[turn] = grants::admit(run, &scene, &mut claims, &mut pen, &mut lanes, &mut wake);
     }
+    downloads::give_way(&mut runs, &claims, &scene);
     if scene.guard.is_none() {
         write_jobs(&runs, &scene, &mut lanes, &mut wake);
         write_groups(&claims, scene.table, &mut lanes);

@@ -267,6 +267,12 @@ fn device_waits(
             )
         });
     }
+    if tally.downloading > 0 {
+        list.push(Waiting {
+            devices: Some(tally.downloading),
+            ..waiting(Reason::Downloading, &downloads(name, tally))
+        });
+    }
     let mut sorted: Vec<(Reason, u32)> = reasons.into_iter().collect();
     sorted.sort_by_key(|(reason, devices)| (std::cmp::Reverse(*devices), *reason));
     for (reason, devices) in sorted {
@@ -290,6 +296,16 @@ fn device_waits(
             ..waiting(reason, &message)
         });
     }
+}
+
+fn downloads(stage: &str, counts: &StageCounts) -> String {
+    let verb = if counts.downloading == 1 { "downloads" } else { "download" };
+    let devices = explain::devices(counts.downloading as usize);
+    let have = counts.downloaded;
+    format!(
+        "Stage {stage}: {devices} {verb} ahead of the window; {have} of {} are done.",
+        counts.total
+    )
 }
 
 /// What windows say of the first device that they keep back for this reason.

@@ -392,6 +392,8 @@ fn join<'a>(slices: Vec<&'a Arc<SliceView>>, scene: &Scene<'a>) -> Frozen<'a> {
                 ordered: record.ordered,
                 attempt: record.attempt,
                 tries: record.tries,
+                downloads: record.downloads,
+                downloaded: record.downloaded,
                 sequence: record.sequence,
                 at: record.at,
                 row,

@@ -348,6 +348,20 @@ fn a_step_that_the_job_does_not_ask_for_is_ended() {
 }
 
 #[test]
+fn a_download_is_permitted_nothing_whatever_its_line_says() {
+    for step in [PermitStep::Install, PermitStep::Reboot, PermitStep::Uninstall] {
+        let ahead = Desk::new(step, JobAction::Download).with(|desk| {
+            (desk.line().state, desk.line().reason) =
+                (LineState::Pending, Some(Reason::Downloading));
+        });
+        assert!(ahead.line.as_ref().is_some_and(SliceLine::is_downloading));
+        for desk in [Desk::new(step, JobAction::Download), ahead] {
+            assert_eq!((desk.verdict(), desk.reason()), ("ended", Some(Reason::NoSuchJob)));
+        }
+    }
+}
+
+#[test]
 fn the_same_run_may_ask_again_and_another_gets_its_own_permit() {
     let mine = given(PermitStep::Install, "run-1", "boot-1");
     let other = given(PermitStep::Install, "run-0", "boot-1");

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::SignedDuration;
 use proptest::{collection::vec, prelude::*, sample::select};
-use support::{SERVER, World, agent::Script};
+use support::{SERVER, World, agent::Fetch, agent::Script};
 use wardring_api::{
     AwaitingRebootAction, FailureAction, JobAction, LineState, OfflineAction, PermitStep,
     RollbackScope, RolloutPhase, conditions,
@@ -60,6 +60,8 @@ struct Case {
     group_limit: Option<u32>,
     /// Another rollout wants the devices of the first stage too.
     second: bool,
+    /// The stages keep to windows, and devices download ahead of them, one at a time; this is how.
+    ahead: Option<Fetch>,
     faults: Vec<(u32, Fault)>,
 }
 
@@ -134,16 +136,20 @@ fn case(scripts: &'static [Script], faults: usize) -> impl Strategy<Value = Case
         proptest::option::of(1..3u32),
         any::<bool>(),
         vec((1..90u32, fault()), 0..=faults),
+        select(&[None, Some(Fetch::Good), Some(Fetch::Fails), Some(Fetch::Hangs)][..]),
     )
-        .prop_map(|(stages, action, scope, on_halt, group_limit, second, faults)| Case {
-            stages,
-            action,
-            scope,
-            on_halt,
-            group_limit,
-            second,
-            faults,
-        })
+        .prop_map(
+            move |(stages, action, scope, on_halt, group_limit, second, befalls, ahead)| Case {
+                stages,
+                action,
+                scope,
+                on_halt,
+                group_limit,
+                second,
+                faults: befalls,
+                ahead: ahead.filter(|_| faults > 0),
+            },
+        )
 }
 
 /// Minutes that the faulty part of a run is watched.
@@ -167,13 +173,28 @@ impl Case {
                 "maxFailures": stage.failures, "maxUnreachable": stage.unreachable,
                 "minCoverage": "1%", "soak": "2m", "progressDeadline": "12h",
                 "silenceDeadline": "30m", "deviceDeadline": "6h", "startWithin": "1h",
+                "windows": if self.ahead.is_some() { vec!["soon", "later"] } else { vec![] },
                 "retry": { "maxAttempts": stage.attempts, "backoff": "3m" },
                 "offline": {
                     "action": format!("{:?}", stage.offline), "after": "20m", "closeAfter": "3h",
                 },
             }));
         }
+        for (name, from, until) in [
+            ("soon", "2026-11-20T22:12:00Z", "2026-11-20T22:40:00Z"),
+            ("later", "2026-11-20T23:00:00Z", "2027-11-20T23:00:00Z"),
+        ] {
+            let schedule = format!("{{once: {{from: {from}, until: {until}}}}}");
+            if self.ahead.is_some() {
+                world.window(name, &format!("{{type: Allow, schedule: {schedule}}}"));
+            }
+        }
+        for agent in world.agents.values_mut() {
+            agent.fetch = self.ahead.unwrap_or(Fetch::Good);
+        }
+        let ahead = serde_json::json!({ "ahead": "15m", "maxConcurrency": 1 });
         let spec = serde_json::json!({
+            "predownload": self.ahead.map(|_| ahead),
             "updates": { "select": { "release": "2026-11" } },
             "stages": stages,
             "onFailure": {
@@ -378,9 +399,17 @@ impl Watch {
             assert!(line.attempt >= *seen, "S4: the attempt of {} shrank", line.device);
             *seen = line.attempt;
         }
+        // A download ahead has a cap of its own, and can act on nothing.
+        for stage in self.concurrency.keys() {
+            let mut fetching = lines.iter().filter(|all| all.1 == *stage && all.2.is_downloading());
+            assert!(fetching.by_ref().count() <= 1, "S2: two devices of {stage} download");
+        }
+        for (_, _, line) in lines.iter().filter(|all| all.2.action == JobAction::Download) {
+            assert_eq!(line.state, LineState::Pending, "a download ended as {line}");
+        }
         // One device, one job: two rollouts never have it at once.
         let mut granted = BTreeSet::new();
-        for (_, _, line) in lines.iter().filter(|(_, _, line)| line.state == LineState::Granted) {
+        for (_, _, line) in lines.iter().filter(|(_, _, line)| line.is_in_force()) {
             assert!(granted.insert(&line.device), "two rollouts have {}", line.device);
         }
         self.limits(world, &lines);
@@ -448,6 +477,8 @@ impl Watch {
     /// Holds when the controller has nothing left to do.
     fn rest(&mut self, world: &World, last: &wardring_planner::Plan) {
         let new = &world.permits[self.permits..];
+        let download = new.iter().find(|given| given.action == JobAction::Download);
+        assert!(download.is_none(), "a permit for a download: {download:?}");
         let status = world.status("november");
         let spec = world.rollouts.get("november").map(|rollout| &rollout.spec);
         let deleted = world

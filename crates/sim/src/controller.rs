@@ -4,9 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use wardring_api::{
-    Device, LineState, PatchLedger, PatchLedgerStatus, conditions, names, reasons::Reason,
-};
+use wardring_api::{Device, PatchLedger, PatchLedgerStatus, conditions, names, reasons::Reason};
 use wardring_planner::{
     Action, DeviceRow, DeviceTable, GrantId, GroupView, Guards, HoldView, JobView, LedgerView,
     Plan, RecordCause, SliceView, Snapshot, StopView, check, plan, take_over,
@@ -464,9 +462,11 @@ impl Controller {
         }
         let Some(stored) = self.cache.get(Kind::Slice, slice) else { return };
         let Some(view) = stored.object.slice().map(|slice| SliceView::new(slice)) else { return };
-        for line in view.lines.iter().filter(|line| {
-            line.state == LineState::Granted && devices.contains(&line.device.as_str())
-        }) {
+        for line in view
+            .lines
+            .iter()
+            .filter(|line| line.is_in_force() && devices.contains(&line.device.as_str()))
+        {
             self.uncreated.insert(GrantId {
                 rollout_uid: view.rollout_uid.clone(),
                 device: line.device.clone(),

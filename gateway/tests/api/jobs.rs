@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use wardring_api::{JobState, PermitStep};
 use wardring_harness::wait_until;
 use wardring_protocol::{Mode, PermitAnswer, ReportBody, Step, key_id};
-use wardring_seal::{JobPayload, OutcomePayload, OutcomeResult};
+use wardring_seal::{Action, JobKey, JobPayload, OutcomePayload, OutcomeResult};
 
 use crate::support::*;
 
@@ -174,4 +174,33 @@ async fn a_grant_given_anew_is_offered_again_and_an_answer_to_the_forgotten_one_
 
     gateway.report(&agent, vec![(2, ReportBody::Outcome(signed.clone()))]).await;
     assert_eq!(site.job_status(&agent).await.outcome.unwrap().payload, signed.payload);
+}
+
+#[tokio::test]
+async fn a_download_ahead_reaches_its_device_is_permitted_nothing_and_is_answered() {
+    let site = Site::new().await;
+    let agent = site.device("ws-1").await;
+    let gateway = site.gateway(&[]).await;
+    gateway.sees_leader().await;
+    let key = site.grant_download(&agent, &site.rollout().await).await;
+    let sealed = gateway.job(&agent, "wait=20").await.job.unwrap();
+    let payload: JobPayload = serde_json::from_str(&sealed.payload).unwrap();
+    assert_eq!(payload.key, key);
+
+    gateway.report(&agent, vec![(1, progress(&key, "Downloading"))]).await;
+    let loads = |status: &wardring_api::PatchJobStatus| status.state == Some(JobState::Downloading);
+    job_until(&site, &agent, "Downloading", loads).await;
+    // Neither for what it is, nor as what it is not.
+    let install = JobKey { action: Action::Install, ..key.clone() };
+    for (key, step) in [(&key, Step::Install), (&key, Step::Reboot), (&install, Step::Install)] {
+        let answer = gateway.permit(&agent, key, step).await;
+        assert!(
+            matches!(&answer, PermitAnswer::Ended { reason, .. } if reason == "NoSuchJob"),
+            "{answer:?}"
+        );
+    }
+    let signed = agent.outcome(&key, OutcomeResult::Succeeded);
+    gateway.report(&agent, vec![(2, ReportBody::Outcome(signed))]).await;
+    let status = site.job_status(&agent).await;
+    assert_eq!((status.state, status.permitted.len()), (Some(JobState::Done), 0));
 }

@@ -345,6 +345,19 @@ impl Site {
         self.grant_as(agent, rollout, Action::Install, "").await
     }
 
+    /// Grants a device a download ahead: its line waits on.
+    pub async fn grant_download(&self, agent: &Agent, rollout: &PatchRollout) -> JobKey {
+        let key = self.grant_as(agent, rollout, Action::Download, "").await;
+        let line = format!(
+            "{} 1 Pending 2026-11-21T02:00:00Z action=Download downloads=1 eid={} seq=7 reason=Downloading",
+            agent.name, key.device_id
+        );
+        let lines = Patch::Merge(json!({ "spec": { "lines": [line] } }));
+        let slice = format!("november-{}", agent.name);
+        self.slices().patch(&slice, &PatchParams::default(), &lines).await.unwrap();
+        key
+    }
+
     /// The same for any action, with further words in the line.
     pub async fn grant_as(
         &self,

@@ -93,6 +93,13 @@ pub fn of_stage(stage: &StageStatus, view: &View) -> Vec<(Tone, String)> {
         let tone = if counts.reboot_slow > 0 { Tone::Warn } else { Tone::Busy };
         notes.push((tone, format!("{} restarting{slowly}", counts.rebooting)));
     }
+    if counts.downloaded + counts.downloading > 0 {
+        let loading = match counts.downloading {
+            0 => String::new(),
+            some => format!(", {some} downloading"),
+        };
+        notes.push((Tone::Dim, format!("{} downloaded ahead{loading}", counts.downloaded)));
+    }
     if let (StageState::Soaking, Some(since)) = (stage.state, stage.soak_started_at) {
         let time = age(view.now.duration_since(since));
         notes.push((Tone::Busy, format!("proven; being watched for {time} now")));

@@ -134,6 +134,8 @@ fn add(a: StageCounts, b: StageCounts) -> StageCounts {
         rolled_back: a.rolled_back + b.rolled_back,
         rollback_failed: a.rollback_failed + b.rollback_failed,
         removed: a.removed + b.removed,
+        downloaded: a.downloaded + b.downloaded,
+        downloading: a.downloading + b.downloading,
         installed_awaiting_reboot: a.installed_awaiting_reboot + b.installed_awaiting_reboot,
         rebooting: a.rebooting + b.rebooting,
         reboot_slow: a.reboot_slow + b.reboot_slow,

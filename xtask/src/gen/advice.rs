@@ -393,6 +393,11 @@ const PARTS: &[Part] = &[
                 DownloadFailed,
                 "Look at the way from the device to its update source: proxy, WSUS, disk.",
             ),
+            (
+                Downloading,
+                "Nothing to do. The job goes when the window opens, or when somebody else needs the device.",
+            ),
+            (Downloaded, "Nothing to do: it installs when its window opens."),
             (PreflightFailed, "The message names the check; mend it on the device and retry."),
             (OnBattery, "Plug it in, or set `preflight.onBattery: Ignore`."),
             (

@@ -259,6 +259,16 @@ const PATCH_ROLLOUT: &[Rule] = &[
         "spec.stages[].rebootSlowAfter: must not be longer than `rebootDeadline`",
     ),
     rule(
+        "spec.predownload.ahead",
+        POSITIVE,
+        "spec.predownload.ahead: must be longer than zero, such as `48h`; to download nothing ahead, remove `predownload`",
+    ),
+    rule(
+        "spec.predownload.maxConcurrency",
+        AT_LEAST_ONE,
+        "spec.predownload.maxConcurrency: must be at least 1 (or `1%`); to download nothing ahead, remove `predownload`",
+    ),
+    rule(
         "spec.preflight",
         FIXED,
         "spec.preflight: cannot change after creation; make a new PatchRollout",

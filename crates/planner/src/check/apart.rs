@@ -21,7 +21,8 @@ impl Replay<'_> {
             Some(crowds) => crowds,
             None => self.crowds(),
         };
-        for text in &batch.grants {
+        // Who only downloads stays available.
+        for text in batch.grants.iter().filter(|text| !text.ends_with("Download")) {
             let device = text.split(' ').next().unwrap_or_default();
             let Some(row) = self.snapshot.devices.get(device) else { continue };
             // Who fell silent was unavailable before, and stays so.

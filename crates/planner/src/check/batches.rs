@@ -9,7 +9,7 @@ use wardring_api::{
 };
 
 use super::Replay;
-use crate::{BATCH_SIZE, SliceView, WindowView, calendar, expedite};
+use crate::{BATCH_SIZE, SliceView, WindowView, calendar, downloads::MAX_DOWNLOADS, expedite};
 
 /// Devices of one stage that count against its limits.
 #[derive(Default)]
@@ -19,6 +19,8 @@ pub(super) struct Flight {
     since: Option<Timestamp>,
     installing: BTreeSet<String>,
     rolling: BTreeSet<String>,
+    /// Not in flight: they change nothing.
+    downloading: BTreeSet<String>,
     failed: BTreeSet<String>,
 }
 
@@ -46,6 +48,7 @@ impl Flight {
         let waits = matches!(line.state, LineState::Pending | LineState::NotStarted);
         let rollback = line.action == JobAction::Rollback;
         mark(|all| &mut all.installing, (granted && !rollback) || (waits && hold != Hold::None));
+        mark(|all| &mut all.downloading, line.is_downloading());
         mark(|all| &mut all.rolling, rollback && (granted || hold == Hold::Doubtful));
         let failed = line.state == LineState::Failed && line.tries > 0;
         let counts = since.is_none_or(|since| line.at.is_none_or(|at| at >= since));
@@ -124,7 +127,7 @@ impl Replay<'_> {
         };
         self.stopped(rollout, &status, &device, action, returns);
         self.stage_order(rollout, &status, slice, &device, action, returns);
-        if action == Some(JobAction::Install) && !returns {
+        if action != Some(JobAction::Rollback) && !returns {
             self.gated(rollout, &status, &slice.stage, &device);
         }
         self.limits(rollout, slice, &device);
@@ -137,6 +140,15 @@ impl Replay<'_> {
                 || line.tries >= most
             {
                 self.breaks("S8", format!("{device} would be installed again"));
+            }
+        }
+        if action == Some(JobAction::Download) {
+            let may = line.state == LineState::Pending
+                && !line.is_downloading()
+                && !line.downloaded
+                && line.downloads < MAX_DOWNLOADS;
+            if !may || rollout.spec.predownload.is_none() {
+                self.breaks("S8", format!("{device} would download again, or unasked"));
             }
         }
     }
@@ -188,13 +200,13 @@ impl Replay<'_> {
         }
         let earlier = &stages[..position.unwrap_or(0).min(stages.len())];
         // A device that comes back goes on with what it began in its stage's turn.
-        if action == Some(JobAction::Install)
+        if action != Some(JobAction::Rollback)
             && !returns
             && earlier.iter().any(|stage| !stage.state.is_promoted())
         {
             self.breaks("S3", format!("{device} would be granted before the stages ahead of it"));
         }
-        if let Some(stage) = stage.filter(|_| action == Some(JobAction::Install) && !returns) {
+        if let Some(stage) = stage.filter(|_| action != Some(JobAction::Rollback) && !returns) {
             let is_open = match stage.state {
                 StageState::Open | StageState::Soaking | StageState::Tail => stage
                     .tail
@@ -376,6 +388,8 @@ impl Replay<'_> {
             if text.ends_with("Rollback") {
                 flight.installing.remove(&device);
                 flight.rolling.insert(device);
+            } else if text.ends_with("Download") {
+                flight.downloading.insert(device);
             } else {
                 flight.installing.insert(device);
             }
@@ -389,6 +403,12 @@ impl Replay<'_> {
         let most = share(stage.max_concurrency.unwrap_or(Cap::Percent(10)));
         if has("Install") && installs > most {
             self.breaks("S2", format!("{installs} devices in flight, and {most} are allowed"));
+        }
+        let asked = rollout.spec.predownload.and_then(|all| all.max_concurrency);
+        let (most, downloads) =
+            (share(asked.unwrap_or(Cap::Percent(10))), flight.downloading.len());
+        if has("Download") && downloads > most {
+            self.breaks("S2", format!("{downloads} devices download, and {most} are allowed"));
         }
         let ordered =
             self.order_of(&slice.rollout_uid).and_then(|order| order.spec.max_concurrency);

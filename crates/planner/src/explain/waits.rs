@@ -14,7 +14,7 @@ use crate::{
     agenda::{Agenda, Closed},
     canary::{self, canary_gaps},
     caps::{Rules, later},
-    eligibility::device_hold,
+    eligibility::{device_hold, pause},
     expedite, gates,
     line::Line,
     resolve::Coverage,
@@ -60,7 +60,8 @@ pub(super) fn begin_window(story: &DeviceStory<'_>, job: &JobView) -> Option<Clo
     let begins = match job.action {
         JobAction::Rollback if ignores => return None,
         JobAction::Rollback => WindowAction::Uninstall,
-        JobAction::Install | JobAction::Download => WindowAction::Install,
+        JobAction::Download => return None,
+        JobAction::Install => WindowAction::Install,
     };
     agenda(story, job.action, None)?.may_begin(begins, story.now).err()
 }
@@ -167,6 +168,7 @@ pub(super) fn waiting(story: &DeviceStory<'_>, line: &Line, rules: &Rules) -> Ex
         }
         reason => format!("{device} does not start: {}", lower_first(reason.meaning())),
     };
+    let message = format!("{message}{}", downloads(line, story.line.note.as_deref()));
     Explanation { reason, message, until }
 }
 
@@ -185,6 +187,21 @@ fn is_later(story: &DeviceStory<'_>, line: &Line, reason: Reason) -> bool {
     };
     let is_found = line.state == LineState::NotStarted && line.reason == Some(reason);
     reason == Reason::Backoff || (is_found && !reports)
+}
+
+/// What a device that waits has of its updates already.
+fn downloads(line: &Line, note: Option<&str>) -> String {
+    if line.is_downloading() {
+        return " It downloads its updates meanwhile.".to_owned();
+    }
+    if line.downloaded {
+        return " Its updates are downloaded.".to_owned();
+    }
+    if line.reason != Some(Reason::DownloadFailed) {
+        return String::new();
+    }
+    let why = note.map_or(String::new(), |note| format!(": {note}"));
+    format!(" Its download ahead failed{why}; it downloads when it installs, at the latest.")
 }
 
 /// The gate that lets nothing start in the device's stage, if one does.
@@ -214,7 +231,8 @@ fn hold(story: &DeviceStory<'_>, line: &Line, rules: &Rules) -> (Reason, Option<
     if let Some(reason) = device_hold(row, 0, &rollout.spec, &coverage, &table, &mut wake) {
         return (reason, wake.next());
     }
-    if story.job.is_some() {
+    // Its own download gives way to the installation.
+    if !line.is_downloading() && story.job.is_some() {
         return (Reason::Busy, None);
     }
     if unproven(story).is_some() {

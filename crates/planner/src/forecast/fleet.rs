@@ -19,6 +19,8 @@ use crate::{
 const SETTLES: SignedDuration = SignedDuration::from_mins(10);
 /// Who is refused waits for something that the plan wakes for; this is for what it does not.
 const ASKS_AGAIN: SignedDuration = SignedDuration::from_hours(1);
+/// How long a download ahead takes: it is not the question, and nothing waits for it.
+const DOWNLOADS: SignedDuration = SignedDuration::from_mins(30);
 /// The run of an agent that took its job in this forecast.
 const RUN: &str = "forecast";
 
@@ -97,8 +99,9 @@ impl World {
             return None;
         }
         let begins = match job.action {
+            JobAction::Download => return Some(Next::Ends(DOWNLOADS)),
             JobAction::Rollback => PermitStep::Uninstall,
-            JobAction::Install | JobAction::Download => PermitStep::Install,
+            JobAction::Install => PermitStep::Install,
         };
         let mut permitted = job.permitted.iter().filter(|permit| permit.attempt == job.attempt);
         let has_begun = permitted.any(|permit| permit.step == begins);
@@ -252,7 +255,7 @@ impl World {
         self.report(device, JobState::Done);
         let Some(job) = self.jobs.get_mut(device) else { return };
         let job = Arc::make_mut(job);
-        let started = result != OutcomeResult::NotStarted;
+        let started = result != OutcomeResult::NotStarted && job.action != JobAction::Download;
         job.outcome = JobOutcome::Verified(Outcome {
             rollout_uid: job.rollout_uid.clone(),
             enrolment_id: job.enrolment_id.clone(),

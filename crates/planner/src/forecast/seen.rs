@@ -11,6 +11,8 @@ use crate::{Decision, RolloutDecisions};
 #[derive(Default)]
 pub(super) struct Seen {
     lives: BTreeMap<String, Vec<Life>>,
+    /// By stage, when its first device downloads ahead.
+    downloads: BTreeMap<String, Timestamp>,
     looked_at: Option<Timestamp>,
     moved_at: Option<Timestamp>,
     shape: Option<(Option<RolloutPhase>, Vec<StageState>)>,
@@ -83,6 +85,9 @@ impl Seen {
             }
         }
         let status = &decided.status;
+        for stage in status.stages.iter().filter(|stage| stage.counts.downloading > 0) {
+            self.downloads.entry(stage.name.clone()).or_insert(now);
+        }
         let shape = (status.phase, status.stages.iter().map(|stage| stage.state).collect());
         if self.shape.as_ref() != Some(&shape) {
             self.shape = Some(shape);
@@ -91,6 +96,11 @@ impl Seen {
         if moved {
             self.moved_at = Some(now);
         }
+    }
+
+    /// Stages whose devices download ahead, and from when on.
+    pub fn downloads(&self) -> impl Iterator<Item = (&str, Timestamp)> {
+        self.downloads.iter().map(|(stage, since)| (stage.as_str(), *since))
     }
 
     /// When something last happened.

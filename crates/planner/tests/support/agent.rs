@@ -59,12 +59,24 @@ impl Script {
     ];
 }
 
+/// How a download ahead ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fetch {
+    Good,
+    Fails,
+    Hangs,
+}
+
+/// Minutes that a download takes.
+pub const FETCHES: u32 = 3;
+
 type Key = (String, u32, JobAction);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Idle,
     WaitsToBegin,
+    Fetching(u32),
     Working(u32),
     WaitsToReboot,
     Rebooting(u32),
@@ -81,6 +93,13 @@ pub struct Agent {
     installed_in: Option<u32>,
     failed_once: bool,
     answers: BTreeMap<Key, (OutcomeResult, Option<Reason>, bool, Option<u32>)>,
+    pub fetch: Fetch,
+    /// Downloads ahead that began.
+    pub fetches: u32,
+    /// Its updates are there.
+    pub fetched: bool,
+    /// Installations that began without it.
+    pub unprepared: u32,
     /// What is really on the device.
     pub installed: bool,
     /// Installations that really began.
@@ -99,6 +118,10 @@ impl Agent {
             installed_in: None,
             failed_once: false,
             answers: BTreeMap::new(),
+            fetch: Fetch::Good,
+            fetches: 0,
+            fetched: false,
+            unprepared: 0,
             installed: false,
             begun: 0,
             reboots: 0,
@@ -108,6 +131,10 @@ impl Agent {
     /// Whether something irreversible is going on.
     pub fn is_working(&self) -> bool {
         matches!(self.step, Step::Working(_) | Step::Rebooting(_) | Step::Verifying)
+    }
+
+    pub fn is_fetching(&self) -> bool {
+        matches!(self.step, Step::Fetching(_))
     }
 
     /// What the agent does in one minute.
@@ -147,7 +174,18 @@ impl Agent {
     fn go_on(&mut self, world: &mut World) {
         match self.step {
             Step::Idle | Step::Rebooting(_) => {}
+            Step::WaitsToBegin if self.action() == JobAction::Download => self.fetch(world),
             Step::WaitsToBegin => self.begin(world),
+            Step::Fetching(_) if self.fetch == Fetch::Hangs => {}
+            Step::Fetching(0) => {
+                let (result, reason) = match self.fetch {
+                    Fetch::Fails => (OutcomeResult::Failed, Some(Reason::DownloadFailed)),
+                    Fetch::Good | Fetch::Hangs => (OutcomeResult::Succeeded, None),
+                };
+                self.fetched |= result == OutcomeResult::Succeeded;
+                self.end(result, reason, world);
+            }
+            Step::Fetching(left) => self.step = Step::Fetching(left - 1),
             Step::Working(0) => self.worked(world),
             Step::Working(left) => self.step = Step::Working(left - 1),
             Step::WaitsToReboot => match self.ask(PermitStep::Reboot, world) {
@@ -169,6 +207,22 @@ impl Agent {
         }
     }
 
+    fn fetch(&mut self, world: &mut World) {
+        let result = match self.script {
+            Script::AlreadyInstalled => Some(OutcomeResult::AlreadyInstalled),
+            Script::NotOffered => Some(OutcomeResult::NotOffered),
+            Script::NotStarted => Some(OutcomeResult::NotStarted),
+            _ if self.installed => Some(OutcomeResult::AlreadyInstalled),
+            _ => None,
+        };
+        if let Some(result) = result {
+            return self.end(result, None, world);
+        }
+        self.fetches += 1;
+        self.step = Step::Fetching(FETCHES);
+        self.report(JobState::Downloading, world);
+    }
+
     fn begin(&mut self, world: &mut World) {
         let install = self.action() == JobAction::Install;
         let result = match self.script {
@@ -185,6 +239,7 @@ impl Agent {
         match self.ask(step, world) {
             PermitVerdict::Granted { .. } => {
                 self.begun += u32::from(install);
+                self.unprepared += u32::from(install && !self.fetched);
                 self.installed_in = Some(self.boot);
                 self.step = Step::Working(2);
                 let state = if install { JobState::Installing } else { JobState::Uninstalling };
@@ -262,7 +317,7 @@ impl Agent {
 
     fn end(&mut self, result: OutcomeResult, reason: Option<Reason>, world: &mut World) {
         let Some(key) = self.key.clone() else { return };
-        let started = self.step != Step::WaitsToBegin;
+        let started = !matches!(self.step, Step::WaitsToBegin | Step::Fetching(_));
         self.answers.insert(key.clone(), (result, reason, started, self.installed_in));
         self.step = Step::Idle;
         self.answer(key, world);
@@ -294,6 +349,7 @@ impl Agent {
                     Some(Reason::ServiceDown) => {
                         "MSSQLSERVER did not start after 3 restarts".to_owned()
                     }
+                    Some(Reason::DownloadFailed) => "the download failed: no route".to_owned(),
                     Some(Reason::BuildFamilyChanged) => {
                         "Windows is another version since KB5068787: the build was 20348.2700 and is \
                          26100.2314; the rollout names no feature upgrade"

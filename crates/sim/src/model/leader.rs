@@ -9,7 +9,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use wardring_api::{LineState, PatchRollout, StageState};
+use wardring_api::{PatchRollout, StageState};
 use wardring_planner::{Action, Guards, RecallLine, RecordCause, SliceView, Snapshot, check, plan};
 
 use super::{
@@ -334,7 +334,7 @@ impl Tenant {
         let is_grant =
             matches!(action, Some(Action::RecordLines { cause: RecordCause::Grants, .. }));
         let Write::Lines(_, changes) = write else { return Vec::new() };
-        let granted = changes.iter().filter(|(_, line)| line.state == LineState::Granted);
+        let granted = changes.iter().filter(|(_, line)| line.is_in_force());
         let named = granted.map(|(_, line)| (self.device(&line.device) as u8, line.attempt));
         if is_grant { named.collect() } else { Vec::new() }
     }
