@@ -90,7 +90,11 @@ fn accept(mv: &mut Move, payload: JobPayload) {
         if is_rollback { Phase::Surveying { checks: 0 } } else { Phase::Preflight { checks: 0 } };
     let mut job = JobRun::accepted(payload, (mv.now.wall, &mv.state.run), first);
     job.forbidding_role = autonomous::forbidding_role(&mv.state.roles).map(str::to_owned);
-    mv.state.job = if mv.state.lost {
+    mv.state.job = if mv.state.lost && job.payload.key.action == Action::Download {
+        // Whoever asks to install is to hear of it.
+        let sentence = "the agent lost its journal; nothing is downloaded before that is known";
+        mv.finish(job, End::because(OutcomeResult::NotStarted, "StateLost", sentence))
+    } else if mv.state.lost {
         // Whether this job had begun is exactly what was lost: guessing could install twice, and
         // what the device may do now says nothing about what was done on it before.
         mv.state.lost = false;

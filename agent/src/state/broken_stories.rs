@@ -227,6 +227,19 @@ fn a_download_installs_nothing() {
 }
 
 #[test]
+fn a_download_does_not_hide_that_the_journal_was_lost() {
+    let mut bench = Bench::new();
+    bench.take(Event::Offered(Box::new(bench.job(1, Action::Install))));
+    bench.go_until(|bench| phase(bench) == "AwaitingReboot");
+    bench.start(true);
+    bench.take(Event::ModeSet(Mode::Manage));
+    let outcome = bench.carry_out_job(bench.job(2, Action::Download));
+    assert_eq!(reason(&outcome), (OutcomeResult::NotStarted, Some("StateLost")));
+    let outcome = bench.carry_out_job(bench.job(3, Action::Install));
+    assert_eq!(reason(&outcome), (OutcomeResult::Failed, Some("StateLost")));
+}
+
+#[test]
 fn an_installation_takes_the_place_of_a_download_and_takes_its_own_baseline() {
     let mut bench = Bench::new();
     bench.take(Event::Offered(Box::new(bench.job(1, Action::Download))));

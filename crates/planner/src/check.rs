@@ -265,6 +265,9 @@ impl<'a> Replay<'a> {
         if line.state == LineState::Granted && line.action == JobAction::Download {
             self.breaks("S2", format!("{} could act on a download", line.device));
         }
+        if line.action == JobAction::Download && line.state != LineState::Pending {
+            self.breaks("S9", format!("{} would be judged by a download", line.device));
+        }
         if line.downloaded && !before.downloaded && !self.is_downloaded(&before) {
             self.breaks("S9", format!("{} would count as downloaded without proof", line.device));
         }
@@ -407,8 +410,9 @@ impl<'a> Replay<'a> {
                 let index = slice.lines.iter().position(|line| line.device == device)?;
                 self.line(&slice.name, index)
             });
+            // A download may be deleted at any time.
             let in_force = line.is_some_and(|line| {
-                line.is_in_force()
+                line.state == LineState::Granted
                     && line.attempt == attempt
                     && job.rollout_uid == self.slices[job.slice.as_str()].rollout_uid
             });

@@ -94,15 +94,17 @@ pub(crate) fn admit<'a>(
             starts,
         };
         let mut here = desk.decide(&frozen, &rollback);
-        let starts = desk.starts;
+        let (downloads, starts): (Vec<Start>, Vec<Start>) =
+            desk.starts.into_iter().partition(|start| start.2 == JobAction::Download);
         let mut frozen = frozen;
         let written = write_ahead(&mut frozen, &run.id.uid, &starts, scene, pen, lanes);
-        for &(index, _, action) in &starts[written..] {
-            if action != JobAction::Download {
-                here[index] = Decision::Hold(Reason::WriteInFlight);
-            }
+        for &(index, ..) in &starts[written..] {
+            here[index] = Decision::Hold(Reason::WriteInFlight);
         }
-        if !starts.is_empty() {
+        let mut share = pen.of_downloads();
+        write_ahead(&mut frozen, &run.id.uid, &downloads, scene, &mut share, lanes);
+        pen.take_back(share);
+        if !starts.is_empty() || !downloads.is_empty() {
             let stage = &mut run.stages[position];
             let since = run.status.stages[position].started_at;
             stage.tally = Tally::of(&frozen, &stage.rules, since, scene);
@@ -265,6 +267,9 @@ impl Desk<'_, '_> {
             return None;
         }
         self.claims.want(line.row);
+        // It takes its room in the groups now, so that no more are called off than can begin.
+        let counted = matches!(line.state, LineState::Unreachable | LineState::Granted);
+        self.claims.take(line.row as usize, counted, self.scene.table);
         Some(if line.is_downloading() { Reason::WriteInFlight } else { Reason::Busy })
     }
 

@@ -109,11 +109,6 @@ fn job(
         return None;
     }
     let (last_start, counts_from) = by_windows(run, stage, &line, granted_at, scene);
-    let start_within = match line.action {
-        // It has all its time: nothing that matters begins with it.
-        JobAction::Download => rules.device_deadline,
-        JobAction::Install | JobAction::Rollback => rules.start_within.min(rules.device_deadline),
-    };
     Some(NewJob {
         device: record.device,
         rollout: run.id.clone(),
@@ -132,7 +127,7 @@ fn job(
             .collect(),
         source: spec.updates.source,
         accept_eula: spec.updates.accept_eula,
-        start_by: later(granted_at, start_within).min(last_start),
+        start_by: later(granted_at, rules.start_within.min(rules.device_deadline)).min(last_start),
         finish_by: later(counts_from, rules.device_deadline),
         preflight: JobPreflight {
             reboot_first: spec.preflight.pending_reboot == PendingRebootPolicy::RebootFirst,
@@ -227,7 +222,9 @@ pub(crate) fn sweep(runs: &[Run<'_>], scene: &Scene<'_>, lanes: &mut Lanes, wake
         if run.complaint.as_ref().is_some_and(|complaint| complaint.reason == Reason::RecordLost) {
             // Without its record nobody can say which of the run's jobs are needed.
             for (position, job) in scene.jobs.iter().enumerate() {
-                known[position] |= job.rollout_uid == run.uid();
+                // With a download nothing can have begun.
+                let is_unsure = job.action != JobAction::Download;
+                known[position] |= is_unsure && job.rollout_uid == run.uid();
             }
         }
     }

@@ -22,15 +22,33 @@ const BATCHES_PER_PLAN: usize = 32;
 /// A grant that was decided: line, attempt, action.
 pub(crate) type Start = (usize, u32, JobAction);
 
+/// Of downloads ahead, so that they take nothing from whoever installs or takes back.
+const DOWNLOAD_BATCHES: usize = 4;
+
 /// The next sequence, and how many batches this plan may still open.
 pub(crate) struct Pen {
     sequence: i64,
     batches: usize,
+    downloads: usize,
 }
 
 impl Pen {
     pub fn new(scene: &Scene<'_>) -> Pen {
-        Pen { sequence: scene.snapshot.ledger.sequence, batches: BATCHES_PER_PLAN }
+        Pen {
+            sequence: scene.snapshot.ledger.sequence,
+            batches: BATCHES_PER_PLAN,
+            downloads: DOWNLOAD_BATCHES,
+        }
+    }
+
+    /// The same pen, for downloads ahead.
+    pub fn of_downloads(&self) -> Pen {
+        Pen { sequence: self.sequence, batches: self.downloads, downloads: 0 }
+    }
+
+    /// Goes on after downloads were written with it.
+    pub fn take_back(&mut self, share: Pen) {
+        (self.sequence, self.downloads) = (share.sequence, share.batches);
     }
 }
 

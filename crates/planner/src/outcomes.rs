@@ -8,7 +8,8 @@ mod downloads;
 
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
-    JobAction, LineState, OfflineAction, PermitStep, RollbackPolicy, SliceLine, reasons::Reason,
+    JobAction, LineState, OfflineAction, PatchRolloutSpec, PermitStep, RollbackPolicy, SliceLine,
+    reasons::Reason,
 };
 
 use crate::{
@@ -16,9 +17,11 @@ use crate::{
     caps::{Rules, later},
     eligibility::rollback_policy,
     emergency::Brakes,
+    gates,
     halt::stood_still,
     line::{Doing, Line, NONE, doing},
     order,
+    resolve::Coverage,
     validate::{Run, Scene, Stop},
     wake::Wake,
 };
@@ -51,8 +54,10 @@ struct Facts<'s, 'a> {
     awaits: bool,
     /// The PatchRollback that is being carried out was deleted.
     withdrawn: bool,
-    /// The rollout has devices download ahead.
+    /// The rollout has devices download ahead, and no gate of the stage is in the way.
     downloads: bool,
+    spec: &'s PatchRolloutSpec,
+    coverage: &'s Coverage,
     covers: &'s dyn Fn(u16) -> bool,
 }
 
@@ -61,7 +66,7 @@ pub(crate) fn fold(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) {
     let awaits = run.awaits.is_some();
     let withdrawn = order::is_withdrawn(run, scene);
     let downloads = run.rollout.spec.predownload.is_some();
-    let Run { id, stop, stages, status, coverage, brakes, .. } = run;
+    let Run { id, stop, stages, status, coverage, brakes, rollout, .. } = run;
     for (stage, stage_status) in stages.iter_mut().zip(&status.stages) {
         let Some(frozen) = &mut stage.frozen else { continue };
         let facts = Facts {
@@ -76,7 +81,9 @@ pub(crate) fn fold(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) {
             still: stood_still(stage_status),
             awaits,
             withdrawn,
-            downloads,
+            downloads: downloads && gates::bars_starts(stage.spec, stage_status).is_none(),
+            spec: &rollout.spec,
+            coverage,
             covers: &|product| coverage.covers(product),
         };
         for index in 0..frozen.lines.len() {
@@ -365,7 +372,8 @@ impl Facts<'_, '_> {
     fn answered(&self, line: &Line, outcome: &Outcome, job: Option<&JobView>) -> Turn {
         match line.action {
             JobAction::Rollback => self.rollback_answered(line, outcome),
-            JobAction::Install | JobAction::Download => self.install_answered(line, outcome, job),
+            JobAction::Install => self.install_answered(line, outcome, job),
+            JobAction::Download => self.downloaded(line, outcome),
         }
     }
 

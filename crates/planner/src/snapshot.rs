@@ -316,9 +316,10 @@ impl JobView {
         }
     }
 
-    /// Whether an irreversible step may have begun: a permit left a gateway, or one may have.
+    /// Whether an irreversible step may have begun: a permit left a gateway, or one may have. Nothing of
+    /// that kind begins with a download, whatever a gateway wrote into it.
     pub fn may_have_begun(&self) -> bool {
-        self.repaired || !self.permitted.is_empty()
+        self.action != JobAction::Download && (self.repaired || !self.permitted.is_empty())
     }
 }
 

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use support::{SERVER, World, agent::Fetch, agent::Script, explained, good_answer};
 use wardring_api::{
-    Cap, DeviceMode, JobAction, LineState, RolloutPhase, SliceLine, StageCounts, StageState,
-    reasons::Reason,
+    Cap, DeviceMode, JobAction, LineState, Permit, PermitStep, RolloutPhase, SliceLine,
+    StageCounts, StageState, reasons::Reason,
 };
 use wardring_planner::{
     Action, Assumptions, ForecastEnd, JobOutcome, JobView, Outcome, OutcomeResult, Plan, Snapshot,
@@ -224,7 +224,27 @@ fn whoever_stops_installing_stops_new_downloads() {
 #[test]
 fn whoever_stops_the_rollout_calls_off_what_downloads() {
     type Stop = fn(&mut World);
-    let stops: [(&str, Stop); 5] = [
+    let stops: [(&str, Stop); 10] = [
+        ("hold of the update", |world| {
+            let spec = serde_yaml::from_str("{kbs: [KB5068787], reason: bad}").unwrap();
+            world.holds.insert("bad".to_owned(), spec);
+        }),
+        ("hold of the device", |world| {
+            let hold = wardring_api::Hold { reason: "surgery".to_owned(), until: None };
+            for row in world.devices.values_mut() {
+                row.hold = Some(Box::new(hold.clone()));
+            }
+        }),
+        ("quarantine", |world| {
+            world.devices.values_mut().for_each(|row| row.quarantined = true);
+        }),
+        ("observe", |world| {
+            world.devices.values_mut().for_each(|row| row.mode = DeviceMode::Observe);
+        }),
+        ("forged permits", |world| {
+            forge(world);
+            world.edit("november", |spec| spec.suspend = Some(true));
+        }),
         ("suspend", |world| world.edit("november", |spec| spec.suspend = Some(true))),
         ("abort", |world| {
             world.edit("november", |spec| {
@@ -441,6 +461,97 @@ fn nobody_downloads_for_a_window_that_is_too_far_away_or_never_opens() {
     world.now += SignedDuration::from_hours(48);
     world.settle();
     assert_eq!(downloads(&world), 0);
+}
+
+/// A captured gateway writes permits into jobs that can have none.
+fn forge(world: &mut World) {
+    for job in world.jobs.values_mut().filter(|job| job.action == JobAction::Download) {
+        let permit = |step| Permit {
+            step,
+            at: world.now,
+            attempt: job.attempt,
+            boot_id: "boot-1".to_owned(),
+            agent_run: "run-1".to_owned(),
+            accepted_in: "run-1".to_owned(),
+        };
+        job.permitted = vec![permit(PermitStep::Install), permit(PermitStep::Reboot)];
+    }
+}
+
+#[test]
+fn permits_that_a_gateway_forged_make_nothing_else_of_a_download() {
+    for fetch in [Fetch::Good, Fetch::Fails, Fetch::Hangs] {
+        let mut world = world(SPEC, 2);
+        bring(&mut world, fetch);
+        until(&mut world, "2026-11-21T08:01:00Z");
+        forge(&mut world);
+        // Answered, given up and replaced, all of it checked by the second opinion.
+        while world.now < at("2026-11-21T20:02:00Z") {
+            world.minute(|world| {
+                let known = counts(world);
+                assert_eq!((known.failed, known.already_installed, known.unreachable), (0, 0, 0));
+            });
+            forge(&mut world);
+        }
+        assert_eq!(world.state("november", "test-1"), Some(LineState::Granted), "{fetch:?}");
+        assert_eq!(world.jobs["test-1"].action, JobAction::Install);
+        until(&mut world, "2026-11-21T23:59:00Z");
+        assert_eq!(world.status("november").phase, Some(RolloutPhase::Completed), "{fetch:?}");
+    }
+}
+
+#[test]
+fn a_device_that_lost_its_journal_is_no_less_failed_for_telling_it_to_a_download() {
+    let mut world = world(SPEC, 1);
+    world.agents.clear();
+    until(&mut world, BEGINS);
+    let answer = good_answer(&world);
+    let answer =
+        Outcome { result: OutcomeResult::Failed, reason: Some(Reason::StateLost), ..answer };
+    world.jobs.get_mut("test-1").unwrap().outcome = JobOutcome::Verified(answer);
+    world.settle();
+    let line = world.line("november", "test-1").unwrap();
+    assert_eq!((line.state, line.reason), (LineState::Failed, Some(Reason::StateLost)));
+    assert!(
+        world.status("november").halted.is_some(),
+        "as it would have been for the installation"
+    );
+}
+
+#[test]
+fn no_more_downloads_are_called_off_than_devices_can_begin() {
+    let spec = SPEC.replace("maxConcurrency: 1", "maxConcurrency: 3");
+    let mut world = world(&spec.replace("maxConcurrency: 2", "maxConcurrency: 3"), 3);
+    world.group("test").spec.max_unavailable = Some(Cap::Count(1));
+    bring(&mut world, Fetch::Hangs);
+    until(&mut world, "2026-11-21T19:59:00Z");
+    assert_eq!(downloads(&world), 3);
+    world.minute(|world| assert!(downloads(world) >= 2));
+    assert_eq!((downloads(&world), counts(&world).in_progress), (2, 1));
+}
+
+#[test]
+fn a_download_whose_record_is_lost_lets_its_device_go() {
+    let mut world = world(SPEC, 1);
+    bring(&mut world, Fetch::Hangs);
+    until(&mut world, BEGINS);
+    forge(&mut world);
+    world.slices.clear();
+    world.settle();
+    assert!(world.jobs.is_empty(), "{:?}", world.jobs);
+}
+
+#[test]
+fn downloads_leave_the_pen_to_whoever_installs() {
+    let spec = SPEC.replace("maxConcurrency: 2", "maxConcurrency: 100%");
+    let mut world = world(&spec, 400);
+    until(&mut world, "2026-11-21T07:59:00Z");
+    world.now = at(BEGINS);
+    let plan = world.plan();
+    let opened = plan.actions.iter().filter(|all| matches!(all, Action::OpenBatch { .. }));
+    assert_eq!(opened.count(), 4);
+    world.settle();
+    assert_eq!(downloads(&world), 400);
 }
 
 #[test]

@@ -197,7 +197,7 @@ fn downloads(line: &Line, note: Option<&str>) -> String {
     if line.downloaded {
         return " Its updates are downloaded.".to_owned();
     }
-    if line.reason != Some(Reason::DownloadFailed) {
+    if line.reason != Some(Reason::DownloadFailed) || line.action != JobAction::Download {
         return String::new();
     }
     let why = note.map_or(String::new(), |note| format!(": {note}"));

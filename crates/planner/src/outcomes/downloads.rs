@@ -5,7 +5,8 @@ use wardring_api::{JobAction, LineState, reasons::Reason};
 
 use super::{Facts, Turn, answer, is_released};
 use crate::{
-    GrantId, JobOutcome, JobView, Outcome, OutcomeResult, caps::later, line::Line, wake::Wake,
+    DeviceRow, GrantId, JobOutcome, JobView, Outcome, OutcomeResult, caps::later,
+    eligibility::device_hold, line::Line, wake::Wake,
 };
 
 impl Facts<'_, '_> {
@@ -24,7 +25,10 @@ impl Facts<'_, '_> {
             || self.stop.is_some()
             || self.brakes.hold(line, JobAction::Download, self.scene);
         let row = self.scene.row(line).filter(|row| row.enrolment_id.as_deref() == enrolment);
-        if is_called_off || row.is_some_and(|row| is_released(row, line)) {
+        let is_kept_back = row.is_some_and(|row| {
+            is_released(row, line) || self.is_held(row, line.row as usize, wake)
+        });
+        if is_called_off || is_kept_back {
             return self.called_off(line);
         }
         // What ends a line that waits ends one that downloads meanwhile.
@@ -45,6 +49,16 @@ impl Facts<'_, '_> {
         if is_silent || is_late || is_over { self.not_downloaded(line) } else { Turn::Keep }
     }
 
+    /// Whether the device may not be touched any more. There is no permit at which that would be asked.
+    fn is_held(&self, row: &DeviceRow, position: usize, wake: &mut Wake) -> bool {
+        let table = self.scene.table;
+        let hold = device_hold(row, position, self.spec, self.coverage, table, wake);
+        // Silence has its own time, and what is fetched takes room.
+        hold.is_some_and(|reason| {
+            !matches!(reason, Reason::Offline | Reason::NoFacts | Reason::LowDiskSpace)
+        })
+    }
+
     /// Without its job: not made yet, refused, or deleted by somebody.
     fn unmade(&self, line: &Line, device: &str, wake: &mut Wake) -> Turn {
         let grant = GrantId {
@@ -62,8 +76,16 @@ impl Facts<'_, '_> {
         self.not_downloaded(line)
     }
 
-    fn downloaded(&self, line: &Line, outcome: &Outcome) -> Turn {
+    pub(super) fn downloaded(&self, line: &Line, outcome: &Outcome) -> Turn {
         match outcome.result {
+            // What an earlier job did there is not known any more, and it says so once: agents from before
+            // downloads were granted answer the installation that comes next as if nothing were lost.
+            OutcomeResult::Failed if outcome.reason == Some(Reason::StateLost) => {
+                let tries = line.tries + 1;
+                let mut next = Line { action: JobAction::Install, tries, ..*line };
+                next.set(LineState::Failed, outcome.reason, self.scene.now);
+                Turn::Becomes(next)
+            }
             // Nothing to download is as good; what it means, the installation finds.
             OutcomeResult::Succeeded
             | OutcomeResult::AlreadyInstalled
