@@ -21,6 +21,8 @@ use crate::world::{self, UnderWay, hresult, now_ms};
 
 /// WU_E_INSTALL_NOT_ALLOWED.
 const NOT_ALLOWED: HRESULT = HRESULT(0x8024_0016_u32 as i32);
+/// WU_E_EXCLUSIVE_INSTALL_CONFLICT.
+const EXCLUSIVE_CONFLICT: HRESULT = HRESULT(0x8024_0019_u32 as i32);
 /// WU_E_EULAS_DECLINED.
 const EULAS_DECLINED: HRESULT = HRESULT(0x8024_0023_u32 as i32);
 /// WU_E_NO_UPDATE.
@@ -52,14 +54,35 @@ impl Chosen {
 
     /// The id of the one update that was chosen: the agent never acts on several at once.
     fn only(&self) -> Result<String> {
+        let mut ids = self.all()?;
+        match ids.len() {
+            1 => Ok(ids.remove(0)),
+            _ => Err(E_INVALIDARG.into()),
+        }
+    }
+
+    /// The same for an installation, where Windows refuses an exclusive update in company (Windows
+    /// documentation, "Windows Update error codes by component").
+    fn to_install(&self) -> Result<String> {
+        let ids = self.all()?;
+        let has_exclusive = world::with(|world| {
+            let is_exclusive = |id: &String| world.update(id).is_some_and(|it| it.is_exclusive);
+            ids.iter().any(is_exclusive)
+        })?;
+        if has_exclusive && ids.len() > 1 {
+            return Err(EXCLUSIVE_CONFLICT.into());
+        }
+        self.only()
+    }
+
+    fn all(&self) -> Result<Vec<String>> {
         let chosen = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let chosen = chosen.ok_or(NO_UPDATE)?;
         // SAFETY: the collection is one of ours, and every method of it is safe on any thread.
         unsafe {
-            if chosen.Count()? != 1 {
-                return Err(E_INVALIDARG.into());
-            }
-            Ok(chosen.get_Item(0)?.Identity()?.UpdateID()?.to_string())
+            (0..chosen.Count()?)
+                .map(|index| Ok(chosen.get_Item(index)?.Identity()?.UpdateID()?.to_string()))
+                .collect()
         }
     }
 }
@@ -199,7 +222,7 @@ impl IUpdateInstaller_Impl for Installer_Impl {
     }
 
     fn Install(&self) -> Result<IInstallationResult> {
-        let (id, client) = (self.chosen.only()?, self.client.get());
+        let (id, client) = (self.chosen.to_install()?, self.client.get());
         let begun = world::with(|world| {
             world.log("Install", &id, &client);
             let is_busy = world.is_busy();

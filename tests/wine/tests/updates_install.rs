@@ -138,6 +138,26 @@ async fn every_end_of_an_installation_is_told_apart_and_none_begins_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_update_that_must_be_alone_is_installed_in_a_call_of_its_own_beside_another_one() {
+    let update = |number: u32, is_exclusive: bool| {
+        json!({"id": format!("aaaaaaaa-0000-0000-0000-00000000000{number}"), "revision": 1,
+               "kbs": [format!("506000{number}")], "isExclusive": is_exclusive})
+    };
+    let world = json!({"updates": [update(1, false), update(2, true), update(3, false)]});
+    let mut rig = Rig::new(world).await;
+    rig.give(None, |job| {
+        let target = |kb: &str| UpdateTarget { kb: kb.to_owned(), ..job.updates[0].clone() };
+        job.updates = ["KB5060001", "KB5060002", "KB5060003"].map(target).to_vec();
+    });
+    let outcome = rig.outcome().await;
+    assert_eq!(outcome.result, OutcomeResult::Succeeded, "{}", outcome.message);
+    let calls = rig.fake.calls("Install");
+    let ends: Vec<char> =
+        calls.iter().filter_map(|call| call["update"].as_str()?.chars().last()).collect();
+    assert_eq!(ends, ['1', '2', '3'], "one update per call: {calls:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn of_two_failures_the_one_that_may_pass_is_tried_again_and_the_other_one_is_not() {
     let update = |number: u32, install: Value| {
         json!({"id": format!("aaaaaaaa-0000-0000-0000-00000000000{number}"), "revision": 1,
