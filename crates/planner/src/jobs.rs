@@ -262,7 +262,9 @@ fn end_of(
         LineState::Unreachable | LineState::RollbackFailed if is_gone => Some(JobEnd::Released),
         LineState::Unreachable | LineState::RollbackFailed => {
             // The one that took its place waits for the device, and nothing begins by a job that is over.
-            if gave_way && wake.is_due(job.finish_by) {
+            // What could not be taken back stays locked until a person has looked at it.
+            let is_silent = line.state == LineState::Unreachable;
+            if gave_way && is_silent && wake.is_due(job.finish_by) {
                 return Some(JobEnd::Garbage);
             }
             let since = job.created_at.or(line.at)?;

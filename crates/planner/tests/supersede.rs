@@ -421,6 +421,22 @@ fn a_device_that_fell_silent_is_free_once_its_job_is_over() {
 }
 
 #[test]
+fn a_device_that_could_not_be_mended_is_not_handed_over() {
+    let mut world = old(&format!("{OLD}\nonFailure: {{action: Rollback}}"), 0);
+    world.agents.get_mut("test-1").unwrap().script = Script::Damaged;
+    while world.state("november", "test-1") != Some(LineState::RollbackFailed) {
+        world.minute(|_| {});
+    }
+    world.rollout("fix", FIX);
+    pass(&mut world, 60);
+    assert!(end(&world).is_some());
+    world.now += SignedDuration::from_hours(72);
+    pass(&mut world, 60);
+    assert_eq!(world.state("fix", "test-1"), Some(LineState::Pending), "a person looks first");
+    assert_ne!(world.state("fix", "test-2"), Some(LineState::Pending));
+}
+
+#[test]
 fn a_person_who_stops_the_older_one_as_well_stops_its_restarts() {
     let mut world = world(4);
     world.rollout("fix", FIX);
