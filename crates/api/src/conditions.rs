@@ -37,7 +37,7 @@ pub const HEALTHY: &str = "Healthy";
 pub const UP_TO_DATE: &str = "UpToDate";
 /// Device: nobody else patches it.
 pub const SOLE_PATCH_SOURCE: &str = "SolePatchSource";
-/// Device: damaged, or two agents run with one key; it gets no job until a person looks.
+/// Device: two agents run with one key, or a person said so; it gets no job until a person looks.
 pub const QUARANTINED: &str = "Quarantined";
 
 /// Value of a condition.

@@ -24,7 +24,7 @@ pub struct DeviceRow {
     pub mode: DeviceMode,
     /// A person's hold.
     pub hold: Option<Box<Hold>>,
-    /// Damaged, or two agents run with one key.
+    /// Two agents run with one key, or a person said so.
     pub quarantined: bool,
     /// Whether an agent is in contact; `None` when nothing is known yet.
     pub online: Option<bool>,

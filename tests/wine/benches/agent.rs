@@ -22,7 +22,7 @@ use wardring_wine_tests::prefix::{Agent, Prefix, build_optimised};
 const REST: Duration = Duration::from_secs(20);
 /// Two polls of the default length and a little: each round has the same number of them.
 const ROUND: Duration = Duration::from_secs(112);
-const ROUNDS: usize = 2;
+const ROUNDS: usize = 3;
 /// Updates of a device that is looked after, and of one whose Windows Update knows far too many.
 const FEW: usize = 20;
 const MANY: usize = 2_000;

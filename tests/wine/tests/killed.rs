@@ -1,4 +1,4 @@
-//! The agent is killed at every write of its journal, and at every moment of it: with the new journal
+//! The agent is killed at every write of its journal, at two of three moments of each: with the new journal
 //! flushed, between the two renames, and with the new one in place and nothing begun. Its service is
 //! started again each time, and the job must end as it would have: one installation, one restart.
 

@@ -219,7 +219,7 @@ const PARTS: &[Part] = &[
             ),
             (
                 Quarantined,
-                "The device was damaged or two agents use its key. Look at the device itself before its \
+                "Two agents use its key, or a person put it into quarantine. Look at the device itself before its \
                  condition Quarantined is lifted.",
             ),
             (
