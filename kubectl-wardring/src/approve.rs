@@ -271,6 +271,9 @@ async fn whoami(cluster: &Cluster) -> Result<String> {
     }
 }
 
+/// How often a request is read anew that the controller wrote to in the same moment.
+const TRIES: u32 = 5;
+
 /// Fills in the controller's request, or makes an object of its own where that is not there (any more).
 async fn send(
     cluster: &Cluster,
@@ -281,39 +284,41 @@ async fn send(
     who: &str,
 ) -> Result<PatchApproval> {
     let api: Api<PatchApproval> = cluster.here();
-    let known = api.get_opt(&asked.asked.request).await?;
-    let known = known.filter(|known| known.spec.approval_hash == asked.asked.hash);
-    match &known {
-        Some(known) if known.spec.decision.is_none() => {
-            let change = json!({
-                "metadata": { "uid": known.uid(), "resourceVersion": known.resource_version() },
-                "spec": {
-                    // What was shown; it cannot change, so another one is refused.
-                    "approvalHash": asked.asked.hash,
-                    "decision": decision, "approver": who, "reason": args.reason,
-                },
-            });
-            let params = PatchParams {
-                dry_run: args.dry_run,
-                field_manager: Some(names::PLUGIN_MANAGER.to_owned()),
-                ..PatchParams::default()
-            };
-            return Ok(api.patch(&known.name_any(), &params, &Patch::Merge(&change)).await?);
-        }
-        Some(known) if known.spec.decision == Some(decision) => {
-            let by = known.spec.approver.as_deref().unwrap_or("somebody");
-            bail!("{} has that decision already, by {}", resource_name(known), printable(by));
-        }
-        Some(known) if known.spec.decision == Some(Decided::Reject) => {
-            let by = known.spec.approver.as_deref().unwrap_or("somebody");
-            bail!(
-                "{} was rejected by {}; `kubectl wardring retry {}` asks anew",
-                resource_name(known),
-                printable(by),
+    let params = PatchParams {
+        dry_run: args.dry_run,
+        field_manager: Some(names::PLUGIN_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    for tries_left in (0..TRIES).rev() {
+        let known = api.get_opt(&asked.asked.request).await?;
+        let known = known.filter(|known| known.spec.approval_hash == asked.asked.hash);
+        let Some(known) = known else { break };
+        let by = printable(known.spec.approver.as_deref().unwrap_or("somebody"));
+        match known.spec.decision {
+            None => {}
+            Some(known_decision) if known_decision == decision => {
+                bail!("{} has that decision already, by {by}", resource_name(&known));
+            }
+            Some(Decided::Reject) => bail!(
+                "{} was rejected by {by}; `kubectl wardring retry {}` asks anew",
+                resource_name(&known),
                 rollout.name_any()
-            );
+            ),
+            Some(Decided::Approve) => break,
         }
-        _ => {}
+        let change = json!({
+            "metadata": { "uid": known.uid(), "resourceVersion": known.resource_version() },
+            "spec": {
+                // What was shown; it cannot change, so another one is refused.
+                "approvalHash": asked.asked.hash,
+                "decision": decision, "approver": who, "reason": args.reason,
+            },
+        });
+        match api.patch(&known.name_any(), &params, &Patch::Merge(&change)).await {
+            // The controller keeps its view of a request in it, and may have written it just now.
+            Err(kube::Error::Api(status)) if status.code == 409 && tries_left > 0 => {}
+            answer => return Ok(answer?),
+        }
     }
     let mut gates = asked.stage.gates.all().filter(|(_, gate)| gate.name == asked.gate);
     let may_author = gates.any(|(_, gate)| {

@@ -46,7 +46,7 @@ const ROLLBACK: [&str; 7] = [
     "Verifying",
 ];
 /// How long a job may take with all its kills.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// A server, its gateway, and what was seen of it.
 struct Rig {
