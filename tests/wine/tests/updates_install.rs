@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 use wardring_protocol::Step;
-use wardring_seal::{OutcomeResult, UpdateKind, UpdateSource, UpdateTarget};
+use wardring_seal::{Action, OutcomeResult, UpdateKind, UpdateSource, UpdateTarget};
 use wardring_wine_tests::fakewua::in_ms;
 use wardring_wine_tests::gateway::Seen;
 use wardring_wine_tests::rig::{ID, Rig, world};
@@ -31,6 +31,22 @@ async fn an_update_is_downloaded_installed_once_and_proven_after_the_restart() {
     assert_ne!(outcome.installed_in_boot.as_ref(), Some(&outcome.boot_id));
     assert_eq!((outcome.build.as_str(), outcome.reboots), ("20348.2762", 1));
     assert_eq!((rig.installs(), rig.fake.calls("Commit").len()), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_that_was_downloaded_ahead_is_installed_later_without_another_download() {
+    let mut rig =
+        Rig::new(world(&json!({"install": {"takesMs": 300, "needsReboot": false}}))).await;
+    rig.give(None, |job| job.key.action = Action::Download);
+    let outcome = rig.outcome().await;
+    assert_eq!(outcome.result, OutcomeResult::Succeeded, "{}", outcome.message);
+    assert_eq!((rig.fake.calls("Download").len(), rig.installs()), (1, 0));
+    assert!(rig.gateway.seen("srv-1").granted.is_empty(), "nothing that a person would notice");
+
+    rig.give(None, |_| {});
+    let outcome = rig.outcome().await;
+    assert_eq!(outcome.result, OutcomeResult::Succeeded, "{}", outcome.message);
+    assert_eq!((rig.fake.calls("Download").len(), rig.installs()), (1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! What happened to a scripted Windows so far: pure changes of one value, kept in `world.json`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -38,6 +38,9 @@ pub(super) struct Life {
     /// Installations that ended so far, by KB.
     #[serde(default)]
     pub installs_ended: BTreeMap<String, u32>,
+    /// KBs whose files are there.
+    #[serde(default)]
+    pub downloaded: BTreeSet<String>,
     /// Results by key and KB.
     pub results: BTreeMap<String, ServicingResult>,
     pub pending_reboot: Vec<RebootSource>,
@@ -111,6 +114,7 @@ impl Life {
             services: BTreeMap::new(),
             updates,
             installs_ended: BTreeMap::new(),
+            downloaded: BTreeSet::new(),
             results: BTreeMap::new(),
             pending_reboot: world.pending_reboot.clone(),
             next_pid: 1000,

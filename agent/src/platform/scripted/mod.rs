@@ -387,17 +387,25 @@ impl Updates for Scripted {
 
     async fn download(
         &self,
-        _key: &JobKey,
+        key: &JobKey,
         updates: &[UpdateTarget],
         _terms: Terms,
     ) -> Result<(), DownloadFailure> {
-        let known = || updates.iter().filter_map(|update| self.world.update(&update.kb));
-        let takes = known().map(|update| update.download_ms).sum();
-        tokio::time::sleep(Duration::from_millis(takes)).await;
-        match known().find(|update| update.effects.fail_download) {
-            Some(update) => Err(format!("0x80072EE2 for {}", update.kb).into()),
-            None => Ok(()),
+        for update in updates.iter().filter_map(|update| self.world.update(&update.kb)) {
+            // What is there costs nothing.
+            if self.lock().downloaded.contains(&update.kb) {
+                continue;
+            }
+            tokio::time::sleep(Duration::from_millis(update.download_ms)).await;
+            if update.effects.fail_download {
+                return Err(format!("0x80072EE2 for {}", update.kb).into());
+            }
+            let mut life = self.advanced();
+            life.downloaded.insert(update.kb.clone());
+            self.record("download", &life, json!({ "key": key_id(key), "kb": update.kb }));
+            self.keep(&life);
         }
+        Ok(())
     }
 
     async fn install(

@@ -5,7 +5,13 @@ use jiff::{SignedDuration, Timestamp, Unit};
 use serde_json::json;
 use wardring_api::{MaintenanceWindow, PatchRollout, RolloutPhase, conditions, reasons::Reason};
 
-use crate::support::{History, Place, Plan, SHORT, manifests::with, rollout, shared, stage, world};
+use crate::support::{
+    History, Place, Plan, SHORT,
+    journal::{count, downloads},
+    manifests::with,
+    place::stage_of,
+    rollout, shared, stage, world,
+};
 
 #[tokio::test]
 async fn a_stage_begins_when_its_window_opens_and_not_before() -> Result<()> {
@@ -48,5 +54,47 @@ async fn a_stage_begins_when_its_window_opens_and_not_before() -> Result<()> {
             })
         })
         .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn updates_are_downloaded_ahead_and_installed_in_the_window_without_another_download()
+-> Result<()> {
+    let plan = Plan::default().group("night", 3, &world());
+    let (place, fleet) = Place::open(shared().await?, "ahead", &plan).await?;
+    let history = History::begin(&place.client, &place.namespace);
+    let opens = (Timestamp::now() + SignedDuration::from_secs(40)).round(Unit::Second)?;
+    place
+        .create::<MaintenanceWindow>(json!({
+            "apiVersion": "wardring.dev/v1alpha1", "kind": "MaintenanceWindow",
+            "metadata": { "name": "tonight" },
+            "spec": {
+                "type": "Allow",
+                "schedule": { "once": { "from": opens, "until": opens + SignedDuration::from_hours(1) } },
+            },
+        }))
+        .await?;
+    let named = with(stage("night"), json!({ "windows": ["tonight"] }));
+    let ahead = json!({ "predownload": { "ahead": "48h", "maxConcurrency": 2 } });
+    place.create::<PatchRollout>(rollout(&[named], ahead)).await?;
+    let status = place
+        .until_status(SHORT, "to have downloaded everything", |status| {
+            stage_of(status, "night").counts.downloaded == 3
+        })
+        .await?;
+    assert!(Timestamp::now() < opens, "the machine is too slow for this test");
+    assert_eq!(stage_of(&status, "night").counts.pending, 3);
+    assert!(history.permits().is_empty());
+    for device in plan.names("night") {
+        assert_eq!(downloads(&fleet, &device)?, 1, "{device}");
+    }
+
+    place.until_phase(RolloutPhase::Completed).await?;
+    let permits = history.permits();
+    assert!(permits.values().flatten().all(|permit| permit.at >= opens), "{permits:?}");
+    for device in plan.names("night") {
+        let events = [downloads(&fleet, &device)?, count(&fleet, &device, "install")?];
+        assert_eq!(events, [1, 1], "{device}");
+    }
     Ok(())
 }

@@ -14,6 +14,17 @@ pub fn acts(fleet: &Fleet, device: &str) -> Result<Vec<Value>> {
 
 /// The same, from the device's folder.
 pub fn acts_in(folder: &Path) -> Result<Vec<Value>> {
+    // What only lies on its disk did nothing to the device.
+    Ok(written(folder)?.into_iter().filter(|act| act["event"] != "download").collect())
+}
+
+/// Updates that the device fetched.
+pub fn downloads(fleet: &Fleet, device: &str) -> Result<usize> {
+    let written = written(&fleet.data.join(device))?;
+    Ok(written.iter().filter(|act| act["event"] == "download").count())
+}
+
+fn written(folder: &Path) -> Result<Vec<Value>> {
     let path = folder.join("world-journal.jsonl");
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
