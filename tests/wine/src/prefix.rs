@@ -140,7 +140,8 @@ impl Prefix {
     fn boot(&self) -> anyhow::Result<()> {
         // By a clock that runs ahead, days may be a minute.
         self.server([if self.clock().is_some() { "-p200000" } else { "-p600" }])?;
-        self.wine(["wineboot"]).map(|_| ())
+        // The first program after a hard end is now and then one that Wine "could not start".
+        self.insist(["wineboot"])
     }
 
     /// Ends this Windows, as hard as a power failure, and starts it again.
