@@ -40,6 +40,7 @@ pub fn severity(kind: AlertKind) -> &'static str {
         AlertKind::DeviceOffline
         | AlertKind::DeviceReverted
         | AlertKind::DeviceFailed
+        | AlertKind::StageHeld
         | AlertKind::RollbackStarted
         | AlertKind::HoldPlaced => "warning",
         AlertKind::DeviceRebootExpected

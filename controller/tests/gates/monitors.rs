@@ -88,6 +88,24 @@ async fn a_real_prometheus_gives_one_number_or_nothing_that_could_pass() {
     let range = json!({ "over": "20s", "step": "1s", "reduce": "Max" });
     becomes(json!({ "query": "max(errors)", "range": range }), 100.0).await;
 
+    // The server's own clock as the metric: what it was before tells at which time that was asked.
+    for (baseline, ago) in [
+        (json!({ "offset": "1h" }), 3_600.0..3_600.1),
+        (json!({ "offset": "45s" }), 45.0..45.1),
+        // Since the stage began, which is a moment ago.
+        (json!({}), 0.5..60.0),
+    ] {
+        let gate = json!({ "query": "vector(time())", "baseline": baseline });
+        let found = ask(gate.clone()).await.found;
+        let Found::Values(values) = &found else { panic!("{gate}: {found:?}") };
+        let [ConditionValue::Number(now), ConditionValue::Number(then)] =
+            [&values["result"], &values["baseline"]]
+        else {
+            panic!("{gate}: {found:?}")
+        };
+        assert!(ago.contains(&(now - then)), "{gate}: {now} and {then}");
+    }
+
     let nothing = [
         json!({ "query": "no_such_metric" }),
         json!({ "query": "no_such_metric", "range": range }),

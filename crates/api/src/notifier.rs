@@ -83,6 +83,8 @@ kinds! {
     StageStarted,
     /// The system stopped a rollout in a stage.
     StageHalted,
+    /// A gate keeps a stage from going on: it failed, or cannot be measured. Over when it passes.
+    StageHeld,
     /// A stage is done.
     StageCompleted,
     /// A rollout is done.

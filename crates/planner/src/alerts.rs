@@ -11,8 +11,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
-    AlertKind, FailureAction, GateState, JobAction, LineState, PatchRollout, PatchRolloutStatus,
-    RollbackPolicy, RolloutPhase, SliceLine,
+    AlertKind, FailureAction, GateState, GateStatus, JobAction, LineState, PatchRollout,
+    PatchRolloutStatus, RollbackPolicy, RolloutPhase, SliceLine, StageState,
     conditions::{self, whole_seconds},
     reasons::Reason,
 };
@@ -23,6 +23,7 @@ use crate::{
     caps::{Rules, later},
     eligibility::{rollback_hold, rollback_policy},
     explain::{devices, working_copy},
+    gates::is_enforced,
     order,
     wake::Wake,
 };
@@ -167,6 +168,7 @@ pub fn alerts(snapshot: &Snapshot) -> Alerts {
     let mut notices = Vec::new();
     for rollout in &snapshot.rollouts {
         active.extend(halted(rollout));
+        active.extend(held(rollout));
         active.extend(wanted(rollout));
         notices.extend(milestones(rollout));
     }
@@ -369,6 +371,36 @@ fn halted(rollout: &PatchRollout) -> Option<Alert> {
     let place = if stage.is_empty() { String::new() } else { format!(" in stage {stage}") };
     let summary = format!("Rollout {name} is Halted{place} — {}", latch.message);
     Some(words::about(AlertKind::StageHalted, name, stage, latch.at, summary))
+}
+
+/// Stages that gates keep from going on without a halt. Nobody else tells of it: every device may be well.
+fn held(rollout: &PatchRollout) -> Vec<Alert> {
+    let name = rollout.metadata.name.as_deref().unwrap_or_default();
+    let Some(status) = rollout.status.as_ref().filter(|status| !has_ended(status)) else {
+        return Vec::new();
+    };
+    let is_told_of = status.halted.is_some() || status.aborted.is_some();
+    if is_told_of || rollout.metadata.deletion_timestamp.is_some() {
+        return Vec::new();
+    }
+    let stages = rollout.spec.stages.iter().filter_map(|stage| {
+        let mut known = status.stages.iter().filter(|known| known.state != StageState::Completed);
+        let known = known.find(|known| known.name == stage.name)?;
+        let holds = |known: &&GateStatus| {
+            let mut gates = stage.gates.all();
+            let gate =
+                gates.find(|(phase, gate)| (*phase, &gate.name) == (known.phase, &known.name));
+            // The answer of a person is no news to people.
+            let counts = gate.is_some_and(|(_, gate)| is_enforced(gate) && gate.approval.is_none());
+            counts && matches!(known.state, GateState::Failed | GateState::Error)
+        };
+        let holding: Vec<&GateStatus> = known.gates.iter().filter(holds).collect();
+        let since = holding.iter().map(|gate| gate.since).min()?;
+        let why: Vec<&str> = holding.iter().filter_map(|gate| gate.message.as_deref()).collect();
+        let summary = format!("Rollout {name} is held — {}", why.join(" "));
+        Some(words::about(AlertKind::StageHeld, name, &stage.name, since, summary))
+    });
+    stages.collect()
 }
 
 /// Approvals that a stage waits for. Each asking is an alert of its own, which ends with the answer.

@@ -10,22 +10,30 @@ mod support;
 
 use std::{collections::BTreeMap, path::Path};
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use support::{
     World,
     story::{Story, happen},
 };
-use wardring_api::PermitStep;
-use wardring_planner::explain_rollout;
+use wardring_api::{AlertKind, PermitStep};
+use wardring_planner::{
+    Ended, MessageState, Sight, Told, ToldState, alerts, explain_rollout, to_tell,
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Incident {
     /// With the guardrails.
     scene: Story,
-    /// Part of a sentence that the rollout says in the end.
-    says: String,
+    /// What the rollout says in the end, in words: sentences or parts of them, each of one line.
+    says: Vec<String>,
+    /// What people are told that goes wrong, in this order: the alert, with its device or, where it is
+    /// about more than one, its stage.
+    alerts: Vec<String>,
+    /// From this minute on Wardring hears so little that it is itself that is cut off.
+    #[serde(default)]
+    blind_from: Option<u32>,
     /// The most devices of a stage's group on which the installation may begin.
     #[serde(default)]
     at_most: BTreeMap<String, u32>,
@@ -40,7 +48,8 @@ struct Incident {
 const IDLE: u32 = 30;
 const PRODUCTION: &str = "production";
 
-fn play(story: &Story) -> World {
+/// Plays the story, and hands every minute to `look`.
+fn play(story: &Story, mut look: impl FnMut(u32, &World)) -> World {
     let mut world = story.world();
     world.settle();
     let mut minute = 0;
@@ -54,8 +63,41 @@ fn play(story: &Story) -> World {
         }
         world.now += SignedDuration::from_mins(i64::from(step) - 1);
         world.minute(|_| {});
+        look(minute, &world);
     }
     world
+}
+
+/// Somebody who is told of what a Notifier tells.
+#[derive(Default)]
+struct OnCall {
+    told: Vec<Told>,
+    alerts: Vec<String>,
+}
+
+/// Told only to whoever names it.
+const UNTOLD: [AlertKind; 2] = [AlertKind::DeviceRebootExpected, AlertKind::DeviceNeedsRecovery];
+
+impl OnCall {
+    fn hears(&mut self, world: &World, sight: Sight) {
+        let ended = |_: &Told| (Ended::Over, "");
+        let all = alerts(&world.snapshot());
+        let since = Timestamp::UNIX_EPOCH;
+        let wanted: Vec<AlertKind> =
+            AlertKind::ALL.iter().copied().filter(|kind| !UNTOLD.contains(kind)).collect();
+        let telling = to_tell(&all, &mut self.told, &wanted, sight, since, world.now, &ended);
+        for message in telling.messages {
+            let alert = &message.alert;
+            if message.state == MessageState::Firing {
+                let about = if alert.device.is_empty() { &alert.stage } else { &alert.device };
+                self.alerts.push(format!("{} {about}", alert.kind.as_str()).trim_end().to_owned());
+            }
+            let is_over = matches!(message.state, MessageState::Resolved(_));
+            let state = if is_over { ToldState::Over } else { message.told.state };
+            self.told.retain(|told| *told != message.told);
+            self.told.push(Told { state, ..message.told });
+        }
+    }
 }
 
 /// Devices of a group on which an installation began.
@@ -68,11 +110,22 @@ fn begun(story: &Story, world: &World, group: &str) -> u32 {
 fn judge(path: &Path) {
     let text = std::fs::read_to_string(path).unwrap();
     let mut incident: Incident = serde_yaml::from_str(&text).unwrap();
-    let world = play(&incident.scene);
+    let mut on_call = OnCall::default();
+    let world = play(&incident.scene, |minute, world| {
+        let since = incident.blind_from.filter(|from| *from <= minute).map(|from| {
+            let ago = SignedDuration::from_mins((minute - from).into());
+            world.now - ago
+        });
+        let sight = since.map_or(Sight::Clear, |since| Sight::Blind { since });
+        on_call.hears(world, sight);
+    });
     let (name, rollout) = world.rollouts.first_key_value().unwrap();
     let told = explain_rollout(rollout).join("\n");
     assert_eq!(begun(&incident.scene, &world, PRODUCTION), 0, "it reached production:\n{told}");
-    assert!(told.contains(&incident.says), "{:?} is not said:\n{told}", incident.says);
+    for says in &incident.says {
+        assert!(told.contains(says), "{says:?} is not said:\n{told}");
+    }
+    assert_eq!(on_call.alerts, incident.alerts, "what is told:\n{told}");
     for (group, most) in &incident.at_most {
         let begun = begun(&incident.scene, &world, group);
         assert!(begun <= *most, "it began on {begun} devices of {group}");
@@ -82,7 +135,7 @@ fn judge(path: &Path) {
 
     let without = std::mem::take(&mut incident.without);
     incident.scene.rollouts.insert(name.clone(), without);
-    let careless = play(&incident.scene);
+    let careless = play(&incident.scene, |_, _| {});
     let told = explain_rollout(&careless.rollouts[name]).join("\n");
     assert!(begun(&incident.scene, &careless, PRODUCTION) > 0, "it shows nothing:\n{told}");
 }

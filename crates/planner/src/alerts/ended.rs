@@ -109,6 +109,14 @@ impl Evidence<'_> {
                 _ => "the rollout goes on",
             };
         }
+        if entry.kind == AlertKind::StageHeld {
+            let status = rollout.status.as_ref();
+            return match status {
+                Some(status) if status.halted.is_some() => "the rollout was halted",
+                Some(status) if super::has_ended(status) => "the rollout has ended",
+                _ => "its gates let the stage go on",
+            };
+        }
         let Some(line) = self.line else { return "nobody waits for it any more" };
         match (line.state, line.reason) {
             (_, Some(Reason::Released | Reason::Replaced)) => "the device was taken out of the run",
