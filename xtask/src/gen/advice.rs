@@ -433,7 +433,10 @@ const PARTS: &[Part] = &[
                 TailClosed,
                 "Bring it online; the next rollout takes it along. `offline.closeAfter` is how long a stage stays open.",
             ),
-            (PoweredOff, "Switch it on; the next rollout takes it along."),
+            (
+                PoweredOff,
+                "No agent of this version says it: a device that is switched off falls silent like any other (NotBack, Unreachable). Switch it on.",
+            ),
             (NotOffered, "Approve the update where the device looks for updates, such as WSUS."),
             (
                 PatchedOutside,
