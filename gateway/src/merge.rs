@@ -5,6 +5,7 @@
 //! An outcome is final: the first that is stored for an attempt stays.
 
 mod facts;
+mod health;
 mod offered;
 mod progress;
 mod reduce;
@@ -15,5 +16,7 @@ pub use progress::{
 };
 pub use reduce::{OutcomeReport, ProgressReport, Reduced, reduce};
 
+#[cfg(test)]
+mod health_tests;
 #[cfg(test)]
 mod tests;

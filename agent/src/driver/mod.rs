@@ -6,6 +6,7 @@
 
 mod commit;
 mod effects;
+mod facts;
 mod poll;
 
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use wardring_protocol::{Facts, JobAnswer, PauseFact, Report, ReportAck, ReportBatch, ReportBody};
+use wardring_protocol::{Facts, JobAnswer, Report, ReportAck, ReportBatch, ReportBody};
 use wardring_protocol::{PROTOCOL_VERSION, Sealed};
 use wardring_seal::{Recipient, verify_job};
 
@@ -25,13 +26,8 @@ use crate::journal::{Journal, Loaded, Saved};
 use crate::milestone::{self, Milestone};
 use crate::pause;
 use crate::platform::{Platform, wall_clock};
-use crate::state::{self, Answer, BootRecord, Effect, Event, Now, Start};
+use crate::state::{self, Answer, BootRecord, Effect, Event, Look, Now, Start};
 
-/// How often the device is looked at for changed facts, with the first answer to a poll after that: a
-/// timer of its own would wake an idle device, and without contact nobody could be told.
-const FACTS_EVERY: Duration = Duration::from_secs(300);
-/// Pause between something that may change facts and looking at them.
-const FACTS_SOON: Duration = Duration::from_millis(300);
 /// How often a device with a job is looked at for an administrator's pause; an idle one begins nothing, and
 /// is looked at with each answer of a gateway.
 const PAUSE_LOOK: Duration = Duration::from_secs(5);
@@ -68,6 +64,8 @@ enum Msg {
     Polled(Box<JobAnswer>, poll::Taken),
     Reported(Result<ReportAck, GatewayError>),
     Facts(Box<Facts>),
+    /// Each lookout's look, or why there is none.
+    Looked(Result<Vec<Look>, String>),
 }
 
 impl<P: Platform, G: Gateway> Agent<P, G> {
@@ -84,6 +82,8 @@ impl<P: Platform, G: Gateway> Agent<P, G> {
             timer: None,
             facts_at: Some(Instant::now()),
             facts_due: Instant::now(),
+            health_due: Instant::now() + facts::HEALTH_EVERY,
+            is_looking: false,
             pause_look_at: None,
             send_at: None,
             send_pause: SEND_RETRY.0,
@@ -150,6 +150,10 @@ struct Run<'a, P, G> {
     facts_at: Option<Instant>,
     /// When it is looked at anyway.
     facts_due: Instant,
+    /// When the device may be looked at once more after installations, with its facts.
+    health_due: Instant,
+    /// The last such look has not ended yet.
+    is_looking: bool,
     /// When it is looked for a pause, while there is a job.
     pause_look_at: Option<Instant>,
     send_at: Option<Instant>,
@@ -299,6 +303,7 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
             }
             Msg::Reported(result) => self.reported(result).await,
             Msg::Facts(facts) => self.facts(*facts).await,
+            Msg::Looked(looks) => self.looked(looks).await,
         }
     }
 
@@ -339,37 +344,6 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
         let due = self.timer.take_if(|(at, _)| *at <= Instant::now());
         let Some((_, turn)) = due else { return };
         self.take(Event::Answered { turn, answer: Answer::Woke }).await;
-    }
-
-    /// Looks at the device in a moment, together with what else may change until then.
-    fn look_soon(&mut self) {
-        self.facts_at.get_or_insert_with(|| Instant::now() + FACTS_SOON);
-    }
-
-    /// Looks at the device; a scan of services may take a while.
-    fn look_at_facts(&mut self) {
-        self.facts_at = None;
-        self.facts_due = Instant::now() + chance::around(FACTS_EVERY);
-        let (platform, tx) = (Arc::clone(&self.agent.platform), self.tx.clone());
-        self.tasks.spawn_blocking(move || {
-            // Nobody reads it when the run is over.
-            let _ = tx.send(Msg::Facts(Box::new(platform.facts())));
-        });
-    }
-
-    async fn facts(&mut self, mut facts: Facts) {
-        facts.pause = self.saved.state.paused.as_ref().map(|pause| PauseFact {
-            reason: pause.reason.clone(),
-            since: pause.since,
-            until: pause.until,
-        });
-        if self.last_facts.as_ref() == Some(&facts) {
-            return;
-        }
-        self.last_facts = Some(facts.clone());
-        self.saved.outbox.push(ReportBody::Facts(Box::new(facts)), None);
-        self.commit().await;
-        self.send_soon();
     }
 
     /// Sends what waits, one batch at a time.

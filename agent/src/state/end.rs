@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use wardring_seal::{Action, OutcomePayload, OutcomeResult, PAYLOAD_VERSION};
 
-use super::{Effect, InstallRecord, JobRun, MAX_FINISHED, Move, UpdateState, autonomous, hooks};
+use super::{
+    Effect, InstallRecord, JobRun, MAX_FINISHED, Move, UpdateState, autonomous, hooks, watch,
+};
 
 /// Reason word of an installation after which Windows is another version.
 pub(super) const BUILD_FAMILY_CHANGED: &str = "BuildFamilyChanged";
@@ -81,6 +83,7 @@ impl Move {
         autonomous::explain(&job, &mut outcome);
         outcome.message = sentence(&outcome.message);
         self.remember(&job, end.result, outcome.reason.as_deref());
+        watch::ended(self, &job, end.result);
         // Answers to what this job asked must not reach the next one.
         self.state.turn += 1;
         self.announce(outcome);

@@ -9,7 +9,7 @@ use wardring_seal::{ActiveHours, Hook, JobKey, JobPayload, OutcomePayload, Probe
 use crate::hresult::{Class, Hresult};
 use crate::pause::Pause;
 
-use super::{BootRecord, Me, ProbeSample, ServiceSample, Surroundings, Witness};
+use super::{BootRecord, Look, Me, ProbeSample, ServiceSample, Surroundings, Witness};
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +20,9 @@ pub enum Event {
     ModeSet(Mode),
     /// An administrator of the device paused the agent, or lets it go on.
     Paused(Option<Pause>),
+    /// The device was looked at after the end of installations, one look for each that was asked for by
+    /// [`super::State::lookouts`]; or it did not let itself be looked at, for this reason.
+    Looked(Result<Vec<Look>, String>),
     /// A job whose seal was verified.
     Offered(Box<JobPayload>),
     /// The answer to an [`Ask`].

@@ -10,7 +10,7 @@ use super::{Event, Phase};
 use crate::journal::SCHEMA;
 
 const STATE: &str = "boot boots build finished highestSequence job lost me mode records refuses roles run \
-    runBeganMonoMs turn";
+    runBeganMonoMs turn watches";
 const JOB: &str = "acceptedAt acceptedIn already awaits baseline boots changes contact crashes ending \
     forbiddingRole hooks installedInBoot message orderedMonoMs ownRollback payload \
     permitUntilMonoMs phase pids rebootRequired reboots remediations shaken strikes touched \
@@ -33,5 +33,5 @@ fn a_field_more_or_less_is_another_layout_of_the_journal() {
     bench.go_until(is_verifying);
     let document = serde_json::to_value(&bench.state).unwrap();
     let found = (SCHEMA, fields(&document), fields(&document["job"]));
-    assert_eq!(found, (2, STATE.to_owned(), JOB.to_owned()));
+    assert_eq!(found, (3, STATE.to_owned(), JOB.to_owned()));
 }

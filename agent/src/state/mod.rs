@@ -28,6 +28,7 @@ mod surroundings;
 mod unlisted;
 mod verify;
 mod wake;
+mod watch;
 
 pub use autonomous::OwnRollback;
 pub use boots::{BootKind, BootRecord};
@@ -41,6 +42,7 @@ pub use hooks::{AfterHook, HookRun};
 pub use job::{Awaits, InstallRecord, JobRun, Phase, RebootWhy, UpdateRun, UpdateState};
 pub use retry::Tries;
 pub use surroundings::{People, Power, Startup, Surroundings, Waiting};
+pub use watch::{Doubt, Look, Lookout, Watch};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -120,6 +122,9 @@ pub struct State {
     pub finished: Vec<OutcomePayload>,
     /// What earlier jobs installed and found before it, oldest first.
     pub records: Vec<InstallRecord>,
+    /// Installations after which the device is looked at, oldest first.
+    #[serde(default)]
+    pub watches: Vec<Watch>,
 }
 
 impl Default for State {
@@ -141,6 +146,7 @@ impl Default for State {
             job: None,
             finished: Vec::new(),
             records: Vec::new(),
+            watches: Vec::new(),
         }
     }
 }
@@ -202,6 +208,7 @@ pub fn step(state: &State, now: Now, event: Event) -> Result<(State, Vec<Effect>
         Event::Started(start) => start::started(&mut mv, *start),
         Event::ModeSet(mode) => accept::mode_set(&mut mv, mode),
         Event::Paused(pause) => pause::set(&mut mv, pause),
+        Event::Looked(looks) => watch::looked(&mut mv, looks),
         Event::Offered(payload) => accept::offered(&mut mv, *payload)?,
         Event::Answered { turn, .. } if turn != state.turn => {}
         Event::Answered { answer, .. } => answered(&mut mv, answer)?,
@@ -388,3 +395,5 @@ mod table;
 mod troubles;
 #[cfg(test)]
 mod upgrade_stories;
+#[cfg(test)]
+mod watch_stories;

@@ -57,6 +57,9 @@ enum Happens {
     Pause(bool),
     /// The network goes, or comes back.
     Unplug(bool),
+    /// The device is looked at after the ends of jobs, or does not let itself be looked at; the bench
+    /// asserts that nothing follows.
+    Look(bool),
     /// People come and go, or Windows does not tell; the same for power and active hours.
     Around(Option<u32>, Power, bool),
 }
@@ -83,6 +86,7 @@ fn happens() -> impl Strategy<Value = Happens> {
         1 => (-600..600_i64).prop_map(|minutes| Happens::Jump { minutes }),
         1 => any::<bool>().prop_map(Happens::Observe),
         2 => any::<bool>().prop_map(Happens::Pause),
+        2 => any::<bool>().prop_map(Happens::Look),
         2 => (prop::option::of(0..3_u32), power(), any::<bool>())
             .prop_map(|(active, power, hours)| Happens::Around(active, power, hours)),
     ]
@@ -275,6 +279,8 @@ impl Watched {
                 bench.take(Event::Paused(mark));
             }
             Happens::Unplug(is_unplugged) => bench.is_unplugged = is_unplugged,
+            Happens::Look(true) => bench.look(),
+            Happens::Look(false) => bench.take_look(Err("no answer".to_owned())),
             Happens::Around(active, power, is_active) => {
                 bench.around.people = active.map(|active| People { active, disconnected: 0 });
                 bench.around.power = power;

@@ -4,7 +4,7 @@ use super::boots::is_strike;
 use super::end::End;
 use super::{
     AfterHook, Contact, JobRun, MAX_BOOTS, Move, Phase, RebootWhy, Start, UpdateState, Waiting,
-    autonomous, hooks, install, preflight, reboot, retry, rollback, verify,
+    autonomous, hooks, install, preflight, reboot, retry, rollback, verify, watch,
 };
 
 /// Boots that a job remembers: enough to tell a loop, bounded because a loop has no end.
@@ -27,9 +27,14 @@ pub(super) fn started(mv: &mut Move, start: Start) {
         mv.state.boots.push(start.boot.clone());
         let surplus = mv.state.boots.len().saturating_sub(MAX_BOOTS);
         mv.state.boots.drain(..surplus);
+        watch::booted(mv, &start.boot);
+    }
+    let is_another = was_enrolled_as.is_some_and(|me| me != start.me);
+    if is_another {
+        mv.state.watches.clear();
     }
     let Some(mut job) = mv.state.job.take() else { return };
-    if was_enrolled_as.is_some_and(|me| me != start.me) {
+    if is_another {
         // Enrolled anew: the old job belongs to an identity that no longer speaks for this device.
         let sentence = "the device was enrolled anew";
         let end = End::stopped(&job, "Replaced", sentence);

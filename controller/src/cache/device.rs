@@ -8,9 +8,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Resource;
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use wardring_api::{
-    Attendance, ComponentStore, Device, DeviceMode, DeviceRole, Hold, conditions, names,
+    Attendance, ComponentStore, Device, DeviceMode, DeviceRole, HealthSince, Hold, conditions,
+    names,
 };
-use wardring_planner::{DeviceRow, host_name};
+use wardring_planner::{DeviceRow, LiveHealth, host_name};
 
 use super::intern::Interner;
 
@@ -48,6 +49,8 @@ struct SlimStatus {
     free_disk_gb: Option<u32>,
     component_store: Option<ComponentStore>,
     paused: Option<SlimPaused>,
+    #[serde(default)]
+    health: Vec<HealthSince>,
     #[serde(default)]
     other_patch_sources: Vec<IgnoredAny>,
 }
@@ -200,6 +203,7 @@ impl SlimDevice {
                 .paused
                 .map(|paused| Box::new(Hold { reason: paused.reason, until: paused.until })),
             other_patch_sources: !status.other_patch_sources.is_empty(),
+            health: LiveHealth::of(&status.health),
             release_requested_at: metadata
                 .annotations
                 .and_then(|all| all.get(names::RELEASE_ANNOTATION)?.parse().ok()),
@@ -248,6 +252,13 @@ mod tests {
                 "freeDiskGb": 12, "componentStore": "Repairable",
                 "paused": { "reason": "surgery", "since": "2026-11-21T02:00:00Z" },
                 "services": [{ "name": "MSSQLSERVER", "state": "Running" }],
+                "health": [{
+                    "rolloutUid": "u", "attempt": 2, "since": "2026-11-21T02:00:00Z", "restarts": 1,
+                    "unhealthy": [{
+                        "kind": "Probe", "name": "web", "since": "2026-11-21T03:00:00Z",
+                    }],
+                    "lastRestart": "2026-11-21T04:00:00Z",
+                }],
                 "otherPatchSources": ["ConfigMgr"],
             },
         });

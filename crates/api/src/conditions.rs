@@ -31,7 +31,7 @@ pub const ROLLED_BACK: &str = "RolledBack";
 pub const ONLINE: &str = "Online";
 /// Device: Windows waits for a restart.
 pub const PENDING_REBOOT: &str = "PendingReboot";
-/// Device: watched services run.
+/// Device: what the last installations' health checks named is as before; Unknown when nobody looks.
 pub const HEALTHY: &str = "Healthy";
 /// Device: nothing is missing; Unknown when the scan is older than 48 h.
 pub const UP_TO_DATE: &str = "UpToDate";

@@ -145,6 +145,11 @@ pub struct DeviceStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub services: Vec<ServiceStatus>,
+    /// How the device is since installations that ended well, for two weeks after each, oldest first.
+    /// Gates of type DeviceHealth count it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4))]
+    pub health: Vec<HealthSince>,
     /// Others that patch this device.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), inner(length(max = 128)))]
@@ -325,6 +330,61 @@ pub struct Paused {
     /// When it ends by itself, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
+}
+
+/// How a device is since one installation that ended well: the services and probes that its job named,
+/// compared with how they were before it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HealthSince {
+    /// Rollout of the job.
+    #[schemars(length(max = 64))]
+    pub rollout_uid: String,
+    /// Attempt of the job.
+    pub attempt: u32,
+    /// When the job ended, by the device's clock.
+    pub since: Timestamp,
+    /// The agent cannot look at the device; what stands here is how it was.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub blind: bool,
+    /// The first of what is worse than before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub unhealthy: Vec<Unhealthy>,
+    /// Crashes and losses of power since, as far as no other job is to answer for them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub restarts: u32,
+    /// When the agent first ran after the last of them, by the device's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_restart: Option<Timestamp>,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+/// Something that is worse than before an installation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Unhealthy {
+    /// What it is.
+    pub kind: UnhealthyKind,
+    /// Its name, or the beginning of it.
+    #[schemars(length(max = 64))]
+    pub name: String,
+    /// Since when it is called worse, by the device's clock.
+    pub since: Timestamp,
+}
+
+/// What may be worse than before an installation.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+pub enum UnhealthyKind {
+    /// A service.
+    Service,
+    /// A probe.
+    Probe,
 }
 
 /// State of the component store, which every update is installed from and removed with.

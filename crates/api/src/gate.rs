@@ -319,13 +319,13 @@ pub struct DeviceHealthGate {
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 pub enum HealthSignal {
-    /// A watched service did not run after the update.
+    /// A watched service did not run after the update, or does not run any more since.
     Service,
-    /// A probe failed after the update.
+    /// A probe failed after the update, or fails since.
     Probe,
-    /// It restarted when nobody had permitted it, or again and again, or Windows took the update back.
+    /// It restarted again and again, crashed or lost power after the proof, or Windows took the update back.
     UnexpectedReboot,
-    /// It was proven, and no agent is in contact any more.
+    /// It was proven, and no agent is in contact any more, or the agent cannot look at the device.
     Silent,
 }
 

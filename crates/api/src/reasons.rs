@@ -303,8 +303,14 @@ reasons! {
     // Conditions of a device.
     /// Windows waits for no restart.
     NoRestartPending,
-    /// Every watched service runs.
-    ServicesRunning,
+    /// What the last installations' health checks named is as it was before them, and the device neither
+    /// crashed nor lost power since.
+    AsBefore,
+    /// The device does not tell how it is: nothing was installed lately that was proven there, its agent is
+    /// too old to look after the end of a job, or it cannot look.
+    NotWatched,
+    /// The device crashed or lost power after an installation was proven there.
+    UnexpectedRestart,
     /// The device's update source offers nothing that is not installed.
     NothingMissing,
     /// Updates are offered and not installed.

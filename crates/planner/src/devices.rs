@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use wardring_api::{
     Attendance, ComponentStore, Device, DeviceGroup, DeviceGroupSpec, DeviceGroupStatus,
-    DeviceMode, DeviceRole, Hold, Reboots, conditions, names,
+    DeviceMode, DeviceRole, HealthSince, Hold, Reboots, UnhealthyKind, conditions, names,
 };
 
 use crate::{names::NameKey, selector::Selector};
@@ -53,12 +53,49 @@ pub struct DeviceRow {
     pub paused: Option<Box<Hold>>,
     /// Something else patches the device.
     pub other_patch_sources: bool,
+    /// How it is since installations that ended well, as far as its agent looks at that.
+    pub health: Box<[LiveHealth]>,
     /// Value of the release annotation, if it is a time.
     pub release_requested_at: Option<Timestamp>,
     /// IANA name of its zone, by people's word.
     pub time_zone: Option<Arc<str>>,
     /// The object is being deleted.
     pub deleting: bool,
+}
+
+/// How a device is since one installation that ended well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LiveHealth {
+    /// Rollout of the installation.
+    pub rollout_uid: Box<str>,
+    /// Its attempt.
+    pub attempt: u32,
+    /// A service is worse than before.
+    pub service: bool,
+    /// A probe is worse than before.
+    pub probe: bool,
+    /// It crashed or lost power since; when it came back last, by the device's clock.
+    pub restarted: Option<Timestamp>,
+    /// The agent cannot look at the device.
+    pub blind: bool,
+}
+
+impl LiveHealth {
+    /// The same of an API object.
+    pub fn of(all: &[HealthSince]) -> Box<[LiveHealth]> {
+        let has =
+            |since: &HealthSince, kind| since.unhealthy.iter().any(|found| found.kind == kind);
+        let live = |since: &HealthSince| LiveHealth {
+            rollout_uid: since.rollout_uid.as_str().into(),
+            attempt: since.attempt,
+            service: has(since, UnhealthyKind::Service),
+            probe: has(since, UnhealthyKind::Probe),
+            // One that does not say when is no better.
+            restarted: (since.restarts > 0).then(|| since.last_restart.unwrap_or(Timestamp::MAX)),
+            blind: since.blind,
+        };
+        all.iter().map(live).collect()
+    }
 }
 
 impl DeviceRow {
@@ -84,6 +121,7 @@ impl DeviceRow {
             component_store: None,
             paused: None,
             other_patch_sources: false,
+            health: Box::default(),
             release_requested_at: None,
             time_zone: None,
             deleting: false,
@@ -138,6 +176,7 @@ impl DeviceRow {
             }),
             other_patch_sources: status
                 .is_some_and(|status| !status.other_patch_sources.is_empty()),
+            health: LiveHealth::of(status.map_or(&[], |status| &status.health)),
             release_requested_at: annotations
                 .and_then(|all| all.get(names::RELEASE_ANNOTATION))
                 .and_then(|value| value.parse().ok()),

@@ -24,6 +24,15 @@ pub const MAX_REPORT_WAIT_MS: u64 = 15_000;
 /// Most updates that facts tell more about.
 pub const MAX_OFFERED: usize = 32;
 
+/// Most installations after which facts tell how the device is.
+pub const MAX_WATCHES: usize = 4;
+
+/// Most services and probes that facts call worse than before one installation.
+pub const MAX_UNHEALTHY: usize = 8;
+
+/// Most bytes of the name of one of them, and of why it is worse.
+pub const MAX_UNHEALTHY_TEXT: usize = 128;
+
 mod limits;
 
 pub use limits::{Malformed, check_batch, check_permit, check_poll};
@@ -307,6 +316,54 @@ pub struct Facts {
     /// An administrator of the device paused the agent there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause: Option<PauseFact>,
+    /// How the device is since installations that ended well, at most [`MAX_WATCHES`], oldest first; an
+    /// agent that does not look after the end of a job tells nothing here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub health: Vec<HealthFact>,
+}
+
+/// How a device is since one installation that ended well: what the health checks of its job named, as
+/// compared with how it was before that installation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HealthFact {
+    /// Rollout of the job.
+    pub rollout_uid: String,
+    /// Attempt of the job.
+    pub attempt: u32,
+    /// When the job ended, by the device's clock.
+    pub since: Timestamp,
+    /// The device cannot be looked at; what stands here is how it was.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub blind: bool,
+    /// The first of what is worse than before, at most [`MAX_UNHEALTHY`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unhealthy: Vec<UnhealthyFact>,
+    /// Crashes and losses of power since then, as far as no other job is to answer for them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub restarts: u32,
+    /// The boot after the last of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_restart: Option<Boot>,
+}
+
+/// Something that is worse than before an installation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UnhealthyFact {
+    /// What it is, in the API's words (`Service`, `Probe`).
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// What is worse.
+    #[serde(default)]
+    pub why: String,
+    /// Since when it is called worse, by the device's clock.
+    pub since: Timestamp,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// A pause that an administrator ordered on the device itself.

@@ -5,8 +5,9 @@ use jiff::Timestamp;
 use wardring_seal::JobKey;
 
 use crate::{
-    Boot, Facts, JobQuery, MAX_OFFERED, MAX_POLL_WAIT_S, MAX_REPORTS, Offered, PROTOCOL_VERSION,
-    PermitRequest, Progress, ReportBatch, ReportBody, UpdateProgress,
+    Boot, Facts, HealthFact, JobQuery, MAX_OFFERED, MAX_POLL_WAIT_S, MAX_REPORTS, MAX_UNHEALTHY,
+    MAX_UNHEALTHY_TEXT, MAX_WATCHES, Offered, PROTOCOL_VERSION, PermitRequest, Progress,
+    ReportBatch, ReportBody, UpdateProgress,
 };
 
 /// Shortest and longest plausible times of a device's clock: what lies outside is no time at all,
@@ -151,7 +152,21 @@ fn check_facts(facts: &Facts) -> Result<(), Malformed> {
         filled("services.name", &service.name, 256)?;
         filled("services.state", &service.state, 32)?;
     }
-    Ok(())
+    count("health", &facts.health, MAX_WATCHES)?;
+    facts.health.iter().try_for_each(check_health)
+}
+
+fn check_health(health: &HealthFact) -> Result<(), Malformed> {
+    filled("health.rolloutUid", &health.rollout_uid, 64)?;
+    time("health.since", health.since)?;
+    count("health.unhealthy", &health.unhealthy, MAX_UNHEALTHY)?;
+    for found in &health.unhealthy {
+        filled("health.unhealthy.kind", &found.kind, 32)?;
+        filled("health.unhealthy.name", &found.name, MAX_UNHEALTHY_TEXT)?;
+        text("health.unhealthy.why", &found.why, MAX_UNHEALTHY_TEXT)?;
+        time("health.unhealthy.since", found.since)?;
+    }
+    health.last_restart.as_ref().map_or(Ok(()), check_boot)
 }
 
 fn check_offered(offered: &Offered) -> Result<(), Malformed> {
@@ -244,7 +259,7 @@ fn is_control(character: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Report, Signed};
+    use crate::{Report, Signed, UnhealthyFact};
 
     fn batch(reports: Vec<Report>) -> ReportBatch {
         ReportBatch {
@@ -263,6 +278,42 @@ mod tests {
 
     fn offered() -> Offered {
         Offered { kb: "KB5068787".to_owned(), ..Offered::default() }
+    }
+
+    fn boot(kind: &str) -> Boot {
+        let at = "2026-11-21T02:00:00Z".parse().unwrap();
+        Boot { boot_id: "x".repeat(64), at, kind: kind.to_owned() }
+    }
+
+    fn health() -> HealthFact {
+        let since = "2026-11-21T02:00:00Z".parse().unwrap();
+        HealthFact {
+            rollout_uid: "x".repeat(64),
+            attempt: u32::MAX,
+            since,
+            blind: true,
+            unhealthy: vec![UnhealthyFact {
+                kind: "x".repeat(32),
+                name: "x".repeat(MAX_UNHEALTHY_TEXT),
+                why: "x".repeat(MAX_UNHEALTHY_TEXT),
+                since,
+            }],
+            restarts: u32::MAX,
+            last_restart: Some(boot("Crash")),
+        }
+    }
+
+    #[test]
+    fn the_longest_facts_about_health_leave_room_for_everything_else_in_a_report() {
+        let longest = HealthFact {
+            unhealthy: vec![health().unhealthy[0].clone(); MAX_UNHEALTHY],
+            ..health()
+        };
+        let full = facts(Facts { health: vec![longest; MAX_WATCHES], ..Facts::default() });
+        assert_eq!(check_batch(&full), Ok(()));
+        assert!(serde_json::to_vec(&full).unwrap().len() < crate::MAX_BODY / 4);
+        let older = r#"{"hostname":"x","product":"","build":"","agentVersion":""}"#;
+        assert!(serde_json::from_str::<Facts>(older).unwrap().health.is_empty());
     }
 
     #[test]
@@ -326,6 +377,28 @@ mod tests {
             ),
         ] {
             let error = check_batch(&facts(Facts { offered: vec![evil], ..Facts::default() }));
+            assert!(error.unwrap_err().to_string().contains(field), "{field}");
+        }
+        let many = Facts { health: vec![health(); MAX_WATCHES + 1], ..Facts::default() };
+        let too_many = Malformed::TooMany { field: "health", max: MAX_WATCHES };
+        assert_eq!(check_batch(&facts(many)), Err(too_many));
+        let found = |found: UnhealthyFact| HealthFact { unhealthy: vec![found], ..health() };
+        let fine = || health().unhealthy[0].clone();
+        let ancient = || "-000044-03-15T00:00:00Z".parse().unwrap();
+        for (evil, field) in [
+            (HealthFact { rollout_uid: String::new(), ..health() }, "health.rolloutUid"),
+            (HealthFact { since: ancient(), ..health() }, "health.since"),
+            (HealthFact { unhealthy: vec![fine(); MAX_UNHEALTHY + 1], ..health() }, "unhealthy"),
+            (found(UnhealthyFact { name: "a\u{202e}b".to_owned(), ..fine() }), "unhealthy.name"),
+            (found(UnhealthyFact { kind: "x".repeat(33), ..fine() }), "unhealthy.kind"),
+            (
+                found(UnhealthyFact { why: "x".repeat(MAX_UNHEALTHY_TEXT + 1), ..fine() }),
+                "unhealthy.why",
+            ),
+            (found(UnhealthyFact { since: ancient(), ..fine() }), "unhealthy.since"),
+            (HealthFact { last_restart: Some(boot("\n")), ..health() }, "boots.kind"),
+        ] {
+            let error = check_batch(&facts(Facts { health: vec![evil], ..Facts::default() }));
             assert!(error.unwrap_err().to_string().contains(field), "{field}");
         }
         let long = Facts { build: "9".repeat(65), ..Facts::default() };

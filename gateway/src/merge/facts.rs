@@ -13,6 +13,7 @@ use wardring_api::{
 };
 use wardring_protocol::Facts;
 
+use super::health::{health, healthy, shorten};
 use super::offered::offered;
 
 /// Largest status, bytes of JSON; lists are cut until it fits.
@@ -91,6 +92,7 @@ pub fn apply_facts(old: Vec<Condition>, report: &FactsReport, now: Timestamp) ->
             until: pause.until.map(conditions::whole_seconds),
         }),
         services: services(facts),
+        health: health(&facts.health),
         other_patch_sources: facts
             .other_patch_sources
             .iter()
@@ -175,13 +177,7 @@ fn judge(status: &mut DeviceStatus, report: &FactsReport, now: Timestamp) {
     };
     set(status, conditions::PENDING_REBOOT, truth, reason, &message, now);
 
-    let is_down = |service: &&ServiceStatus| service.state != ServiceState::Running;
-    let down: Vec<_> = status.services.iter().filter(is_down).map(|s| &*s.name).collect();
-    let (truth, reason, message) = if down.is_empty() {
-        (Truth::True, Reason::ServicesRunning, "Every watched service runs.".to_owned())
-    } else {
-        (Truth::False, Reason::ServiceDown, format!("Not running: {}.", some(&down)))
-    };
+    let (truth, reason, message) = healthy(&status.health, &report.facts.health);
     set(status, conditions::HEALTHY, truth, reason, &message, now);
 
     let (truth, reason, message) = up_to_date(status, now);
@@ -293,6 +289,7 @@ fn fit(status: &mut DeviceStatus) {
             }
             _ => status.offered.pop().is_some(),
         } || status.other_patch_sources.pop().is_some()
+            || shorten(&mut status.health)
             || status.pending_reboot.pop().is_some();
         if !dropped {
             return;

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Every field that facts decide; absent ones are removed by name.
-const FIELDS: [&str; 19] = [
+const FIELDS: [&str; 20] = [
     "conditions",
     "identity",
     "os",
@@ -34,6 +34,7 @@ const FIELDS: [&str; 19] = [
     "componentStore",
     "paused",
     "services",
+    "health",
     "otherPatchSources",
     "reportSeq",
 ];
@@ -209,7 +210,7 @@ impl Writer {
 mod tests {
     use super::*;
     use wardring_protocol::{
-        Facts, Offered, PauseFact, RebootSource, Scan, ServiceFact, StartupFact,
+        Facts, HealthFact, Offered, PauseFact, RebootSource, Scan, ServiceFact, StartupFact,
     };
 
     #[test]
@@ -238,6 +239,15 @@ mod tests {
             }),
             agent_update_failed: some("0.2.0 was taken back"),
             other_patch_sources: vec!["ConfigMgr".to_owned()],
+            health: vec![HealthFact {
+                rollout_uid: "u".to_owned(),
+                attempt: 1,
+                since: Timestamp::UNIX_EPOCH,
+                blind: false,
+                unhealthy: Vec::new(),
+                restarts: 0,
+                last_restart: None,
+            }],
             ..Facts::default()
         };
         let report = FactsReport {

@@ -6,7 +6,7 @@ use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use wardring_api::{DeviceStatus, conditions};
 use wardring_harness::wait_until;
-use wardring_protocol::{Facts, RebootSource, ReportBody, ServiceFact};
+use wardring_protocol::{Facts, HealthFact, RebootSource, ReportBody, ServiceFact};
 
 use crate::support::*;
 
@@ -24,6 +24,15 @@ async fn facts_become_status_and_conditions_once() {
         roles: vec!["HyperVHost".to_owned()],
         pending_reboot: vec![RebootSource { source: "Cbs".to_owned(), hard: true }],
         services: vec![ServiceFact { name: "W32Time".to_owned(), state: "Running".to_owned() }],
+        health: vec![HealthFact {
+            rollout_uid: "u".to_owned(),
+            attempt: 1,
+            since: "2026-11-21T02:00:00Z".parse().unwrap(),
+            blind: false,
+            unhealthy: Vec::new(),
+            restarts: 0,
+            last_restart: None,
+        }],
         ..Facts::default()
     };
     let body = ReportBody::Facts(Box::new(full));
@@ -47,6 +56,8 @@ async fn facts_become_status_and_conditions_once() {
     gateway.report(&agent, vec![(4, facts("WS-1"))]).await;
     let status = site.status(&agent).await;
     assert!(status.pending_reboot.is_empty() && status.services.is_empty());
+    assert!(status.health.is_empty());
+    assert!(!conditions::is_true(&status.conditions, conditions::HEALTHY));
     assert!(status.agent_update_failed.is_none());
     assert!(!conditions::is_true(&status.conditions, conditions::PENDING_REBOOT));
     // A late copy of the first changes nothing, also at a gateway that never saw the second.

@@ -367,6 +367,11 @@ const PARTS: &[Part] = &[
                  back once by itself.",
             ),
             (
+                UnexpectedRestart,
+                "The System event log of that time says whether it was a bugcheck (1001) or a loss of power \
+                 (41, 6008); the rest of its stage says whether the update did it.",
+            ),
+            (
                 NetworkLost,
                 "It took the update back by itself. Look at its network driver and settings.",
             ),
@@ -499,7 +504,8 @@ const GOOD_NEWS: &[Reason] = &[
     Superseded,
     RolledBack,
     NoRestartPending,
-    ServicesRunning,
+    AsBefore,
+    NotWatched,
     NothingMissing,
     UpdatesMissing,
     UpdatesFailed,

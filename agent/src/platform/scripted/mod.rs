@@ -286,6 +286,7 @@ impl Machine for Scripted {
             other_patch_sources: self.world.other_patch_sources.clone(),
             offered: Vec::new(),
             pause: None,
+            health: Vec::new(),
         }
     }
 

@@ -370,6 +370,32 @@ impl Bench {
         }
     }
 
+    /// Looks at the device after the ends of jobs, as the driver does from time to time. Nothing follows
+    /// from it but what is told.
+    pub fn look(&mut self) {
+        let seen = self.inspection();
+        let look = |lookout: Lookout| Look {
+            services: lookout
+                .services
+                .into_iter()
+                .filter_map(|name| seen.services.get(&name).cloned().map(|sample| (name, sample)))
+                .collect(),
+            probes: seen.probes.clone(),
+            key: lookout.key,
+        };
+        let looks: Vec<Look> = self.state.lookouts().into_iter().map(look).collect();
+        self.take_look(Ok(looks));
+    }
+
+    /// Takes such a look into account.
+    pub fn take_look(&mut self, looks: Result<Vec<Look>, String>) {
+        let (turn, job) = (self.state.turn, self.state.job.clone());
+        let effects = self.take_without_effects(Event::Looked(looks));
+        assert!(effects.is_empty(), "it only looks: {effects:?}");
+        assert!(self.state.turn == turn && self.state.job == job, "a job is none the wiser");
+        assert!(self.state.watches.len() <= wardring_protocol::MAX_WATCHES);
+    }
+
     /// Answers a question as things are now.
     ///
     /// A gateway answers a question for a permit as things are now, but the permit's life began at

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use wardring_api::{
     Gate, GateResult, GateType, HealthSignal, LineState, NoData, StageCounts, conditions::clip,
     reasons::Reason,
@@ -10,6 +11,7 @@ use wardring_api::{
 use crate::{
     Measurement,
     condition::{self, ConditionValue, Judgement, Variables},
+    devices::LiveHealth,
     gates::gate_definition,
     line::Line,
     validate::{Run, Scene},
@@ -17,6 +19,13 @@ use crate::{
 
 /// Devices that a measurement names.
 const NAMED: usize = 3;
+
+const SIGNALS: [HealthSignal; 4] = [
+    HealthSignal::Service,
+    HealthSignal::Probe,
+    HealthSignal::UnexpectedReboot,
+    HealthSignal::Silent,
+];
 
 /// Measures a gate that needs nobody outside.
 pub(super) fn measure(
@@ -102,7 +111,8 @@ fn health(gate: &Gate, run: &Run<'_>, position: usize, scene: &Scene<'_>) -> (Ju
                 continue;
             }
             total += 1;
-            if signal(line, scene).is_some_and(asks) {
+            let live = Live::of(line, run, position, scene);
+            if SIGNALS.into_iter().any(|signal| asks(signal) && shows(line, signal, live)) {
                 unhealthy += 1;
                 if names.len() < NAMED {
                     names.push(frozen.record(index).device.as_str());
@@ -144,8 +154,9 @@ fn has_ended(line: &Line) -> bool {
     )
 }
 
-/// What is not well about a device, if anything is.
-fn signal(line: &Line, scene: &Scene<'_>) -> Option<HealthSignal> {
+/// Whether a device shows this. A device that was proven shows what its agent sees since; of one that is
+/// silent nobody knows that it is well again.
+fn shows(line: &Line, signal: HealthSignal, live: Live<'_>) -> bool {
     let by_reason = |reason: Option<Reason>| match reason? {
         Reason::ServiceDown => Some(HealthSignal::Service),
         Reason::ProbeFailed => Some(HealthSignal::Probe),
@@ -153,14 +164,133 @@ fn signal(line: &Line, scene: &Scene<'_>) -> Option<HealthSignal> {
         Reason::NotBack | Reason::NetworkLost => Some(HealthSignal::Silent),
         _ => None,
     };
-    let row = scene.row(line);
+    let has = |is_so: fn(&LiveHealth) -> bool| live.health.is_some_and(is_so);
     match line.state {
-        LineState::Succeeded if row.is_some_and(|row| row.online == Some(false)) => {
-            Some(HealthSignal::Silent)
+        LineState::Succeeded => match signal {
+            HealthSignal::Service => has(|health| health.service),
+            HealthSignal::Probe => has(|health| health.probe),
+            HealthSignal::UnexpectedReboot => {
+                // What came before a person's retry was answered by it.
+                let restarted = live.health.and_then(|health| health.restarted);
+                restarted.is_some_and(|at| live.since.is_none_or(|since| at >= since))
+            }
+            HealthSignal::Silent => live.is_offline || has(|health| health.blind),
+        },
+        LineState::RevertedByWindows => signal == HealthSignal::UnexpectedReboot,
+        LineState::Unreachable => signal == HealthSignal::Silent,
+        _ => by_reason(line.reason).or_else(|| by_reason(line.was_reason)) == Some(signal),
+    }
+}
+
+/// What is known of a device beside its line.
+#[derive(Clone, Copy, Default)]
+struct Live<'a> {
+    /// How it is since the line's installation, where its agent looks at that.
+    health: Option<&'a LiveHealth>,
+    /// No agent is in contact.
+    is_offline: bool,
+    /// When the stage began, or a person's last retry.
+    since: Option<Timestamp>,
+}
+
+impl<'a> Live<'a> {
+    fn of(line: &Line, run: &Run<'_>, position: usize, scene: &Scene<'a>) -> Live<'a> {
+        let row = scene.row(line);
+        let is_of_line = |health: &&LiveHealth| {
+            *health.rollout_uid == *run.id.uid && health.attempt == line.attempt
+        };
+        Live {
+            health: row.and_then(|row| row.health.iter().find(is_of_line)),
+            is_offline: row.is_some_and(|row| row.online == Some(false)),
+            since: run.status.stages[position].started_at,
         }
-        LineState::Succeeded => None,
-        LineState::RevertedByWindows => Some(HealthSignal::UnexpectedReboot),
-        LineState::Unreachable => Some(HealthSignal::Silent),
-        _ => by_reason(line.reason).or_else(|| by_reason(line.was_reason)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wardring_api::{JobAction, SliceLine};
+
+    fn hour(hour: i64) -> Timestamp {
+        Timestamp::from_second(1_790_000_000 + hour * 3600).unwrap()
+    }
+
+    /// What a line in this state shows, for these reasons.
+    fn shown(state: LineState, reason: Option<Reason>, was: Option<Reason>) -> Vec<HealthSignal> {
+        let line = Line { reason, was_reason: was, ..line(state) };
+        all(&line, Live::default())
+    }
+
+    fn all(line: &Line, live: Live<'_>) -> Vec<HealthSignal> {
+        SIGNALS.into_iter().filter(|signal| shows(line, *signal, live)).collect()
+    }
+
+    fn line(state: LineState) -> Line {
+        let record = SliceLine { state, action: JobAction::Install, ..SliceLine::pending("ws-1") };
+        crate::explain::working_copy(&record)
+    }
+
+    #[test]
+    fn each_bad_end_is_the_sign_that_its_reason_says() {
+        use HealthSignal::{Probe, Service, Silent, UnexpectedReboot};
+        use LineState::{
+            Failed, NotReversible, RevertedByWindows, RollbackFailed, RolledBack, Unreachable,
+        };
+        let of = |reason| Some(reason);
+        for (reason, signal) in [
+            (Reason::ServiceDown, vec![Service]),
+            (Reason::ProbeFailed, vec![Probe]),
+            (Reason::BootLoop, vec![UnexpectedReboot]),
+            (Reason::RevertedByWindows, vec![UnexpectedReboot]),
+            (Reason::NotBack, vec![Silent]),
+            (Reason::NetworkLost, vec![Silent]),
+            // The update did not get as far as the device's health.
+            (Reason::InstallFailed, vec![]),
+            (Reason::HookFailed, vec![]),
+        ] {
+            for state in [Failed, RolledBack, NotReversible, RollbackFailed] {
+                assert_eq!(shown(state, of(reason), None), signal, "{state:?} {reason:?}");
+                assert_eq!(shown(state, None, of(reason)), signal, "{state:?}, was {reason:?}");
+            }
+            assert_eq!(shown(RevertedByWindows, of(reason), None), [UnexpectedReboot]);
+            assert_eq!(shown(Unreachable, of(reason), None), [Silent]);
+        }
+    }
+
+    #[test]
+    fn a_proven_device_shows_what_its_agent_sees_since_and_nothing_that_was_answered() {
+        use HealthSignal::{Probe, Service, Silent, UnexpectedReboot};
+        let well = LiveHealth {
+            rollout_uid: "u".into(),
+            attempt: 1,
+            service: false,
+            probe: false,
+            restarted: None,
+            blind: false,
+        };
+        let restarted = |at| LiveHealth { restarted: Some(hour(at)), ..well.clone() };
+        let worst = LiveHealth { service: true, probe: true, blind: true, ..restarted(3) };
+        let proven = line(LineState::Succeeded);
+        for (health, is_offline, signals) in [
+            (None, false, vec![]),
+            (None, true, vec![Silent]),
+            (Some(well.clone()), false, vec![]),
+            (Some(well.clone()), true, vec![Silent]),
+            (Some(LiveHealth { service: true, ..well.clone() }), false, vec![Service]),
+            (Some(LiveHealth { service: true, ..well.clone() }), true, vec![Service, Silent]),
+            (Some(LiveHealth { probe: true, ..well.clone() }), false, vec![Probe]),
+            (Some(LiveHealth { blind: true, ..well.clone() }), false, vec![Silent]),
+            (Some(restarted(2)), false, vec![UnexpectedReboot]),
+            // Before the retry.
+            (Some(restarted(1)), false, vec![]),
+            (Some(worst.clone()), false, vec![Service, Probe, UnexpectedReboot, Silent]),
+        ] {
+            let live = Live { health: health.as_ref(), is_offline, since: Some(hour(2)) };
+            assert_eq!(all(&proven, live), signals, "{health:?}, offline: {is_offline}");
+        }
+        // One that ended otherwise shows that end: what its agent saw before is of another attempt.
+        let live = Live { health: Some(&worst), is_offline: true, since: None };
+        assert!(all(&line(LineState::Failed), live).is_empty());
     }
 }

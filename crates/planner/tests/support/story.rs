@@ -2,8 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use jiff::Timestamp;
 use serde::Deserialize;
-use wardring_planner::{Unheard, take_over};
+use wardring_api::{LineState, SliceLine};
+use wardring_planner::{LiveHealth, Unheard, take_over};
 
 use super::{
     Meter, SERVER, World,
@@ -83,6 +85,12 @@ pub enum What {
     Reenrol,
     GoesOffline,
     ComesBack,
+    /// The agent sees that a service is worse than before the last installation.
+    ServiceDies,
+    /// The device crashes and comes back.
+    Crashes,
+    /// Everything is as before again.
+    GetsWell,
     RepairedByHand,
     BehavesWell,
     JobDeleted,
@@ -145,6 +153,29 @@ impl Story {
     }
 }
 
+/// The agent of a device tells how it is since each rollout that was proven there.
+pub fn falls_ill(world: &mut World, device: &str, how: impl Fn(&mut LiveHealth, Timestamp)) {
+    let now = world.now;
+    let proven = world
+        .lines()
+        .into_iter()
+        .filter(|(_, _, line)| line.device == device && line.state == LineState::Succeeded);
+    let tell = |(uid, _, line): (String, String, SliceLine)| {
+        let mut health = LiveHealth {
+            rollout_uid: uid.into(),
+            attempt: line.attempt,
+            service: false,
+            probe: false,
+            restarted: None,
+            blind: false,
+        };
+        how(&mut health, now);
+        health
+    };
+    let told = proven.map(tell).collect();
+    world.devices.get_mut(device).unwrap().health = told;
+}
+
 pub fn happen(world: &mut World, happening: &Happening) {
     let device = happening.device.clone().unwrap_or_default();
     let rollout = happening.rollout.clone().unwrap_or_else(|| "november".to_owned());
@@ -166,6 +197,9 @@ pub fn happen(world: &mut World, happening: &Happening) {
         }
         What::GoesOffline => world.set_online(&device, false),
         What::ComesBack => world.set_online(&device, true),
+        What::ServiceDies => falls_ill(world, &device, |health, _| health.service = true),
+        What::Crashes => falls_ill(world, &device, |health, now| health.restarted = Some(now)),
+        What::GetsWell => falls_ill(world, &device, |health, _| health.service = false),
         What::RepairedByHand => {
             let mut agent = world.agents.remove(&device).unwrap();
             agent.repair(world);

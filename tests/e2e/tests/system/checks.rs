@@ -3,11 +3,12 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 use wardring_api::{
-    DeviceGroup, LineState, PatchRollout, RolloutPhase, StageState, reasons::Reason,
+    Device, DeviceGroup, HealthSince, LineState, PatchRollout, RolloutPhase, StageState,
+    conditions, reasons::Reason,
 };
 
 use crate::support::{
-    History, Place, Plan,
+    History, LONG, Place, Plan,
     history::Change,
     journal::{acts, count},
     manifests::with,
@@ -65,6 +66,17 @@ async fn hooks_surround_the_update_and_a_probe_that_it_breaks_halts_the_rollout(
             .collect();
         let order = ["beforeInstall", "install", "beforeReboot", "reboot", "boot", "afterHealthy"];
         assert_eq!(moments, order, "{device}");
+        // Its agent goes on looking at what the proof was about.
+        place
+            .until::<Device>(LONG, &device, "to be as before the update", |device| {
+                device.status.as_ref().is_some_and(|status| {
+                    let well = |since: &HealthSince| !since.blind && since.unhealthy.is_empty();
+                    conditions::is_true(&status.conditions, conditions::HEALTHY)
+                        && status.health.iter().map(|since| since.attempt).eq([1])
+                        && status.health.iter().all(well)
+                })
+            })
+            .await?;
     }
     let lines = place
         .until_lines("the failures in the record", |lines| !plan_failed(lines).is_empty())
