@@ -361,7 +361,7 @@ pub struct HoldUpdates {
 #[derive(Subcommand)]
 pub enum Released {
     /// A device: a person's hold is lifted; without one, its job is given up, for a machine that will
-    /// not come back
+    /// not come back, and with it the quarantine of a device that an update left damaged
     #[command(alias = "wdev")]
     Device(Release),
     /// Updates: bars on them are lifted; a bar on more than these keeps the rest

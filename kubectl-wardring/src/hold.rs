@@ -10,7 +10,7 @@ use kube::{
 };
 use serde_json::json;
 use wardring_api::{
-    Device, Hold, IncludeSuperseding, KbId, LabelSelector, UpdateHold, UpdateHoldSpec,
+    Device, Hold, IncludeSuperseding, KbId, LabelSelector, UpdateHold, UpdateHoldSpec, conditions,
     names::PLUGIN_MANAGER,
 };
 
@@ -50,11 +50,13 @@ pub async fn release_device(
     let change = json!({ "spec": { "hold": null } });
     let changed: Device = cluster.merge(&device.name_any(), &change).await?;
     let reason = crate::table::printable(&hold.reason);
-    done(
-        &changed,
-        &format!("is held no longer ({reason}); its job, if it has one, stays"),
-        output,
-    )?;
+    let list = device.status.iter().flat_map(|status| &status.conditions);
+    let quarantined = list.filter(|one| one.type_ == conditions::QUARANTINED);
+    let rest = match quarantined.map(|one| one.status.as_str()).next() {
+        Some("True") => "it stays quarantined, and a second release lifts that of a damaged device",
+        _ => "its job, if it has one, stays",
+    };
+    done(&changed, &format!("is held no longer ({reason}); {rest}"), output)?;
     Ok(true)
 }
 

@@ -5,15 +5,16 @@ use std::{fmt::Debug, time::Duration};
 
 use anyhow::{Result, bail};
 use jiff::Timestamp;
-use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::{NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::Resource;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use wardring_api::{
     Device, PatchJob, PatchRollout,
-    conditions::{ONLINE, is_true},
+    conditions::{ONLINE, QUARANTINED, is_true},
     names::{RELEASE_ANNOTATION, RETRY_ANNOTATION},
 };
+use wardring_planner::is_damage;
 
 use crate::{
     args::{Abort, Release, Rollout},
@@ -21,6 +22,7 @@ use crate::{
     hold,
     output::{done, resource_name},
     standing::Standing,
+    table,
 };
 
 /// Longest wait for the look before a write: whoever stops a rollout in need must not wait for it.
@@ -94,7 +96,8 @@ pub async fn retry(cluster: &Cluster, args: &Rollout) -> Result<()> {
     done(&rollout, "asked to retry its failed devices", args.output)
 }
 
-/// `release device NAME`. A person's hold goes first; only without one is it the job that is given up.
+/// `release device NAME`. A person's hold goes first; only without one is it the job that is given up, and
+/// with it the quarantine of a device that an update left damaged.
 pub async fn release(cluster: &Cluster, args: &Release) -> Result<()> {
     let device: Option<Device> = look(cluster, &args.name).await;
     if let Some(device) = device.as_ref().filter(|_| !args.job)
@@ -106,7 +109,15 @@ pub async fn release(cluster: &Cluster, args: &Release) -> Result<()> {
     let job: Result<Option<PatchJob>, _> = cluster.here().get_opt(&args.name).await;
     if matches!(job, Ok(None)) {
         let device = cluster.here::<Device>().get(&args.name).await?;
-        bail!("{} has no job; nothing to release", resource_name(&device));
+        match quarantine(&device) {
+            Some(condition) if is_damage(&condition.status, &condition.reason) => {}
+            Some(condition) => bail!(
+                "{} has no job, and is quarantined for a reason that no release lifts: {}",
+                resource_name(&device),
+                table::printable(&condition.message)
+            ),
+            None => bail!("{} has no job; nothing to release", resource_name(&device)),
+        }
     }
     if let (Ok(Some(job)), Some(device)) = (&job, &device)
         && is_at_work(job, device)
@@ -118,12 +129,26 @@ pub async fn release(cluster: &Cluster, args: &Release) -> Result<()> {
         );
     }
     let device: Device = cluster.merge(&args.name, &stamp(RELEASE_ANNOTATION)).await?;
-    done(&device, "released; its job is given up", args.output)
+    let told = match quarantine(&device) {
+        Some(all) if is_damage(&all.status, &all.reason) => "released; it is quarantined no longer",
+        _ => "released; its job is given up",
+    };
+    done(&device, told, args.output)
 }
 
-/// Whether a device that began its job is in contact: its job has an end without anybody's help.
+/// The condition Quarantined, if it is True.
+fn quarantine(device: &Device) -> Option<&Condition> {
+    let mut all = device.status.iter().flat_map(|status| &status.conditions);
+    all.find(|condition| condition.type_ == QUARANTINED && condition.status == "True")
+}
+
+/// Whether a device that began its job is in contact and has not answered: its job has an end without
+/// anybody's help.
 fn is_at_work(job: &PatchJob, device: &Device) -> bool {
-    let has_begun = job.status.as_ref().is_some_and(|status| !status.permitted.is_empty());
+    let has_begun = job
+        .status
+        .as_ref()
+        .is_some_and(|status| !status.permitted.is_empty() && status.outcome.is_none());
     let status = device.status.as_ref();
     let is_online = status.is_some_and(|status| is_true(&status.conditions, ONLINE));
     has_begun && is_online

@@ -422,6 +422,71 @@ async fn a_stop_is_made_once_tells_who_is_mid_flight_and_is_lifted_on_confirmati
     cluster.stop().await
 }
 
+/// Gives an object of the namespace a status.
+async fn report(cluster: &DevCluster, kind: &str, name: &str, status: Value) -> Result<()> {
+    let patch = json!({ "status": status }).to_string();
+    let object = ["patch", kind, name, "-n", "patching", "--subresource=status"];
+    cluster.kubectl(&[&object[..], &["--type=merge", "-p", &patch]].concat()).await?.ok()?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_damaged_device_is_released_and_one_with_two_agents_is_not() -> Result<()> {
+    let cluster = with_crds().await?;
+    let config = cluster.kubeconfig_path().to_owned();
+    let run = |args: &[&str]| stdout(&plugin(&config, &[args, &["-n", "patching"]].concat()));
+    let fails = |args: &[&str]| complaint(&plugin(&config, &[args, &["-n", "patching"]].concat()));
+    let at = "2026-11-21T02:05:00Z";
+    let condition = |kind: &str, reason: &str, message: &str| {
+        json!({
+            "type": kind, "status": "True", "reason": reason, "message": message,
+            "lastTransitionTime": at,
+        })
+    };
+    let online = condition("Online", "AgentInContact", "an agent is in contact");
+    let stamp = "/metadata/annotations/wardring.dev~1release-requested-at";
+    for (name, reason) in [("srv-01", "RollbackFailed"), ("srv-02", "TwoAgents")] {
+        let device = json!({
+            "apiVersion": "wardring.dev/v1alpha1", "kind": "Device",
+            "metadata": { "name": name, "namespace": "patching" }, "spec": { "mode": "Manage" },
+        });
+        cluster.kubectl_apply(&device.to_string()).await?.ok()?;
+        let quarantined = condition("Quarantined", reason, "KB5068787 could not be taken back.");
+        report(&cluster, "wdev", name, json!({ "conditions": [online, quarantined] })).await?;
+    }
+    let told = run(&["explain", "device", "srv-01"]);
+    assert!(told.contains("Quarantined is True: KB5068787 could not be taken back."), "{told}");
+
+    let two = fails(&["release", "device", "srv-02"]);
+    assert!(two.contains("is quarantined for a reason that no release lifts"), "{two}");
+    assert!(field(&cluster, "wdev", "srv-02", stamp).await?.is_null());
+
+    run(&["hold", "device", "srv-01", "--reason", "audit"]);
+    let held = run(&["release", "device", "srv-01"]);
+    assert!(held.contains("held no longer (audit); it stays quarantined"), "{held}");
+    assert!(field(&cluster, "wdev", "srv-01", stamp).await?.is_null());
+
+    // In contact, and with the job of the rollback that it answered.
+    cluster.kubectl_apply(&job("srv-01")).await?.ok()?;
+    let permit =
+        json!({ "step": "Uninstall", "at": at, "attempt": 1, "bootId": "b", "agentRun": "r" });
+    let working = json!({ "attempt": 1, "permitted": [permit] });
+    report(&cluster, "pjob", "srv-01", working).await?;
+    let works = fails(&["release", "device", "srv-01"]);
+    assert!(works.contains("is in contact and at work"), "{works}");
+    let signed = json!({ "payload": "", "signature": "", "keyId": "", "certificate": "" });
+    report(&cluster, "pjob", "srv-01", json!({ "outcome": signed })).await?;
+    let released = run(&["release", "device", "srv-01"]);
+    assert!(released.contains("srv-01 released; it is quarantined no longer"), "{released}");
+    assert!(field(&cluster, "wdev", "srv-01", stamp).await?.is_string());
+
+    // And without it, once it is given up.
+    cluster.kubectl(&["delete", "pjob", "srv-01", "-n", "patching"]).await?.ok()?;
+    let again = run(&["release", "device", "srv-01"]);
+    assert!(again.contains("srv-01 released; it is quarantined no longer"), "{again}");
+    cluster.stop().await
+}
+
 #[tokio::test]
 async fn holds_are_put_and_lifted_and_an_order_is_looked_at_before_it_is_made() -> Result<()> {
     let cluster = with_crds().await?;

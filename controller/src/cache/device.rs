@@ -11,7 +11,7 @@ use wardring_api::{
     Attendance, ComponentStore, Device, DeviceMode, DeviceRole, HealthSince, Hold, conditions,
     names,
 };
-use wardring_planner::{DeviceRow, LiveHealth, host_name};
+use wardring_planner::{DeviceRow, LiveHealth, host_name, is_damage};
 
 use super::intern::Interner;
 
@@ -61,6 +61,8 @@ struct SlimCondition {
     #[serde(rename = "type")]
     kind: String,
     status: String,
+    #[serde(default)]
+    reason: String,
     last_transition_time: Option<Timestamp>,
 }
 
@@ -170,6 +172,9 @@ impl SlimDevice {
             hold: spec.hold.map(Box::new),
             quarantined: condition(conditions::QUARANTINED)
                 .is_some_and(|condition| condition.status == "True"),
+            damaged_since: condition(conditions::QUARANTINED)
+                .filter(|condition| is_damage(&condition.status, &condition.reason))
+                .and_then(|condition| condition.last_transition_time),
             online: online.and_then(|condition| match condition.status.as_str() {
                 "True" => Some(true),
                 "False" => Some(false),
@@ -238,7 +243,7 @@ mod tests {
                 "conditions": [
                     { "type": "Online", "status": "True", "reason": "InContact", "message": "",
                       "lastTransitionTime": "2026-11-21T01:00:00Z" },
-                    { "type": "Quarantined", "status": "True", "reason": "TwoAgents",
+                    { "type": "Quarantined", "status": "True", "reason": "RollbackFailed",
                       "message": "", "lastTransitionTime": "2026-11-21T01:00:00Z" },
                 ],
                 "identity": {

@@ -249,6 +249,9 @@ async fn carry_out(
                 }
                 create_holds(&mut writer, holds).await?;
             }
+            Action::WriteQuarantine { device, quarantined, reason, message, since } => {
+                writer.write_quarantine(&device, quarantined, reason, &message, since).await;
+            }
             Action::WriteGroupStatus { group, status } => {
                 let key = format!("group {group}");
                 let is_load = is_known_load(desk, namespace, &group, &status);
@@ -276,7 +279,7 @@ async fn carry_out(
                         "an approval is not (any more) what the plan relies on"
                     );
                     unconfirmed.insert(used.rollout.uid.clone());
-                    writer.memory.unconfirmed = true;
+                    writer.memory.looks_again = true;
                 }
             }
             Action::CreateApproval(new) => writer.create_approval(*new).await,

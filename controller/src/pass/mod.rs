@@ -10,6 +10,7 @@ mod pace;
 mod takeover;
 mod write;
 mod write_approval;
+mod write_quarantine;
 mod write_rollback;
 
 use std::{
@@ -114,8 +115,8 @@ pub struct Memory {
     /// UpdateHolds that the API server refuses, by name. A new leader asks for them itself.
     refused_holds: BTreeMap<String, Refusal>,
     phases: BTreeSet<String>,
-    /// An approval was not what the plan relied on: look again soon.
-    unconfirmed: bool,
+    /// An approval was not what the plan relied on, or a quarantine was not written: look again soon.
+    looks_again: bool,
     pace: pace::Pace,
 }
 
@@ -215,11 +216,11 @@ async fn attempt(desk: &Desk, namespace: &str, memory: &mut Memory) -> Pass {
     forget_settled(memory, &snapshot);
     forget_unwanted_holds(memory, &plan);
     memory.pace.begin(Instant::now());
-    memory.unconfirmed = false;
+    memory.looks_again = false;
     match apply::apply(desk, namespace, memory, basis, plan, intent).await {
         Ok(()) => {
-            let unconfirmed = memory.unconfirmed.then(|| now.checked_add(LISTEN).ok()).flatten();
-            Pass::Done([next, held_back(memory), listens, unconfirmed].into_iter().flatten().min())
+            let again = memory.looks_again.then(|| now.checked_add(LISTEN).ok()).flatten();
+            Pass::Done([next, held_back(memory), listens, again].into_iter().flatten().min())
         }
         Err(stop) => stopped(namespace, &stop),
     }

@@ -86,8 +86,12 @@ impl Devices {
 
     fn outcome(&self, job: &PatchJob) -> Result<Value> {
         let (namespace, device) = (job.namespace().unwrap_or_default(), job.name_any());
-        let is_bad = namespace.starts_with("bad-") && device == "test-2";
+        let is_damaged = namespace.starts_with("damaged-") && device == "test-2";
+        let is_bad = is_damaged || (namespace.starts_with("bad-") && device == "test-2");
         let (action, result, build) = match job.spec.action {
+            JobAction::Rollback if is_damaged => {
+                (Action::Rollback, OutcomeResult::RollbackFailed, BUILDS[1])
+            }
             JobAction::Rollback => (Action::Rollback, OutcomeResult::RolledBack, BUILDS[0]),
             _ if is_bad => (Action::Install, OutcomeResult::Failed, BUILDS[1]),
             _ => (Action::Install, OutcomeResult::Succeeded, BUILDS[1]),

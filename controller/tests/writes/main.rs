@@ -18,6 +18,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use kube::Client;
+use kube::api::{Api, Patch, PatchParams};
+use serde_json::json;
+use wardring_api::conditions::{ONLINE, is_true};
+use wardring_api::names::RELEASE_ANNOTATION;
+use wardring_api::{Device, PatchJob};
 use wardring_harness::{DevCluster, Process, cluster, wait_until, wait_until_ok};
 
 use crate::devices::play_devices;
@@ -168,5 +173,73 @@ async fn a_rollback_ends_the_same_whichever_write_is_lost_or_left_without_an_ans
     println!("without faults: {} writes, {:?}", plain.1, plain.0);
 
     world.with_faults(Shape::Bad, |_| vec![Fault::Lost, Fault::Unanswered], &plain).await?;
+    world.cluster.stop().await
+}
+
+/// Marked once, and never taken back or said in other words since.
+const MARKED: [&str; 2] = ["none", "True RollbackFailed"];
+
+#[tokio::test]
+async fn a_damaged_device_is_quarantined_once_whichever_write_is_lost_until_it_is_released()
+-> Result<()> {
+    let world = World::start().await?;
+    let shape = Shape::Damaged;
+    let is_marked = |namespace: &str| {
+        let told = world.record.quarantines(namespace, "test-2");
+        (world.record.damaged(namespace) == 1 && told.len() > 1).then_some(())
+    };
+    world.create("damaged-plain", shape).await?;
+    wait_until(SHORT, "the mark without faults", async || is_marked("damaged-plain")).await?;
+    assert_eq!(world.record.quarantines("damaged-plain", "test-2"), MARKED);
+    let writes = world.proxy.writes("damaged-plain");
+    println!("without faults: {writes} writes");
+
+    let mut runs = Vec::new();
+    for number in 1..=writes {
+        for fault in [Fault::Lost, Fault::Unanswered, Fault::Refused(500)] {
+            let namespace = format!("damaged-{}-{number}", fault.name());
+            world.proxy.bend(&namespace, number, fault);
+            world.create(&namespace, shape).await?;
+            runs.push(namespace);
+        }
+    }
+    wait_until_ok(LONG, "the marks with faults", async || {
+        let open: Vec<_> = runs.iter().filter(|run| is_marked(run).is_none()).collect();
+        if open.is_empty() { Ok(()) } else { Err(format!("{open:?}")) }
+    })
+    .await?;
+    for namespace in &runs {
+        assert_eq!(world.record.quarantines(namespace, "test-2"), MARKED, "{namespace}");
+        assert_eq!(world.record.quarantines(namespace, "test-1"), ["none"], "{namespace}");
+    }
+
+    // Contact that comes and goes is another write of the controller to the same list.
+    let devices: Api<Device> = Api::namespaced(world.admin.clone(), "damaged-plain");
+    let mut device = devices.get("test-2").await?;
+    let list = &mut device.status.as_mut().context("it has a status")?.conditions;
+    let online = list.iter_mut().find(|one| one.type_ == ONLINE).context("it was online")?;
+    online.status = "False".to_owned();
+    let patch = Patch::Merge(json!({ "status": { "conditions": list } }));
+    devices.patch_status("test-2", &PatchParams::default(), &patch).await?;
+    wait_until(SHORT, "the device to be online again", async || {
+        let status = devices.get("test-2").await.ok()?.status?;
+        is_true(&status.conditions, ONLINE).then_some(())
+    })
+    .await?;
+    assert_eq!(world.record.quarantines("damaged-plain", "test-2"), MARKED);
+
+    // A person looked.
+    let now = jiff::Timestamp::now();
+    let patch = Patch::Merge(json!({ "metadata": { "annotations": { RELEASE_ANNOTATION: now } } }));
+    devices.patch("test-2", &PatchParams::default(), &patch).await?;
+    let jobs: Api<PatchJob> = Api::namespaced(world.admin.clone(), "damaged-plain");
+    wait_until(SHORT, "the device to be free", async || {
+        let told = world.record.quarantines("damaged-plain", "test-2");
+        let is_free = told.last().is_some_and(|last| last == "False Released");
+        (is_free && jobs.get_opt("test-2").await.ok()?.is_none()).then_some(())
+    })
+    .await?;
+    let told = world.record.quarantines("damaged-plain", "test-2");
+    assert_eq!(told, ["none", "True RollbackFailed", "False Released"]);
     world.cluster.stop().await
 }

@@ -22,6 +22,8 @@ pub enum Shape {
     Good,
     /// The second of two devices fails, the rollout halts, and both are rolled back.
     Bad,
+    /// The second of two devices fails, and its rollback fails, too.
+    Damaged,
 }
 
 impl Shape {
@@ -29,6 +31,7 @@ impl Shape {
         match self {
             Shape::Good => "good",
             Shape::Bad => "bad",
+            Shape::Damaged => "damaged",
         }
     }
 
@@ -48,8 +51,10 @@ impl Shape {
             "updates": { "kbs": [KB] },
             "stages": [stage("test"), stage("production")],
         });
-        if self == Shape::Bad {
-            spec["onFailure"] = json!({ "action": "Rollback", "scope": "Stage" });
+        match self {
+            Shape::Good => {}
+            Shape::Bad => spec["onFailure"] = json!({ "action": "Rollback", "scope": "Stage" }),
+            Shape::Damaged => spec["onFailure"] = json!({ "action": "Rollback" }),
         }
         spec
     }

@@ -6,13 +6,15 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 
 use futures::StreamExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::Api;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
+use wardring_api::conditions::QUARANTINED;
 use wardring_api::{
-    LineState, PatchJob, PatchLedger, PatchRollout, PatchRolloutSlice, RolloutPhase, SliceLine,
-    UpdateHold,
+    Device, LineState, PatchJob, PatchLedger, PatchRollout, PatchRolloutSlice, RolloutPhase,
+    SliceLine, UpdateHold,
 };
 
 /// How a run ended, in what must not depend on faults.
@@ -38,6 +40,9 @@ struct Seen {
     /// Jobs that are there.
     open: BTreeSet<String>,
     holds: BTreeSet<String>,
+    /// Every condition Quarantined that a device had, without repetitions: status, reason, message and
+    /// time, or nothing where it went away.
+    quarantines: BTreeMap<String, Vec<Option<Condition>>>,
     sequences: Vec<i64>,
 }
 
@@ -75,6 +80,14 @@ impl Record {
         });
         record.watch(client, |seen, hold: UpdateHold, _| {
             seen.holds.insert(hold.name_any());
+        });
+        record.watch(client, |seen, device: Device, _| {
+            let mut list = device.status.iter().flat_map(|status| &status.conditions);
+            let now = list.find(|condition| condition.type_ == QUARANTINED).cloned();
+            let known = seen.quarantines.entry(device.name_any()).or_default();
+            if known.last().is_none_or(|last| last.as_ref() != now.as_ref()) {
+                known.push(now);
+            }
         });
         record.watch(client, |seen, ledger: PatchLedger, _| {
             seen.sequences.extend(ledger.status.map(|status| status.sequence));
@@ -148,6 +161,26 @@ impl Record {
             && now.phase == ending.phase
             && now.lines == ending.lines
             && now.holds == ending.holds
+    }
+
+    /// What became of the condition Quarantined of a device, in order: `True RollbackFailed`.
+    pub fn quarantines(&self, namespace: &str, device: &str) -> Vec<String> {
+        self.read(namespace, |seen| {
+            let told = seen.quarantines.get(device).into_iter().flatten();
+            let words = |condition: &Option<Condition>| match condition {
+                Some(condition) => format!("{} {}", condition.status, condition.reason),
+                None => "none".to_owned(),
+            };
+            told.map(words).collect()
+        })
+    }
+
+    /// Devices whose rollback failed, as recorded.
+    pub fn damaged(&self, namespace: &str) -> usize {
+        self.read(namespace, |seen| {
+            let lines = seen.slices.values().flat_map(|(_, lines)| lines);
+            lines.filter(|line| line.state == LineState::RollbackFailed).count()
+        })
     }
 
     /// Where a run is, for people.

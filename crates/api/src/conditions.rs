@@ -37,7 +37,8 @@ pub const HEALTHY: &str = "Healthy";
 pub const UP_TO_DATE: &str = "UpToDate";
 /// Device: nobody else patches it.
 pub const SOLE_PATCH_SOURCE: &str = "SolePatchSource";
-/// Device: two agents run with one key, or a person said so; it gets no job until a person looks.
+/// Device: an update left it damaged, two agents run with one key, or a person said so; it gets no job until
+/// a person looks.
 pub const QUARANTINED: &str = "Quarantined";
 
 /// Value of a condition.

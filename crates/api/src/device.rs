@@ -83,7 +83,8 @@ pub struct Hold {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceStatus {
-    /// Online (controller), PendingReboot, Healthy, UpToDate, SolePatchSource, Quarantined.
+    /// Online (controller), PendingReboot, Healthy, UpToDate, SolePatchSource, Quarantined (controller: an
+    /// update left it damaged; gateway: two agents).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 12))]
     pub conditions: Vec<Condition>,

@@ -25,6 +25,9 @@ pub const FINALIZER: &str = "wardring.dev/recall";
 
 /// Field manager of the controller.
 pub const CONTROLLER_MANAGER: &str = "wardring-controller";
+/// Field manager of the condition Quarantined of a damaged Device: the controller applies Online by itself,
+/// and one manager's next apply takes away what it does not name.
+pub const QUARANTINE_MANAGER: &str = "wardring-controller-quarantine";
 /// Field manager of the gateways.
 pub const GATEWAY_MANAGER: &str = "wardring-gateway";
 /// Field manager of `kubectl wardring` (not `kubectl*`, whose fields Flux strips).

@@ -21,6 +21,7 @@ use crate::{
     Activity, DeviceRow, Doings, JobView, Snapshot,
     activity::{Record, of_record},
     caps::{Rules, later},
+    damage,
     eligibility::{rollback_hold, rollback_policy},
     explain::{devices, working_copy},
     gates::is_enforced,
@@ -205,10 +206,12 @@ fn is_settled(
     let is_old = last.is_none_or(|at| later(at, AFTER_THE_END) <= snapshot.now);
     // A service that is down hurts now, whether or not another attempt may come.
     let is_harmless = kind_of(line) == Some(AlertKind::DeviceFailed);
+    let row = snapshot.devices.get(&line.device);
     is_released
+        || damage::is_settled(line, row)
         || (is_harmless && working_copy(line).may_try_again(rules))
         || (ended && is_old)
-        || has_returned(line, snapshot.devices.get(&line.device))
+        || has_returned(line, row)
 }
 
 /// Whether a device that was given up is in contact again, though its job has no answer yet.
@@ -304,6 +307,8 @@ fn kind_of(line: &SliceLine) -> Option<AlertKind> {
         (LineState::NotReversible | LineState::RollbackFailed, _) => {
             Some(AlertKind::RollbackFailed)
         }
+        // By itself the device found no way back.
+        (LineState::Failed, _) if damage::is_told_by(line) => Some(AlertKind::RollbackFailed),
         (LineState::Failed, Some(Reason::BootLoop)) => Some(AlertKind::DeviceBootLoop),
         (LineState::Failed, Some(Reason::ServiceDown)) => Some(AlertKind::DeviceServiceDown),
         (LineState::Failed, _) => Some(AlertKind::DeviceFailed),

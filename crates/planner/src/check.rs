@@ -153,6 +153,7 @@ impl<'a> Replay<'a> {
             | Action::CreateSlice(_)
             | Action::DeleteSlice { .. }
             | Action::CreateHold { .. }
+            | Action::WriteQuarantine { .. }
             | Action::WriteGroupStatus { .. }
             | Action::WriteWindowStatus { .. }
             | Action::WriteRollbackStatus { .. }

@@ -6,7 +6,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use wardring_api::{
     Attendance, ComponentStore, Device, DeviceGroup, DeviceGroupSpec, DeviceGroupStatus,
-    DeviceMode, DeviceRole, HealthSince, Hold, Reboots, UnhealthyKind, conditions, names,
+    DeviceMode, DeviceRole, HealthSince, Hold, Reboots, UnhealthyKind,
+    conditions::{self, Truth},
+    names,
+    reasons::Reason,
 };
 
 use crate::{names::NameKey, selector::Selector};
@@ -24,8 +27,10 @@ pub struct DeviceRow {
     pub mode: DeviceMode,
     /// A person's hold.
     pub hold: Option<Box<Hold>>,
-    /// Two agents run with one key, or a person said so.
+    /// An update left it damaged, two agents run with one key, or a person said so.
     pub quarantined: bool,
+    /// Since when it is quarantined because an update left it damaged; only a person's release ends that.
+    pub damaged_since: Option<Timestamp>,
     /// Whether an agent is in contact; `None` when nothing is known yet.
     pub online: Option<bool>,
     /// Since when `online` has its value.
@@ -108,6 +113,7 @@ impl DeviceRow {
             mode: DeviceMode::Manage,
             hold: None,
             quarantined: false,
+            damaged_since: None,
             online: Some(true),
             online_since: None,
             hostname: None,
@@ -141,6 +147,11 @@ impl DeviceRow {
             mode: device.spec.mode,
             hold: device.spec.hold.clone().map(Box::new),
             quarantined: conditions::is_true(list, conditions::QUARANTINED),
+            damaged_since: list
+                .iter()
+                .find(|condition| condition.type_ == conditions::QUARANTINED)
+                .filter(|condition| is_damage(&condition.status, &condition.reason))
+                .map(|condition| condition.last_transition_time.0),
             online: online.and_then(|condition| match condition.status.as_str() {
                 "True" => Some(true),
                 "False" => Some(false),
@@ -194,6 +205,12 @@ impl DeviceRow {
     pub fn is_online(&self) -> bool {
         self.online == Some(true)
     }
+}
+
+/// Whether a condition Quarantined with this status and reason tells of damage that an update left.
+pub fn is_damage(status: &str, reason: &str) -> bool {
+    let reasons = [Reason::RollbackFailed, Reason::NotReversible];
+    status == Truth::True.as_str() && reasons.iter().any(|known| known.as_str() == reason)
 }
 
 /// A reported host name as it is kept: in lower case and without its domain, if it is a name at all and

@@ -227,6 +227,7 @@ fn retry(run: &mut Run<'_>, scene: &Scene<'_>) -> bool {
     }
     let halted = halted.and_then(|halt| halt.stage);
     run.status.rollback = None;
+    let uid = run.uid().to_owned();
     for (stage, status) in run.stages.iter_mut().zip(&mut run.status.stages) {
         let Some(frozen) = &mut stage.frozen else { continue };
         let mut reopens = false;
@@ -236,7 +237,10 @@ fn retry(run: &mut Run<'_>, scene: &Scene<'_>) -> bool {
             if is_late && (line.state == LineState::NotStarted || !tail::is_open(status)) {
                 continue;
             }
-            if begins_anew(line) && scene.row(line).is_some() {
+            // An answer that is still there would be read again, as one to the new beginning. That of a damaged
+            // device is, until a person releases it.
+            let has_answer = scene.own_job(line, &uid).is_some_and(|job| job.may_have_begun());
+            if begins_anew(line) && !has_answer && scene.row(line).is_some() {
                 reopens |= !is_late;
                 line.remember();
                 line.set(LineState::Pending, None, scene.now);

@@ -11,7 +11,7 @@ use crate::{
     Action, GrantId, JobEnd, JobOutcome, JobPreflight, JobReboot, JobView, LineChange, NewJob,
     RecallLine, RecordCause, autonomy, barring,
     caps::later,
-    checks,
+    checks, damage,
     eligibility::rollback_policy,
     line::{Frozen, Line},
     plan::Lanes,
@@ -214,7 +214,13 @@ pub(crate) fn sweep(runs: &[Run<'_>], scene: &Scene<'_>, lanes: &mut Lanes, wake
                 {
                     continue;
                 }
-                if let Some(why) = end_of(line, job, gave_way, scene, wake) {
+                let why = if damage::is_damaged(run, line, scene) {
+                    let is_said = !damage::is_unsaid(run, line, scene);
+                    is_said.then(|| given_up(line, job, wake)).flatten()
+                } else {
+                    end_of(line, job, gave_way, scene, wake)
+                };
+                if let Some(why) = why {
                     lanes.deletions.push(delete(job, why));
                 }
             }
@@ -267,12 +273,17 @@ fn end_of(
             if gave_way && is_silent && wake.is_due(job.finish_by) {
                 return Some(JobEnd::Garbage);
             }
-            let since = job.created_at.or(line.at)?;
-            wake.is_due(later(since, MAILBOX_RETENTION)).then_some(JobEnd::Garbage)
+            given_up(line, job, wake)
         }
         _ if is_gone => Some(JobEnd::Released),
         _ => Some(JobEnd::Done),
     }
+}
+
+/// The end of a job that stays as lock and mailbox.
+fn given_up(line: &Line, job: &JobView, wake: &mut Wake) -> Option<JobEnd> {
+    let since = job.created_at.or(line.at)?;
+    wake.is_due(later(since, MAILBOX_RETENTION)).then_some(JobEnd::Garbage)
 }
 
 fn delete(job: &JobView, why: JobEnd) -> Action {
@@ -298,18 +309,26 @@ pub(crate) fn is_released(run: &Run<'_>, scene: &Scene<'_>) -> bool {
     // What is left may only be a mailbox: begun, and given up by its line. An answer that verifies
     // has moved its line above.
     let mut left = scene.jobs.iter().filter(|job| job.rollout_uid == run.uid());
-    left.all(|job| job.may_have_begun() && (is_given_up(run, job) || scene.now >= job.finish_by))
+    left.all(|job| {
+        let (line, is_over) = (line_of(run, job), scene.now >= job.finish_by);
+        match line.filter(|line| damage::is_damaged(run, line, scene)) {
+            // Nothing else would remember it. It may be found before anything was permitted.
+            Some(line) => is_over || !damage::is_unsaid(run, &line, scene),
+            None => job.may_have_begun() && (is_over || line.is_some_and(is_given_up)),
+        }
+    })
 }
 
-fn is_given_up(run: &Run<'_>, job: &JobView) -> bool {
-    run.stages.iter().filter_map(|stage| stage.frozen.as_ref()).any(|frozen| {
-        let slice = frozen.slices.iter().position(|slice| slice.name == job.slice);
-        slice.is_some_and(|slice| {
-            let lines = &frozen.slices[slice].lines;
-            lines.iter().position(|line| line.device == job.device).is_some_and(|position| {
-                let line = frozen.lines[frozen.starts[slice] + position];
-                matches!(line.state, LineState::Unreachable | LineState::RollbackFailed)
-            })
-        })
+fn is_given_up(line: Line) -> bool {
+    matches!(line.state, LineState::Unreachable | LineState::RollbackFailed)
+}
+
+/// The line of the job's device, in the slice that the job names.
+fn line_of(run: &Run<'_>, job: &JobView) -> Option<Line> {
+    run.stages.iter().filter_map(|stage| stage.frozen.as_ref()).find_map(|frozen| {
+        let slice = frozen.slices.iter().position(|slice| slice.name == job.slice)?;
+        let lines = &frozen.slices[slice].lines;
+        let position = lines.iter().position(|line| line.device == job.device)?;
+        Some(frozen.lines[frozen.starts[slice] + position])
     })
 }

@@ -20,6 +20,7 @@ mod check;
 mod checks;
 pub mod condition;
 mod correlated;
+mod damage;
 mod devices;
 mod downloads;
 mod eligibility;

@@ -4,7 +4,7 @@ use std::{cmp::Reverse, sync::Arc};
 
 use crate::{
     Action, Decision, DeviceTable, MeasureOrder, Plan, RolloutDecisions, Snapshot, StageDecisions,
-    barring, downloads,
+    barring, damage, downloads,
     eligibility::Claims,
     emergency, freeze, gates, grants,
     halt::{self, Latched},
@@ -30,6 +30,9 @@ pub(crate) struct Lanes {
     /// once.
     pub bars: Vec<Action>,
     pub outcomes: Vec<Action>,
+    /// Devices that those outcomes leave damaged: after the record that they follow from, and before
+    /// anything is granted.
+    pub quarantines: Vec<Action>,
     pub retries: Vec<Action>,
     /// Which lines a PatchRollback reaches: before the status that names it.
     pub orders: Vec<Action>,
@@ -58,6 +61,7 @@ impl Lanes {
             self.recalls,
             self.bars,
             self.outcomes,
+            self.quarantines,
             self.retries,
             self.orders,
             self.slices,
@@ -104,6 +108,7 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     }
     downloads::give_way(&mut runs, &claims, &scene);
     if scene.guard.is_none() {
+        damage::write(&runs, &scene, &mut lanes);
         write_jobs(&runs, &scene, &mut lanes, &mut wake);
         write_groups(&claims, scene.table, &mut lanes);
         windows::write_statuses(&scene, &mut lanes, &mut wake);

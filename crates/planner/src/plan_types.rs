@@ -20,7 +20,7 @@ use crate::{ApprovalUse, JobAutonomy, MeasureOrder, SliceView};
 /// device may act on is unrecorded. Consecutive actions of one kind that touch different objects
 /// (`CreateJob`, `DeleteJob`, `CreateSlice`, `DeleteSlice`, `CreateHold`, `WriteGroupStatus`) may run side
 /// by side. A `CreateHold` that is refused and that `Snapshot::refused_holds` names does not stop the rest.
-/// A failed `CreateJob`, `DeleteJob`, `DeleteSlice`, `WriteGroupStatus`, `WriteWindowStatus`,
+/// A failed `CreateJob`, `DeleteJob`, `DeleteSlice`, `WriteQuarantine`, `WriteGroupStatus`, `WriteWindowStatus`,
 /// `WriteRollbackStatus`, `CreateApproval`, `WriteApprovalStatus`, `DeleteApproval` or `Emit` does not
 /// stop the rest: nothing later in the plan builds on it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -131,6 +131,20 @@ pub enum Action {
         rollout_uid: String,
         /// What is barred where, and why.
         spec: Box<UpdateHoldSpec>,
+    },
+    /// Set the condition Quarantined of a Device, which an update left damaged or a person released. Said
+    /// twice, it is the same.
+    WriteQuarantine {
+        /// The device.
+        device: String,
+        /// Whether it is to be quarantined.
+        quarantined: bool,
+        /// Reason of the condition.
+        reason: Reason,
+        /// The sentence.
+        message: String,
+        /// Time of the transition, whole seconds: that of the record it follows from.
+        since: Timestamp,
     },
     /// Write a group's status.
     WriteGroupStatus {

@@ -245,7 +245,11 @@ fn is_failure_target(run: &Run<'_>, position: usize, line: &Line, scene: &Scene<
             (on_failure.action == FailureAction::Rollback || is_in_scope(run, position))
                 && line.tries > 0
                 && !line.may_try_again(&stage.rules)
-                && !matches!(line.reason, Some(Reason::Replaced | Reason::Released))
+                // One that said that its updates cannot go would say it again.
+                && !matches!(
+                    line.reason,
+                    Some(Reason::Replaced | Reason::Released | Reason::NotReversible)
+                )
         }
         LineState::Succeeded => is_in_scope(run, position),
         LineState::Granted => {

@@ -122,7 +122,11 @@ const PARTS: &[Part] = &[
             ),
             (ClockSkew, "Set the clock of the controller's machine, or of the control plane."),
             (PlanRefused, "Nothing was written. Report it with the controller's log."),
-            (RollbackFailed, "See the devices below it; each says what its removal failed with."),
+            (
+                RollbackFailed,
+                "See the devices below it; each says what its removal failed with, and is quarantined: no \
+                 rollout touches it. Mend or restore it, then say `kubectl wardring release device NAME`.",
+            ),
             (
                 Deleting,
                 "Wait for the devices that have begun. `kubectl wardring status NAME` counts them.",
@@ -219,8 +223,9 @@ const PARTS: &[Part] = &[
             ),
             (
                 Quarantined,
-                "Two agents use its key, or a person put it into quarantine. Look at the device itself before its \
-                 condition Quarantined is lifted.",
+                "The condition Quarantined of the Device says why. `RollbackFailed` or `NotReversible`: an update left it \
+                 damaged. Look at the device itself, mend it or restore it, then say `kubectl wardring release \
+                 device NAME`. `TwoAgents`: two agents use its key; find the copy, and enrol one of the two anew.",
             ),
             (
                 UpdateHeld,
@@ -345,7 +350,8 @@ const PARTS: &[Part] = &[
             (
                 NotReversible,
                 "Windows has no way back for this update. Restore the device from its backup, or mend what \
-                 broke.",
+                 broke. One that the update broke is quarantined until somebody says `kubectl wardring release \
+                 device NAME`.",
             ),
             (
                 ServiceDown,

@@ -11,7 +11,7 @@ use wardring_api::{
 
 use super::{Alert, Ended, Told};
 use crate::{
-    Activity, Doings, HoldView,
+    Activity, Doings, HoldView, damage,
     explain::{lower_first, one_line},
 };
 
@@ -69,6 +69,10 @@ pub fn line(alert: &Alert, line: &SliceLine, is_rollback: bool, now: Timestamp) 
     {
         let meaning = lower_first(reason.meaning());
         detail.push_str(&format!(": {}", meaning.trim_end_matches('.')));
+    }
+    if damage::is_told_by(line) {
+        let release = format!("`kubectl wardring release device {}`", line.device);
+        detail.push_str(&format!("; quarantined until somebody looked and says {release}"));
     }
     let context = context(&alert.kbs, &alert.rollout, &alert.stage, &detail);
     clip(&format!("{} is {what} ({context})", alert.hostname), MAX_SUMMARY)

@@ -268,6 +268,13 @@ impl World {
                 };
                 self.snapshot.holds.push(view);
             }
+            Action::WriteQuarantine { device, quarantined, since, .. } => {
+                if let Some(row) = self.device(device).cloned() {
+                    let damaged_since = quarantined.then_some(*since);
+                    let table = Arc::make_mut(&mut self.snapshot.devices);
+                    table.upsert(DeviceRow { quarantined: *quarantined, damaged_since, ..row });
+                }
+            }
             Action::WriteGroupStatus { group, status } => {
                 let table = Arc::make_mut(&mut self.snapshot.devices);
                 table.set_group_status(group, status.clone());

@@ -61,6 +61,8 @@ pub struct World {
     pub refuses_holds: Option<&'static str>,
     pub refused_holds: BTreeMap<String, RefusedHold>,
     pub events: Vec<String>,
+    /// Conditions Quarantined, as they were written.
+    pub quarantines: Vec<String>,
     /// Writes that would not be idle, for quiescence and write counts.
     pub writes: usize,
     /// Permits given.
@@ -132,6 +134,7 @@ impl World {
             refuses_holds: None,
             refused_holds: BTreeMap::new(),
             events: Vec::new(),
+            quarantines: Vec::new(),
             writes: 0,
             permits: Vec::new(),
             next_uid: 0,
@@ -532,6 +535,15 @@ impl World {
             Action::CreateHold { name, spec, .. } => {
                 self.refused_holds.remove(name);
                 self.holds.insert(name.clone(), (**spec).clone());
+            }
+            Action::WriteQuarantine { device, quarantined, reason, message, since } => {
+                let row = self.devices.get_mut(device).unwrap();
+                let damaged_since = quarantined.then_some(*since);
+                let before = (row.quarantined, row.damaged_since);
+                assert_ne!(before, (*quarantined, damaged_since), "a write without a change");
+                (row.quarantined, row.damaged_since) = (*quarantined, damaged_since);
+                let text = format!("{device} {} {message}", reason.as_str());
+                self.quarantines.push(text);
             }
             Action::WriteGroupStatus { group, status } => {
                 self.groups.get_mut(group).unwrap().status = status.clone();

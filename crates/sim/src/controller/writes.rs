@@ -2,7 +2,7 @@
 
 use wardring_api::{
     PatchJob, PatchJobSpec, PatchRollout, PatchRolloutSlice, PatchRolloutSliceSpec, SealedBytes,
-    SliceLine, UpdateHold, names,
+    SliceLine, UpdateHold, conditions, names,
 };
 use wardring_planner::{Action, GrantId, NewJob, NewSlice, RecallLine, RolloutRef};
 
@@ -211,6 +211,16 @@ fn step(action: &Action, work: &Work) -> Step {
         }
         Action::CreateHold { name, spec, .. } => {
             Step::Send(Write::Create(UpdateHold::new(name, (**spec).clone()).into()))
+        }
+        Action::WriteQuarantine { device, quarantined, reason, message, since } => {
+            let Some(stored) = pin(Kind::Device, device) else { return Step::Done };
+            let Some(object) = stored.object.device() else { return Step::Done };
+            let mut object = (**object).clone();
+            let list = &mut object.status.get_or_insert_default().conditions;
+            let truth = (*quarantined).into();
+            conditions::clear(list, conditions::QUARANTINED);
+            conditions::set(list, conditions::QUARANTINED, truth, *reason, message, None, *since);
+            replace(stored, object.into())
         }
         Action::WriteGroupStatus { group, status } => {
             let Some(stored) = pin(Kind::Group, group) else { return Step::Done };

@@ -189,6 +189,7 @@ impl Tenant {
                 | Action::WriteApprovalStatus { .. }
                 | Action::DeleteApproval { .. }
                 | Action::Emit(_)
+                | Action::WriteQuarantine { .. }
                 | Action::WriteGroupStatus { .. }
                 | Action::WriteWindowStatus { .. }
                 | Action::WriteRollbackStatus { .. }
