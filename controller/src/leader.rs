@@ -142,6 +142,17 @@ fn mark_changed(
     }
 }
 
+/// Namespaces whose time has come, the longest overdue first: one with a huge rollout, which is due again
+/// as soon as its pass has ended, never starves another.
+fn due(places: &BTreeMap<String, Place>, now: Instant) -> Vec<String> {
+    let idle = places.iter().filter(|(_, place)| !place.running);
+    let mut due: Vec<(Instant, &String)> = idle
+        .filter_map(|(name, place)| Some((place.due.filter(|due| *due <= now)?, name)))
+        .collect();
+    due.sort();
+    due.into_iter().map(|(_, name)| name.clone()).collect()
+}
+
 fn start_due(
     desk: &Desk,
     progress: &Progress,
@@ -150,14 +161,7 @@ fn start_due(
     workers: usize,
 ) {
     let now = Instant::now();
-    // The longest overdue first: a namespace with a huge rollout never starves another one.
-    let mut due: Vec<(Instant, String)> = places
-        .iter()
-        .filter(|(_, place)| !place.running)
-        .filter_map(|(name, place)| Some((place.due.filter(|due| *due <= now)?, name.clone())))
-        .collect();
-    due.sort();
-    for (_, namespace) in due {
+    for namespace in due(places, now) {
         if running.len() >= workers {
             break;
         }
@@ -258,6 +262,46 @@ mod tests {
     fn running(places: &mut BTreeMap<String, Place>, name: &str) {
         let place = places.get_mut(name).unwrap();
         (place.running, place.due, place.changed) = (true, None, false);
+    }
+
+    #[test]
+    fn the_namespace_that_waits_longest_has_its_turn_first() {
+        let mut places = places(&["a-huge", "b-later", "c-running", "z-small"]);
+        let now = Instant::now() + Duration::from_secs(60);
+        let mut wait = |name: &str, due: Instant| places.get_mut(name).unwrap().due = Some(due);
+        wait("a-huge", now - Duration::from_millis(1));
+        wait("b-later", now + Duration::from_millis(1));
+        wait("c-running", now - Duration::from_secs(9));
+        wait("z-small", now - Duration::from_secs(2));
+        places.get_mut("c-running").unwrap().running = true;
+        assert_eq!(due(&places, now), ["z-small", "a-huge"]);
+    }
+
+    #[test]
+    fn a_namespace_that_is_always_due_again_keeps_no_other_waiting() {
+        let names = ["a-huge", "clinic", "m-huge", "ward", "z-small"];
+        let mut places = places(&names);
+        let mut now = Instant::now() + Duration::from_secs(60);
+        let mut turns = Vec::new();
+        // One worker, and passes of the huge ones that change their own namespace.
+        for _ in 0..names.len() {
+            now += Duration::from_secs(1);
+            let next = due(&places, now).remove(0);
+            let again = next.ends_with("huge").then_some(now);
+            places.get_mut(&next).unwrap().due = again;
+            turns.push(next);
+        }
+        turns.sort();
+        assert_eq!(turns, names);
+    }
+
+    #[test]
+    fn changes_that_go_on_push_nobody_back() {
+        let mut places = places(&["tenant"]);
+        let waits = Some(Instant::now());
+        places.get_mut("tenant").unwrap().due = waits;
+        mark_changed(&mut places, ["tenant".to_owned()], |_| 0);
+        assert_eq!(places["tenant"].due, waits);
     }
 
     #[test]

@@ -19,10 +19,11 @@ use crate::{
 /// Actions by the place they have in a plan. The order of the fields is the order of the writes.
 #[derive(Default)]
 pub(crate) struct Lanes {
-    /// Finalizers that must be there before anything is granted.
-    pub guards: Vec<Action>,
-    /// Statuses that stop a rollout: before everything else.
+    /// Statuses that stop a rollout: before everything else, however much there is to do for others.
     pub stops: Vec<Action>,
+    /// Finalizers that must be there before anything is granted. A rollout without one has begun nothing
+    /// that could be stopped.
+    pub guards: Vec<Action>,
     /// Lines of a batch that somebody left open.
     pub fences: Vec<Action>,
     pub recalls: Vec<Action>,
@@ -55,8 +56,8 @@ pub(crate) struct Lanes {
 impl Lanes {
     fn into_actions(self) -> Vec<Action> {
         [
-            self.guards,
             self.stops,
+            self.guards,
             self.fences,
             self.recalls,
             self.bars,
