@@ -4,9 +4,14 @@
 mod support;
 
 use jiff::SignedDuration;
-use support::{SERVER, World, agent::Script};
-use wardring_api::{AlertKind, DeviceMode, FailureAction, Hold, RollbackPolicy};
-use wardring_planner::{Alert, Alerts, Ended, Evidence, Told, ToldState, alerts, is_in_trouble};
+use support::{SERVER, World, agent::Script, good_answer};
+use wardring_api::{
+    AlertKind, DeviceMode, FailureAction, Hold, JobAction, RollbackPolicy, reasons::Reason,
+};
+use wardring_planner::{
+    Alert, Alerts, Ended, Evidence, JobOutcome, Outcome, OutcomeResult, Told, ToldState, alerts,
+    is_in_trouble,
+};
 
 /// A stage of `devices` devices that go through `script`, all at once.
 fn world(devices: usize, script: Script) -> World {
@@ -105,6 +110,44 @@ fn every_bad_end_is_told_under_its_own_name_and_is_over_once_the_device_is_rolle
     assert_eq!(of_kind(&told.notices, AlertKind::RollbackStarted).len(), 1);
     assert_eq!(of_kind(&told.notices, AlertKind::RollbackFinished).len(), 1);
     assert_eq!(of_kind(&told.notices, AlertKind::HoldPlaced).len(), 1);
+}
+
+/// Answers the first device's job, whose agent says nothing any more.
+fn answered(world: &mut World, result: OutcomeResult, reason: Option<Reason>) {
+    let message = "Windows restarted twice within 5 minutes".to_owned();
+    let outcome = Outcome { result, reason, message, ..good_answer(world) };
+    world.jobs.get_mut("test-1").unwrap().outcome = JobOutcome::Verified(outcome);
+    world.agents.remove("test-1");
+    world.settle();
+}
+
+#[test]
+fn a_boot_loop_and_a_rollback_that_failed_wake_somebody_and_are_told_as_what_they_are() {
+    let mut looping = world(1, Script::Good);
+    while !looping.jobs["test-1"].may_have_begun() {
+        looping.minute(|_| {});
+    }
+    answered(&mut looping, OutcomeResult::Failed, Some(Reason::BootLoop));
+    let mut damaged = world(1, Script::ServiceDown);
+    damaged.edit("november", |spec| spec.on_failure.action = FailureAction::Rollback);
+    let rolls = |world: &World| {
+        world.jobs.get("test-1").is_some_and(|job| job.action == JobAction::Rollback)
+    };
+    while !rolls(&damaged) {
+        damaged.minute(|_| {});
+    }
+    answered(&mut damaged, OutcomeResult::RollbackFailed, None);
+    for (world, kind, what) in [
+        (looping, AlertKind::DeviceBootLoop, "in a Boot Loop — Failed After Patch"),
+        (damaged, AlertKind::RollbackFailed, "Still Patched — Its Rollback Failed"),
+    ] {
+        let device: Vec<Alert> =
+            told(&world).active.into_iter().filter(|alert| alert.device == "test-1").collect();
+        assert_eq!(device.len(), 1, "{device:#?}");
+        assert_eq!((device[0].kind, device[0].is_urgent()), (kind, true));
+        let start = format!("test-1 is {what} (KB5068787, rollout november, stage test, since ");
+        assert!(device[0].summary.starts_with(&start), "{}", device[0].summary);
+    }
 }
 
 #[test]

@@ -88,6 +88,52 @@ fn one_measurement_counts_once_however_often_it_is_seen() {
 }
 
 #[test]
+fn a_gate_is_first_measured_after_its_initial_delay() {
+    let mut world = before(", initialDelay: 10m");
+    world.meters.insert("errors".to_owned(), Meter::Value(0.01));
+    let plan = world.settle();
+    let started = gate(&world).started_at;
+    assert_eq!(plan.measure[0].due, started + SignedDuration::from_mins(10));
+    for _ in 0..9 {
+        world.minute(|_| {});
+        assert_eq!((gate(&world).measured_at, stage(&world)), (None, StageState::Gated));
+    }
+    world.minute(|_| {});
+    assert_eq!(gate(&world).measured_at, Some(started + SignedDuration::from_mins(10)));
+    assert_eq!(stage(&world), StageState::Open);
+}
+
+#[test]
+fn a_during_gate_is_not_missed_before_its_initial_delay_has_passed() {
+    // Nobody measures it: without the delay it would be an error after two and a half minutes.
+    let mut world = during(", initialDelay: 10m");
+    world.settle();
+    for minute in 1..=12 {
+        world.minute(|_| {});
+        assert_ne!(gate(&world).state, GateState::Error, "{minute}");
+    }
+    world.minute(|_| {});
+    assert_eq!(gate(&world).state, GateState::Error);
+}
+
+#[test]
+fn a_gate_that_needs_a_count_of_answers_takes_failures_within_its_limit_as_answers() {
+    let mut world = before(", count: 3, failureLimit: 1");
+    let mut answers = |result| {
+        world.minute(|_| {});
+        let one = measured(&world, world.now, result);
+        hand_in(&mut world, one);
+        world.settle();
+        (gate(&world).answers, stage(&world))
+    };
+    assert_eq!(answers(GateResult::Pass), (1, StageState::Gated), "one is not enough");
+    assert_eq!(answers(GateResult::Inconclusive), (1, StageState::Gated), "no answer");
+    assert_eq!(answers(GateResult::Error), (1, StageState::Gated), "no answer either");
+    assert_eq!(answers(GateResult::Fail), (2, StageState::Gated));
+    assert_eq!(answers(GateResult::Pass), (3, StageState::Open));
+}
+
+#[test]
 fn what_was_measured_too_early_or_is_too_old_does_not_pass() {
     let mut world = before("");
     world.settle();
