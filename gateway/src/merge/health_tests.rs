@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use wardring_api::{DeviceStatus, UnhealthyKind, conditions};
 use wardring_protocol::{
-    Boot, Facts, HealthFact, MAX_UNHEALTHY, MAX_WATCHES, ServiceFact, UnhealthyFact,
+    Boot, Facts, HealthFact, MAX_UNHEALTHY, MAX_WATCHES, RebootSource, ServiceFact, UnhealthyFact,
 };
 
 use super::{FactsReport, apply_facts};
@@ -126,6 +126,13 @@ fn an_agent_that_lies_or_talks_nonsense_makes_its_device_no_better_and_its_statu
         health: (0..MAX_WATCHES + 3).map(|_| longest()).collect(),
         services: services.collect(),
         other_patch_sources: (0..32).map(name).collect(),
+        // The rest is as full as a busy server's.
+        hostname: "h".repeat(63),
+        addresses: (0..8).map(|number| format!("2001:db8:{number}::17")).collect(),
+        missing: (0..16).map(|number| format!("KB50687{number:02}")).collect(),
+        pending_reboot: (0..12)
+            .map(|number| RebootSource { source: name(number), hard: true })
+            .collect(),
         ..Facts::default()
     };
     let status = status_of(facts);
