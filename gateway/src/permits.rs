@@ -221,6 +221,7 @@ impl Desk<'_> {
         let holds =
             |row: &DeviceRow| groups.iter().find(|group| group.holds_reboots_of(&row.labels));
         let held = device.as_ref().and_then(holds);
+        let asks = groups.iter().find(|group| group.spec.rollback == RollbackPolicy::Ask);
         let forbids = groups.iter().find(|group| group.spec.rollback == RollbackPolicy::Forbid);
         let lists: Vec<&[String]> = groups.iter().map(|group| &*group.spec.windows).collect();
         let key = &self.request.key;
@@ -242,6 +243,7 @@ impl Desk<'_> {
             device: device.as_ref(),
             reboots_held_by: held.map(|group| group.name.as_str()),
             rollbacks_forbidden_by: forbids.map(|group| group.name.as_str()),
+            rollbacks_asked_by: asks.map(|group| group.name.as_str()),
             order: read.order.as_ref(),
             group_windows: &lists,
             windows: &read.windows,

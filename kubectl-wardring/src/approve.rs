@@ -1,6 +1,8 @@
 //! `approve` and `reject`: a person's word on what a rollout asks for. It is shown first, and the word goes
 //! out with the hash of what was shown, so it counts for nothing else.
 
+mod rollback;
+
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use anyhow::{Result, bail};
@@ -13,10 +15,11 @@ use kube::{
 use serde_json::{Value, json};
 use wardring_api::{
     ApprovalSubject, Cap, Decided, GateApproval, GatePhase, GateState, PatchApproval,
-    PatchApprovalSpec, PatchRollout, PatchRolloutSlice, Stage, names,
+    PatchApprovalSpec, PatchRollout, PatchRolloutSlice, RollbackApproval, Stage, names,
 };
 use wardring_planner::{
-    DEFAULT_CONCURRENCY, SliceView, approval_hash, approval_parts, freeze_id, same_form,
+    DEFAULT_CONCURRENCY, SliceView, approval_hash, approval_parts, freeze_id, rollback_hash,
+    rollback_parts, same_form,
 };
 
 use crate::{
@@ -28,6 +31,70 @@ use crate::{
 
 /// Devices shown one by one.
 const SHOWN: usize = 20;
+
+/// What the rollout asks.
+enum Question<'r> {
+    Gate(Asked<'r>),
+    Rollback(&'r RollbackApproval),
+}
+
+impl<'r> Question<'r> {
+    fn asked(&self) -> &'r GateApproval {
+        match self {
+            Question::Gate(gate) => gate.asked,
+            Question::Rollback(known) => &known.asked,
+        }
+    }
+
+    /// The arguments that name it.
+    fn name(&self) -> String {
+        match self {
+            Question::Gate(gate) => format!("--stage {} --gate {}", gate.stage.name, gate.gate),
+            Question::Rollback(_) => "--rollback".to_owned(),
+        }
+    }
+
+    fn is_meant(&self, args: &Approve) -> bool {
+        match self {
+            Question::Gate(gate) => {
+                !args.rollback
+                    && args.stage.as_ref().is_none_or(|stage| *stage == gate.stage.name)
+                    && args.gate.as_ref().is_none_or(|name| name == gate.gate)
+            }
+            Question::Rollback(_) => args.stage.is_none() && args.gate.is_none(),
+        }
+    }
+
+    fn subject(&self) -> ApprovalSubject {
+        match self {
+            Question::Gate(gate) => ApprovalSubject::stage_gate(&gate.stage.name, gate.gate),
+            Question::Rollback(known) => known.subject(),
+        }
+    }
+
+    /// What it would be about now, and the hash of its asking.
+    fn now(&self, rollout: &PatchRollout) -> (Vec<String>, String) {
+        let (parts, hash) = match self {
+            Question::Gate(gate) => (
+                approval_parts(rollout, &gate.stage.name),
+                approval_hash(rollout, &gate.stage.name, gate.gate, gate.asked),
+            ),
+            Question::Rollback(known) => {
+                (rollback_parts(rollout), rollback_hash(rollout, &known.asked))
+            }
+        };
+        (parts.unwrap_or_default(), hash)
+    }
+
+    /// Whether those who wrote the rollout may approve it.
+    fn may_author(&self) -> bool {
+        let Question::Gate(of) = self else { return false };
+        let mut gates = of.stage.gates.all().filter(|(_, gate)| gate.name == of.gate);
+        gates.any(|(_, gate)| {
+            gate.approval.as_ref().is_some_and(|approval| approval.author_may_approve)
+        })
+    }
+}
 
 /// What a gate of the rollout asks.
 struct Asked<'r> {
@@ -46,17 +113,27 @@ pub async fn run(cluster: &Cluster, args: &Approve, decision: Decided) -> Result
     if let Some(why) = refusal(&rollout, &asked, Timestamp::now()) {
         bail!(why);
     }
-    let devices = devices(cluster, &rollout, &asked).await?;
-    let told = told(&rollout, &asked, &devices, args.output == Some(Format::Wide));
+    let is_wide = args.output == Some(Format::Wide);
+    let told = match &asked {
+        Question::Gate(gate) => {
+            told(&rollout, gate, &devices(cluster, &rollout, gate).await?, is_wide)
+        }
+        Question::Rollback(known) => rollback::told(
+            &rollout,
+            known,
+            &rollback::devices(cluster, &rollout, known).await?,
+            is_wide,
+        ),
+    };
     if let Some(hash) = &args.hash {
-        if *hash != asked.asked.hash {
+        if *hash != asked.asked().hash {
             bail!(
                 "what is asked is not (any more) what {hash} stands for; look at it again with --dry-run"
             );
         }
     } else if args.dry_run {
         tell(&told, args.output);
-        tell(&[format!("To decide on exactly this: --hash {}", asked.asked.hash)], args.output);
+        tell(&[format!("To decide on exactly this: --hash {}", asked.asked().hash)], args.output);
     } else if !is_confirmed(&told, decision)? {
         bail!("nothing was decided");
     }
@@ -72,23 +149,23 @@ pub async fn run(cluster: &Cluster, args: &Approve, decision: Decided) -> Result
 }
 
 /// Why what can be shown is not (any more) what is asked.
-fn refusal(rollout: &PatchRollout, asked: &Asked<'_>, now: Timestamp) -> Option<String> {
-    let parts = approval_parts(rollout, &asked.stage.name).unwrap_or_default();
-    if !same_form(&parts, &asked.asked.parts) {
+fn refusal(rollout: &PatchRollout, asked: &Question<'_>, now: Timestamp) -> Option<String> {
+    let (parts, hash) = asked.now(rollout);
+    let asked = asked.asked();
+    if !same_form(&parts, &asked.parts) {
         return Some(
             "this plugin is of another version than the controller, and cannot tell whether what it shows is what is asked; use the same version"
                 .to_owned(),
         );
     }
     // What is shown must be what the hash covers, and the hash must be the one of this asking.
-    let hash = approval_hash(rollout, &asked.stage.name, asked.gate, asked.asked);
-    if parts != asked.asked.parts || hash != asked.asked.hash {
+    if parts != asked.parts || hash != asked.hash {
         return Some(format!(
             "{} was changed and has not been asked about anew yet; look again in a moment",
             resource_name(rollout)
         ));
     }
-    asked.asked.expires_at.is_some_and(|expires| expires <= now).then(|| {
+    asked.expires_at.is_some_and(|expires| expires <= now).then(|| {
         format!(
             "{} is about to ask anew, because nobody answered in time; look again in a moment",
             resource_name(rollout)
@@ -97,19 +174,14 @@ fn refusal(rollout: &PatchRollout, asked: &Asked<'_>, now: Timestamp) -> Option<
 }
 
 /// The one thing that is meant.
-fn only_one<'r>(rollout: &'r PatchRollout, args: &Approve) -> Result<Asked<'r>> {
-    let all = pending(rollout);
-    let is_meant = |asked: &&Asked<'_>| {
-        args.stage.as_ref().is_none_or(|stage| *stage == asked.stage.name)
-            && args.gate.as_ref().is_none_or(|gate| gate == asked.gate)
-    };
-    let count = all.iter().filter(is_meant).count();
-    let named: Vec<String> = all
-        .iter()
-        .map(|asked| format!("--stage {} --gate {}", asked.stage.name, asked.gate))
-        .collect();
+fn only_one<'r>(rollout: &'r PatchRollout, args: &Approve) -> Result<Question<'r>> {
+    let gates = pending(rollout).into_iter().map(Question::Gate);
+    let mut all: Vec<Question<'r>> = gates.collect();
+    all.extend(rollback::pending(rollout).map(Question::Rollback));
+    let count = all.iter().filter(|asked| asked.is_meant(args)).count();
+    let named: Vec<String> = all.iter().map(Question::name).collect();
     match (count, all.is_empty()) {
-        (1, _) => Ok(all.into_iter().find(|asked| is_meant(&asked)).expect("one was counted")),
+        (1, _) => Ok(all.into_iter().find(|one| one.is_meant(args)).expect("one was counted")),
         (0, true) => bail!(
             "{} waits for no approval now; `kubectl wardring status {}` says what it waits for",
             resource_name(rollout),
@@ -278,11 +350,12 @@ const TRIES: u32 = 5;
 async fn send(
     cluster: &Cluster,
     rollout: &PatchRollout,
-    asked: &Asked<'_>,
+    question: &Question<'_>,
     args: &Approve,
     decision: Decided,
     who: &str,
 ) -> Result<PatchApproval> {
+    let asked = question.asked();
     let api: Api<PatchApproval> = cluster.here();
     let params = PatchParams {
         dry_run: args.dry_run,
@@ -290,8 +363,8 @@ async fn send(
         ..PatchParams::default()
     };
     for tries_left in (0..TRIES).rev() {
-        let known = api.get_opt(&asked.asked.request).await?;
-        let known = known.filter(|known| known.spec.approval_hash == asked.asked.hash);
+        let known = api.get_opt(&asked.request).await?;
+        let known = known.filter(|known| known.spec.approval_hash == asked.hash);
         let Some(known) = known else { break };
         let by = printable(known.spec.approver.as_deref().unwrap_or("somebody"));
         match known.spec.decision {
@@ -310,7 +383,7 @@ async fn send(
             "metadata": { "uid": known.uid(), "resourceVersion": known.resource_version() },
             "spec": {
                 // What was shown; it cannot change, so another one is refused.
-                "approvalHash": asked.asked.hash,
+                "approvalHash": asked.hash,
                 "decision": decision, "approver": who, "reason": args.reason,
             },
         });
@@ -320,24 +393,20 @@ async fn send(
             answer => return Ok(answer?),
         }
     }
-    let mut gates = asked.stage.gates.all().filter(|(_, gate)| gate.name == asked.gate);
-    let may_author = gates.any(|(_, gate)| {
-        gate.approval.as_ref().is_some_and(|approval| approval.author_may_approve)
-    });
     let spec = PatchApprovalSpec {
         rollout: rollout.name_any(),
         rollout_uid: rollout.uid().unwrap_or_default(),
-        subject: ApprovalSubject::stage_gate(&asked.stage.name, asked.gate),
-        approval_hash: asked.asked.hash.clone(),
-        authors: if may_author { Vec::new() } else { rollout.spec.authors.clone() },
-        expires_at: asked.asked.expires_at,
+        subject: question.subject(),
+        approval_hash: asked.hash.clone(),
+        authors: if question.may_author() { Vec::new() } else { rollout.spec.authors.clone() },
+        expires_at: asked.expires_at,
         decision: Some(decision),
         approver: Some(who.to_owned()),
         reason: Some(args.reason.clone()),
     };
     let mut wanted = PatchApproval::new("", spec);
     wanted.metadata.name = None;
-    let stem: String = asked.asked.request.chars().take(56).collect();
+    let stem: String = asked.request.chars().take(56).collect();
     wanted.metadata.generate_name = Some(format!("{stem}-"));
     let params =
         PostParams { dry_run: args.dry_run, field_manager: Some(names::PLUGIN_MANAGER.to_owned()) };
@@ -396,6 +465,7 @@ mod tests {
             name: "november".to_owned(),
             stage: stage.map(ToOwned::to_owned),
             gate: None,
+            rollback: false,
             reason: "r".to_owned(),
             hash: None,
             dry_run: false,
@@ -403,10 +473,17 @@ mod tests {
         }
     }
 
+    fn gate(rollout: &PatchRollout) -> Asked<'_> {
+        match only_one(rollout, &args(None)).unwrap() {
+            Question::Gate(gate) => gate,
+            Question::Rollback(_) => panic!("a gate asks"),
+        }
+    }
+
     #[test]
     fn what_is_asked_is_shown_with_devices_updates_and_caps() {
         let rollout = rollout();
-        let asked = only_one(&rollout, &args(None)).unwrap();
+        let asked = gate(&rollout);
         let devices: Vec<String> = (0..30).map(|number| format!("ws-{number}")).collect();
         let lines = told(&rollout, &asked, &devices, false);
         assert_eq!(
@@ -441,7 +518,7 @@ mod tests {
             rollout.status.as_mut().unwrap().plan_hash = Some("v1:0".to_owned());
             approval_parts(&rollout, "ward").unwrap()
         };
-        let mut asked = only_one(&rollout, &args(None)).unwrap().asked.clone();
+        let mut asked = gate(&rollout).asked.clone();
         asked.parts = parts;
         asked.nonce = "n".to_owned();
         asked.hash = approval_hash(&rollout, "ward", "sign-off", &asked);
@@ -495,7 +572,7 @@ mod tests {
         let view = SliceView::new(&slice(&lines, ""));
         let id = freeze_id([view.names_digest.digest()].into_iter());
         let rollout = rollout();
-        let mut asked = only_one(&rollout, &args(None)).unwrap();
+        let mut asked = gate(&rollout);
         asked.freeze_id = &id;
         assert_eq!(named(&[slice(&lines, &id)], "u-1", &asked).unwrap(), ["ws-1", "ws-2"]);
         let forged = ["ws-1 0 Pending", "dc-1 0 Pending"];

@@ -73,9 +73,9 @@ pub enum Command {
     Abort(Abort),
     /// Gives the failed devices of a rollout another attempt
     Retry(Rollout),
-    /// Shows what a stage asks a person for, and approves exactly that (PatchApproval)
+    /// Shows what a stage or a rollback asks a person for, and approves exactly that (PatchApproval)
     Approve(Approve),
-    /// Shows what a stage asks a person for, and rejects it; it stays so until a retry
+    /// Shows what a stage or a rollback asks a person for, and rejects it; it stays so until a retry
     Reject(Approve),
     /// Takes back what a rollout brought, also long after it was completed (PatchRollback)
     Rollback(Rollback),
@@ -254,6 +254,9 @@ pub struct Approve {
     /// The gate, where more than one thing is asked
     #[arg(long, value_name = "NAME")]
     pub gate: Option<String>,
+    /// The rollback that waits for it, where more than one thing is asked
+    #[arg(long, conflicts_with_all = ["stage", "gate"])]
+    pub rollback: bool,
     /// Why; the rollout and the record of approvals say it
     #[arg(long, value_parser = reason)]
     pub reason: String,

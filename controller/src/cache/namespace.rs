@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use wardring_api::{
-    DeviceGroup, GateType, PatchApproval, PatchJob, PatchLedger, PatchRollback, PatchRollout,
-    RolloutPhase, SignedBytes, UpdateSpec,
+    DeviceGroup, GateState, GateType, PatchApproval, PatchJob, PatchLedger, PatchRollback,
+    PatchRollout, RolloutPhase, SignedBytes, UpdateSpec,
 };
 use wardring_planner::{DeviceTable, GroupView, HoldView, JobView, SliceView, WindowView};
 
@@ -121,16 +121,25 @@ impl Namespace {
             || !self.approvals.is_empty()
     }
 
-    /// Whether a rollout here that is not over has a gate that waits for a person.
+    /// Whether a rollout here that is not over has a gate that waits for a person, or takes nothing back beyond
+    /// a share without one.
     pub fn asks_people(&self) -> bool {
-        let is_over = |rollout: &PatchRollout| {
-            let phase = rollout.status.as_ref().and_then(|status| status.phase);
-            matches!(phase, Some(RolloutPhase::Completed | RolloutPhase::Aborted))
+        let asks = |rollout: &PatchRollout| {
+            let status = rollout.status.as_ref();
+            let known = status.and_then(|status| status.rollback_approval.as_ref());
+            let is_asked = known.is_some_and(|known| known.state != GateState::Failed);
+            match status.and_then(|status| status.phase) {
+                Some(RolloutPhase::Aborted) => false,
+                // Broken devices may wait for it still.
+                Some(RolloutPhase::Completed) => is_asked,
+                _ => {
+                    let mut gates = rollout.spec.stages.iter().flat_map(|stage| stage.gates.all());
+                    rollout.spec.on_failure.approval_above.is_some()
+                        || gates.any(|(_, gate)| gate.kind == GateType::Approval)
+                }
+            }
         };
-        let rollouts = self.rollouts.values().map(|stored| &stored.value);
-        let stages = rollouts.filter(|all| !is_over(all)).flat_map(|all| &all.spec.stages);
-        let mut gates = stages.flat_map(|stage| stage.gates.all());
-        gates.any(|(_, gate)| gate.kind == GateType::Approval)
+        self.rollouts.values().any(|stored| asks(&stored.value))
     }
 
     /// Takes the groups into the device table, with as little work as the change needs.

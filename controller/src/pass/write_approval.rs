@@ -59,9 +59,9 @@ impl Writer<'_> {
         loop {
             let page = api.list(&params).await?;
             found.extend(
-                page.items.into_iter().filter(|all| {
-                    answers_to(all, &used.rollout, &used.stage, &used.gate, &used.hash)
-                }),
+                page.items
+                    .into_iter()
+                    .filter(|all| answers_to(all, &used.rollout, &used.subject, &used.hash)),
             );
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params.continue_token = Some(token),
@@ -72,11 +72,11 @@ impl Writer<'_> {
 
     /// Asks. What fails is left to a later pass.
     pub async fn create_approval(&mut self, new: NewApproval) {
-        let labels = BTreeMap::from([
+        let mut labels = BTreeMap::from([
             (ROLLOUT_LABEL.to_owned(), new.rollout.name.clone()),
             (ROLLOUT_UID_LABEL.to_owned(), new.rollout.uid.clone()),
-            (STAGE_LABEL.to_owned(), new.stage.clone()),
         ]);
+        labels.extend(new.stage.clone().map(|stage| (STAGE_LABEL.to_owned(), stage)));
         let mut object = PatchApproval::new(&new.name, new.spec);
         object.metadata.labels = Some(labels);
         let params = PostParams {

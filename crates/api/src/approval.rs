@@ -5,6 +5,8 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::{GateState, RollbackScope};
+
 /// A person's word, bound to exactly what was asked. The controller asks by making one without a
 /// decision; the decision is filled in once, by whoever decides, and stays. Also the whole object may be
 /// made by a person or by Git, with the hash that the rollout's status shows. Deleting one that was not
@@ -31,8 +33,9 @@ pub struct PatchApprovalSpec {
     pub rollout_uid: String,
     /// What the word is about.
     pub subject: ApprovalSubject,
-    /// What exactly was asked, as `status.stages[].gates[].approval.hash` of the rollout says. It covers the
-    /// updates, the frozen devices, caps, windows and gates of the stage, and is a new one with every asking.
+    /// What exactly was asked, as `status.stages[].gates[].approval.hash` of the rollout says, or
+    /// `status.rollbackApproval.asked.hash`. It covers the updates, the frozen devices, caps, windows and gates
+    /// of the stage, or how far the rollback may go, and is a new one with every asking.
     #[schemars(length(min = 67, max = 67))]
     pub approval_hash: String,
     /// Who wrote what is asked about and may not approve it. The controller fills it in; it looks at the
@@ -66,13 +69,21 @@ pub struct ApprovalSubject {
     /// For type StageGate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stage_gate: Option<StageGateSubject>,
+    /// For type Rollback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<RollbackSubject>,
 }
 
 impl ApprovalSubject {
     /// A gate of a stage.
     pub fn stage_gate(stage: &str, gate: &str) -> ApprovalSubject {
         let of = StageGateSubject { stage: stage.to_owned(), gate: gate.to_owned() };
-        ApprovalSubject { kind: SubjectType::StageGate, stage_gate: Some(of) }
+        ApprovalSubject { kind: SubjectType::StageGate, stage_gate: Some(of), rollback: None }
+    }
+
+    /// Taking the rollout's updates back.
+    pub fn rollback(of: RollbackSubject) -> ApprovalSubject {
+        ApprovalSubject { kind: SubjectType::Rollback, stage_gate: None, rollback: Some(of) }
     }
 }
 
@@ -81,6 +92,8 @@ impl ApprovalSubject {
 pub enum SubjectType {
     /// A gate of type Approval.
     StageGate,
+    /// A rollback that goes beyond `onFailure.approvalAbove`, or that reaches devices whose group says Ask.
+    Rollback,
 }
 
 /// A gate of a stage.
@@ -93,6 +106,22 @@ pub struct StageGateSubject {
     /// Name of the gate.
     #[schemars(length(min = 1, max = 63))]
     pub gate: String,
+}
+
+/// A rollback that follows from failures.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RollbackSubject {
+    /// Which devices it reaches.
+    pub scope: RollbackScope,
+    /// The stage that it is about, for scope Stage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub stage: Option<String>,
+    /// Devices from which it may take the updates back in all, those included from which they are taken back
+    /// already.
+    #[schemars(range(min = 1))]
+    pub up_to: u32,
 }
 
 /// A person's word.
@@ -205,6 +234,44 @@ pub struct GateApproval {
     /// What was said. A rejection stays until a person asks for a retry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decided: Option<GateDecision>,
+}
+
+/// A rollback that waits for a person's approval, or waited for one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RollbackApproval {
+    /// Where the asking stands: Waiting, Passed (approved), Failed (rejected) or Error (no approval can count).
+    pub state: GateState,
+    /// Since when.
+    pub since: Timestamp,
+    /// One sentence for people.
+    #[serde(default)]
+    #[schemars(length(max = 512))]
+    pub message: String,
+    /// Which devices are asked about.
+    pub scope: RollbackScope,
+    /// The stage, for scope Stage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub stage: Option<String>,
+    /// Devices in all from which an approval lets the updates be taken back. More are asked about anew.
+    #[serde(default)]
+    pub up_to: u32,
+    /// Groups with devices of the rollout that say `rollback: Ask`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(max = 63)))]
+    pub groups: Vec<String>,
+    /// What was asked, and what was said.
+    #[serde(default)]
+    pub asked: GateApproval,
+}
+
+impl RollbackApproval {
+    /// What a PatchApproval must say that it is about.
+    pub fn subject(&self) -> ApprovalSubject {
+        let (scope, stage, up_to) = (self.scope, self.stage.clone(), self.up_to);
+        ApprovalSubject::rollback(RollbackSubject { scope, stage, up_to })
+    }
 }
 
 /// What a person said.

@@ -141,8 +141,10 @@ pub fn objects(system_namespace: &str, accounts: &[String]) -> Vec<Value> {
         let phase = |phase: &str| {
             format!("(has(s.gates.{phase}) && s.gates.{phase}.exists(g, g.type == 'Approval'))")
         };
+        // Who may not approve a rollback is written when the rollout is: `onFailure` cannot change.
         format!(
-            "{object}.spec.stages.exists(s, has(s.gates) && ({} || {}))",
+            "({object}.spec.stages.exists(s, has(s.gates) && ({} || {})) || \
+             (has({object}.spec.onFailure) && has({object}.spec.onFailure.approvalAbove)))",
             phase("before"),
             phase("after")
         )
@@ -195,7 +197,7 @@ pub fn objects(system_namespace: &str, accounts: &[String]) -> Vec<Value> {
                 &format!(
                     "!variables.isStatus || !variables.asks || variables.user == '{controller}'"
                 ),
-                "status: of a rollout with a gate of type Approval is written by Wardring's controller alone, because it says what was approved",
+                "status: of a rollout with a gate of type Approval or `onFailure.approvalAbove` is written by Wardring's controller alone, because it says what was approved",
             ),
             validation(
                 "oldObject == null || !has(object.spec.authors) || \
@@ -212,7 +214,7 @@ pub fn objects(system_namespace: &str, accounts: &[String]) -> Vec<Value> {
             validation(
                 "!variables.asks || !variables.writes || \
                  (has(object.spec.authors) && variables.user in object.spec.authors)",
-                "spec.authors: a rollout with a gate of type Approval names everybody who wrote it; add your user name (`kubectl auth whoami` tells it)",
+                "spec.authors: a rollout with a gate of type Approval or `onFailure.approvalAbove` names everybody who wrote it; add your user name (`kubectl auth whoami` tells it)",
             ),
             validation(
                 &format!(

@@ -115,6 +115,11 @@ reasons! {
     /// A group of the device says `rollback: Ask`; nothing is taken back there until a person makes a
     /// PatchRollback.
     RollbackAsks,
+    /// Taking the updates back from these devices waits for a person's approval; `kubectl wardring approve`
+    /// shows what is asked.
+    RollbackAwaitsApproval,
+    /// A person rejected taking the updates back; these devices keep them until a retry or a PatchRollback.
+    RollbackRejected,
     /// A group of the device says `rollback: Forbid`; nothing is taken back there.
     RollbackForbidden,
     /// No device that the PatchRollback names has anything of the rollout.

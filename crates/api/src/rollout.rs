@@ -469,6 +469,12 @@ pub struct OnFailure {
     /// Devices rolled back at once; default 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_concurrency: Option<Cap>,
+    /// Devices from which the updates are taken back without asking anybody, in all of the run; a share is of
+    /// the devices of the stages that have opened, rounded down. Beyond it a person approves first
+    /// (PatchApproval), and devices of groups that say `rollback: Ask` are asked about in the same way.
+    /// Without it nobody is asked, and those groups wait for a PatchRollback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval_above: Option<Cap>,
     /// Whether rollbacks wait for maintenance windows and freezes. Default Ignore.
     #[serde(default)]
     pub windows: RollbackWindows,

@@ -6,7 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CanaryGap, GateStatus, KbId, PackageSource, RollbackScope, RollbackWindows, UpdateKind,
+    CanaryGap, GateStatus, KbId, PackageSource, RollbackApproval, RollbackScope, RollbackWindows,
+    UpdateKind,
 };
 
 /// Where a rollout stands.
@@ -74,6 +75,9 @@ pub struct PatchRolloutStatus {
     /// The rollback procedure, once it began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback: Option<RollbackStatus>,
+    /// The approval that a rollback waits for, or waited for since the last retry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback_approval: Option<RollbackApproval>,
     /// Value of the retry annotation that was answered last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]

@@ -408,30 +408,40 @@ fn held(rollout: &PatchRollout) -> Vec<Alert> {
     stages.collect()
 }
 
-/// Approvals that a stage waits for. Each asking is an alert of its own, which ends with the answer.
+/// Approvals that a stage or a rollback waits for. Each asking is an alert of its own, which ends with the answer.
 fn wanted(rollout: &PatchRollout) -> Vec<Alert> {
     let name = rollout.metadata.name.as_deref().unwrap_or_default();
-    let Some(status) = rollout.status.as_ref().filter(|status| !has_ended(status)) else {
+    let Some(status) = &rollout.status else { return Vec::new() };
+    if rollout.metadata.deletion_timestamp.is_some() || status.aborted.is_some() {
         return Vec::new();
-    };
-    let stands = rollout.metadata.deletion_timestamp.is_some() || status.aborted.is_some();
-    let stages = status.stages.iter().filter(|_| !stands);
+    }
+    let asking = |state| matches!(state, GateState::Waiting | GateState::Error);
+    let stages = status.stages.iter().filter(|_| !has_ended(status));
     let gates = stages.flat_map(|stage| stage.gates.iter().map(move |gate| (stage, gate)));
-    gates
-        .filter(|(_, gate)| matches!(gate.state, GateState::Waiting | GateState::Error))
-        .filter_map(|(stage, gate)| {
-            let asked = gate.approval.as_ref().filter(|asked| !asked.hash.is_empty())?;
-            let what = devices(stage.counts.total as usize);
-            let of = &stage.name;
-            let summary = format!(
-                "Rollout {name} waits for a person's approval in stage {of} ({what}, gate {}): \
-                 `kubectl wardring approve {name} --stage {of}`",
-                gate.name
-            );
-            let at = asked.asked_at?;
-            Some(words::about(AlertKind::ApprovalWanted, name, of, at, summary))
-        })
-        .collect()
+    let of_gates = gates.filter(|(_, gate)| asking(gate.state)).filter_map(|(stage, gate)| {
+        let asked = gate.approval.as_ref().filter(|asked| !asked.hash.is_empty())?;
+        let what = devices(stage.counts.total as usize);
+        let of = &stage.name;
+        let summary = format!(
+            "Rollout {name} waits for a person's approval in stage {of} ({what}, gate {}): \
+             `kubectl wardring approve {name} --stage {of}`",
+            gate.name
+        );
+        let at = asked.asked_at?;
+        Some(words::about(AlertKind::ApprovalWanted, name, of, at, summary))
+    });
+    // Broken devices wait for it, also where every stage is done.
+    let known = status.rollback_approval.as_ref().filter(|known| asking(known.state));
+    let of_rollback = known.filter(|known| !known.asked.hash.is_empty()).and_then(|known| {
+        let summary = format!(
+            "Rollout {name} waits for a person's approval to take its updates back from up to {}: \
+             `kubectl wardring approve {name} --rollback`",
+            devices(known.up_to as usize)
+        );
+        // A stage of the same run may ask at the same time.
+        Some(words::about(AlertKind::ApprovalWanted, name, "", known.asked.asked_at?, summary))
+    });
+    of_gates.chain(of_rollback).collect()
 }
 
 fn milestones(rollout: &PatchRollout) -> Vec<Alert> {

@@ -4,6 +4,7 @@
 //! have answered before it was asked, and an answer to anything else is none. An answer is read anew in
 //! every pass until it is used; a rejection is latched by the first pass that sees it.
 
+mod rollback;
 mod told;
 
 use std::collections::BTreeMap;
@@ -12,8 +13,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use wardring_api::{
-    Decided, Gate, GateApproval, GateDecision, GatePhase, GateState, GateStatus, GateType,
-    PatchApproval, PatchRollout, ResolvedCaps, Stage, StageState, StageStatus,
+    ApprovalSubject, Decided, Gate, GateApproval, GateDecision, GatePhase, GateState, GateStatus,
+    GateType, PatchApproval, PatchRollout, ResolvedCaps, Stage, StageState, StageStatus,
     conditions::{clip, whole_seconds},
     reasons::Reason,
 };
@@ -26,6 +27,11 @@ use crate::{
     wake::Wake,
 };
 
+pub(crate) use rollback::{
+    follow as follow_rollback, is_newer as is_newer_than_rollback, latch as latch_rollback,
+    lets_roll_back,
+};
+pub use rollback::{rollback_hash, rollback_is_approved, rollback_parts};
 pub(crate) use told::{garbage, write};
 
 /// Whether answers can be believed: the admission policies that vouch for who gave them.
@@ -64,10 +70,8 @@ impl Default for ApprovalPolicy {
 pub struct ApprovalUse {
     /// The rollout.
     pub rollout: RolloutRef,
-    /// Name of the stage.
-    pub stage: String,
-    /// Name of the gate.
-    pub gate: String,
+    /// What it is about.
+    pub subject: ApprovalSubject,
     /// Name of the PatchApproval.
     pub name: String,
     /// Its uid.
@@ -80,27 +84,27 @@ pub struct ApprovalUse {
     pub policy: String,
 }
 
-/// Whether the approval answers exactly what this gate of this very rollout asks by `hash`. The planner, the
-/// second look at its plans and the look before a write all go by this.
+/// Whether the approval answers exactly what this very rollout asks about the subject by `hash`. The planner,
+/// the second look at its plans and the look before a write all go by this.
 pub fn answers_to(
     approval: &PatchApproval,
     rollout: &RolloutRef,
-    stage: &str,
-    gate: &str,
+    subject: &ApprovalSubject,
     hash: &str,
 ) -> bool {
-    !hash.is_empty()
-        && approval.spec.approval_hash == hash
-        && is_about(approval, rollout, stage, gate)
+    !hash.is_empty() && approval.spec.approval_hash == hash && is_about(approval, rollout, subject)
 }
 
-/// Whether the approval is about this gate of this very rollout.
-fn is_about(approval: &PatchApproval, rollout: &RolloutRef, stage: &str, gate: &str) -> bool {
-    let of = approval.spec.subject.stage_gate.as_ref();
+/// Whether the approval is about this of this very rollout.
+fn is_about(approval: &PatchApproval, rollout: &RolloutRef, subject: &ApprovalSubject) -> bool {
+    is_for(approval, rollout) && approval.spec.subject == *subject
+}
+
+/// Whether the approval is about this very rollout.
+fn is_for(approval: &PatchApproval, rollout: &RolloutRef) -> bool {
     approval.spec.rollout == rollout.name
         && approval.spec.rollout_uid == rollout.uid
         && !rollout.uid.is_empty()
-        && of.is_some_and(|of| of.stage == stage && of.gate == gate)
 }
 
 /// When a policy that does not stand is looked at again.
@@ -227,11 +231,10 @@ fn request_name(rollout: &str, stage: &str, hash: &str) -> String {
     format!("{}-{}-{suffix}", short(rollout), short(stage))
 }
 
-/// The answers to exactly what the gate asks, rejections first, then the oldest.
+/// The answers to exactly what is asked, rejections first, then the oldest.
 fn answers<'a>(
     run: &Run<'_>,
-    stage: &str,
-    gate: &str,
+    subject: &ApprovalSubject,
     asked: &GateApproval,
     scene: &Scene<'a>,
 ) -> Vec<&'a PatchApproval> {
@@ -240,7 +243,7 @@ fn answers<'a>(
         .approvals
         .iter()
         .map(AsRef::as_ref)
-        .filter(|approval| answers_to(approval, &run.id, stage, gate, &asked.hash))
+        .filter(|approval| answers_to(approval, &run.id, subject, &asked.hash))
         .filter(|approval| approval.spec.decision.is_some())
         .collect();
     found.sort_by_key(|approval| {
@@ -273,16 +276,20 @@ pub(crate) fn is_ours(name: &str) -> bool {
         && (name.ends_with(":wardring-controller") || name.ends_with(":wardring-gateway"))
 }
 
+/// Whether those who wrote the rollout may approve it by this gate.
+fn may_author(gate: &Gate) -> bool {
+    gate.approval.as_ref().is_some_and(|all| all.author_may_approve)
+}
+
 /// Why an approval that names what is asked does not count all the same.
 fn refusal(
     approval: &PatchApproval,
     run: &Run<'_>,
-    gate: &Gate,
+    may_author: bool,
     asked: &GateApproval,
     scene: &Scene<'_>,
 ) -> Option<String> {
     let by = approval.spec.approver.as_deref().unwrap_or_default();
-    let may_author = gate.approval.as_ref().is_some_and(|all| all.author_may_approve);
     let expires = asked.expires_at.into_iter().chain(approval.spec.expires_at).min();
     let policy = &scene.snapshot.approval_policy;
     let made = run.rollout.metadata.creation_timestamp.as_ref().map(|time| time.0);
@@ -333,7 +340,8 @@ pub(crate) fn latch(run: &mut Run<'_>, position: usize, scene: &Scene<'_>) -> bo
         let is_over = status.state == GateState::Failed
             || (status.state == GateState::Passed
                 && is_used(status.phase, &run.status.stages[position]));
-        let said = answers(run, &stage.name, &status.name, asked, scene);
+        let subject = ApprovalSubject::stage_gate(&stage.name, &status.name);
+        let said = answers(run, &subject, asked, scene);
         let no = said.iter().find(|said| said.spec.decision == Some(Decided::Reject));
         let Some(decided) = no.filter(|_| !is_over).and_then(|said| decision(said, scene.now))
         else {
@@ -456,14 +464,8 @@ pub(crate) fn follow(
         asked = ask(run, &stage.name, gate, &asked, parts, fingerprint, scene);
         status.state = GateState::Waiting;
     } else {
-        let said = answers(run, &stage.name, &gate.name, &asked, scene);
-        let yes = said.iter().find(|said| refusal(said, run, gate, &asked, scene).is_none());
-        let known = asked.decided.take();
-        asked.decided = yes.and_then(|yes| decision(yes, scene.now)).map(|new| match known {
-            // When it was first counted.
-            Some(known) if known.uid == new.uid => GateDecision { at: known.at, ..new },
-            _ => new,
-        });
+        let subject = ApprovalSubject::stage_gate(&stage.name, &gate.name);
+        asked.decided = said(&subject, may_author(gate), &mut asked, run, scene);
         let passes = asked.decided.is_some();
         status.state = if passes { GateState::Passed } else { GateState::Waiting };
     }
@@ -477,6 +479,24 @@ pub(crate) fn follow(
     status.approval = Some(asked);
 }
 
+/// The approval that counts, if there is one.
+fn said(
+    subject: &ApprovalSubject,
+    may_author: bool,
+    asked: &mut GateApproval,
+    run: &Run<'_>,
+    scene: &Scene<'_>,
+) -> Option<GateDecision> {
+    let said = answers(run, subject, asked, scene);
+    let yes = said.iter().find(|said| refusal(said, run, may_author, asked, scene).is_none());
+    let known = asked.decided.take();
+    yes.and_then(|yes| decision(yes, scene.now)).map(|new| match known {
+        // When it was first counted.
+        Some(known) if known.uid == new.uid => GateDecision { at: known.at, ..new },
+        _ => new,
+    })
+}
+
 /// A new asking. It can be answered once the status that names it is written.
 fn ask(
     run: &Run<'_>,
@@ -485,6 +505,22 @@ fn ask(
     before: &GateApproval,
     parts: Vec<String>,
     policy: String,
+    scene: &Scene<'_>,
+) -> GateApproval {
+    let expires_after = gate.approval.clone().unwrap_or_default().expires_after().duration();
+    let mut asked = anew(run, before, parts, policy, expires_after, scene);
+    asked.hash = approval_hash(run.rollout, stage, &gate.name, &asked);
+    asked.request = request_name(&run.id.name, stage, &asked.hash);
+    asked
+}
+
+/// A new asking, without its hash and the name of its request.
+fn anew(
+    run: &Run<'_>,
+    before: &GateApproval,
+    parts: Vec<String>,
+    policy: String,
+    expires_after: jiff::SignedDuration,
     scene: &Scene<'_>,
 ) -> GateApproval {
     let because = if before.hash.is_empty() {
@@ -497,8 +533,7 @@ fn ask(
         Some("the last asking has expired".to_owned())
     };
     let now = whole_seconds(scene.now);
-    let expires_after = gate.approval.clone().unwrap_or_default().expires_after().duration();
-    let mut asked = GateApproval {
+    GateApproval {
         round: before.round.max(1),
         parts,
         generation: run.rollout.metadata.generation,
@@ -509,10 +544,7 @@ fn ask(
         expires_at: Some(later(now, expires_after)),
         because: because.map(|why| clip(&why, 256)),
         ..GateApproval::default()
-    };
-    asked.hash = approval_hash(run.rollout, stage, &gate.name, &asked);
-    asked.request = request_name(&run.id.name, stage, &asked.hash);
-    asked
+    }
 }
 
 /// Why nothing may begin or end here by an approval now, if nobody vouches for it.
@@ -586,7 +618,7 @@ pub(crate) fn awaited<'s>(stage: &Stage, status: &'s StageStatus) -> Option<&'s 
 /// Approvals that the status relies on and the one before did not: a gate that passes, a stage that opens
 /// or ends.
 pub(crate) fn uses(run: &Run<'_>) -> Vec<ApprovalUse> {
-    let mut uses = Vec::new();
+    let mut uses: Vec<ApprovalUse> = rollback::new_use(run).into_iter().collect();
     for (stage, status) in run.stages.iter().zip(&run.status.stages) {
         let was = run.before.stages.iter().find(|was| was.name == status.name);
         let moves = was.is_none_or(|was| was.state != status.state);
@@ -612,8 +644,7 @@ pub(crate) fn uses(run: &Run<'_>) -> Vec<ApprovalUse> {
             if !is_same || (moves && begins && is_used(phase, status)) {
                 uses.push(ApprovalUse {
                     rollout: run.id.clone(),
-                    stage: stage.spec.name.clone(),
-                    gate: gate.name.clone(),
+                    subject: ApprovalSubject::stage_gate(&stage.spec.name, &gate.name),
                     name: decided.approval,
                     uid: decided.uid,
                     hash: asked.hash,

@@ -192,6 +192,7 @@ impl<'a> Replay<'a> {
             }
         }
         self.gates(rollout, &before, status);
+        self.rollback_approval(rollout, &before, status);
         if let Some((_, known)) = self.rollouts.get_mut(uid) {
             *known = status.clone();
         }

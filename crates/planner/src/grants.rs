@@ -162,8 +162,10 @@ impl Desk<'_, '_> {
                 Decision::Start
             } else if rollback.wants(self.run, (self.position, frozen, index), self.scene) {
                 self.roll_back(index, line, rollback, &mut rollback_slots)
-            } else if rollback::asks(self.run, self.position, line, self.scene) {
-                Decision::Hold(Reason::RollbackAsks)
+            } else if let Some(asks) =
+                rollback::asks(self.run, self.position, index, line, self.scene)
+            {
+                Decision::Hold(asks)
             } else {
                 self.install(index, line)
             };

@@ -226,7 +226,7 @@ fn retry(run: &mut Run<'_>, scene: &Scene<'_>) -> bool {
         tail::stand_aside(run, halt.at, scene.now);
     }
     let halted = halted.and_then(|halt| halt.stage);
-    run.status.rollback = None;
+    (run.status.rollback, run.status.rollback_approval) = (None, None);
     let uid = run.uid().to_owned();
     for (stage, status) in run.stages.iter_mut().zip(&mut run.status.stages) {
         let Some(frozen) = &mut stage.frozen else { continue };

@@ -62,7 +62,8 @@ pub use alerts::{
     Told, ToldState, alerts, is_in_trouble, to_tell,
 };
 pub use approvals::{
-    ApprovalPolicy, ApprovalUse, answers_to, approval_hash, approval_parts, same_form,
+    ApprovalPolicy, ApprovalUse, answers_to, approval_hash, approval_parts, rollback_hash,
+    rollback_is_approved, rollback_parts, same_form,
 };
 pub use autonomy::{JobAutonomy, NoAutonomy, network_lost};
 pub use calendar::{Opening, WindowView};

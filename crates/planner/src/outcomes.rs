@@ -22,6 +22,7 @@ use crate::{
     line::{Doing, Line, NONE, doing},
     order,
     resolve::Coverage,
+    rollback::Consent,
     validate::{Run, Scene, Stop},
     wake::Wake,
 };
@@ -54,6 +55,9 @@ struct Facts<'s, 'a> {
     awaits: bool,
     /// The PatchRollback that is being carried out was deleted.
     withdrawn: bool,
+    /// A PatchRollback is being carried out, withdrawn or not.
+    ordered: bool,
+    consent: &'s Consent,
     /// The rollout has devices download ahead, and no gate of the stage is in the way.
     downloads: bool,
     spec: &'s PatchRolloutSpec,
@@ -65,8 +69,9 @@ struct Facts<'s, 'a> {
 pub(crate) fn fold(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) {
     let awaits = run.awaits.is_some();
     let withdrawn = order::is_withdrawn(run, scene);
+    let ordered = order::is_carried_out(run);
     let downloads = run.rollout.spec.predownload.is_some();
-    let Run { id, stop, stages, status, coverage, brakes, rollout, .. } = run;
+    let Run { id, stop, stages, status, coverage, brakes, rollout, consent, .. } = run;
     for (stage, stage_status) in stages.iter_mut().zip(&status.stages) {
         let Some(frozen) = &mut stage.frozen else { continue };
         let facts = Facts {
@@ -81,6 +86,8 @@ pub(crate) fn fold(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) {
             still: stood_still(stage_status),
             awaits,
             withdrawn,
+            ordered,
+            consent,
             downloads: downloads && gates::bars_starts(stage.spec, stage_status).is_none(),
             spec: &rollout.spec,
             coverage,
@@ -344,6 +351,15 @@ impl Facts<'_, '_> {
         Turn::Becomes(Line { reason: Some(reason), moved: true, ..*line })
     }
 
+    /// Whether a rollback that follows from failures needs an approval that is not there.
+    fn withheld(&self, line: &Line) -> bool {
+        let asks = || {
+            line.row != NONE
+                && rollback_policy(line.row as usize, self.scene.table) == RollbackPolicy::Ask
+        };
+        self.consent.is_overdrawn || (!self.consent.approved && asks())
+    }
+
     /// Whether a grant that has not begun is taken back because the rollout stands still.
     fn is_recalled(&self, line: &Line) -> bool {
         // A grant that cannot begin would only keep a slot from a device that no stop concerns.
@@ -355,6 +371,10 @@ impl Facts<'_, '_> {
             && line.row != NONE
             && rollback_policy(line.row as usize, self.scene.table) == RollbackPolicy::Forbid
         {
+            return true;
+        }
+        // So does a group that asks, and a share that is used up, where no approval is there any more.
+        if line.action == JobAction::Rollback && !self.ordered && self.withheld(line) {
             return true;
         }
         // Whoever deletes an order wants it ended, not carried out.

@@ -4,7 +4,7 @@
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
     AwaitingRebootAction, DeviceMode, JobAction, LineState, PatchRollback, PatchRollout, Permit,
-    PermitStep, RollbackWindows, SliceLine, StageState, WindowAction, reasons::Reason,
+    PermitStep, RollbackWindows, SliceLine, StageState, StageStatus, WindowAction, reasons::Reason,
 };
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::{
     DeviceRow, JobView, StopView, WindowView, emergency, expedite,
     explain::one_line,
-    gates, supersede,
+    gates, rollback_is_approved, supersede,
     windows::{self, Hours, installed_at},
 };
 
@@ -35,6 +35,8 @@ pub struct PermitFacts<'a> {
     pub reboots_held_by: Option<&'a str>,
     /// Name of a group of the device that forbids rollbacks, if there is one.
     pub rollbacks_forbidden_by: Option<&'a str>,
+    /// Name of a group of the device that asks a person before a rollback, if there is one.
+    pub rollbacks_asked_by: Option<&'a str>,
     /// The PatchRollback that the rollout's status names, found by name, if it names one.
     pub order: Option<&'a PatchRollback>,
     /// What the device's groups name as their windows, each list for itself.
@@ -321,16 +323,40 @@ fn rollback(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
         let message = format!("Group {group} forbids rollbacks of its devices.");
         return refused_because(Reason::RollbackForbidden, message, ASK_LATER);
     }
-    let status = facts.rollout?.status.as_ref()?;
-    let named = status.rollback.as_ref()?.ordered()?;
+    let rollout = facts.rollout?;
+    let named = rollout.status.as_ref().and_then(|all| all.rollback.as_ref()?.ordered());
+    let is_ordered = facts.line.is_some_and(|line| line.ordered);
+    let Some(named) = named.filter(|_| is_ordered) else { return unapproved(facts, rollout) };
     let stands = facts.order.is_some_and(|order| {
         order.metadata.uid.as_ref() == Some(&named.uid)
             && order.metadata.deletion_timestamp.is_none()
     });
-    if facts.line?.ordered && !stands {
-        return refused(Reason::RollbackWithdrawn, ASK_LATER);
+    if stands { None } else { refused(Reason::RollbackWithdrawn, ASK_LATER) }
+}
+
+/// Where nobody ordered it, a rollback beyond the rollout's share, or of a device whose group asks, begins by a
+/// person's approval only. The counters tell what has ended, so they never tell more than there was.
+fn unapproved(facts: &PermitFacts<'_>, rollout: &PatchRollout) -> Option<PermitVerdict> {
+    let refused =
+        |message: String| refused_because(Reason::RollbackAwaitsApproval, message, ASK_LATER);
+    let stages = || rollout.status.iter().flat_map(|status| &status.stages);
+    let total: u32 = stages().map(|stage| stage.counts.total).sum();
+    let taken = |stage: &StageStatus| stage.counts.rolled_back + stage.counts.rollback_failed;
+    let taken: usize = stages().map(|stage| taken(stage) as usize).sum();
+    let known = rollout.status.as_ref().and_then(|status| status.rollback_approval.as_ref());
+    if rollback_is_approved(rollout, facts.now) {
+        let up_to = known.map_or(0, |known| known.up_to as usize);
+        return (taken >= up_to)
+            .then(|| refused(format!("A person approved a rollback of {up_to} devices at most.")))
+            .flatten();
     }
-    None
+    if let Some(group) = facts.rollbacks_asked_by {
+        return refused(format!("Group {group} asks a person before its devices are rolled back."));
+    }
+    let share = rollout.spec.on_failure.approval_above?.of(total as usize);
+    (taken >= share)
+        .then(|| refused(format!("More than {share} devices are rolled back by an approval only.")))
+        .flatten()
 }
 
 /// A gate that failed or cannot be measured lets nothing more begin in its stage, whatever was granted

@@ -94,6 +94,9 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     supersede::find(&mut runs);
     let mut latched: Vec<Latched> = runs.iter_mut().map(|run| halt::latch(run, &scene)).collect();
     supersede::latch(&mut runs, &mut latched, &scene);
+    for run in &mut runs {
+        run.consent = rollback::Consent::of(run, &scene);
+    }
     let mut measure = Vec::new();
     let waits = if scene.guard.is_none() {
         decide(&mut runs, &latched, &scene, &mut lanes, &mut measure, &mut wake)
@@ -163,6 +166,12 @@ fn decide(
             halted = order::begin(run, scene, lanes);
         }
         run.gating |= moved;
+        // A halt and its scope count at once.
+        run.consent = rollback::Consent::of(run, scene);
+        // A stop is written without looking at what anybody approved.
+        if !halted && !latched.stopped {
+            crate::approvals::follow_rollback(run, scene, wake);
+        }
         if !halted {
             rollback::steer(run, scene, wake, lanes);
         }
@@ -180,6 +189,7 @@ fn stand_still(runs: &mut [Run<'_>], scene: &Scene<'_>) -> Vec<(bool, Option<Com
             halt::add_up(run, scene);
             // What a person said is not forgotten because nothing moves.
             run.gating |= gates::latch(run, scene);
+            run.gating |= crate::approvals::latch_rollback(run, scene);
             (false, None)
         })
         .collect()

@@ -211,8 +211,8 @@ pub struct NewApproval {
     pub name: String,
     /// The rollout, for the labels.
     pub rollout: RolloutRef,
-    /// Name of the stage, for the label.
-    pub stage: String,
+    /// Name of the stage that it is about, if it is about one, for the label.
+    pub stage: Option<String>,
     /// What is asked.
     pub spec: PatchApprovalSpec,
 }

@@ -5,19 +5,21 @@
 //! when rollbacks themselves fail, no further one begins until a person has looked.
 
 mod clock;
+mod consent;
 
 use std::collections::BTreeSet;
 
 use wardring_api::{
-    AwaitingRebootAction, Cap, FailureAction, JobAction, LineState, RollbackPolicy, RollbackScope,
-    RollbackStatus, WindowAction, conditions::whole_seconds, reasons::Reason,
+    AwaitingRebootAction, Cap, FailureAction, GateState, JobAction, LineState, RollbackPolicy,
+    RollbackScope, RollbackStatus, WindowAction, conditions::whole_seconds, reasons::Reason,
 };
 
 pub(crate) use clock::stand_aside;
 use clock::{is_over_time, keep_time};
+pub(crate) use consent::Consent;
 
 use crate::{
-    EventKind, JobOutcome, barring,
+    EventKind, JobOutcome, approvals, barring,
     eligibility::{Claims, rollback_hold, rollback_policy},
     explain, freeze,
     line::{Doing, Frozen, Line, doing},
@@ -192,7 +194,7 @@ fn is_wanted(
             && policy() != RollbackPolicy::Forbid
             && order::is_same_machine(frozen, index, line, scene);
     }
-    is_failure_target(run, position, line, scene) && policy() == RollbackPolicy::Allow
+    is_failure_target(run, position, line, scene) && run.consent.lets(policy(), (position, index))
 }
 
 /// Lines of a slice whose devices are to be taken back, by position in it.
@@ -213,15 +215,37 @@ pub(crate) fn wanted(run: &Run<'_>, slice: &str, scene: &Scene<'_>) -> BTreeSet<
     wanted
 }
 
-/// Whether a group of the device asks a person before what follows from a failure.
-pub(crate) fn asks(run: &Run<'_>, position: usize, line: &Line, scene: &Scene<'_>) -> bool {
+/// Why a person is asked before what follows from a failure, if one is: a group of the device says so, or
+/// the rollback would go beyond its share.
+pub(crate) fn asks(
+    run: &Run<'_>,
+    position: usize,
+    index: usize,
+    line: &Line,
+    scene: &Scene<'_>,
+) -> Option<Reason> {
     let is_over = matches!(run.stop, Some(Stop::Deleting | Stop::Aborted));
-    !is_over
-        && line.state != LineState::Granted
-        && scene.row(line).is_some()
-        && rollback_policy(line.row as usize, scene.table) == RollbackPolicy::Ask
-        && !order::is_carried_out(run)
-        && is_failure_target(run, position, line, scene)
+    if is_over
+        || line.state == LineState::Granted
+        || scene.row(line).is_none()
+        || order::is_carried_out(run)
+        || !is_failure_target(run, position, line, scene)
+    {
+        return None;
+    }
+    let policy = rollback_policy(line.row as usize, scene.table);
+    if policy == RollbackPolicy::Forbid || run.consent.lets(policy, (position, index)) {
+        return None;
+    }
+    if !run.consent.is_asked_for(run) {
+        return (policy == RollbackPolicy::Ask).then_some(Reason::RollbackAsks);
+    }
+    let known = run.status.rollback_approval.as_ref();
+    Some(if known.is_some_and(|known| known.state == GateState::Failed) {
+        Reason::RollbackRejected
+    } else {
+        Reason::RollbackAwaitsApproval
+    })
 }
 
 /// What a person ordered and is still there.
@@ -324,7 +348,9 @@ pub(crate) fn steer(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake, lanes
         // After a person's order it is a person who goes on, with a retry.
         && run.status.rollback.as_ref().is_none_or(|rollback| rollback.order.is_none())
         && !is_braked(run)
-        && (run.status.rollback.is_none() || !is_over_time(run, scene, wake))
+        && (run.status.rollback.is_none()
+            || approvals::is_newer_than_rollback(run)
+            || !is_over_time(run, scene, wake))
     {
         let stage = run.stages[position].spec.name.clone();
         let started_at = whole_seconds(scene.now);
@@ -391,7 +417,7 @@ fn taken_back(run: &Run<'_>) -> u32 {
 
 fn complete(run: &mut Run<'_>, scene: &Scene<'_>, lanes: &mut Lanes) {
     let (braked, withdrawn) = (is_braked(run), order::is_withdrawn(run, scene));
-    let waits = asking(run, scene);
+    let (waits, why) = asking(run, scene);
     let taken_back = taken_back(run);
     let is_ordered = order::is_carried_out(run);
     if run.status.halted.is_some() && taken_back > 0 && !is_ordered {
@@ -407,7 +433,7 @@ fn complete(run: &mut Run<'_>, scene: &Scene<'_>, lanes: &mut Lanes) {
     } else if withdrawn {
         (EventKind::Warning, Reason::RollbackWithdrawn)
     } else if waits > 0 {
-        (EventKind::Warning, Reason::RollbackAsks)
+        (EventKind::Warning, why)
     } else {
         (EventKind::Normal, Reason::RollbackSucceeded)
     };
@@ -418,21 +444,34 @@ fn complete(run: &mut Run<'_>, scene: &Scene<'_>, lanes: &mut Lanes) {
         None => String::new(),
     };
     let count = explain::devices(taken_back as usize);
-    let asked = match waits {
-        0 => String::new(),
-        1 => " 1 device waits for a person's PatchRollback: its group asks.".to_owned(),
-        waits => format!(" {waits} devices wait for a person's PatchRollback: their group asks."),
+    let asked = match (waits, why) {
+        (0, _) => String::new(),
+        (1, Reason::RollbackAsks) => {
+            " 1 device waits for a person's PatchRollback: its group asks.".to_owned()
+        }
+        (waits, Reason::RollbackAsks) => {
+            format!(" {waits} devices wait for a person's PatchRollback: their group asks.")
+        }
+        (waits, Reason::RollbackRejected) => {
+            format!(" {} left as they are: a person rejected it.", explain::devices(waits))
+        }
+        (1, _) => " 1 device waits for a person's approval.".to_owned(),
+        (waits, _) => format!(" {waits} devices wait for a person's approval."),
     };
     run.emit(kind, reason, format!("The rollback ended; rolled back: {count}{told}.{asked}"));
 }
 
-/// Devices whose group asks a person before they are rolled back.
-fn asking(run: &Run<'_>, scene: &Scene<'_>) -> usize {
+/// Devices for which a person is asked before they are rolled back, and what of the person.
+fn asking(run: &Run<'_>, scene: &Scene<'_>) -> (usize, Reason) {
     let stages = run.stages.iter().enumerate();
     let lines = stages.flat_map(|(position, stage)| {
-        stage.frozen.iter().flat_map(|all| &all.lines).map(move |line| (position, line))
+        let lines = stage.frozen.iter().flat_map(|all| &all.lines).enumerate();
+        lines.map(move |(index, line)| (position, index, line))
     });
-    lines.filter(|(position, line)| asks(run, *position, line, scene)).count()
+    let mut why =
+        lines.filter_map(|(position, index, line)| asks(run, position, index, line, scene));
+    let first = why.next();
+    (usize::from(first.is_some()) + why.count(), first.unwrap_or(Reason::RollbackAsks))
 }
 
 /// Whether the procedure has something to do in the stage. What it does in another one does not keep the

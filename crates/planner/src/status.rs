@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use wardring_api::{
-    GateState, PatchRolloutStatus, RolloutPhase, StageCounts, StageState, Waiting, WindowAction,
+    GateState, PatchRolloutStatus, RollbackApproval, RolloutPhase, StageCounts, StageState,
+    Waiting, WindowAction,
     conditions::{self, Truth, clip, whole_seconds},
     reasons::Reason,
 };
@@ -127,6 +128,17 @@ fn waiting_for(
              retry.",
         ));
     }
+    if let Some(known) = unconsented(run) {
+        let reason = match known.state {
+            GateState::Failed => Reason::RollbackRejected,
+            _ => Reason::RollbackAwaitsApproval,
+        };
+        list.push(Waiting {
+            devices: Some(run.consent.waits as u32),
+            until: known.asked.expires_at.filter(|_| reason == Reason::RollbackAwaitsApproval),
+            ..waiting(reason, &known.message)
+        });
+    }
     if run.stop == Some(Stop::Deleting) {
         list.push(waiting(Reason::Deleting, Reason::Deleting.meaning()));
     }
@@ -148,6 +160,14 @@ fn waiting_for(
     group_waits(run, decisions, false, scene, &mut list);
     list.truncate(10);
     list
+}
+
+/// The asking that keeps devices from being rolled back.
+fn unconsented<'r>(run: &'r Run<'_>) -> Option<&'r RollbackApproval> {
+    let is_over = matches!(run.stop, Some(Stop::Aborted | Stop::Deleting));
+    let known = run.status.rollback_approval.as_ref()?;
+    let waits = run.consent.waits > 0 && !run.consent.approved && run.consent.is_asked_for(run);
+    (waits && !is_over && known.state != GateState::Passed).then_some(known)
 }
 
 fn stage_waits(run: &Run<'_>, position: usize, now: Timestamp, list: &mut Vec<Waiting>) {
@@ -245,6 +265,8 @@ fn device_waits(
         Reason::AwaitingApproval,
         Reason::ApprovalRejected,
         Reason::ApprovalPolicyBroken,
+        Reason::RollbackAwaitsApproval,
+        Reason::RollbackRejected,
     ] {
         reasons.remove(&told);
     }
@@ -329,8 +351,10 @@ fn closed(
     windows.say(action, line.row as usize).err()
 }
 
+/// The procedure has ended, and nothing of it waits for a person.
 fn rolled_back(run: &Run<'_>) -> bool {
-    run.status.rollback.as_ref().is_some_and(|rollback| rollback.completed_at.is_some())
+    unconsented(run).is_none()
+        && run.status.rollback.as_ref().is_some_and(|rollback| rollback.completed_at.is_some())
         && run.stages.iter().any(|stage| stage.tally.counts.rolled_back > 0)
 }
 
@@ -419,8 +443,12 @@ fn set_conditions(run: &mut Run<'_>, decisions: &[Vec<Decision>], scene: &Scene<
     let asks = current_stage(run).filter(|_| stop.is_none()).and_then(|position| {
         let status = &run.status.stages[position];
         let awaited = approvals::awaited(run.stages[position].spec, status)?;
-        (awaited.state == GateState::Waiting).then(|| awaited.message.clone().unwrap_or_default())
+        let message = || awaited.message.clone().unwrap_or_default();
+        (awaited.state == GateState::Waiting).then(|| (Reason::AwaitingApproval, message()))
     });
+    let of_rollback = unconsented(run).filter(|known| known.state == GateState::Waiting);
+    let asks =
+        of_rollback.map(|known| (Reason::RollbackAwaitsApproval, known.message.clone())).or(asks);
     let list = &mut run.status.conditions;
     let mut set = |kind: &str, truth: Truth, reason: Reason, message: &str| {
         conditions::set(list, kind, truth, reason, message, generation, scene.now);
@@ -488,8 +516,8 @@ fn set_conditions(run: &mut Run<'_>, decisions: &[Vec<Decision>], scene: &Scene<
     if let Some(closed) = &awaits {
         set(conditions::AWAITING_WINDOW, Truth::True, closed.reason, &closed.message);
     }
-    if let Some(asks) = &asks {
-        set(conditions::AWAITING_APPROVAL, Truth::True, Reason::AwaitingApproval, asks);
+    if let Some((reason, asks)) = &asks {
+        set(conditions::AWAITING_APPROVAL, Truth::True, *reason, asks);
     }
     if is_rolled_back {
         let (truth, reason) = if is_rollback_failed {

@@ -20,6 +20,7 @@ use crate::{
     names::NameKey,
     order, packages,
     resolve::Coverage,
+    rollback::Consent,
     tail,
     windows::Hours,
 };
@@ -164,6 +165,8 @@ pub(crate) struct Run<'a> {
     pub kept_back_by: Vec<&'a StopView>,
     /// Why all that the current stage still has to do waits for a window, if it does.
     pub awaits: Option<Closed>,
+    /// How far a rollback goes without a person, as this pass counts it.
+    pub consent: Consent,
     pub events: Vec<Event>,
 }
 
@@ -277,6 +280,7 @@ fn run<'a>(rollout: &'a PatchRollout, slices: &[&'a Arc<SliceView>], scene: &Sce
         stop: None,
         successor: None,
         gating: false,
+        consent: Consent::default(),
         events: Vec::new(),
     }
 }

@@ -5,13 +5,13 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
-    Abort, AwaitingRebootAction, DeviceMode, EmergencyStop, Hold, JobAction, Latch, LineState,
-    MaintenanceWindow, PatchRollback, PatchRollout, Permit, PermitStep, RollbackWindows, SliceLine,
-    reasons::Reason,
+    Abort, AwaitingRebootAction, Decided, DeviceMode, EmergencyStop, GateState, Hold, JobAction,
+    Latch, LineState, MaintenanceWindow, PatchRollback, PatchRollout, Permit, PermitStep,
+    RollbackWindows, SliceLine, reasons::Reason,
 };
 use wardring_planner::{
     Circumstances, DeviceRow, JobOutcome, JobView, MAX_PERMITS, PermitFacts, PermitRequest,
-    PermitVerdict, StopView, WindowView, permit,
+    PermitVerdict, StopView, WindowView, permit, rollback_hash, rollback_parts,
 };
 
 /// A request that is granted, to be spoiled in one way at a time.
@@ -25,6 +25,7 @@ struct Desk {
     device: Option<DeviceRow>,
     group: Option<&'static str>,
     forbids: Option<&'static str>,
+    asks: Option<&'static str>,
     order: Option<PatchRollback>,
     stops: Vec<Arc<StopView>>,
     windows: Vec<Arc<WindowView>>,
@@ -91,6 +92,7 @@ impl Desk {
             device: Some(DeviceRow::ready("ws-1", "Windows 11 24H2")),
             group: None,
             forbids: None,
+            asks: None,
             order: None,
             stops: Vec::new(),
             windows: Vec::new(),
@@ -150,6 +152,7 @@ impl Desk {
             device: self.device.as_ref(),
             reboots_held_by: self.group,
             rollbacks_forbidden_by: self.forbids,
+            rollbacks_asked_by: self.asks,
             order: self.order.as_ref(),
             group_windows: &[],
             windows: &self.windows,
@@ -715,4 +718,101 @@ fn permit_of(desk: &Desk, step: PermitStep) -> Permit {
         agent_run: "run-1".to_owned(),
         accepted_in: "run-0".to_owned(),
     }
+}
+
+fn refused(desk: &Desk) -> Reason {
+    match desk.ask() {
+        PermitVerdict::Refused { reason, .. } => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A rollback that follows from failures, of a run of twenty devices that goes to two without asking.
+fn automatic(taken: u32) -> Desk {
+    Desk::uninstall().with(|desk| {
+        let rollout = desk.rollout();
+        rollout.spec.on_failure =
+            serde_yaml::from_str("{action: Rollback, approvalAbove: 10%}").unwrap();
+        let status = rollout.status.as_mut().unwrap();
+        status.plan_hash = Some("v1:0".to_owned());
+        status.stages.push(wardring_api::StageStatus::default());
+        let stage = status.stages.last_mut().unwrap();
+        (stage.counts.total, stage.counts.rolled_back) = (20, taken);
+    })
+}
+
+/// Somebody approved a rollback of up to eight devices.
+fn approve(desk: &mut Desk) {
+    let rollout = desk.rollout();
+    rollout.status.as_mut().unwrap().rollback_approval = Some(
+        serde_yaml::from_str(
+            "{state: Passed, since: '2026-11-20T22:00:00Z', scope: Device, upTo: 8, asked: {round: 1, nonce: n, \
+             expiresAt: '2026-11-27T22:00:00Z', decided: {decision: Approve, by: bob, reason: r, \
+             at: '2026-11-20T22:00:00Z', approval: a, uid: u}}}",
+        )
+        .unwrap(),
+    );
+    let parts = rollback_parts(rollout).unwrap();
+    let mut next = rollout.status.clone().unwrap().rollback_approval.unwrap();
+    next.asked.parts = parts;
+    next.asked.hash = rollback_hash(rollout, &next.asked);
+    rollout.status.as_mut().unwrap().rollback_approval = Some(next);
+}
+
+#[test]
+fn a_rollback_beyond_the_share_is_permitted_by_an_approval_of_exactly_that_only() {
+    const GRANTED: PermitVerdict = PermitVerdict::Granted { repeated: false };
+    assert_eq!(automatic(1).ask(), GRANTED);
+    assert_eq!(refused(&automatic(2)), Reason::RollbackAwaitsApproval);
+    // Those that could not be taken back count, too.
+    let failed = automatic(1).with(|desk| {
+        desk.rollout().status.as_mut().unwrap().stages[0].counts.rollback_failed = 1;
+    });
+    assert_eq!(refused(&failed), Reason::RollbackAwaitsApproval);
+    let begun = automatic(2).with(|desk| {
+        desk.step = PermitStep::Reboot;
+        let permit = permit_of(desk, PermitStep::Uninstall);
+        desk.job().permitted.push(permit);
+    });
+    assert_eq!(begun.ask(), GRANTED, "what has begun comes to its end");
+
+    assert_eq!(automatic(7).with(approve).ask(), GRANTED);
+    assert_eq!(refused(&automatic(8).with(approve)), Reason::RollbackAwaitsApproval);
+    fn known(desk: &mut Desk) -> &mut wardring_api::RollbackApproval {
+        desk.rollout().status.as_mut().unwrap().rollback_approval.as_mut().unwrap()
+    }
+    let spoils: [fn(&mut Desk); 7] = [
+        |desk| known(desk).state = GateState::Waiting,
+        |desk| known(desk).asked.decided.as_mut().unwrap().decision = Decided::Reject,
+        |desk| known(desk).asked.decided = None,
+        |desk| known(desk).up_to = 500,
+        |desk| known(desk).asked.nonce = "m".to_owned(),
+        |desk| desk.rollout().spec.authors.push("bob".to_owned()),
+        |desk| known(desk).asked.expires_at = Some(desk.now),
+    ];
+    for (index, spoil) in spoils.into_iter().enumerate() {
+        let spoiled = automatic(7).with(approve).with(spoil);
+        assert_eq!(refused(&spoiled), Reason::RollbackAwaitsApproval, "{index}");
+    }
+}
+
+#[test]
+fn a_device_whose_group_asks_is_rolled_back_by_an_approval_or_an_order_only() {
+    const GRANTED: PermitVerdict = PermitVerdict::Granted { repeated: false };
+    let asks = automatic(0).with(|desk| desk.asks = Some("theatre"));
+    match asks.ask() {
+        PermitVerdict::Refused { reason, message, .. } => {
+            assert_eq!(reason, Reason::RollbackAwaitsApproval);
+            assert!(message.contains("Group theatre asks"), "{message}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(asks.with(approve).ask(), GRANTED);
+    let ordered = || ordered().with(|desk| desk.asks = Some("theatre"));
+    assert_eq!(ordered().ask(), GRANTED);
+    // An order means its own devices alone.
+    let unmarked = ordered().with(|desk| desk.line().ordered = false);
+    assert_eq!(refused(&unmarked), Reason::RollbackAwaitsApproval);
+    let install = Desk::install().with(|desk| desk.asks = Some("theatre"));
+    assert_eq!(install.ask(), GRANTED);
 }

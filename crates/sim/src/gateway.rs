@@ -510,6 +510,7 @@ impl Gateway {
             reboots_held_by: held.as_deref(),
             // Nobody forbids or orders rollbacks in these stories.
             rollbacks_forbidden_by: None,
+            rollbacks_asked_by: None,
             order: None,
             group_windows: &[],
             windows: &[],

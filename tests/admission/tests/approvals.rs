@@ -332,6 +332,74 @@ async fn a_rollout_that_asks_names_everybody_who_wrote_it() {
     clinic.create("carol", &rollout("plain", &[], &json!({}))).await.unwrap();
 }
 
+/// A rollback that waits for a person, as the controller asks for it.
+fn of_rollback(name: &str, subject: &Value) -> Value {
+    let mut object = request(name, &["alice"]);
+    object["spec"]["subject"] = subject.clone();
+    object
+}
+
+#[tokio::test]
+async fn a_rollback_is_approved_by_somebody_who_did_not_write_its_rollout() {
+    let clinic = Clinic::open().await.unwrap();
+    let whole =
+        json!({ "type": "Rollback", "rollback": { "scope": "Stage", "stage": "ward", "upTo": 8 } });
+    let said = clinic.create("bob", &of_rollback("asked", &whole)).await;
+    refused(said, "only Wardring's controller asks");
+    clinic.create(CONTROLLER, &of_rollback("asked", &whole)).await.unwrap();
+    for subject in [
+        json!({ "type": "Rollback" }),
+        json!({ "type": "StageGate", "rollback": whole["rollback"] }),
+        json!({ "type": "Rollback", "rollback": whole["rollback"],
+                "stageGate": { "stage": "ward", "gate": "sign-off" } }),
+    ] {
+        let said = clinic.create(CONTROLLER, &of_rollback("mixed", &subject)).await;
+        refused(said, "give exactly the field that `type` names");
+    }
+    let none = json!({ "type": "Rollback", "rollback": { "scope": "Device", "upTo": 0 } });
+    refused(clinic.create(CONTROLLER, &of_rollback("none", &none)).await, "upTo");
+    let asked = ["patchapproval", "asked"];
+    // What is asked cannot grow under whoever looks at it.
+    let more = json!({ "spec": { "subject": { "rollback": { "upTo": 500 } } } });
+    refused(clinic.patch("bob", asked, &more, &[]).await, "spec.subject: cannot change");
+    let author = "whoever wrote the rollout may not approve it";
+    refused(clinic.patch("alice", asked, &decision("alice", "Approve"), &[]).await, author);
+    let not_you = "must be the user name of whoever decides";
+    refused(clinic.patch("bob", asked, &decision("carol", "Approve"), &[]).await, not_you);
+    clinic.patch("bob", asked, &decision("bob", "Approve"), &[]).await.unwrap();
+    let said = clinic.patch("carol", asked, &decision("carol", "Reject"), &[]).await;
+    refused(said, "spec.decision: was made and stays");
+
+    // Who may not approve is written when the rollout is, and how far it goes by itself never changes.
+    let limited = |name: &str, authors: &[&str]| {
+        let mut object = rollout(name, authors, &json!({}));
+        object["spec"]["onFailure"] = json!({ "action": "Rollback", "approvalAbove": "10%" });
+        object
+    };
+    let authors = "names everybody who wrote it";
+    refused(clinic.create("alice", &limited("november", &[])).await, authors);
+    refused(clinic.create("alice", &limited("november", &["bob"])).await, authors);
+    clinic.create("alice", &limited("november", &["alice"])).await.unwrap();
+    let november = ["patchrollout", "november"];
+    for above in [json!("50%"), Value::Null] {
+        let change = json!({ "spec": { "onFailure": { "approvalAbove": above } } });
+        refused(
+            clinic.patch("alice", november, &change, &[]).await,
+            "cannot change after creation",
+        );
+    }
+    let stages =
+        json!({ "spec": { "stages": [{ "name": "ward", "group": "ward", "maxConcurrency": 9 }] } });
+    refused(clinic.patch("bob", november, &stages, &[]).await, authors);
+    // That somebody approved it is the controller's word alone.
+    let approved = json!({ "status": { "rollbackApproval": {
+        "state": "Passed", "since": "2026-11-21T02:00:00Z", "scope": "AllStages", "upTo": 500 } } });
+    let as_status = ["--subresource=status"];
+    let said = clinic.patch("alice", november, &approved, &as_status).await;
+    refused(said, "written by Wardring's controller alone");
+    clinic.patch(CONTROLLER, november, &approved, &as_status).await.unwrap();
+}
+
 #[tokio::test]
 async fn the_stored_policies_are_equal_to_those_that_the_controller_expects() {
     let clinic = Clinic::open().await.unwrap();

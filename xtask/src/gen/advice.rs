@@ -310,6 +310,17 @@ const PARTS: &[Part] = &[
                 "Wait until the other device of the same value is back; `antiAffinity` of the group says how many may be away.",
             ),
             (
+                RollbackAwaitsApproval,
+                "`kubectl wardring approve NAME --rollback` shows which devices and takes the word of somebody who did not \
+                 write the rollout and has the role `wardring-approve`; `reject` says no. Where nobody can approve, \
+                 a PatchRollback decides at once: `kubectl wardring rollback NAME --device DEVICE --reason …`.",
+            ),
+            (
+                RollbackRejected,
+                "Mend the devices by hand, order a rollback (`kubectl wardring rollback NAME --device DEVICE --reason …`), \
+                 or go on with `kubectl wardring retry NAME`, which gives failed devices another attempt.",
+            ),
+            (
                 RollbackAsks,
                 "Decide: `kubectl wardring rollback ROLLOUT --device NAME --reason …` takes it back.",
             ),

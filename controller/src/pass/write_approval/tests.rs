@@ -10,7 +10,9 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use wardring_api::{PatchApproval, PatchRollout, PatchRolloutStatus, approval_policy};
+use wardring_api::{
+    ApprovalSubject, PatchApproval, PatchRollout, PatchRolloutStatus, approval_policy,
+};
 use wardring_planner::{Action, ApprovalUse, Plan, RolloutRef};
 
 use crate::{
@@ -117,8 +119,7 @@ async fn carried_out(there: Vec<Value>, same_policies: bool) -> (Result<(), Stop
     let id = RolloutRef { name: "november".to_owned(), uid: "u-1".to_owned() };
     let used = ApprovalUse {
         rollout: id.clone(),
-        stage: "ward".to_owned(),
-        gate: "board".to_owned(),
+        subject: ApprovalSubject::stage_gate("ward", "board"),
         name: "sign-off".to_owned(),
         uid: "a-1".to_owned(),
         hash: "v1:1".to_owned(),

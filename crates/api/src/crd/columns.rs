@@ -98,6 +98,7 @@ fn table(kind: &str) -> Vec<Column> {
         ],
         "PatchApproval" => vec![
             ("Rollout", "string", ".spec.rollout", Always),
+            ("Subject", "string", ".spec.subject.type", Always),
             ("Stage", "string", ".spec.subject.stageGate.stage", Always),
             ("Gate", "string", ".spec.subject.stageGate.gate", Always),
             ("Phase", "string", ".status.phase", Always),

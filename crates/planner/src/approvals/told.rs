@@ -4,11 +4,11 @@ use jiff::SignedDuration;
 use wardring_api::{
     ApprovalPhase, ApprovalSubject, Decided, Gate, GateApproval, GateDecision, GatePhase,
     GateState, GateStatus, GateType, PatchApproval, PatchApprovalSpec, PatchApprovalStatus, Stage,
-    StageStatus,
+    StageStatus, SubjectType,
     conditions::{clip, whole_seconds},
 };
 
-use super::{changed, is_about, is_used, refusal};
+use super::{changed, is_about, is_for, is_used, may_author, refusal, rollback};
 use crate::{
     Action, NewApproval,
     caps::later,
@@ -104,7 +104,8 @@ pub(super) fn asks(
 /// Requests that are missing, and statuses that differ from what is written.
 pub(crate) fn write(runs: &[Run<'_>], scene: &Scene<'_>, lanes: &mut Lanes, wake: &mut Wake) {
     for run in runs {
-        lanes.groups.extend(requests(run, scene).map(|new| Action::CreateApproval(Box::new(new))));
+        let asked = requests(run, scene).chain(rollback::request(run, scene));
+        lanes.groups.extend(asked.map(|new| Action::CreateApproval(Box::new(new))));
     }
     let mut approvals: Vec<&PatchApproval> =
         scene.snapshot.approvals.iter().map(AsRef::as_ref).collect();
@@ -146,24 +147,23 @@ fn requests<'r>(run: &'r Run<'_>, scene: &'r Scene<'_>) -> impl Iterator<Item = 
         if !same || now.state != GateState::Waiting || run.is_deleting() {
             return None;
         }
+        let subject = ApprovalSubject::stage_gate(&stage.name, &gate.name);
         let is_there = scene.snapshot.approvals.iter().any(|all| {
             all.metadata.name.as_ref() == Some(&asked.request)
-                || (is_about(all, &run.id, &stage.name, &gate.name)
-                    && all.spec.approval_hash == asked.hash)
+                || (is_about(all, &run.id, &subject) && all.spec.approval_hash == asked.hash)
         });
         let spec = run.rollout.spec.stages.iter().find(|all| all.name == stage.name)?;
         let (_, of) =
             spec.gates.all().find(|(phase, all)| *phase == gate.phase && all.name == gate.name)?;
-        let may_author = of.approval.as_ref().is_some_and(|all| all.author_may_approve);
-        let authors = if may_author { Vec::new() } else { run.rollout.spec.authors.clone() };
+        let authors = if may_author(of) { Vec::new() } else { run.rollout.spec.authors.clone() };
         (!is_there).then(|| NewApproval {
             name: asked.request.clone(),
             rollout: run.id.clone(),
-            stage: stage.name.clone(),
+            stage: Some(stage.name.clone()),
             spec: PatchApprovalSpec {
                 rollout: run.id.name.clone(),
                 rollout_uid: run.id.uid.clone(),
-                subject: ApprovalSubject::stage_gate(&stage.name, &gate.name),
+                subject,
                 approval_hash: asked.hash.clone(),
                 authors,
                 expires_at: asked.expires_at,
@@ -208,10 +208,14 @@ fn standing(
         (Some(phase), ref text) if is_done => (phase, text.clone()),
         _ => (ApprovalPhase::Void, why),
     };
-    let Some(run) = runs.iter().find(|run| is_about(approval, &run.id, &stage, &gate)) else {
+    let Some(run) = runs.iter().find(|run| is_for(approval, &run.id)) else {
         let name = &approval.spec.rollout;
         return over(format!("There is no PatchRollout {name} with the uid that it names."));
     };
+    if approval.spec.subject.kind == SubjectType::Rollback {
+        let was_done = is_done.then(|| over(String::new()));
+        return rollback::standing(approval, known, was_done, run, scene);
+    }
     let of = run.stages.iter().zip(&run.status.stages).find(|(all, _)| all.spec.name == stage);
     let found = of.and_then(|(all, status)| {
         let (phase, spec) = all
@@ -266,7 +270,7 @@ fn standing(
     if approval.spec.decision.is_none() {
         return (ApprovalPhase::Asked, gate_status.message.clone().unwrap_or_default());
     }
-    match refusal(approval, run, spec, asked, scene) {
+    match refusal(approval, run, may_author(spec), asked, scene) {
         Some(why) => (ApprovalPhase::Void, format!("Stage {stage}, gate {gate}: {why}.")),
         None => (
             ApprovalPhase::Void,

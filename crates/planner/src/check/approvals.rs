@@ -2,14 +2,14 @@
 //! Read off the statuses as they are written, and off the PatchApprovals themselves.
 
 use wardring_api::{
-    Decided, Gate, GateApproval, GatePhase, GateState, GateStatus, PatchApproval, PatchRollout,
-    PatchRolloutStatus, StageState, StageStatus,
+    ApprovalSubject, Decided, Gate, GateApproval, GatePhase, GateState, GateStatus, PatchApproval,
+    PatchRollout, PatchRolloutStatus, RollbackApproval, StageState, StageStatus,
 };
 
 use super::Replay;
 use crate::{
     ApprovalPolicy, RolloutRef, answers_to,
-    approvals::{approval_parts, is_account, is_ours},
+    approvals::{approval_parts, is_account, is_ours, rollback_parts},
 };
 
 fn state_of<'s>(status: &'s StageStatus, phase: GatePhase, gate: &Gate) -> Option<&'s GateStatus> {
@@ -19,6 +19,16 @@ fn state_of<'s>(status: &'s StageStatus, phase: GatePhase, gate: &Gate) -> Optio
 fn is_rejection(known: &GateStatus) -> bool {
     let said = known.approval.as_ref().and_then(|asked| asked.decided.as_ref());
     known.state == GateState::Failed && said.is_some_and(|said| said.decision == Decided::Reject)
+}
+
+/// What an approval must be about to count.
+struct About<'s> {
+    subject: ApprovalSubject,
+    may_author: bool,
+    /// What would happen now.
+    parts: Option<Vec<String>>,
+    /// The asking as it was written before.
+    written: Option<&'s GateApproval>,
 }
 
 impl Replay<'_> {
@@ -89,27 +99,68 @@ impl Replay<'_> {
         if (is_same && !begins) || status.halted.is_some() {
             return;
         }
-        if let Some(why) = self.doubt(rollout, status, &now.name, gate, earlier, asked) {
+        let mut written = rollout.clone();
+        written.status = Some(status.clone());
+        let about = About {
+            subject: ApprovalSubject::stage_gate(&now.name, &gate.name),
+            may_author: gate.approval.as_ref().is_some_and(|all| all.author_may_approve),
+            parts: approval_parts(&written, &now.name),
+            written: earlier.and_then(|earlier| earlier.approval.as_ref()),
+        };
+        if let Some(why) = self.doubt(rollout, &about, asked) {
             let message = format!("gate {} of stage {} would pass: {why}", gate.name, now.name);
             self.breaks("S7", message);
         }
     }
 
-    /// Why the approval that a gate names is none.
+    /// A rollback goes beyond its share by a person's word only.
+    pub(super) fn rollback_approval(
+        &mut self,
+        rollout: &PatchRollout,
+        before: &PatchRolloutStatus,
+        status: &PatchRolloutStatus,
+    ) {
+        let was = before.rollback_approval.as_ref();
+        let is_rejected = |known: &RollbackApproval| known.state == GateState::Failed;
+        let now = status.rollback_approval.as_ref();
+        let is_retried = before.last_handled_retry != status.last_handled_retry;
+        if was.is_some_and(is_rejected) && !now.is_some_and(is_rejected) && !is_retried {
+            self.breaks("S7", "the rejection of a rollback would vanish".to_owned());
+        }
+        let passes = |known: &&RollbackApproval| known.state == GateState::Passed;
+        let Some(now) = now.filter(passes) else { return };
+        let uid =
+            |known: &RollbackApproval| known.asked.decided.as_ref().map(|said| said.uid.clone());
+        let had = was.filter(passes);
+        if had.is_some_and(|had| had.asked.hash == now.asked.hash && uid(had) == uid(now)) {
+            return;
+        }
+        let mut written = rollout.clone();
+        written.status = Some(status.clone());
+        let about = About {
+            subject: now.subject(),
+            may_author: false,
+            parts: rollback_parts(&written),
+            written: was.map(|was| &was.asked),
+        };
+        if let Some(why) = self.doubt(rollout, &about, &now.asked) {
+            self.breaks("S7", format!("a rollback would count as approved: {why}"));
+        }
+    }
+
+    /// Why the approval that an asking names is none.
     fn doubt(
         &self,
         rollout: &PatchRollout,
-        status: &PatchRolloutStatus,
-        stage: &str,
-        gate: &Gate,
-        earlier: Option<&GateStatus>,
+        about: &About<'_>,
         asked: &GateApproval,
     ) -> Option<&'static str> {
+        let may_author = about.may_author;
         let said = asked.decided.as_ref().filter(|said| said.decision == Decided::Approve);
         let Some(said) = said else { return Some("nobody approved it") };
         // It must have been asked, durably, before anybody could answer.
-        let written = earlier.and_then(|earlier| earlier.approval.as_ref());
-        if written.is_none_or(|written| written.hash.is_empty() || written.hash != asked.hash) {
+        if about.written.is_none_or(|written| written.hash.is_empty() || written.hash != asked.hash)
+        {
             return Some("what it asks was not written before");
         }
         let (fingerprint, since) = match &self.snapshot.approval_policy {
@@ -121,9 +172,7 @@ impl Replay<'_> {
         if *fingerprint != asked.policy {
             return Some("the admission policies are others than when it was asked");
         }
-        let mut written = rollout.clone();
-        written.status = Some(status.clone());
-        if approval_parts(&written, stage).as_ref() != Some(&asked.parts) {
+        if about.parts.as_ref() != Some(&asked.parts) {
             return Some("what was approved is not what would happen");
         }
         let id = RolloutRef {
@@ -131,7 +180,7 @@ impl Replay<'_> {
             uid: rollout.metadata.uid.clone().unwrap_or_default(),
         };
         let is_about_it =
-            |approval: &&PatchApproval| answers_to(approval, &id, stage, &gate.name, &asked.hash);
+            |approval: &&PatchApproval| answers_to(approval, &id, &about.subject, &asked.hash);
         let all = || self.snapshot.approvals.iter().map(AsRef::as_ref).filter(is_about_it);
         if all().any(|approval| approval.spec.decision == Some(Decided::Reject)) {
             return Some("somebody rejected it");
@@ -144,7 +193,6 @@ impl Replay<'_> {
         let expires = asked.expires_at.into_iter().chain(approval.spec.expires_at).min();
         let by = approval.spec.approver.as_deref().unwrap_or_default();
         let made = rollout.metadata.creation_timestamp.as_ref().map(|time| time.0);
-        let may_author = gate.approval.as_ref().is_some_and(|all| all.author_may_approve);
         if approval.spec.decision != Some(Decided::Approve) || by.is_empty() {
             Some("it is no approval")
         } else if is_ours(by) {

@@ -2,12 +2,12 @@
 //! person whose order is still there and means this very device.
 
 use wardring_api::{
-    AwaitingRebootAction, FailureAction, JobState, LineState, PatchRollback, PatchRolloutStatus,
-    RollbackPolicy, RollbackScope, SliceLine,
+    AwaitingRebootAction, Cap, Decided, FailureAction, JobAction, JobState, LineState,
+    PatchRollback, PatchRollout, PatchRolloutStatus, RollbackPolicy, RollbackScope, SliceLine,
 };
 
 use super::Replay;
-use crate::{Selector, SliceView};
+use crate::{Selector, SliceView, rollback_is_approved};
 
 impl<'a> Replay<'a> {
     /// The order that the rollout's status names and that nobody deleted.
@@ -89,7 +89,9 @@ impl<'a> Replay<'a> {
         if before.state == LineState::Unreachable {
             return;
         }
-        let Some((rollout, status)) = self.rollouts.get(view.rollout_uid.as_str()) else { return };
+        let Some((rollout, status)) = self.rollouts.get(view.rollout_uid.as_str()).cloned() else {
+            return;
+        };
         let on_failure = &rollout.spec.on_failure;
         let scope = status.rollback.as_ref().filter(|all| all.completed_at.is_none());
         let on_halt = rollout.spec.on_halt.installed_awaiting_reboot;
@@ -120,11 +122,70 @@ impl<'a> Replay<'a> {
                 && before.enrolment_id.as_deref() == enrolled
                 && (before.state != LineState::Granted || (waits && status.halted.is_some()))
         } else {
-            follows && !says(RollbackPolicy::Ask)
+            follows && (!says(RollbackPolicy::Ask) || self.is_approved(&view.rollout_uid))
         };
         if !may || says(RollbackPolicy::Forbid) {
             let device = &before.device;
             self.breaks("S13", format!("{device} would be rolled back, and nobody ordered it"));
+        }
+        if !self.is_carried_out(&view.name) {
+            self.share(rollout, view, &before.device);
+        }
+    }
+
+    /// Whether the status that stands says that a person approved the rollback, and that approval is there.
+    fn is_approved(&self, uid: &str) -> bool {
+        let Some((rollout, status)) = self.rollouts.get(uid) else { return false };
+        let mut written = (*rollout).clone();
+        written.status = Some(status.clone());
+        let said = status.rollback_approval.as_ref().and_then(|all| all.asked.decided.as_ref());
+        let mut approvals = self.snapshot.approvals.iter();
+        let is_there = approvals.any(|approval| {
+            said.is_some_and(|said| approval.metadata.uid.as_ref() == Some(&said.uid))
+                && approval.spec.decision == Some(Decided::Approve)
+        });
+        is_there && rollback_is_approved(&written, self.snapshot.now)
+    }
+
+    /// Without an approval no more devices are taken back than the rollout's share, and with one no more than
+    /// were asked about.
+    fn share(&mut self, rollout: &PatchRollout, view: &SliceView, device: &str) {
+        let Some(cap) = rollout.spec.on_failure.approval_above else { return };
+        let uid = view.rollout_uid.as_str();
+        let Some((_, status)) = self.rollouts.get(uid) else { return };
+        let is_frozen = |slice: &SliceView| {
+            status.stages.iter().any(|stage| {
+                stage.name == slice.stage && stage.freeze_id.as_ref() == Some(&slice.freeze_id)
+            })
+        };
+        let (mut size, mut taken) = (0, 1);
+        for slice in self.slices.values().filter(|slice| slice.rollout_uid == uid) {
+            if !is_frozen(slice) {
+                continue;
+            }
+            for index in 0..slice.lines.len() {
+                size += 1;
+                let Some(line) = self.line(&slice.name, index) else { continue };
+                let rolls = line.action == JobAction::Rollback;
+                let is_taken = match line.state {
+                    LineState::RolledBack | LineState::RollbackFailed => true,
+                    LineState::NotReversible => true,
+                    LineState::Granted | LineState::Unreachable => rolls,
+                    _ => false,
+                };
+                taken += usize::from(is_taken && line.device != device);
+            }
+        }
+        let most = match cap {
+            Cap::Count(count) => count as usize,
+            Cap::Percent(percent) => size * usize::from(percent) / 100,
+        };
+        let asked = status.rollback_approval.as_ref().map_or(0, |all| all.up_to as usize);
+        if taken > most && !(self.is_approved(uid) && taken <= asked) {
+            let message = format!(
+                "{device} would be rolled back, and nobody approved more than {most} devices"
+            );
+            self.breaks("S13", message);
         }
     }
 }

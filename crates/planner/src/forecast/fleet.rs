@@ -187,6 +187,7 @@ impl World {
             .map(|&group| &table.groups()[group as usize])
             .collect();
         let held = groups.iter().find(|group| group.holds_reboots_of(&row.labels));
+        let asks = groups.iter().find(|group| group.spec.rollback == RollbackPolicy::Ask);
         let forbids = groups.iter().find(|group| group.spec.rollback == RollbackPolicy::Forbid);
         let rollout = self.named(&job.rollout);
         let status = rollout.and_then(|rollout| rollout.status.as_ref());
@@ -214,6 +215,7 @@ impl World {
             device: Some(row),
             reboots_held_by: held.map(|group| group.name.as_str()),
             rollbacks_forbidden_by: forbids.map(|group| group.name.as_str()),
+            rollbacks_asked_by: asks.map(|group| group.name.as_str()),
             order: order.map(|order| &**order),
             group_windows: &lists,
             windows: self.windows(),

@@ -395,6 +395,7 @@ impl Agent {
         };
         let groups: Vec<&GroupView> = world.groups.values().filter(mine).collect();
         let held = groups.iter().find(|group| group.holds_reboots_of(&row.labels));
+        let asks = groups.iter().find(|group| group.spec.rollback == RollbackPolicy::Ask);
         let forbids = groups.iter().find(|group| group.spec.rollback == RollbackPolicy::Forbid);
         let rollout = job.and_then(|job| world.rollouts.get(&job.rollout));
         let status = rollout.and_then(|rollout| rollout.status.as_ref());
@@ -419,6 +420,7 @@ impl Agent {
             device: Some(row),
             reboots_held_by: held.map(|group| group.name.as_str()),
             rollbacks_forbidden_by: forbids.map(|group| group.name.as_str()),
+            rollbacks_asked_by: asks.map(|group| group.name.as_str()),
             order,
             group_windows: &lists,
             windows: &world.windows(),

@@ -71,6 +71,7 @@ impl Tenant {
             device: self.devices.get(&self.names[device]),
             reboots_held_by: None,
             rollbacks_forbidden_by: None,
+            rollbacks_asked_by: None,
             order: None,
             group_windows: &[],
             windows,
