@@ -351,9 +351,9 @@ fn closed(
     windows.say(action, line.row as usize).err()
 }
 
-/// The procedure has ended, and nothing of it waits for a person.
+/// The procedure has ended, and nothing of it waits for a person, or for its beginning once one approved.
 fn rolled_back(run: &Run<'_>) -> bool {
-    unconsented(run).is_none()
+    (run.consent.waits == 0 || !run.consent.is_asked_for(run))
         && run.status.rollback.as_ref().is_some_and(|rollback| rollback.completed_at.is_some())
         && run.stages.iter().any(|stage| stage.tally.counts.rolled_back > 0)
 }

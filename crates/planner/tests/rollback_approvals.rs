@@ -159,11 +159,18 @@ fn a_share_of_nothing_asks_before_the_first_device() {
 
 #[test]
 fn a_decision_waits_a_week_and_is_still_carried_out() {
-    let mut world = stage("3");
+    let short = "maxFailures: 0, progressDeadline: 12h";
+    let mut world = broken(1, "scope: Stage, approvalAbove: 3", short);
     world.now += SignedDuration::from_hours(6 * 24 + 20);
     minutes(&mut world, 3);
     decide(&mut world, Decided::Approve, "bob");
-    minutes(&mut world, 60);
+    for _ in 0..60 {
+        world.minute(|world| {
+            let is_done = count(world, LineState::RolledBack) == 8;
+            let says = world.status("november").phase == Some(RolloutPhase::RolledBack);
+            assert!(is_done || !says, "it is called done when it is");
+        });
+    }
     assert_eq!(count(&world, LineState::RolledBack), 8);
 }
 
@@ -309,6 +316,14 @@ fn whatever_voids_an_approval_stops_what_has_not_begun() {
             "{name}"
         );
     }
+    // A grant that nobody began on is taken back at once.
+    let mut world = stage("3");
+    decide(&mut world, Decided::Approve, "bob");
+    world.settle();
+    assert_eq!(count(&world, LineState::Granted), 7);
+    world.approvals.clear();
+    world.settle();
+    assert_eq!((count(&world, LineState::Granted), world.jobs.len()), (0, 0));
     // Where nobody can tell for a moment, nothing is lost.
     let mut world = under_way();
     world.approval_policy = ApprovalPolicy::Unknown { why: "it is restarting".to_owned() };
