@@ -4,10 +4,10 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicyBinding;
 use kube::{Api, api::DeleteParams};
-use serde_json::json;
+use serde_json::{Value, json};
 use wardring_api::{
-    ApprovalPhase, GateApproval, GateState, PatchApproval, PatchRollout, PatchRolloutStatus,
-    RolloutPhase, StageState, approval_policy,
+    ApprovalPhase, GateApproval, GateState, LineState, PatchApproval, PatchRollout,
+    PatchRolloutStatus, RolloutPhase, StageState, approval_policy,
 };
 use wardring_e2e::Installation;
 use wardring_harness::wait_until_ok;
@@ -17,7 +17,7 @@ use crate::support::{
     journal::count,
     manifests::with,
     place::{ROLLOUT, stage_of},
-    rollout, stage, world,
+    rollout, stage, world, world_with,
 };
 
 /// alice writes rollouts, bob and carol may approve.
@@ -43,10 +43,8 @@ async fn people(installation: &Installation, place: &Place) -> Result<()> {
     Ok(())
 }
 
-/// alice's rollout, whose stage production asks.
-async fn asked(installation: &Installation, place: &Place) -> Result<()> {
-    people(installation, place).await?;
-    // Nobody vouches for the authors of what is made in the first seconds of a policy.
+/// Nobody vouches for the authors of what is made in the first seconds of a policy.
+async fn policies_in_force(place: &Place) -> Result<()> {
     let policies = Api::<ValidatingAdmissionPolicyBinding>::all(place.client.clone());
     wait_until_ok(SHORT, "the policies to be in force everywhere", async || {
         let found =
@@ -55,15 +53,26 @@ async fn asked(installation: &Installation, place: &Place) -> Result<()> {
         let old = Timestamp::now().duration_since(made).as_secs();
         if old > 11 { Ok(()) } else { Err(format!("{old} s old")) }
     })
-    .await?;
-    let gates = json!({ "before": [{ "name": "board", "type": "Approval", "approval": {} }] });
-    let production = with(stage("production"), json!({ "gates": gates }));
-    let mut object = rollout(&[stage("test"), production], json!({ "authors": ["alice"] }));
+    .await
+}
+
+/// alice makes her rollout.
+async fn write(installation: &Installation, place: &Place, mut object: Value) -> Result<()> {
+    people(installation, place).await?;
+    policies_in_force(place).await?;
     object["apiVersion"] = json!("wardring.dev/v1alpha1");
     object["kind"] = json!("PatchRollout");
     let args = ["create", "--as", "alice", "-n", &place.namespace, "-f", "-"];
     installation.cluster.kubectl_with_input(&args, &object.to_string()).await?.ok()?;
     Ok(())
+}
+
+/// alice's rollout, whose stage production asks.
+async fn asked(installation: &Installation, place: &Place) -> Result<()> {
+    let gates = json!({ "before": [{ "name": "board", "type": "Approval", "approval": {} }] });
+    let production = with(stage("production"), json!({ "gates": gates }));
+    let object = rollout(&[stage("test"), production], json!({ "authors": ["alice"] }));
+    write(installation, place, object).await
 }
 
 /// What production asks now.
@@ -232,5 +241,70 @@ async fn a_rejection_stays_and_no_word_counts_while_a_policy_is_weak() -> Result
     let why = phase(&place, &third.request, ApprovalPhase::Void).await?;
     assert!(why.contains("make it anew"), "{why}");
     assert_eq!(count(&fleet, "production-1", "install")?, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn healthy_devices_are_taken_back_by_the_word_of_somebody_else_only() -> Result<()> {
+    let mut installation = install("backed", &CONTROLLER).await?;
+    let broken = world_with(json!({
+        "afterReboot": [{ "stopService": "MSSQLSERVER", "refusesRestart": true }],
+    }));
+    let plan = Plan::default().group("test", 2, &world()).group("production", 1, &broken);
+    let (place, fleet) = Place::open(&installation, "backed", &plan).await?;
+    let careful = json!({ "action": "Rollback", "scope": "AllStages", "maxConcurrency": 3, "approvalAbove": 1 });
+    let stages = [stage("test"), stage("production")];
+    let object = rollout(&stages, json!({ "authors": ["alice"], "onFailure": careful }));
+    write(&installation, &place, object).await?;
+
+    // The halt and what is broken wait for nobody.
+    let status = place
+        .until_status(LONG, "to ask for the rollback", |status| {
+            let known = status.rollback_approval.as_ref();
+            status.halted.is_some() && known.is_some_and(|known| !known.asked.hash.is_empty())
+        })
+        .await?;
+    let mended = async || -> Result<bool> {
+        let lines = place.lines().await?;
+        Ok(lines["production-1"].state == LineState::RolledBack)
+    };
+    wait_until_ok(LONG, "the broken device to be mended", async || {
+        let is_mended = mended().await.map_err(|error| error.to_string())?;
+        if is_mended { Ok(()) } else { Err("not yet".to_owned()) }
+    })
+    .await?;
+    let asked = status.rollback_approval.context("it asks")?.asked;
+    let tenant = installation.tenant_in("backed");
+    let word = |user, hash| {
+        ["--as", user, "approve", ROLLOUT, "--rollback", "--reason", "CHG-4712", "--hash", hash]
+    };
+    wait_until_ok(LONG, "the request to appear", async || {
+        let found = place.api::<PatchApproval>().get_opt(&asked.request).await;
+        found.map_err(|error| error.to_string())?.ok_or("no object yet".to_owned())
+    })
+    .await?;
+    let refusal = tenant.plugin(&word("alice", &asked.hash)).await.unwrap_err();
+    assert!(format!("{refusal:#}").contains("may not approve it"), "{refusal:#}");
+    let look = ["--as", "bob", "approve", ROLLOUT, "--reason", "CHG-4712", "--dry-run"];
+    let shown = tenant.plugin(&look).await?;
+    for part in ["rollback of all stages", "up to 3 devices", "test-1 (proven", &asked.hash] {
+        assert!(shown.contains(part), "no {part} in {shown}");
+    }
+    for device in ["test-1", "test-2"] {
+        assert_eq!(count(&fleet, device, "uninstall")?, 0, "{device}");
+    }
+
+    // The word is given while no controller is there to hear it.
+    installation.controllers.pop().context("a controller runs")?.process.kill()?;
+    let tenant = installation.tenant_in("backed");
+    tenant.plugin(&word("bob", &asked.hash)).await?;
+    installation.start_controller(&CONTROLLER).await?;
+    place.until_phase(RolloutPhase::RolledBack).await?;
+    for (device, line) in place.lines().await? {
+        assert_eq!(line.state, LineState::RolledBack, "{device}");
+        assert_eq!(count(&fleet, &device, "uninstall")?, 1, "{device}");
+    }
+    let why = phase(&place, &asked.request, ApprovalPhase::Used).await?;
+    assert!(why.contains("bob approved taking the updates back from up to 3 devices"), "{why}");
     Ok(())
 }
