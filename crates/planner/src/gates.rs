@@ -118,7 +118,7 @@ fn follow_stage(
             let due = due(gate, &status, soaked);
             let measured = match gate.kind {
                 GateType::DeviceHealth | GateType::Cel if scene.now >= due => {
-                    inside::measure(gate, run, position, scene)
+                    inside::measure(gate, run, position, scene, status.started_at)
                 }
                 GateType::DeviceHealth | GateType::Cel => None,
                 _ => arrived(gate, &status, run, stage, scene).cloned(),

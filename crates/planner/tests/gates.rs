@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use jiff::{SignedDuration, Timestamp};
 use proptest::{collection::vec, prelude::*, sample::select};
-use support::{Meter, SERVER, World, explained, story::falls_ill};
+use support::{Meter, SERVER, World, explained};
 use wardring_api::{
     GateResult, GateState, GateStatus, LineState, RollbackScope, RolloutPhase, StageState,
     conditions, reasons::Reason,
@@ -557,67 +557,4 @@ fn a_counter_that_does_not_exist_is_told_before_the_first_device_is_touched() {
     );
     world.settle();
     assert!(!world.jobs.is_empty(), "what cannot be told yet keeps nobody from starting");
-}
-
-/// One device that was proven, in a soak with a gate over its health.
-fn soaking() -> World {
-    let mut world = World::new();
-    world.group("test");
-    world.device("test-1", "test", SERVER);
-    let spec = "{updates: {select: {release: 2026-11}}, stages: [{name: test, group: test, soak: 1d, \
-                gates: {during: [{name: health, type: DeviceHealth, deviceHealth: {}, interval: 1m, \
-                onFailure: Halt}]}}]}";
-    world.rollout("november", spec);
-    for _ in 0..30 {
-        world.minute(|_| {});
-    }
-    assert_eq!(stage(&world), StageState::Soaking);
-    world
-}
-
-#[test]
-fn what_a_device_tells_of_another_rollout_or_attempt_is_not_held_against_this_one() {
-    let mut world = soaking();
-    falls_ill(&mut world, "test-1", |health, _| health.service = true);
-    let own = world.devices["test-1"].health.clone();
-    for (uid, attempt) in [("another", 1), (&*own[0].rollout_uid, 2)] {
-        let mut other = own.clone();
-        (other[0].rollout_uid, other[0].attempt) = (uid.into(), attempt);
-        world.devices.get_mut("test-1").unwrap().health = other;
-        world.minute(|_| {});
-        assert_eq!(gate(&world).state, GateState::Passed, "{uid} {attempt}");
-    }
-    world.devices.get_mut("test-1").unwrap().health = own;
-    world.minute(|_| {});
-    assert_eq!(gate(&world).state, GateState::Failed);
-    assert_eq!(world.status("november").phase, Some(RolloutPhase::Halted));
-    assert_eq!(
-        world.state("november", "test-1"),
-        Some(LineState::Succeeded),
-        "no line moves by it"
-    );
-}
-
-#[test]
-fn a_persons_retry_answers_a_crash_and_no_service_that_is_still_down() {
-    let mut world = soaking();
-    falls_ill(&mut world, "test-1", |health, now| health.restarted = Some(now));
-    world.minute(|_| {});
-    assert_eq!(world.status("november").phase, Some(RolloutPhase::Halted));
-    world.minute(|_| {});
-    world.retry("november");
-    (0..3).for_each(|_| drop(world.minute(|_| {})));
-    assert_eq!(gate(&world).state, GateState::Passed, "{:?}", gate(&world));
-    assert_eq!(world.status("november").phase, Some(RolloutPhase::Progressing));
-
-    falls_ill(&mut world, "test-1", |health, _| health.service = true);
-    (0..2).for_each(|_| drop(world.minute(|_| {})));
-    assert_eq!(world.status("november").phase, Some(RolloutPhase::Halted));
-    world.retry("november");
-    (0..3).for_each(|_| drop(world.minute(|_| {})));
-    assert_eq!(world.status("november").phase, Some(RolloutPhase::Halted));
-    falls_ill(&mut world, "test-1", |health, _| health.service = false);
-    world.retry("november");
-    (0..3).for_each(|_| drop(world.minute(|_| {})));
-    assert_eq!(world.status("november").phase, Some(RolloutPhase::Progressing));
 }

@@ -4,9 +4,10 @@
 mod support;
 
 use jiff::SignedDuration;
-use support::{Meter, SERVER, World, agent::Script, start};
+use support::{Meter, SERVER, World, agent::Script, start, story::falls_ill};
 use wardring_api::{
-    Cap, LineState, RolloutPhase, StageState, StageStatus, TailStatus, conditions, reasons::Reason,
+    Cap, GateState, LineState, RolloutPhase, StageState, StageStatus, TailStatus, conditions,
+    reasons::Reason,
 };
 use wardring_planner::{Action, Decision, RolloutRef, check, plan};
 
@@ -351,6 +352,22 @@ fn a_gate_of_the_tail_holds_latecomers_and_not_the_open_stage() {
     world.meters.insert("tickets".to_owned(), Meter::Value(1.0));
     minutes(&mut world, 30);
     assert_eq!(world.state("november", "lap-4"), Some(LineState::Succeeded));
+}
+
+#[test]
+fn a_retry_answers_a_crash_in_the_tail() {
+    let gate = "offline: {action: CatchUp, after: 1h, closeAfter: 4h}, gates: {during: [{name: health, \
+                type: DeviceHealth, deviceHealth: {}, interval: 1m}]}";
+    let laptops = ROLLOUT.replace("offline: {action: CatchUp, after: 1h, closeAfter: 4h}", gate);
+    let mut world = promoted(&laptops);
+    let state = |world: &World| (stage(world, 0).state, stage(world, 0).gates[0].state);
+    assert_eq!(state(&world), (StageState::Tail, GateState::Passed));
+    falls_ill(&mut world, "lap-1", |health, now| health.restarted = Some(now));
+    minutes(&mut world, 2);
+    assert_eq!(state(&world), (StageState::Tail, GateState::Failed));
+    world.retry("november");
+    minutes(&mut world, 3);
+    assert_eq!(state(&world), (StageState::Tail, GateState::Passed));
 }
 
 #[test]

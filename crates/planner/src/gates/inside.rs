@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use wardring_api::{
-    Gate, GateResult, GateType, HealthSignal, LineState, NoData, StageCounts, conditions::clip,
-    reasons::Reason,
+    Gate, GateResult, GateType, HealthSignal, Hold, LineState, NoData, StageCounts,
+    conditions::clip, reasons::Reason,
 };
 
 use crate::{
@@ -27,16 +27,17 @@ const SIGNALS: [HealthSignal; 4] = [
     HealthSignal::Silent,
 ];
 
-/// Measures a gate that needs nobody outside.
+/// Measures a gate that needs nobody outside, and that began at `began`.
 pub(super) fn measure(
     gate: &Gate,
     run: &Run<'_>,
     position: usize,
     scene: &Scene<'_>,
+    began: Timestamp,
 ) -> Option<Measurement> {
     let (judged, named) = match gate.kind {
         GateType::Cel => (condition::measure(gate, &counters(run, position)), String::new()),
-        _ => health(gate, run, position, scene),
+        _ => health(gate, run, position, scene, began),
     };
     let Judgement { mut result, value, message } = judged;
     // Counters are always there. What they do not say yet is no blindness that would keep devices from
@@ -97,11 +98,18 @@ fn counters(run: &Run<'_>, position: usize) -> Variables {
 }
 
 /// The share of devices that are not well, of those that came to an end in the stage.
-fn health(gate: &Gate, run: &Run<'_>, position: usize, scene: &Scene<'_>) -> (Judgement, String) {
+fn health(
+    gate: &Gate,
+    run: &Run<'_>,
+    position: usize,
+    scene: &Scene<'_>,
+    began: Timestamp,
+) -> (Judgement, String) {
     let signals = gate.device_health.as_ref().map(|all| all.signals.as_slice()).unwrap_or_default();
     let is_default = |signal| signals.is_empty() && signal != HealthSignal::Silent;
     let asks = |signal| is_default(signal) || signals.contains(&signal);
     let since = run.status.stages[position].started_at;
+    let retried = retried_at(run, position, began);
     let (mut total, mut unhealthy, mut names) = (0_u32, 0_u32, Vec::new());
     if let Some(frozen) = &run.stages[position].frozen {
         for (index, line) in frozen.lines.iter().enumerate() {
@@ -111,7 +119,7 @@ fn health(gate: &Gate, run: &Run<'_>, position: usize, scene: &Scene<'_>) -> (Ju
                 continue;
             }
             total += 1;
-            let live = Live::of(line, run, position, scene);
+            let live = Live::of(line, run, scene, retried);
             if SIGNALS.into_iter().any(|signal| asks(signal) && shows(line, signal, live)) {
                 unhealthy += 1;
                 if names.len() < NAMED {
@@ -172,7 +180,7 @@ fn shows(line: &Line, signal: HealthSignal, live: Live<'_>) -> bool {
             HealthSignal::UnexpectedReboot => {
                 // What came before a person's retry was answered by it.
                 let restarted = live.health.and_then(|health| health.restarted);
-                restarted.is_some_and(|at| live.since.is_none_or(|since| at >= since))
+                restarted.is_some_and(|at| live.retried.is_none_or(|retried| at >= retried))
             }
             HealthSignal::Silent => live.is_offline || has(|health| health.blind),
         },
@@ -189,22 +197,36 @@ struct Live<'a> {
     health: Option<&'a LiveHealth>,
     /// No agent is in contact.
     is_offline: bool,
-    /// When the stage began, or a person's last retry.
-    since: Option<Timestamp>,
+    /// When a person last answered what the gate said, if anybody did.
+    retried: Option<Timestamp>,
 }
 
 impl<'a> Live<'a> {
-    fn of(line: &Line, run: &Run<'_>, position: usize, scene: &Scene<'a>) -> Live<'a> {
-        let row = scene.row(line);
+    fn of(line: &Line, run: &Run<'_>, scene: &Scene<'a>, retried: Option<Timestamp>) -> Live<'a> {
+        // Of a device that a person holds he knows how it is; its line's own end counts all the same.
+        let is_held = |hold: &Hold| hold.until.is_none_or(|until| scene.now < until);
+        let row = scene.row(line).filter(|row| !row.hold.as_deref().is_some_and(is_held));
+        // A later attempt that began ends the look, so what is there is of the last one that did: a grant
+        // that was taken back leaves its number behind and no installation.
         let is_of_line = |health: &&LiveHealth| {
-            *health.rollout_uid == *run.id.uid && health.attempt == line.attempt
+            *health.rollout_uid == *run.id.uid && health.attempt <= line.attempt
         };
         Live {
             health: row.and_then(|row| row.health.iter().find(is_of_line)),
             is_offline: row.is_some_and(|row| row.online == Some(false)),
-            since: run.status.stages[position].started_at,
+            retried,
         }
     }
+}
+
+/// When a person's retry last began the gate anew, if one may have. Devices' clocks are not compared with
+/// anything before that: one that is behind would hide a crash.
+fn retried_at(run: &Run<'_>, position: usize, began: Timestamp) -> Option<Timestamp> {
+    run.status.last_handled_retry.as_ref()?;
+    let status = &run.status.stages[position];
+    // Not every retry moves the stage's start, and none moves when its devices were frozen.
+    let last = status.started_at.map_or(began, |started| started.max(began));
+    status.frozen_at.is_none_or(|frozen| last > frozen).then_some(last)
 }
 
 #[cfg(test)]
@@ -286,11 +308,15 @@ mod tests {
             (Some(restarted(1)), false, vec![]),
             (Some(worst.clone()), false, vec![Service, Probe, UnexpectedReboot, Silent]),
         ] {
-            let live = Live { health: health.as_ref(), is_offline, since: Some(hour(2)) };
+            let live = Live { health: health.as_ref(), is_offline, retried: Some(hour(2)) };
             assert_eq!(all(&proven, live), signals, "{health:?}, offline: {is_offline}");
         }
+        // Nobody retried: however far behind the device's clock is, it crashed.
+        let ancient = restarted(-9_000);
+        let live = Live { health: Some(&ancient), ..Live::default() };
+        assert_eq!(all(&proven, live), [UnexpectedReboot]);
         // One that ended otherwise shows that end: what its agent saw before is of another attempt.
-        let live = Live { health: Some(&worst), is_offline: true, since: None };
+        let live = Live { health: Some(&worst), is_offline: true, retried: None };
         assert!(all(&line(LineState::Failed), live).is_empty());
     }
 }
