@@ -40,16 +40,21 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
 
     /// Looks at what finished jobs asked for, if it is time to.
     fn look_at_health(&mut self) {
-        let lookouts = self.saved.state.lookouts();
-        if lookouts.is_empty() || Instant::now() < self.health_due {
+        if !self.saved.state.is_watched() || Instant::now() < self.health_due {
             return;
         }
         self.health_due = Instant::now() + HEALTH_EVERY;
+        let lookouts = self.saved.state.lookouts();
         let (platform, tx) = (Arc::clone(&self.agent.platform), self.tx.clone());
         if self.is_looking {
             let why = "the last look at the device has not ended".to_owned();
             // We are the one who reads it.
             let _ = tx.send(Msg::Event(Event::Looked(Err(why))));
+            return;
+        }
+        if lookouts.is_empty() {
+            // What was seen last grows old. We are the one who reads it.
+            let _ = tx.send(Msg::Looked(Ok(Vec::new())));
             return;
         }
         self.is_looking = true;

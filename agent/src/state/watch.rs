@@ -23,6 +23,8 @@ const WATCH_FOR: SignedDuration = SignedDuration::from_hours(14 * 24);
 /// Looks in a row that make something worse, or well again. At one in five minutes, what a person or a
 /// recovery action restarts meanwhile is not called worse.
 const IN_A_ROW: u32 = 3;
+/// How long nothing may be looked at, for a pause or another job, before what was seen last is too old.
+const STALE_AFTER: SignedDuration = SignedDuration::from_hours(1);
 
 /// One installation after which the device is looked at.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,6 +46,9 @@ pub struct Watch {
     pub doubts: Vec<Doubt>,
     /// Looks in a row that were not answered, as far as they matter.
     pub blind: u32,
+    /// Since when nothing is looked at, because of a pause or another job.
+    #[serde(default)]
+    pub unseen_since: Option<Timestamp>,
     /// Crashes and losses of power since.
     pub restarts: u32,
     /// The boot after the last of them.
@@ -98,6 +103,11 @@ impl State {
         self.watches.iter().map(Watch::lookout).collect()
     }
 
+    /// Whether the device is looked at after installations, now or when nothing disturbs any more.
+    pub fn is_watched(&self) -> bool {
+        !self.watches.is_empty()
+    }
+
     /// How the device is after installations, for a report.
     pub fn health_facts(&self) -> Vec<HealthFact> {
         self.watches.iter().map(Watch::fact).collect()
@@ -132,6 +142,7 @@ impl Watch {
             pids: BTreeMap::new(),
             doubts: Vec::new(),
             blind: 0,
+            unseen_since: None,
             restarts: 0,
             last_restart: None,
         }
@@ -166,6 +177,7 @@ impl Watch {
             attempt: self.key.attempt,
             since: self.since,
             blind: self.blind >= IN_A_ROW,
+            names_nothing: self.services().next().is_none() && self.checks.probes.is_empty(),
             unhealthy: worse.take(MAX_UNHEALTHY).collect(),
             restarts: self.restarts,
             last_restart: self.last_restart.as_ref().map(BootRecord::report),
@@ -292,16 +304,23 @@ pub(super) fn booted(mv: &mut Move, boot: &BootRecord) {
     }
 }
 
-/// The device was looked at, or did not let itself be looked at.
+/// The device was looked at, did not let itself be looked at, or it was time to and nothing was asked. What
+/// is seen while something disturbs is not judged; a job may have begun since it was asked.
 pub(super) fn looked(mv: &mut Move, looks: Result<Vec<Look>, String>) {
-    // A job may have begun since it was asked.
-    if mv.state.is_disturbed() {
-        return;
-    }
     let now = mv.now.wall;
+    let is_disturbed = mv.state.is_disturbed();
     for watch in &mut mv.state.watches {
         // A clock that was set back must not make it longer.
         watch.until = watch.until.min(end_of_watch(now));
+        if is_disturbed {
+            let since = watch.unseen_since.map_or(now, |since| since.min(now));
+            watch.unseen_since = Some(since);
+            if now.duration_since(since) >= STALE_AFTER {
+                watch.blind = IN_A_ROW;
+            }
+            continue;
+        }
+        watch.unseen_since = None;
         let look = looks.as_ref().ok().map(|looks| looks.iter().find(|look| look.key == watch.key));
         match look {
             Some(Some(look)) => watch.take(look, now),

@@ -208,6 +208,53 @@ fn a_device_that_does_not_let_itself_be_looked_at_says_so() {
 }
 
 #[test]
+fn what_was_seen_before_a_long_pause_is_not_told_as_how_the_device_is() {
+    let mut bench = proven();
+    looks(&mut bench, 1);
+    bench.take(Event::Paused(Some(Pause::new("surgery", None, bench.wall).unwrap())));
+    looks(&mut bench, 12);
+    assert!(!fact(&bench).blind, "an hour of work is no news");
+    looks(&mut bench, 1);
+    assert!(fact(&bench).blind);
+    let told = bench.state.clone();
+    looks(&mut bench, 10);
+    assert_eq!(bench.state.watches, told.watches, "it costs no write of the journal every time");
+    bench.take(Event::Paused(None));
+    assert!(fact(&bench).blind);
+    looks(&mut bench, 1);
+    assert!(!fact(&bench).blind);
+    // Each pause has its own hour.
+    bench.take(Event::Paused(Some(Pause::new("more", None, bench.wall).unwrap())));
+    looks(&mut bench, 12);
+    assert!(!fact(&bench).blind);
+    // A pause without an end does not keep it for ever.
+    bench.wall += SignedDuration::from_hours(14 * 24);
+    looks(&mut bench, 1);
+    assert!(bench.state.watches.is_empty());
+}
+
+#[test]
+fn a_job_that_names_nothing_leaves_only_restarts_to_be_told() {
+    let mut bench = Bench::new();
+    let mut job = bench.job(1, Action::Install);
+    job.health.services.clear();
+    job.health.probes.clear();
+    assert_eq!(bench.carry_out_job(job).result, OutcomeResult::Succeeded);
+    assert!(fact(&bench).names_nothing);
+    boot(&mut bench, BootKind::Crash);
+    looks(&mut bench, 1);
+    assert_eq!((fact(&bench).restarts, fact(&bench).blind), (1, false));
+    assert!(!fact(&proven()).names_nothing);
+    // Services that the job did not name and judges all the same are something to look at.
+    let mut bench = Bench { unlisted: UnlistedServices::Judge, ..Bench::new() };
+    bench.others.insert("Orders".to_owned(), unlisted::ran());
+    let mut job = bench.job(1, Action::Install);
+    job.health.services.clear();
+    assert_eq!(bench.carry_out_job(job).result, OutcomeResult::Succeeded);
+    assert!(!fact(&bench).names_nothing);
+}
+
+#[test]
 fn what_is_stopped_by_hooks_or_by_another_job_or_while_the_agent_is_paused_is_nobodys_fault() {
     // An administrator works on the device.
     let mut bench = proven();

@@ -345,17 +345,18 @@ pub struct HealthSince {
     pub attempt: u32,
     /// When the job ended, by the device's clock.
     pub since: Timestamp,
-    /// The agent cannot look at the device; what stands here is how it was.
+    /// The agent cannot look at the device, or does not for more than an hour; what stands here is how it was.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub blind: bool,
     /// The first of what is worse than before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub unhealthy: Vec<Unhealthy>,
-    /// Crashes and losses of power since, as far as no other job is to answer for them.
+    /// Crashes and losses of power since, as far as no other job is to answer for them. One loss of power
+    /// alone is not counted.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub restarts: u32,
-    /// When the agent first ran after the last of them, by the device's clock.
+    /// When the agent first ran after the last of them, by the device's clock, and not after its report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_restart: Option<Timestamp>,
 }

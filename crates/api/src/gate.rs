@@ -323,7 +323,8 @@ pub enum HealthSignal {
     Service,
     /// A probe failed after the update, or fails since.
     Probe,
-    /// It restarted again and again, crashed or lost power after the proof, or Windows took the update back.
+    /// It restarted again and again, crashed or twice lost power after the proof, or Windows took the update
+    /// back.
     UnexpectedReboot,
     /// It was proven, and no agent is in contact any more, or the agent cannot look at the device.
     Silent,

@@ -308,13 +308,14 @@ reasons! {
     // Conditions of a device.
     /// Windows waits for no restart.
     NoRestartPending,
-    /// What the last installations' health checks named is as it was before them, and the device neither
-    /// crashed nor lost power since.
+    /// What the last installations' health checks named is as it was before them, and the device did not
+    /// crash since, nor lose power twice.
     AsBefore,
     /// The device does not tell how it is: nothing was installed lately that was proven there, its agent is
-    /// too old to look after the end of a job, or it cannot look.
+    /// too old to look after the end of a job, it cannot look or does not for more than an hour, or nothing
+    /// was named to be looked at.
     NotWatched,
-    /// The device crashed or lost power after an installation was proven there.
+    /// The device crashed, or lost power twice, after an installation was proven there.
     UnexpectedRestart,
     /// The device's update source offers nothing that is not installed.
     NothingMissing,

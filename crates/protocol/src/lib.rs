@@ -333,9 +333,12 @@ pub struct HealthFact {
     pub attempt: u32,
     /// When the job ended, by the device's clock.
     pub since: Timestamp,
-    /// The device cannot be looked at; what stands here is how it was.
+    /// The device cannot be looked at, or is not for more than an hour; what stands here is how it was.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub blind: bool,
+    /// The job named nothing to look at: only restarts are counted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub names_nothing: bool,
     /// The first of what is worse than before, at most [`MAX_UNHEALTHY`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unhealthy: Vec<UnhealthyFact>,

@@ -292,6 +292,7 @@ mod tests {
             attempt: u32::MAX,
             since,
             blind: true,
+            names_nothing: false,
             unhealthy: vec![UnhealthyFact {
                 kind: "x".repeat(32),
                 name: "x".repeat(MAX_UNHEALTHY_TEXT),

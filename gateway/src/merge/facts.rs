@@ -92,7 +92,7 @@ pub fn apply_facts(old: Vec<Condition>, report: &FactsReport, now: Timestamp) ->
             until: pause.until.map(conditions::whole_seconds),
         }),
         services: services(facts),
-        health: health(&facts.health),
+        health: health(&facts.health, now),
         other_patch_sources: facts
             .other_patch_sources
             .iter()

@@ -1,5 +1,6 @@
 //! How a device is since installations that ended well: facts → status and condition.
 
+use jiff::Timestamp;
 use wardring_api::{
     HealthSince, Unhealthy, UnhealthyKind,
     conditions::{self, Truth, clip},
@@ -9,18 +10,32 @@ use wardring_protocol::{HealthFact, MAX_UNHEALTHY, MAX_WATCHES, UnhealthyFact};
 
 use super::facts::parse;
 
-/// How the device is since installations.
-pub(super) fn health(facts: &[HealthFact]) -> Vec<HealthSince> {
+/// What an agent calls a start after the power was lost or the power button held.
+const LOST_POWER: &str = "Dirty";
+
+/// How the device is since installations, as seen `now`.
+pub(super) fn health(facts: &[HealthFact], now: Timestamp) -> Vec<HealthSince> {
+    let restarted = |fact: &HealthFact| {
+        let last = fact.last_restart.as_ref().filter(|_| !lost_power_once(fact));
+        // A clock that is ahead must not put it behind every retry to come.
+        last.map(|boot| conditions::whole_seconds(boot.at.min(now)))
+    };
     let of = |fact: &HealthFact| HealthSince {
         rollout_uid: clip(&fact.rollout_uid, 64),
         attempt: fact.attempt,
         since: conditions::whole_seconds(fact.since),
         blind: fact.blind,
         unhealthy: fact.unhealthy.iter().take(MAX_UNHEALTHY).map(unhealthy).collect(),
-        restarts: fact.restarts,
-        last_restart: fact.last_restart.as_ref().map(|boot| conditions::whole_seconds(boot.at)),
+        restarts: if lost_power_once(fact) { 0 } else { fact.restarts },
+        last_restart: restarted(fact),
     };
     facts.iter().take(MAX_WATCHES).map(of).collect()
+}
+
+/// One loss of power and nothing else: a battery that ran empty, a held power button. It is told, and is no
+/// sign of an update's doing; a second one is, and so is a kind of restart that we do not know.
+fn lost_power_once(fact: &HealthFact) -> bool {
+    fact.restarts == 1 && fact.last_restart.as_ref().is_some_and(|boot| boot.kind == LOST_POWER)
 }
 
 fn unhealthy(found: &UnhealthyFact) -> Unhealthy {
@@ -73,10 +88,18 @@ pub(super) fn healthy(health: &[HealthSince], facts: &[HealthFact]) -> (Truth, R
         return (Truth::Unknown, Reason::NotWatched, message);
     }
     if health.iter().any(|since| since.blind) {
-        let message = "The agent cannot look at services and probes.".to_owned();
+        let message = "Services and probes are not looked at: the agent cannot, is paused, or another job is \
+                       at work for more than an hour.";
+        return (Truth::Unknown, Reason::NotWatched, message.to_owned());
+    }
+    if facts.iter().all(|fact| fact.names_nothing) {
+        let message =
+            "Health checks named no service and no probe: only crashes are counted.".to_owned();
         return (Truth::Unknown, Reason::NotWatched, message);
     }
-    (Truth::True, Reason::AsBefore, "What health checks named is as before.".to_owned())
+    let lost_power = facts.iter().any(lost_power_once);
+    let once = if lost_power { " It lost power once." } else { "" };
+    (Truth::True, Reason::AsBefore, format!("What health checks named is as before.{once}"))
 }
 
 /// Drops one of what is worse than before, where more than one is: a device that is not well must not look

@@ -18,6 +18,7 @@ fn since(rollout_uid: &str) -> HealthFact {
         attempt: 1,
         since: at("2026-11-20T02:00:00Z"),
         blind: false,
+        names_nothing: false,
         unhealthy: Vec::new(),
         restarts: 0,
         last_restart: None,
@@ -93,7 +94,26 @@ fn healthy_says_what_is_worse_than_before_and_why() {
             vec![HealthFact { blind: true, ..since("a") }],
             "Unknown",
             "NotWatched",
-            "The agent cannot look at services and probes.",
+            "Services and probes are not looked at: the agent cannot, is paused, or another job is at work \
+             for more than an hour.",
+        ),
+        (
+            vec![HealthFact { names_nothing: true, ..since("a") }],
+            "Unknown",
+            "NotWatched",
+            "Health checks named no service and no probe: only crashes are counted.",
+        ),
+        (
+            vec![HealthFact { names_nothing: true, ..since("b") }, since("a")],
+            "True",
+            "AsBefore",
+            "What health checks named is as before.",
+        ),
+        (
+            vec![HealthFact { names_nothing: true, ..crashed(1) }],
+            "False",
+            "UnexpectedRestart",
+            "It crashed or lost power, and came back at 2026-11-21T01:30:00Z.",
         ),
         (
             vec![HealthFact { unhealthy: vec![spooler()], blind: true, ..crashed(3) }],
@@ -116,6 +136,7 @@ fn an_agent_that_lies_or_talks_nonsense_makes_its_device_no_better_and_its_statu
         attempt: u32::MAX,
         since: at("9999-12-30T22:00:00.123456789Z"),
         blind: true,
+        names_nothing: false,
         unhealthy: (0..MAX_UNHEALTHY).map(|number| worse("Demon", &name(number))).collect(),
         restarts: u32::MAX,
         last_restart: crashed(1).last_restart,
@@ -145,4 +166,40 @@ fn an_agent_that_lies_or_talks_nonsense_makes_its_device_no_better_and_its_statu
     }
     let text = serde_json::to_value(&status.conditions).unwrap().to_string();
     assert!(text.contains("ServiceDown"), "{text}");
+}
+
+/// So many restarts, of which the last was of this kind.
+fn restarted(restarts: u32, kind: &str) -> HealthFact {
+    let mut fact = crashed(restarts);
+    fact.last_restart.as_mut().unwrap().kind = kind.to_owned();
+    fact
+}
+
+#[test]
+fn one_loss_of_power_is_told_and_not_counted() {
+    for (restarts, kind, counted) in [
+        (1, "Dirty", 0),
+        (2, "Dirty", 2),
+        (1, "Crash", 1),
+        (2, "Crash", 2),
+        // A kind that we do not know is no loss of power.
+        (1, "Meteor", 1),
+    ] {
+        let status = status(vec![restarted(restarts, kind)]);
+        let told = (status.health[0].restarts, status.health[0].last_restart.is_some());
+        assert_eq!(told, (counted, counted > 0), "{restarts} {kind}");
+    }
+    let told = healthy(vec![restarted(1, "Dirty")]);
+    let message = "What health checks named is as before. It lost power once.";
+    assert_eq!(told, ("True".to_owned(), "AsBefore".to_owned(), message.to_owned()));
+    let untimed = HealthFact { last_restart: None, ..crashed(1) };
+    assert_eq!(status(vec![untimed]).health[0].restarts, 1);
+}
+
+#[test]
+fn a_restart_is_not_later_than_its_report() {
+    let mut ahead = crashed(1);
+    ahead.last_restart.as_mut().unwrap().at = at("2031-01-01T00:00:00Z");
+    let told = status(vec![ahead]);
+    assert_eq!(told.health[0].last_restart, Some(at("2026-11-21T02:00:00Z")));
 }

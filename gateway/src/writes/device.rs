@@ -244,6 +244,7 @@ mod tests {
                 attempt: 1,
                 since: Timestamp::UNIX_EPOCH,
                 blind: false,
+                names_nothing: false,
                 unhealthy: Vec::new(),
                 restarts: 0,
                 last_restart: None,

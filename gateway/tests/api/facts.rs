@@ -29,6 +29,7 @@ async fn facts_become_status_and_conditions_once() {
             attempt: 1,
             since: "2026-11-21T02:00:00Z".parse().unwrap(),
             blind: false,
+            names_nothing: false,
             unhealthy: Vec::new(),
             restarts: 0,
             last_restart: None,
