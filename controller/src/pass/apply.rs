@@ -14,6 +14,7 @@ use super::{
     Desk, Memory, Refusal,
     pace::{GROUP_EVERY, ROLLOUT_EVERY, is_only_load, is_only_progress},
     write::{NewHold, Writer},
+    write_quarantine::Mark,
 };
 use crate::cache::{CachedJob, Kind, Namespace, Stored};
 
@@ -250,7 +251,20 @@ async fn carry_out(
                 create_holds(&mut writer, holds).await?;
             }
             Action::WriteQuarantine { device, quarantined, reason, message, since } => {
-                writer.write_quarantine(&device, quarantined, reason, &message, since).await;
+                let mut marks = vec![Mark { device, quarantined, reason, message, since }];
+                while let Some(Action::WriteQuarantine { .. }) = actions.peek() {
+                    if let Some(Action::WriteQuarantine {
+                        device,
+                        quarantined,
+                        reason,
+                        message,
+                        since,
+                    }) = actions.next()
+                    {
+                        marks.push(Mark { device, quarantined, reason, message, since });
+                    }
+                }
+                writer.write_quarantines(marks).await;
             }
             Action::WriteGroupStatus { group, status } => {
                 let key = format!("group {group}");
@@ -279,7 +293,7 @@ async fn carry_out(
                         "an approval is not (any more) what the plan relies on"
                     );
                     unconfirmed.insert(used.rollout.uid.clone());
-                    writer.memory.looks_again = true;
+                    writer.memory.unconfirmed = true;
                 }
             }
             Action::CreateApproval(new) => writer.create_approval(*new).await,

@@ -115,8 +115,10 @@ pub struct Memory {
     /// UpdateHolds that the API server refuses, by name. A new leader asks for them itself.
     refused_holds: BTreeMap<String, Refusal>,
     phases: BTreeSet<String>,
-    /// An approval was not what the plan relied on, or a quarantine was not written: look again soon.
-    looks_again: bool,
+    /// An approval was not what the plan relied on: look again soon.
+    unconfirmed: bool,
+    /// Devices whose condition Quarantined was not written, with when that was tried.
+    refused_marks: BTreeMap<String, Instant>,
     pace: pace::Pace,
 }
 
@@ -216,11 +218,13 @@ async fn attempt(desk: &Desk, namespace: &str, memory: &mut Memory) -> Pass {
     forget_settled(memory, &snapshot);
     forget_unwanted_holds(memory, &plan);
     memory.pace.begin(Instant::now());
-    memory.looks_again = false;
+    memory.unconfirmed = false;
     match apply::apply(desk, namespace, memory, basis, plan, intent).await {
         Ok(()) => {
-            let again = memory.looks_again.then(|| now.checked_add(LISTEN).ok()).flatten();
-            Pass::Done([next, held_back(memory), listens, again].into_iter().flatten().min())
+            let unconfirmed = memory.unconfirmed.then(|| now.checked_add(LISTEN).ok()).flatten();
+            let marks = marks_due(memory);
+            let due = [next, held_back(memory), listens, unconfirmed, marks];
+            Pass::Done(due.into_iter().flatten().min())
         }
         Err(stop) => stopped(namespace, &stop),
     }
@@ -229,6 +233,13 @@ async fn attempt(desk: &Desk, namespace: &str, memory: &mut Memory) -> Pass {
 /// When counters that were not written in this pass may be.
 fn held_back(memory: &Memory) -> Option<Timestamp> {
     let left = memory.pace.due()?.saturating_duration_since(Instant::now());
+    Timestamp::now().checked_add(left).ok()
+}
+
+/// When a mark that was refused is to be tried again.
+fn marks_due(memory: &Memory) -> Option<Timestamp> {
+    let first = memory.refused_marks.values().min()?;
+    let left = write_quarantine::TRY_AGAIN.saturating_sub(first.elapsed());
     Timestamp::now().checked_add(left).ok()
 }
 

@@ -340,7 +340,7 @@ fn of_line(
         devices: 1,
         summary: String::new(),
     };
-    alert.summary = words::line(&alert, line, line.action == JobAction::Rollback, snapshot.now);
+    alert.summary = words::line(&alert, line, row, snapshot.now);
     Some(alert)
 }
 

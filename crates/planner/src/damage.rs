@@ -16,7 +16,7 @@ use wardring_api::{
 use crate::{
     Action, DeviceRow, JobOutcome, JobView, OutcomeResult,
     explain::{lower_first, one_line},
-    line::Line,
+    line::{Line, failed_before},
     outcomes::is_released,
     plan::Lanes,
     validate::{Run, Scene},
@@ -93,9 +93,13 @@ fn find<'a>(run: &Run<'_>, line: &Line, scene: &Scene<'a>) -> Option<Damage<'a>>
     let row = scene.row(line)?;
     // Somebody who deletes it has looked, and an old record without it says nothing about today.
     let job = scene.own_job(line, run.uid())?;
-    if row.enrolment_id.as_deref() != Some(job.enrolment_id.as_str())
-        || (state == LineState::Failed && !found_no_way(job))
-    {
+    let is_sound = match state {
+        LineState::Failed => !found_no_way(job),
+        // A device that was well and to which nothing was done is as well as before.
+        LineState::RollbackFailed => failed_before(was).is_none() && did_nothing(job),
+        _ => false,
+    };
+    if is_sound || row.enrolment_id.as_deref() != Some(job.enrolment_id.as_str()) {
         return None;
     }
     (!is_released(row, line)).then_some(Damage { row, job, since: line.at? })
@@ -106,6 +110,12 @@ fn find<'a>(run: &Run<'_>, line: &Line, scene: &Scene<'a>) -> Option<Damage<'a>>
 fn found_no_way(job: &JobView) -> bool {
     let JobOutcome::Verified(outcome) = &job.outcome else { return false };
     outcome.result == OutcomeResult::NotReversible
+}
+
+/// Whether the device answered that its removal never began.
+fn did_nothing(job: &JobView) -> bool {
+    let JobOutcome::Verified(outcome) = &job.outcome else { return false };
+    outcome.action == JobAction::Rollback && !outcome.started
 }
 
 /// Whether the line's device is damaged and nobody has released it: its job stays, as lock and as evidence.
@@ -157,14 +167,19 @@ pub(crate) fn write(runs: &[Run<'_>], scene: &Scene<'_>, lanes: &mut Lanes) {
     }
 }
 
-/// `KB5068787 could not be taken back (rollout november, stage test): the package is gone. …`
+/// `The rollback of KB5068787 failed (rollout november, stage test): the package is gone. …`
 fn words(damage: &Damage<'_>, line: &Line, run: &Run<'_>, stage: &str) -> String {
     let kbs = &damage.job.kbs;
     let named: Vec<&str> = kbs.iter().take(NAMED).map(String::as_str).collect();
-    let more = if kbs.len() > NAMED { " and more" } else { "" };
+    let updates = match kbs.len() {
+        0 => "its updates".to_owned(),
+        1..=NAMED => named.join(", "),
+        _ => format!("{} and more", named.join(", ")),
+    };
+    // It may have been removed, and something else was wrong after that.
     let what = match line.state {
-        LineState::RollbackFailed => "could not be taken back",
-        _ => "left the device broken and cannot be taken back",
+        LineState::RollbackFailed => format!("The rollback of {updates} failed"),
+        _ => format!("The device is broken, and {updates} cannot be taken back"),
     };
     let said = match &damage.job.outcome {
         JobOutcome::Verified(outcome) if !outcome.message.is_empty() => one_line(&outcome.message),
@@ -172,10 +187,8 @@ fn words(damage: &Damage<'_>, line: &Line, run: &Run<'_>, stage: &str) -> String
     };
     let said = clip(said.trim_end_matches('.'), MAX_WORDS);
     format!(
-        "{}{more} {what} (rollout {}, stage {stage}): {said}. Look at the device; nothing begins on it \
-         before somebody says `kubectl wardring release device {}`.",
-        named.join(", "),
-        run.id.name,
-        damage.row.name
+        "{what} (rollout {}, stage {stage}): {said}. Look at the device; nothing begins on it before \
+         somebody says `kubectl wardring release device {}`.",
+        run.id.name, damage.row.name
     )
 }

@@ -31,9 +31,6 @@ pub(crate) struct Lanes {
     /// once.
     pub bars: Vec<Action>,
     pub outcomes: Vec<Action>,
-    /// Devices that those outcomes leave damaged: after the record that they follow from, and before
-    /// anything is granted.
-    pub quarantines: Vec<Action>,
     pub retries: Vec<Action>,
     /// Which lines a PatchRollback reaches: before the status that names it.
     pub orders: Vec<Action>,
@@ -48,6 +45,9 @@ pub(crate) struct Lanes {
     pub deletions: Vec<Action>,
     pub statuses: Vec<Action>,
     pub groups: Vec<Action>,
+    /// Devices that are left damaged: after the record that it follows from, and behind everything that
+    /// others wait for. Until it is seen, their jobs keep everybody from them.
+    pub quarantines: Vec<Action>,
     pub garbage: Vec<Action>,
     pub events: Vec<Action>,
     pub releases: Vec<Action>,
@@ -62,7 +62,6 @@ impl Lanes {
             self.recalls,
             self.bars,
             self.outcomes,
-            self.quarantines,
             self.retries,
             self.orders,
             self.slices,
@@ -74,6 +73,7 @@ impl Lanes {
             self.deletions,
             self.statuses,
             self.groups,
+            self.quarantines,
             self.garbage,
             self.events,
             self.releases,

@@ -18,8 +18,8 @@ use crate::{ApprovalUse, JobAutonomy, MeasureOrder, SliceView};
 /// whose fate it does not know; the next pass starts from what is then there. The order carries the
 /// write-ahead rule: ledger, then slice, then job, so whatever prefix was applied, nothing that a
 /// device may act on is unrecorded. Consecutive actions of one kind that touch different objects
-/// (`CreateJob`, `DeleteJob`, `CreateSlice`, `DeleteSlice`, `CreateHold`, `WriteGroupStatus`) may run side
-/// by side. A `CreateHold` that is refused and that `Snapshot::refused_holds` names does not stop the rest.
+/// (`CreateJob`, `DeleteJob`, `CreateSlice`, `DeleteSlice`, `CreateHold`, `WriteGroupStatus`, `WriteQuarantine`)
+/// may run side by side. A `CreateHold` that is refused and that `Snapshot::refused_holds` names does not stop the rest.
 /// A failed `CreateJob`, `DeleteJob`, `DeleteSlice`, `WriteQuarantine`, `WriteGroupStatus`, `WriteWindowStatus`,
 /// `WriteRollbackStatus`, `CreateApproval`, `WriteApprovalStatus`, `DeleteApproval` or `Emit` does not
 /// stop the rest: nothing later in the plan builds on it.

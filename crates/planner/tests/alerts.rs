@@ -139,7 +139,7 @@ fn a_boot_loop_and_a_rollback_that_failed_wake_somebody_and_are_told_as_what_the
     answered(&mut damaged, OutcomeResult::RollbackFailed, None);
     for (world, kind, what) in [
         (looping, AlertKind::DeviceBootLoop, "in a Boot Loop — Failed After Patch"),
-        (damaged, AlertKind::RollbackFailed, "Still Patched — Its Rollback Failed"),
+        (damaged, AlertKind::RollbackFailed, "in Doubt — Its Rollback Failed"),
     ] {
         let device: Vec<Alert> =
             told(&world).active.into_iter().filter(|alert| alert.device == "test-1").collect();

@@ -110,11 +110,9 @@ fn a_device_whose_rollback_failed_is_quarantined_once_and_says_what_to_do() {
     pass(&mut world, 120);
     assert_eq!(
         world.quarantines,
-        [
-            "test-1 RollbackFailed KB5068787 could not be taken back (rollout november, stage test): \
+        ["test-1 RollbackFailed The rollback of KB5068787 failed (rollout november, stage test): \
           removing KB5068787 failed. Look at the device; nothing begins on it before somebody says \
-          `kubectl wardring release device test-1`."
-        ]
+          `kubectl wardring release device test-1`."]
     );
     assert!(!world.devices["test-2"].quarantined);
 }
@@ -241,11 +239,9 @@ fn a_broken_device_whose_update_cannot_go_is_damaged_and_a_sound_one_is_not() {
     assert_eq!(broken.state("november", "test-1"), Some(LineState::NotReversible));
     assert_eq!(
         broken.quarantines,
-        [
-            "test-1 NotReversible KB5068787 left the device broken and cannot be taken back (rollout \
+        ["test-1 NotReversible The device is broken, and KB5068787 cannot be taken back (rollout \
           november, stage test): KB5068787 cannot be removed from this Windows. Look at the device; \
-          nothing begins on it before somebody says `kubectl wardring release device test-1`."
-        ]
+          nothing begins on it before somebody says `kubectl wardring release device test-1`."]
     );
     assert!(broken.jobs.contains_key("test-1"), "nobody else has it");
     release(&mut broken);
@@ -268,6 +264,65 @@ fn a_broken_device_whose_update_cannot_go_is_damaged_and_a_sound_one_is_not() {
     assert_eq!(sound.state("november", "test-1"), Some(LineState::NotReversible));
     assert_eq!(sound.quarantines, Vec::<String>::new());
     assert!(!sound.jobs.contains_key("test-1"));
+}
+
+/// A device that is well, and whose update a person wants back, with its answer.
+fn ordered(result: OutcomeResult, started: bool) -> World {
+    let mut world = World::new();
+    world.group("test");
+    world.device("test-1", "test", SERVER);
+    world.rollout("november", ONE_STAGE);
+    world.settle();
+    pass(&mut world, 30);
+    assert_eq!(world.state("november", "test-1"), Some(LineState::Succeeded));
+    world.order("back", "{rollout: november, reason: the ERP is slow}");
+    while world.jobs.get("test-1").is_none_or(|job| !job.may_have_begun()) {
+        world.minute(|_| {});
+    }
+    let mut world = answers(world, result, "Windows is busy installing");
+    if let JobOutcome::Verified(outcome) = &mut world.jobs.get_mut("test-1").unwrap().outcome {
+        outcome.started = started;
+    }
+    world.settle();
+    world
+}
+
+#[test]
+fn a_sound_device_is_damaged_by_a_rollback_that_began_and_by_no_other() {
+    let begun = ordered(OutcomeResult::RollbackFailed, true);
+    assert!(damaged_since(&begun).is_some());
+    let untouched = ordered(OutcomeResult::RollbackFailed, false);
+    assert_eq!(untouched.state("november", "test-1"), Some(LineState::RollbackFailed));
+    assert_eq!(untouched.quarantines, Vec::<String>::new());
+    let all = alerts(&untouched.snapshot()).active;
+    assert!(!all.iter().any(|alert| alert.summary.contains("quarantined")), "{all:?}");
+    // One that was broken before is, whatever was begun.
+    let mut broken = failed();
+    if let JobOutcome::Verified(outcome) = &mut broken.jobs.get_mut("test-1").unwrap().outcome {
+        outcome.started = false;
+    }
+    broken.settle();
+    assert!(damaged_since(&broken).is_some());
+}
+
+#[test]
+fn a_mark_keeps_nobody_else_waiting() {
+    let mut world = failed();
+    world.group("other");
+    world.device("other-1", "other", SERVER);
+    world.rollout("clinic", &ONE_STAGE.replace("group: test", "group: other"));
+    // Everything but the answer of the damaged device gets written until the job is to be made.
+    for _ in 0..10 {
+        let plan = world.plan();
+        let created = plan.actions.iter().position(|one| matches!(one, Action::CreateJob(_)));
+        if let Some(created) = created {
+            let marked = plan.actions.iter().position(is_mark).expect("it is to be marked");
+            assert!(created < marked, "{:#?}", plan.actions);
+            return;
+        }
+        plan.actions.iter().filter(|one| !is_mark(one)).for_each(|one| world.apply(one));
+    }
+    panic!("no job is made");
 }
 
 /// The first device wanted to take the update back by itself, and could not.
@@ -444,9 +499,15 @@ fn people_are_told_of_the_rollback_that_failed_until_the_device_is_released() {
         let told_of = told(&world);
         assert_eq!(told_of.len(), 1, "{told_of:?}");
         let summary = &told_of[0].summary;
-        let start = "test-1 is Still Patched — Its Rollback Failed (KB5068787, rollout november, stage \
-                     test, since 2";
-        assert!(summary.starts_with(start), "{summary}");
+        let state = world.state("november", "test-1");
+        let what = match state {
+            Some(LineState::RollbackFailed) => "in Doubt",
+            _ => "Still Patched",
+        };
+        let start = format!(
+            "test-1 is {what} — Its Rollback Failed (KB5068787, rollout november, stage test, since 2"
+        );
+        assert!(summary.starts_with(&start), "{summary}");
         assert!(
             summary.ends_with(
                 "; quarantined until somebody looked and says `kubectl wardring release device test-1`)"

@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use wardring_api::{
-    AlertKind, KbId, LineState, SliceLine,
+    AlertKind, JobAction, KbId, LineState, SliceLine,
     conditions::{clip, whole_seconds},
 };
 
 use super::{Alert, Ended, Told};
 use crate::{
-    Activity, Doings, HoldView, damage,
+    Activity, DeviceRow, Doings, HoldView, damage,
     explain::{lower_first, one_line},
 };
 
@@ -49,7 +49,8 @@ pub fn activity(
 }
 
 /// Of a device whose line ended badly.
-pub fn line(alert: &Alert, line: &SliceLine, is_rollback: bool, now: Timestamp) -> String {
+pub fn line(alert: &Alert, line: &SliceLine, row: Option<&DeviceRow>, now: Timestamp) -> String {
+    let is_rollback = line.action == JobAction::Rollback;
     let what = match (alert.kind, is_rollback) {
         (AlertKind::DeviceDidNotReturn, false) => "Offline — Did Not Return After Patch",
         (AlertKind::DeviceDidNotReturn, true) => "Offline — Did Not Return From Its Rollback",
@@ -59,6 +60,10 @@ pub fn line(alert: &Alert, line: &SliceLine, is_rollback: bool, now: Timestamp) 
         (AlertKind::DeviceReverted, _) => "Unpatched — Windows Took the Update Back at Boot",
         (AlertKind::DeviceBootLoop, _) => "in a Boot Loop — Failed After Patch",
         (AlertKind::DeviceServiceDown, _) => "Unhealthy — Service Down After Patch",
+        // It may be unpatched, and not well all the same.
+        (AlertKind::RollbackFailed, _) if line.state == LineState::RollbackFailed => {
+            "in Doubt — Its Rollback Failed"
+        }
         (AlertKind::RollbackFailed, _) => "Still Patched — Its Rollback Failed",
         _ => "Not Patched — Its Job Failed",
     };
@@ -70,7 +75,7 @@ pub fn line(alert: &Alert, line: &SliceLine, is_rollback: bool, now: Timestamp) 
         let meaning = lower_first(reason.meaning());
         detail.push_str(&format!(": {}", meaning.trim_end_matches('.')));
     }
-    if damage::is_told_by(line) {
+    if row.is_some_and(|row| row.damaged_since.is_some()) && damage::is_told_by(line) {
         let release = format!("`kubectl wardring release device {}`", line.device);
         detail.push_str(&format!("; quarantined until somebody looked and says {release}"));
     }

@@ -96,6 +96,7 @@ impl Controller {
                     true
                 }
                 Action::WriteGroupStatus { .. }
+                | Action::WriteQuarantine { .. }
                 | Action::WriteWindowStatus { .. }
                 | Action::WriteRollbackStatus { .. }
                 | Action::CreateHold { .. } => true,
