@@ -28,8 +28,8 @@ use crate::{
 };
 
 pub(crate) use rollback::{
-    follow as follow_rollback, is_newer as is_newer_than_rollback, latch as latch_rollback,
-    lets_roll_back,
+    approved_at as rollback_approved_at, follow as follow_rollback,
+    is_newer as is_newer_than_rollback, latch as latch_rollback, lets_roll_back,
 };
 pub use rollback::{rollback_hash, rollback_is_approved, rollback_parts};
 pub(crate) use told::{garbage, write};

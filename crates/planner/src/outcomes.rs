@@ -357,7 +357,7 @@ impl Facts<'_, '_> {
             line.row != NONE
                 && rollback_policy(line.row as usize, self.scene.table) == RollbackPolicy::Ask
         };
-        self.consent.is_overdrawn || (!self.consent.approved && asks())
+        self.consent.recalls(line) || (!self.consent.approved && asks())
     }
 
     /// Whether a grant that has not begun is taken back because the rollout stands still.

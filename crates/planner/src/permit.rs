@@ -3,8 +3,9 @@
 
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
-    AwaitingRebootAction, DeviceMode, JobAction, LineState, PatchRollback, PatchRollout, Permit,
-    PermitStep, RollbackWindows, SliceLine, StageState, StageStatus, WindowAction, reasons::Reason,
+    AwaitingRebootAction, DeviceMode, GateState, JobAction, LineState, PatchRollback, PatchRollout,
+    Permit, PermitStep, RollbackWindows, SliceLine, StageState, StageStatus, WindowAction,
+    reasons::Reason,
 };
 
 use std::sync::Arc;
@@ -354,6 +355,20 @@ fn unapproved(facts: &PermitFacts<'_>, rollout: &PatchRollout) -> Option<PermitV
         return refused(format!("Group {group} asks a person before its devices are rolled back."));
     }
     let share = rollout.spec.on_failure.approval_above?.of(total as usize);
+    // Where more is to be taken back than the share, what is healthy waits, also where there would be room. A
+    // group that asks says nothing of the others.
+    let is_healthy = facts
+        .line
+        .is_some_and(|line| matches!(line.was, Some(LineState::Succeeded | LineState::Granted)));
+    let waits = known.is_some_and(|known| match known.state {
+        GateState::Failed => true,
+        GateState::Passed => false,
+        _ => known.groups.is_empty(),
+    });
+    if is_healthy && waits {
+        let message = "The device is healthy, and nobody approved to take its updates back.";
+        return refused(message.to_owned());
+    }
     (taken >= share)
         .then(|| refused(format!("More than {share} devices are rolled back by an approval only.")))
         .flatten()

@@ -797,6 +797,30 @@ fn a_rollback_beyond_the_share_is_permitted_by_an_approval_of_exactly_that_only(
 }
 
 #[test]
+fn a_healthy_device_is_not_rolled_back_while_a_person_is_asked_or_said_no_also_within_the_share() {
+    fn with(state: GateState, was: LineState) -> Desk {
+        automatic(0).with(approve).with(|desk| {
+            let known = desk.rollout().status.as_mut().unwrap().rollback_approval.as_mut();
+            known.unwrap().state = state;
+            desk.line().was = Some(was);
+        })
+    }
+    const GRANTED: PermitVerdict = PermitVerdict::Granted { repeated: false };
+    for state in [GateState::Failed, GateState::Waiting, GateState::Error] {
+        let healthy = with(state, LineState::Succeeded);
+        assert_eq!(refused(&healthy), Reason::RollbackAwaitsApproval, "{state:?}");
+        assert_eq!(with(state, LineState::Failed).ask(), GRANTED, "what is broken is mended");
+    }
+    assert_eq!(with(GateState::Passed, LineState::Succeeded).ask(), GRANTED);
+    // Another group asks, and the share is kept: this device goes by itself.
+    let beside = with(GateState::Waiting, LineState::Succeeded).with(|desk| {
+        let known = desk.rollout().status.as_mut().unwrap().rollback_approval.as_mut();
+        known.unwrap().groups = vec!["theatre".to_owned()];
+    });
+    assert_eq!(beside.ask(), GRANTED);
+}
+
+#[test]
 fn a_device_whose_group_asks_is_rolled_back_by_an_approval_or_an_order_only() {
     const GRANTED: PermitVerdict = PermitVerdict::Granted { repeated: false };
     let asks = automatic(0).with(|desk| desk.asks = Some("theatre"));

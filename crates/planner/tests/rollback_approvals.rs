@@ -16,7 +16,7 @@ use wardring_api::{
     AlertKind, ApprovalPhase, Cap, Decided, GateState, LineState, PatchApproval, RollbackApproval,
     RollbackPolicy, RolloutPhase, SubjectType, conditions,
 };
-use wardring_planner::{Action, ApprovalPolicy, alerts, check};
+use wardring_planner::{Action, ApprovalPolicy, JobOutcome, alerts, check};
 
 /// Eight devices in one stage, of which the first are broken by the update. alice wrote it.
 fn broken(count: usize, on_failure: &str, stage: &str) -> World {
@@ -464,6 +464,107 @@ fn a_status_relies_on_an_approval_only_if_that_is_read_anew_before() {
     assert_eq!(plan.actions.len(), before - 1);
     let found = check(&world.snapshot(), &plan);
     assert!(found.iter().any(|all| all.message.contains("not read anew")), "{found:?}");
+}
+
+#[test]
+fn an_approval_gives_its_whole_time_also_beside_a_broken_device_that_is_switched_off() {
+    let mut world = World::new();
+    world.group("ward");
+    for number in 1..=8 {
+        world.device(&format!("ward-{number}"), "ward", SERVER);
+    }
+    breaks(&mut world, "ward-1");
+    world.rollout(
+        "november",
+        "{updates: {select: {release: 2026-11}}, authors: [alice], \
+         onFailure: {action: Rollback, scope: Stage, approvalAbove: 3}, \
+         stages: [{name: ward, group: ward, maxConcurrency: 100%, maxFailures: 0, progressDeadline: 12h}]}",
+    );
+    world.settle();
+    for _ in 0..90 {
+        world.now += SignedDuration::from_mins(1);
+        world.run_agents();
+        let job = world.jobs.values().find(|job| job.device == "ward-1");
+        if job.is_some_and(|job| matches!(job.outcome, JobOutcome::Verified(_))) {
+            world.set_online("ward-1", false);
+        }
+        world.settle();
+    }
+    let rollback = world.status("november").rollback.unwrap();
+    assert_eq!(rollback.completed_at, None, "it waits for the broken one");
+    world.now = rollback.started_at + SignedDuration::from_mins(11 * 60 + 50);
+    minutes(&mut world, 2);
+    decide(&mut world, Decided::Approve, "bob");
+    minutes(&mut world, 10 * 60);
+    assert_eq!((count(&world, LineState::RolledBack), count(&world, LineState::Failed)), (7, 1));
+    world.set_online("ward-1", true);
+    minutes(&mut world, 60);
+    assert_eq!(count(&world, LineState::RolledBack), 8);
+}
+
+#[test]
+fn what_breaks_later_under_an_approved_bound_is_taken_back_too() {
+    let mut world = World::new();
+    world.group("ward");
+    for number in 1..=9 {
+        world.device(&format!("ward-{number}"), "ward", SERVER);
+        breaks(&mut world, &format!("ward-{number}"));
+    }
+    world.rollout(
+        "november",
+        "{updates: {select: {release: 2026-11}}, authors: [alice], correlatedFailures: {devices: 0}, \
+         onFailure: {action: Rollback, maxConcurrency: 100%, approvalAbove: 2}, \
+         stages: [{name: ward, group: ward, maxConcurrency: 1, maxFailures: 100%, progressDeadline: 12h}]}",
+    );
+    world.settle();
+    while world.status("november").rollback_approval.is_none_or(|all| all.asked.request.is_empty())
+    {
+        world.minute(|_| {});
+    }
+    let script = |world: &mut World, script| {
+        world.agents.values_mut().for_each(|agent| agent.script = script);
+    };
+    script(&mut world, Script::Slow);
+    minutes(&mut world, 1);
+    assert_eq!(asked(&world).up_to, 4);
+    decide(&mut world, Decided::Approve, "bob");
+    minutes(&mut world, 13 * 60);
+    let rollback = world.status("november").rollback.unwrap();
+    assert!(rollback.completed_at.is_some());
+    assert!(world.now.duration_since(rollback.started_at) > SignedDuration::from_hours(12));
+    assert_eq!(count(&world, LineState::RolledBack), 3);
+    script(&mut world, Script::ServiceDown);
+    while count(&world, LineState::Failed) == 0 && count(&world, LineState::RolledBack) == 3 {
+        world.minute(|_| {});
+    }
+    script(&mut world, Script::Good);
+    minutes(&mut world, 60);
+    assert_eq!((count(&world, LineState::RolledBack), count(&world, LineState::Failed)), (4, 0));
+    assert_eq!(world.approvals.len(), 1, "nobody is asked anew");
+}
+
+#[test]
+fn healthy_devices_are_recalled_when_nobody_approves_any_more_also_within_the_share() {
+    let voids: [Void; 3] = [
+        |world| decide(world, Decided::Reject, "bob"),
+        |world| world.approvals.clear(),
+        |world| {
+            world.approval_policy = ApprovalPolicy::Broken { why: "it is missing".to_owned() };
+        },
+    ];
+    for (index, void) in voids.into_iter().enumerate() {
+        let mut world = stage("5");
+        world.edit("november", |spec| spec.on_failure.max_concurrency = Some(Cap::Count(2)));
+        minutes(&mut world, 3);
+        decide(&mut world, Decided::Approve, "bob");
+        world.settle();
+        assert_eq!(count(&world, LineState::Granted), 2);
+        void(&mut world);
+        world.settle();
+        assert_eq!((count(&world, LineState::Granted), world.jobs.len()), (0, 0), "{index}");
+        minutes(&mut world, 120);
+        assert_eq!(uninstalls(&world), ["ward-1"], "{index}: three of five, and they are healthy");
+    }
 }
 
 /// What people do, and what befalls the world, in some minute.

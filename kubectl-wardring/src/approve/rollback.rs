@@ -1,12 +1,12 @@
 //! What a rollback asks a person for, and from which devices the updates would be taken back.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use kube::{ResourceExt, api::ListParams};
 use wardring_api::{
-    GateState, JobAction, LineState, PatchRollout, PatchRolloutSlice, RollbackApproval,
-    RollbackScope, SliceLine, names,
+    AwaitingRebootAction, GateState, JobAction, LineState, PatchRollout, PatchRolloutSlice,
+    RollbackApproval, RollbackScope, SliceLine, names,
 };
-use wardring_planner::SliceView;
+use wardring_planner::{SliceView, freeze_id};
 
 use super::SHOWN;
 use crate::cluster::{Cluster, pages};
@@ -33,51 +33,67 @@ pub(super) async fn devices(
     let uid = rollout.uid().unwrap_or_default();
     let ours = ListParams::default().labels(&format!("{}={uid}", names::ROLLOUT_UID_LABEL));
     let slices: Vec<PatchRolloutSlice> = pages(&cluster.here(), ours, |all| all).await?;
-    Ok(meant(&slices, rollout, known))
+    meant(&slices, rollout, known)
 }
 
+/// The devices in the records of the stages, if those are exactly the ones that the rollout froze.
 fn meant(
     slices: &[PatchRolloutSlice],
     rollout: &PatchRollout,
     known: &RollbackApproval,
-) -> Vec<Meant> {
-    let stages = rollout.status.iter().flat_map(|status| &status.stages);
-    let frozen: Vec<(&str, Option<&str>)> =
-        stages.map(|stage| (stage.name.as_str(), stage.freeze_id.as_deref())).collect();
+) -> Result<Vec<Meant>> {
+    let uid = rollout.uid().unwrap_or_default();
+    let views: Vec<SliceView> = slices.iter().map(SliceView::new).collect();
+    let on_halt = rollout.spec.on_halt.installed_awaiting_reboot;
+    let uninstalls = on_halt == AwaitingRebootAction::Uninstall;
     let mut found = Vec::new();
-    for view in slices.iter().map(SliceView::new) {
-        if !frozen.contains(&(view.stage.as_str(), Some(view.freeze_id.as_str()))) {
-            continue;
+    for stage in rollout.status.iter().flat_map(|status| &status.stages) {
+        let Some(id) = &stage.freeze_id else { continue };
+        let is_its = |view: &&SliceView| {
+            view.rollout_uid == uid && view.stage == stage.name && view.freeze_id == *id
+        };
+        let mut record: Vec<&SliceView> = views.iter().filter(is_its).collect();
+        record.sort_by_key(|view| view.index);
+        if freeze_id(record.iter().map(|view| view.names_digest.digest())) != *id {
+            bail!(
+                "the record of stage {} is not whole: {} devices are in it; nothing can be shown that could be decided on",
+                stage.name,
+                record.iter().map(|view| view.lines.len()).sum::<usize>()
+            );
         }
         let is_in_scope = match known.scope {
             RollbackScope::Device => false,
-            RollbackScope::Stage => known.stage.as_deref() == Some(view.stage.as_str()),
+            RollbackScope::Stage => known.stage.as_ref() == Some(&stage.name),
             RollbackScope::AllStages => true,
         };
-        found.extend(view.lines.iter().filter_map(|line| {
-            let how = how(line, is_in_scope)?;
+        found.extend(record.iter().flat_map(|view| &view.lines).filter_map(|line| {
+            let how = how(line, is_in_scope, uninstalls)?;
             Some(Meant { device: line.device.clone(), how })
         }));
     }
     // What is broken first.
     found.sort_by(|a, b| (order(a.how), &a.device).cmp(&(order(b.how), &b.device)));
-    found
+    Ok(found)
 }
 
 const FAILED: &str = "failed";
 const HEALTHY: &str = "proven and healthy";
-const AT_WORK: &str = "at work";
+const AT_WORK: &str = "at work, or waiting for its restart";
 const TAKEN: &str = "taken back, or at it";
 
 fn order(how: &str) -> Option<usize> {
     [FAILED, HEALTHY, AT_WORK, TAKEN].iter().position(|known| *known == how)
 }
 
-fn how(line: &SliceLine, is_in_scope: bool) -> Option<&'static str> {
+/// How the device stands, if the rollback may mean it. One that waits for its restart since the halt is meant in
+/// every scope where `onHalt` says Uninstall, and its line says no more than that it is at work.
+fn how(line: &SliceLine, is_in_scope: bool, uninstalls: bool) -> Option<&'static str> {
     match line.state {
         LineState::Failed | LineState::RevertedByWindows if line.tries > 0 => Some(FAILED),
         LineState::Succeeded if is_in_scope => Some(HEALTHY),
-        LineState::Granted if line.action == JobAction::Install && is_in_scope => Some(AT_WORK),
+        LineState::Granted if line.action == JobAction::Install && (is_in_scope || uninstalls) => {
+            Some(AT_WORK)
+        }
         LineState::Granted | LineState::Unreachable if line.action == JobAction::Rollback => {
             Some(TAKEN)
         }
@@ -125,14 +141,20 @@ pub(super) fn told(
         lines.push(format!("Groups that ask first: {}.", known.groups.join(", ")));
     }
     lines.push("What the rollout says, all of which is approved:".to_owned());
-    let rules = serde_yaml::to_string(&rollout.spec.on_failure).unwrap_or_default();
-    lines.extend(rules.lines().map(|line| format!("  {line}")));
+    let spec = &rollout.spec;
+    for (name, rules) in [
+        ("onFailure", serde_yaml::to_string(&spec.on_failure)),
+        ("onHalt", serde_yaml::to_string(&spec.on_halt)),
+    ] {
+        lines.push(format!("  {name}:"));
+        lines.extend(rules.unwrap_or_default().lines().map(|line| format!("    {line}")));
+    }
     if !rollout.spec.authors.is_empty() {
         lines.push(format!("Written by {}.", rollout.spec.authors.join(", ")));
     }
     let count = |how| devices.iter().filter(|all| all.how == how).count();
     lines.push(format!(
-        "Devices now: {} failed, {} healthy, {} at work, {} taken back or at it. Groups that say `Forbid` keep theirs.",
+        "Devices now: {} failed, {} healthy, {} at work or waiting for their restart, {} taken back or at it. Groups that say `Forbid` keep theirs.",
         count(FAILED),
         count(HEALTHY),
         count(AT_WORK),
@@ -201,7 +223,7 @@ mod tests {
 
     #[test]
     fn what_is_shown_is_whom_it_means_now_and_how_far_it_may_go() {
-        let rollout = asking();
+        let mut rollout = asking();
         let slice = |lines: &[&str], freeze: &str| -> PatchRolloutSlice {
             serde_json::from_value(json!({
                 "metadata": { "name": "s" },
@@ -216,25 +238,46 @@ mod tests {
             "ws-3 2 RolledBack 2026-11-21T02:00:00Z action=Rollback tries=1",
             "ws-4 0 Pending",
         ];
+        let view = SliceView::new(&slice(&lines, ""));
+        let id = freeze_id([view.names_digest.digest()].into_iter());
+        rollout.status.as_mut().unwrap().stages[0].freeze_id = Some(id.clone());
         let known = known_of(&rollout);
-        let slices = [
-            slice(&lines, "v1:0"),
-            slice(&["dc-1 1 Failed 2026-11-21T02:00:00Z tries=1"], "v1:old"),
-        ];
-        let told = told(&rollout, known, &meant(&slices, &rollout, known), false).join("\n");
+        let slices =
+            [slice(&lines, &id), slice(&["dc-1 1 Failed 2026-11-21T02:00:00Z tries=1"], "v1:old")];
+        let shown = meant(&slices, &rollout, known).unwrap();
+        let told = told(&rollout, known, &shown, false).join("\n");
         for part in [
             "Rollout november, rollback of the whole stage ward: the updates are taken back from up to 20 devices in all.",
             "Why: 3 of 20 devices failed.",
             "  KB5068787 for Windows Server 2022",
             "Without asking anybody: 10% (approvalAbove).",
             "Groups that ask first: ward.",
+            "  onHalt:\n    installedAwaitingReboot: Hold",
             "Written by alice.",
-            "Devices now: 1 failed, 1 healthy, 0 at work, 1 taken back or at it.",
+            "Devices now: 1 failed, 1 healthy, 0 at work or waiting for their restart, 1 taken back or at it.",
             "  ws-2 (failed)\n  ws-1 (proven and healthy)\n  ws-3 (taken back, or at it)",
         ] {
             assert!(told.contains(part), "no {part} in {told}");
         }
         assert!(!told.contains("dc-1") && !told.contains("ws-4"), "{told}");
+
+        // A record that is gone, or names others, shows nothing that could be decided on.
+        let forged = slice(&["ws-1 0 Pending", "dc-1 0 Pending"], &id);
+        for slices in [vec![], vec![forged]] {
+            let error = meant(&slices, &rollout, known).err().unwrap().to_string();
+            assert!(error.contains("stage ward is not whole"), "{error}");
+        }
+    }
+
+    #[test]
+    fn devices_that_wait_for_their_restart_are_shown_where_they_would_be_uninstalled() {
+        let granted = SliceLine {
+            state: LineState::Granted,
+            action: JobAction::Install,
+            ..SliceLine::pending("ws-1")
+        };
+        assert_eq!(how(&granted, false, true), Some(AT_WORK));
+        assert_eq!(how(&granted, false, false), None);
     }
 
     #[test]

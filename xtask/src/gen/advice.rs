@@ -313,7 +313,7 @@ const PARTS: &[Part] = &[
                 RollbackAwaitsApproval,
                 "`kubectl wardring approve NAME --rollback` shows which devices and takes the word of somebody who did not \
                  write the rollout and has the role `wardring-approve`; `reject` says no. Where nobody can approve, \
-                 a PatchRollback decides at once: `kubectl wardring rollback NAME --device DEVICE --reason …`.",
+                 a PatchRollback asks nobody: `kubectl wardring rollback NAME --device DEVICE --reason …`.",
             ),
             (
                 RollbackRejected,

@@ -147,9 +147,13 @@ fn is_there(run: &Run<'_>, known: &RollbackApproval, scene: &Scene<'_>) -> bool 
 /// Whether a person approved since the procedure last ended: it goes on, however long ago it began.
 pub(crate) fn is_newer(run: &Run<'_>) -> bool {
     let ended = run.status.rollback.as_ref().and_then(|rollback| rollback.completed_at);
-    let known = run.status.rollback_approval.as_ref();
-    let said = known.and_then(|known| known.asked.decided.as_ref()).map(|said| said.at);
-    run.consent.approved && said.zip(ended).is_some_and(|(said, ended)| said >= ended)
+    approved_at(run).zip(ended).is_some_and(|(said, ended)| said >= ended)
+}
+
+/// When a person approved what goes on now, if one did.
+pub(crate) fn approved_at(run: &Run<'_>) -> Option<Timestamp> {
+    let known = run.status.rollback_approval.as_ref().filter(|_| run.consent.approved)?;
+    known.asked.decided.as_ref().map(|said| said.at)
 }
 
 /// The scope of the procedure as it stands, and its stage where that is one.
@@ -348,7 +352,7 @@ fn asked(
             next.message = clip(
                 &format!(
                     "Taking the updates back from more devices waits for a person's approval, and none counts \
-                     now: {}. A PatchRollback decides at once.",
+                     now: {}. A PatchRollback asks nobody.",
                     one_line(why)
                 ),
                 512,

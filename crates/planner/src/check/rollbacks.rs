@@ -2,7 +2,7 @@
 //! person whose order is still there and means this very device.
 
 use wardring_api::{
-    AwaitingRebootAction, Cap, Decided, FailureAction, JobAction, JobState, LineState,
+    AwaitingRebootAction, Cap, Decided, FailureAction, GateState, JobAction, JobState, LineState,
     PatchRollback, PatchRollout, PatchRolloutStatus, RollbackPolicy, RollbackScope, SliceLine,
 };
 
@@ -128,6 +128,12 @@ impl<'a> Replay<'a> {
             let device = &before.device;
             self.breaks("S13", format!("{device} would be rolled back, and nobody ordered it"));
         }
+        let is_healthy = matches!(before.state, LineState::Succeeded | LineState::Granted);
+        if !self.is_carried_out(&view.name) && is_healthy && waits_for_a_person(rollout, &status) {
+            let device = &before.device;
+            let message = format!("{device} is healthy, and a person was to say yes first");
+            self.breaks("S13", message);
+        }
         if !self.is_carried_out(&view.name) {
             self.share(rollout, view, &before.device);
         }
@@ -188,4 +194,16 @@ impl<'a> Replay<'a> {
             self.breaks("S13", message);
         }
     }
+}
+
+/// Whether the healthy devices of the scope wait: somebody said no, or was asked for no other reason than the
+/// share. A group that asks says nothing of the others.
+fn waits_for_a_person(rollout: &PatchRollout, status: &PatchRolloutStatus) -> bool {
+    let known = status.rollback_approval.as_ref();
+    rollout.spec.on_failure.approval_above.is_some()
+        && known.is_some_and(|known| match known.state {
+            GateState::Failed => true,
+            GateState::Passed => false,
+            _ => known.groups.is_empty(),
+        })
 }

@@ -1,12 +1,14 @@
 //! How long a rollback may take: time in which people or the calendar keep it back is not the devices'.
 
 use jiff::{SignedDuration, Timestamp};
-use wardring_api::{RollbackStatus, conditions::whole_seconds};
+use wardring_api::{LineState, RollbackStatus, conditions::whole_seconds};
 
 use super::{is_running, is_target};
 use crate::{
+    approvals,
     caps::later,
     emergency,
+    line::Line,
     validate::{Run, Scene},
     wake::Wake,
     windows,
@@ -22,12 +24,33 @@ pub(super) fn is_over_time(run: &Run<'_>, scene: &Scene<'_>, wake: &mut Wake) ->
     if stands(run, scene, wake) {
         return false;
     }
-    let since = rollback.progress_since.unwrap_or(rollback.started_at);
+    let mut since = rollback.progress_since.unwrap_or(rollback.started_at);
+    if let Some(said) = approvals::rollback_approved_at(run) {
+        // Whoever approves gives the whole time to what is approved, and to what breaks under it later.
+        since = since.max(said).max(last_failure(run, scene).unwrap_or(said));
+    }
     let deadline = later(since, stage.rules.progress_deadline);
     if rollback.completed_at.is_none() {
         wake.at(deadline);
     }
     scene.now >= deadline
+}
+
+/// When the last device failed that is to be taken back.
+fn last_failure(run: &Run<'_>, scene: &Scene<'_>) -> Option<Timestamp> {
+    let stages = run.stages.iter().enumerate();
+    let lines = stages.flat_map(|(position, stage)| {
+        let lines = stage.frozen.iter().flat_map(|all| &all.lines).enumerate();
+        lines.map(move |(index, line)| (position, index, line))
+    });
+    let failed =
+        |line: &Line| matches!(line.state, LineState::Failed | LineState::RevertedByWindows);
+    lines
+        .filter(|(position, index, line)| {
+            failed(line) && is_target(run, *position, *index, line, scene)
+        })
+        .filter_map(|(.., line)| line.at)
+        .max()
 }
 
 /// Whether people or the calendar keep the procedure from going on. That time is not the devices'.

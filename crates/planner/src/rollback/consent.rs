@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use wardring_api::{JobAction, LineState, RollbackPolicy};
+use wardring_api::{GateState, JobAction, LineState, RollbackPolicy};
 
 use super::{is_failure_target, is_in_scope};
 use crate::{
@@ -36,7 +36,9 @@ pub(crate) struct Consent {
     /// Something was begun that needed an approval.
     pub is_used: bool,
     /// More was begun than is let now, and nobody vouches for it.
-    pub is_overdrawn: bool,
+    is_overdrawn: bool,
+    /// Nobody approved it, and that is known.
+    is_unvouched: bool,
     is_counted: bool,
 }
 
@@ -76,7 +78,10 @@ impl Consent {
                 }
             }
         }
-        all.over = all.taken + targets > share;
+        let known = run.status.rollback_approval.as_ref();
+        let is_rejected = known.is_some_and(|known| known.state == GateState::Failed);
+        // Whoever rejects it leaves the healthy ones as they are, also where they would fit now.
+        all.over = all.taken + targets > share || is_rejected;
         all.is_used |= all.taken > share;
         all.reach = all.taken + targets + asking + at_work;
         if all.over {
@@ -89,8 +94,16 @@ impl Consent {
         all.approved = approvals::lets_roll_back(run, all.reach, scene);
         // Where nobody can tell for a moment, what was granted stays.
         let is_unknown = matches!(scene.snapshot.approval_policy, ApprovalPolicy::Unknown { .. });
-        all.is_overdrawn = all.taken > share && !all.approved && !is_unknown;
+        all.is_unvouched = !all.approved && !is_unknown;
+        all.is_overdrawn = all.taken > share && all.is_unvouched;
         all
+    }
+
+    /// Whether a rollback that was granted and has not begun is taken back: more was granted than is let now,
+    /// or the device is healthy, and those wait for a person.
+    pub fn recalls(&self, line: &Line) -> bool {
+        let is_healthy = matches!(line.was, Some(LineState::Succeeded | LineState::Granted));
+        self.is_overdrawn || (self.over && self.is_unvouched && is_healthy)
     }
 
     /// Whether a device with this policy of its groups may be taken back for a failure.
