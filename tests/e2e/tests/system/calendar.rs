@@ -6,7 +6,7 @@ use serde_json::json;
 use wardring_api::{MaintenanceWindow, PatchRollout, RolloutPhase, conditions, reasons::Reason};
 
 use crate::support::{
-    History, Place, Plan, SHORT,
+    History, LONG, Place, Plan, SHORT,
     journal::{count, downloads},
     manifests::with,
     place::stage_of,
@@ -63,7 +63,7 @@ async fn updates_are_downloaded_ahead_and_installed_in_the_window_without_anothe
     let plan = Plan::default().group("night", 3, &world());
     let (place, fleet) = Place::open(shared().await?, "ahead", &plan).await?;
     let history = History::begin(&place.client, &place.namespace);
-    let opens = (Timestamp::now() + SignedDuration::from_secs(40)).round(Unit::Second)?;
+    let opens = (Timestamp::now() + SignedDuration::from_secs(75)).round(Unit::Second)?;
     place
         .create::<MaintenanceWindow>(json!({
             "apiVersion": "wardring.dev/v1alpha1", "kind": "MaintenanceWindow",
@@ -78,7 +78,7 @@ async fn updates_are_downloaded_ahead_and_installed_in_the_window_without_anothe
     let ahead = json!({ "predownload": { "ahead": "48h", "maxConcurrency": 2 } });
     place.create::<PatchRollout>(rollout(&[named], ahead)).await?;
     let status = place
-        .until_status(SHORT, "to have downloaded everything", |status| {
+        .until_status(LONG, "to have downloaded everything", |status| {
             stage_of(status, "night").counts.downloaded == 3
         })
         .await?;
