@@ -184,8 +184,8 @@ pub struct TcpProbe {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpProbe {
-    /// `http://…` or `https://…`, without user name and password.
-    #[schemars(length(min = 8, max = 512), regex(pattern = r"^https?://[A-Za-z0-9\[][^@\s]*$"))]
+    /// `http://…` or `https://…`, in ASCII (`xn--…`, `%C3%BC`), without user name and password.
+    #[schemars(length(min = 8, max = 512), regex(pattern = r"^https?://[A-Za-z0-9\[][!-?A-~]*$"))]
     pub url: String,
     /// Statuses that are good; default any from 200 to 399.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -59,7 +59,12 @@ pub(super) fn reboot(
     tracing::info!(boot = boot.id, forced = order.is_forced, "ordering a restart");
     let mut ordered = ffi::restart(&order);
     if has_code(&ordered, ERROR_SHUTDOWN_IS_SCHEDULED.to_hresult()) {
-        // Somebody's restart at another time: ours has a permit, now.
+        // Somebody's restart at another time, or the end of a power supply: Windows does not say which. Ours
+        // has a permit, now.
+        tracing::warn!(
+            boot = boot.id,
+            "a shutdown or restart that somebody scheduled is taken back, ours goes first"
+        );
         ordered = ffi::abort_restart().and_then(|()| ffi::restart(&order));
     }
     if has_code(&ordered, ERROR_SHUTDOWN_IN_PROGRESS.to_hresult()) {
