@@ -271,6 +271,18 @@ mod tests {
     }
 
     #[test]
+    fn a_journal_of_an_older_agent_is_read_without_what_that_one_did_not_know() {
+        let (folder, journal) = journal();
+        let mut document = serde_json::to_value(saved(1)).unwrap();
+        // Since layout 3.
+        document["state"].as_object_mut().unwrap().remove("watches").unwrap();
+        let body = serde_json::to_vec(&document).unwrap();
+        let header = format!("wardring-journal 2 {} {:08x}\n", body.len(), crc32fast::hash(&body));
+        fs::write(folder.path().join(FILE), [header.into_bytes(), body].concat()).unwrap();
+        assert_eq!(journal.load(), Loaded::Found(Box::new(saved(1))));
+    }
+
+    #[test]
     fn a_journal_of_a_newer_layout_is_not_guessed_at() {
         let (folder, journal) = journal();
         journal.save(&saved(1)).unwrap();
