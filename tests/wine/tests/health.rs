@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
 
 use serde_json::json;
+use wardring_protocol::HealthFact;
 use wardring_seal::{JobPayload, OutcomeResult, UnlistedServices};
 use wardring_wine_tests::rig::{Rig, behaves, serve, stands, world};
 
@@ -34,6 +35,15 @@ async fn a_service_that_stops_by_design_is_left_one_that_dies_is_restarted_and_o
     let outcome = rig.outcome().await;
     assert_eq!(outcome.result, OutcomeResult::Succeeded, "{}", outcome.message);
     assert!(stands(&rig.prefix, "Spooler").contains("RUNNING"), "it was restarted");
+    // From the proof on the device tells that it is looked at for this rollout, and that all is well.
+    let seen = rig.gateway.wait_for("srv-1", "to be looked at", |seen| {
+        let mut health = seen.facts.iter().flat_map(|facts| &facts.health);
+        health.any(|since| since.rollout_uid == "rollout-2")
+    });
+    let facts = seen.await.facts.unwrap();
+    let well =
+        |since: &HealthFact| !since.blind && !since.names_nothing && since.unhealthy.is_empty();
+    assert!(facts.health.iter().all(well), "{:?}", facts.health);
 
     // Looks that meet it between two of its processes see it stopped, and cost an attempt: where that
     // happens too often, it is down instead, and another job tries again.
