@@ -256,7 +256,8 @@ async fn objects_outlive_a_restart_of_the_api_server() {
     cluster.restart_apiserver().await.unwrap();
 
     assert!(while_stopped.stderr.contains("refused"), "{}", while_stopped.stderr);
-    let after = maps.get("kept").await.unwrap();
+    // A connection may still meet the end of the server before.
+    let after = wait_until_ok(LIMIT, "an answer", async || maps.get("kept").await).await.unwrap();
     assert_eq!(after.uid(), before.uid());
     assert_eq!(after.resource_version(), before.resource_version());
     assert_ne!(cluster.pids().await.unwrap()["apiserver"], pids["apiserver"]);
