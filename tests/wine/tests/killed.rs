@@ -57,6 +57,8 @@ struct Rig {
     recovered: u64,
     /// Where jobs stood when the agent was killed.
     places: BTreeSet<String>,
+    /// It is killed wherever the job stands, and not at writes by their number.
+    everywhere: bool,
 }
 
 /// The end of a job.
@@ -77,7 +79,7 @@ impl Rig {
         let server = tokio::task::spawn_blocking(create).await.unwrap().unwrap();
         server.install_agent(&[gateway.url()], &gateway.token.reveal(), DEVICE).unwrap();
         gateway.wait_for(DEVICE, "facts", |seen| seen.facts.is_some()).await;
-        Rig { gateway, server, jobs: 0, recovered: 0, places: BTreeSet::new() }
+        Rig { gateway, server, jobs: 0, recovered: 0, places: BTreeSet::new(), everywhere: false }
     }
 
     fn killer(&self) -> &Killer {
@@ -109,14 +111,19 @@ impl Rig {
         let (attempt, began) = (job.key.attempt, Instant::now());
         let mut kills = kills.iter();
         let mut planned = kills.next();
+        if self.everywhere {
+            self.killer().arm_everywhere();
+        }
         self.arm(begin, planned);
         self.gateway.give(DEVICE, job);
         let orders = self.server.restarts_ordered();
         let (mut carried, mut restarts) = (orders, 0);
         let outcome = loop {
             if self.killer().kills() > self.recovered {
-                let (_, moment) = planned.expect("who was killed was to be");
-                self.killed(*moment);
+                assert!(planned.is_some() || self.everywhere, "who was killed was to be");
+                // Where nothing else is said, the journal is in its place.
+                let moment = planned.map_or(Moment::InPlace, |(_, moment)| *moment);
+                self.killed(moment);
                 planned = kills.next();
                 self.arm(begin, planned);
                 self.server.recover_agent().unwrap();
@@ -164,7 +171,8 @@ impl Rig {
     }
 
     /// Every job kills the agent at one more of its writes with the journal in place, and half a job away
-    /// from that before it is; until a job has no such write any more.
+    /// from that before it is; until a job has no such write any more. What the agent writes beside the job
+    /// moves the numbers, so that one more job kills it wherever it stands.
     async fn sweep(&mut self, mut job: impl AsyncFnMut(&mut Rig, u32, &[(u64, Moment)]) -> Ended) {
         let undisturbed = job(self, 0, &[]).await;
         let whole = undisturbed.writes;
@@ -178,6 +186,8 @@ impl Rig {
             }
             let ended = job(self, number, &kills).await;
             if write > whole && ended.left > 0 {
+                self.everywhere = true;
+                job(self, number + 1, &[]).await;
                 break;
             }
         }
