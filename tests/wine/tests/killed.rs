@@ -70,6 +70,8 @@ struct Ended {
     restarts: usize,
     /// Kills that were planned and did not come: the job ended before.
     left: usize,
+    /// Where the job stood when the agent was killed.
+    places: Vec<String>,
 }
 
 impl Rig {
@@ -117,13 +119,13 @@ impl Rig {
         self.arm(begin, planned);
         self.gateway.give(DEVICE, job);
         let orders = self.server.restarts_ordered();
-        let (mut carried, mut restarts) = (orders, 0);
+        let (mut carried, mut restarts, mut places) = (orders, 0, Vec::new());
         let outcome = loop {
             if self.killer().kills() > self.recovered {
                 assert!(planned.is_some() || self.everywhere, "who was killed was to be");
                 // Where nothing else is said, the journal is in its place.
                 let moment = planned.map_or(Moment::InPlace, |(_, moment)| *moment);
-                self.killed(moment);
+                places.push(self.killed(moment));
                 planned = kills.next();
                 self.arm(begin, planned);
                 self.server.recover_agent().unwrap();
@@ -144,7 +146,7 @@ impl Rig {
         };
         self.killer().disarm();
         let left = usize::from(planned.is_some()) + kills.len();
-        Ended { outcome, writes: self.killer().writes() - begin, restarts, left }
+        Ended { outcome, writes: self.killer().writes() - begin, restarts, left, places }
     }
 
     fn arm(&self, begin: u64, kill: Option<&(u64, Moment)>) {
@@ -154,14 +156,15 @@ impl Rig {
     }
 
     /// The agent was killed: what it left can be read, and nothing of it is lost.
-    fn killed(&mut self, moment: Moment) {
+    fn killed(&mut self, moment: Moment) -> String {
         self.recovered += 1;
         let data = self.server.prefix.drive().join("ProgramData/Wardring");
         let loaded = Journal::new(&data, Durability::Disk).load();
         let Loaded::Found(_) = loaded else { panic!("{moment:?}: {loaded:?}") };
         assert_eq!(data.join("journal").exists(), moment != Moment::Between);
         let place = self.server.place().unwrap().unwrap_or_else(|| "at rest".to_owned());
-        self.places.insert(place);
+        self.places.insert(place.clone());
+        place
     }
 
     /// Nothing that a job can stand at was left out.
@@ -225,6 +228,7 @@ impl Change {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_killed_at_any_write_of_its_journal_installs_once_and_restarts_once() {
     let mut rig = Rig::new().await;
+    let mut unbegun = 0;
     rig.sweep(async |rig, number, kills| {
         let update = Change::new(number);
         rig.server.updates.set_world(&update.world(false)).unwrap();
@@ -247,6 +251,10 @@ async fn an_agent_killed_at_any_write_of_its_journal_installs_once_and_restarts_
                 outcome.message
             );
             assert_eq!((mine, ended.restarts), (0, 0), "{kills:?}: {installs:?}");
+            let places = &ended.places;
+            assert!(places.iter().any(|place| place == "Installing"), "{kills:?}: {places:?}");
+            unbegun += 1;
+            assert_eq!(unbegun, 1, "{kills:?}: that is the moment of one write, not of several");
             return ended;
         }
         assert_eq!(outcome.result, OutcomeResult::Succeeded, "{kills:?}: {}", outcome.message);
