@@ -4,10 +4,10 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use tempfile::TempDir;
 
 use crate::clock::Clock;
@@ -201,16 +201,19 @@ impl Prefix {
     /// # Errors
     /// It fails.
     pub fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let (status, text) = self.ended(arguments)?;
+        ensure!(status.success(), "`wine {}` ended with {status}: {text}", arguments.join(" "));
+        Ok(text)
+    }
+
+    /// Runs a program of Windows: how it ended, and what it printed.
+    pub(crate) fn ended(&self, arguments: &[&str]) -> anyhow::Result<(ExitStatus, String)> {
         // A file, not a pipe: what the first command starts (the services of this Windows) inherits
         // it and would keep a pipe open for ever.
         let path = self.folder.path().join("output");
         let file = File::create(&path)?;
         let status = self.command("wine").args(arguments).stdout(file).status().context(MISSING)?;
-        let text = String::from_utf8_lossy(&std::fs::read(&path)?).into_owned();
-        if !status.success() {
-            bail!("`wine {}` ended with {status}: {text}", arguments.join(" "));
-        }
-        Ok(text)
+        Ok((status, String::from_utf8_lossy(&std::fs::read(&path)?).into_owned()))
     }
 
     /// Makes a service with `sc create` and these arguments, its name first. For a moment after its start,

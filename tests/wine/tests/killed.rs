@@ -121,6 +121,13 @@ impl Rig {
         let orders = self.server.restarts_ordered();
         let (mut carried, mut restarts, mut places) = (orders, 0, Vec::new());
         let outcome = loop {
+            let mut is_off = false;
+            if self.server.restarts_ordered() > carried {
+                // Off first: it may have been killed since it ordered that, and the boot would start it
+                // before anybody saw what it left.
+                tokio::task::block_in_place(|| self.server.prefix.switch_off()).unwrap();
+                is_off = true;
+            }
             if self.killer().kills() > self.recovered {
                 assert!(planned.is_some() || self.everywhere, "who was killed was to be");
                 // Where nothing else is said, the journal is in its place.
@@ -128,9 +135,11 @@ impl Rig {
                 places.push(self.killed(moment));
                 planned = kills.next();
                 self.arm(begin, planned);
-                self.server.recover_agent().unwrap();
+                if !is_off {
+                    self.server.recover_agent().unwrap();
+                }
             }
-            if self.server.restarts_ordered() > carried {
+            if is_off {
                 tokio::task::block_in_place(|| boot(&self.server));
                 (carried, restarts) = (self.server.restarts_ordered(), restarts + 1);
             }

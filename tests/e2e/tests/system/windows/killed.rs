@@ -52,16 +52,23 @@ impl Story {
     fn go_on(&mut self) -> Result<()> {
         let server = &self.site.server;
         let killer = server.prefix.killer().context("this server has no killer")?;
+        let is_ordered = server.restarts_ordered() > self.ordered;
+        if is_ordered {
+            // Off first: the boot starts an agent that was killed since it ordered that.
+            server.prefix.switch_off()?;
+        }
         if killer.kills() > self.kills {
             self.kills += 1;
             server.place().context("the journal after a kill")?;
-            server.recover_agent()?;
+            if !is_ordered {
+                server.recover_agent()?;
+            }
         }
-        if !self.has_installed && self.site.installs() > 0 {
+        if !is_ordered && !self.has_installed && self.site.installs() > 0 {
             server.end_installation(ROLLUP)?;
             self.has_installed = true;
         }
-        if server.restarts_ordered() > self.ordered {
+        if is_ordered {
             let (ubr, ends, changes) = if server.removals().is_empty() {
                 let broken = installed(Changes::new(), ROLLUP);
                 (UBRS[1], Ends::Installed, service_refuses(broken, "MSSQLSERVER", 42))
