@@ -23,7 +23,7 @@ async fn without_a_leader_that_renews_its_lease_nothing_is_permitted() {
     let gateway = site.gateway(&[]).await;
     assert_eq!(reason(gateway.permit(&agent, &key, Step::Install).await), "NoLeader");
 
-    site.start_leader().await;
+    site.start_leader(3).await;
     gateway.sees_leader().await;
     assert_eq!(gateway.permit(&agent, &key, Step::Install).await, PermitAnswer::Granted);
 

@@ -96,6 +96,17 @@ async fn the_leader_hears_who_comes_who_goes_and_begins_anew_when_it_asks() {
     let (one, two) = (site.device("ws-1").await, site.device("ws-2").await);
     let gateway = site.gateway(&["--poll-interval", "1s"]).await;
     gateway.poll(&one, "wait=0&seq=7").await;
+    // It counts as present for a few seconds after each poll.
+    let (client, url) = (
+        gateway.client(&one),
+        gateway.url(&format!("/v1/job?run={}&boot=b&wait=0&seq=7", one.run)),
+    );
+    let polling = tokio::spawn(async move {
+        loop {
+            let _ = client.get(&url).send().await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    });
     let ear = Ear::open(&site).await;
 
     // The full set first, complete with its last batch.
@@ -104,6 +115,7 @@ async fn the_leader_hears_who_comes_who_goes_and_begins_anew_when_it_asks() {
         batches.iter().any(|batch| batch.online.contains(&entry))
     };
     ear.until("the full set", |batches| is_online(batches, &one, 7)).await;
+    polling.abort();
     let first = &ear.batches()[0];
     assert_eq!((first.number, first.complete), (0, true));
 

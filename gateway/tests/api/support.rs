@@ -47,7 +47,7 @@ use wardring_seal::{
     OutcomeResult, Roots, tls::client_config,
 };
 
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One cluster for all tests. It ends with this process.
 async fn cluster() -> &'static DevCluster {
@@ -117,7 +117,7 @@ impl Site {
     /// An installation with a live leader.
     pub async fn new() -> Site {
         let mut site = Site::without_leader().await;
-        site.start_leader().await;
+        site.start_leader(60).await;
         site
     }
 
@@ -144,9 +144,26 @@ impl Site {
         ))
         .await;
         site.apply(&roles(system).await).await;
+        site.until_roles_are_in_force().await;
         site.publish_roots(site.authority.roots()).await;
         site.publish_certificate(&["localhost", "127.0.0.1"]).await;
         site
+    }
+
+    /// What a role allows is allowed a moment later.
+    async fn until_roles_are_in_force(&self) {
+        let who = format!("--as=system:serviceaccount:{}:wardring-gateway", self.system);
+        for args in [
+            ["auth", "can-i", "get", "configmaps", "-n", &self.system, &who],
+            ["auth", "can-i", "watch", "patchjobs", "-n", &self.tenant, &who],
+        ] {
+            wait_until(PATIENCE, "the gateway's roles", async || {
+                let said = self.cluster.kubectl(&args).await.ok()?;
+                said.succeeded().then_some(())
+            })
+            .await
+            .unwrap();
+        }
     }
 
     async fn apply(&self, manifests: &str) {
@@ -183,8 +200,9 @@ impl Site {
         put(&Api::namespaced(self.client.clone(), &self.system), &secret).await;
     }
 
-    /// Renews the Lease ever after, like a controller that leads.
-    pub async fn start_leader(&mut self) {
+    /// Renews the Lease ever after, like a controller that leads; once that ends, it is over in so many
+    /// seconds.
+    pub async fn start_leader(&mut self, seconds: i32) {
         let leases: Api<Lease> = Api::namespaced(self.client.clone(), &self.system);
         let renew = async move |leases: &Api<Lease>| {
             let lease: Lease = object(json!({
@@ -192,7 +210,7 @@ impl Site {
                 "metadata": { "name": names::LEASE_NAME },
                 "spec": {
                     "holderIdentity": "controller-1",
-                    "leaseDurationSeconds": 3,
+                    "leaseDurationSeconds": seconds,
                     "renewTime": k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime(
                         Timestamp::now()
                     ),

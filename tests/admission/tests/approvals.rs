@@ -17,7 +17,7 @@ const SYSTEM: &str = "wardring-system";
 const FLUX: &str = "system:serviceaccount:flux-system:kustomize-controller";
 const CONTROLLER: &str = "system:serviceaccount:wardring-system:wardring-controller";
 const GATEWAY: &str = "system:serviceaccount:wardring-system:wardring-gateway";
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The chart's policies, filled in as Helm does it.
 fn policies() -> Result<String> {

@@ -17,7 +17,7 @@ const SYSTEM: &str = "wardring-system";
 const ACCOUNT: &str = "wardring-controller";
 const REFUSAL: &str =
     "only Wardring's controller deletes PatchJobs, PatchRolloutSlices and PatchLedgers";
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Kinds under protection, each with a fixture that makes one.
 const RECORDS: [(&str, &str); 3] = [

@@ -106,7 +106,9 @@ impl Process {
             // In this order: what it printed last before its end is in the log by then.
             let running = self.is_running();
             let log = self.log();
-            match log.lines().find(|line| line.contains(text)) {
+            // A line that is being written is none yet.
+            let mut whole = log.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+            match whole.find(|line| line.contains(text)) {
                 Some(line) => Ok(Some(line.to_owned())),
                 None if running => Err(format!("{:?}", log.lines().last().unwrap_or_default())),
                 None => Ok(None),

@@ -119,11 +119,11 @@ impl TestGateway {
     /// Waits until what is known of a device meets a condition.
     ///
     /// # Panics
-    /// It does not within 60 seconds.
+    /// It does not within two minutes.
     pub async fn wait_for(&self, device: &str, what: &str, met: impl Fn(&Seen) -> bool) -> Seen {
         let mut changed = self.shared.changed.subscribe();
         let wait = changed.wait_for(|_| met(&self.seen(device)));
-        let is_met = tokio::time::timeout(Duration::from_secs(60), wait).await.is_ok();
+        let is_met = tokio::time::timeout(Duration::from_secs(120), wait).await.is_ok();
         let seen = self.seen(device);
         assert!(is_met, "{device}: {what} did not come; seen so far: {seen:#?}");
         seen

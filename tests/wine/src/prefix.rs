@@ -141,7 +141,7 @@ impl Prefix {
         // By a clock that runs ahead, days may be a minute.
         self.server([if self.clock().is_some() { "-p200000" } else { "-p600" }])?;
         // The first program after a hard end is now and then one that Wine "could not start".
-        self.insist(["wineboot"])
+        self.wine(["wineboot"]).map(|_| ())
     }
 
     /// Ends this Windows, as hard as a power failure, and starts it again.
@@ -188,12 +188,50 @@ impl Prefix {
         status.map(|_| ()).context(MISSING)
     }
 
-    /// Runs a program of Windows and returns what it printed.
+    /// Runs a program of Windows and returns what it printed. What may as well run twice runs up to three
+    /// times: on a busy machine Wine's programs end with 1 and without a word once in a long while.
     ///
     /// # Errors
     /// It fails.
     pub fn wine<const N: usize>(&self, arguments: [&str; N]) -> anyhow::Result<String> {
-        self.run(&arguments)
+        let run = || self.run(&arguments);
+        match arguments.as_slice() {
+            ["wineboot" | "reg", ..] | ["sc", "query", ..] => {
+                run().or_else(|_| run()).or_else(|_| run())
+            }
+            _ => run(),
+        }
+    }
+
+    /// Starts a service, and waits until it runs.
+    ///
+    /// # Errors
+    /// It does not within a minute.
+    pub fn start_service(&self, name: &str) -> anyhow::Result<()> {
+        self.bring_service(name, "start", ["STOPPED", "RUNNING"])
+    }
+
+    /// Stops a service, and waits until it has.
+    ///
+    /// # Errors
+    /// It has not within a minute.
+    pub fn stop_service(&self, name: &str) -> anyhow::Result<()> {
+        self.bring_service(name, "stop", ["RUNNING", "STOPPED"])
+    }
+
+    fn bring_service(&self, name: &str, order: &str, [from, to]: [&str; 2]) -> anyhow::Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let (_, state) = self.attempt(&["sc", "query", name])?;
+            if state.contains(to) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "`sc {order} {name}` does nothing: {state}");
+            if state.contains(from) {
+                self.attempt(&["sc", order, name])?;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
     /// The same for any number of arguments.
@@ -256,7 +294,7 @@ impl Prefix {
     /// The registry refuses.
     pub fn set(&self, key: &str, name: &str, kind: &str, data: &str) -> anyhow::Result<()> {
         let key = format!(r"HKLM\{key}");
-        self.insist(["reg", "add", &key, "/v", name, "/t", kind, "/d", data, "/f"])
+        self.wine(["reg", "add", &key, "/v", name, "/t", kind, "/d", data, "/f"]).map(|_| ())
     }
 
     /// Makes a key below `HKEY_LOCAL_MACHINE`.
@@ -265,14 +303,7 @@ impl Prefix {
     /// The registry refuses.
     pub fn make_key(&self, key: &str) -> anyhow::Result<()> {
         let key = format!(r"HKLM\{key}");
-        self.insist(["reg", "add", &key, "/f"])
-    }
-
-    /// Runs what may as well run twice: on a busy machine Wine's programs end with 1 and without a word
-    /// once in a long while.
-    fn insist<const N: usize>(&self, arguments: [&str; N]) -> anyhow::Result<()> {
-        let again = |_| self.wine(arguments);
-        self.wine(arguments).or_else(again).or_else(again).map(|_| ())
+        self.wine(["reg", "add", &key, "/f"]).map(|_| ())
     }
 
     /// Starts the agent.

@@ -145,7 +145,7 @@ impl Rig {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), called).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(120), called).await.unwrap();
     }
 }
 
@@ -176,7 +176,7 @@ pub fn serve(prefix: &Prefix, name: &str, start: &str) {
     }
     let program = format!(r"C:\wardring\service.exe {name}");
     prefix.create_service(&[name, "binPath=", &program, "start=", start]).unwrap();
-    prefix.wine(["sc", "start", name]).unwrap();
+    prefix.start_service(name).unwrap();
 }
 
 /// What `sc query` tells of a service.

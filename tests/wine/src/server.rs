@@ -110,9 +110,16 @@ impl Server {
     ) -> anyhow::Result<()> {
         let mut line = vec![AGENT, "install", "--token", token, "--name", name];
         line.extend(gateways.iter().flat_map(|gateway| ["--gateway", gateway.as_str()]));
-        let (is_done, said) = self.prefix.attempt(&line)?;
-        ensure!(is_done, "the agent is not installed: {said}");
-        Ok(())
+        let begun = Instant::now();
+        loop {
+            let (is_done, said) = self.prefix.attempt(&line)?;
+            if is_done {
+                return Ok(());
+            }
+            // For a moment after its start, the service manager of this Windows takes nothing.
+            ensure!(begun.elapsed() < PATIENCE, "the agent is not installed: {said}");
+            thread::sleep(Duration::from_millis(200));
+        }
     }
 
     /// Starts the agent's service after its process was killed, as Windows' recovery action does. The
@@ -190,10 +197,7 @@ impl Server {
         let key = format!(r"{CBS}\Packages\{package}");
         self.prefix.set(&key, "CurrentState", "REG_DWORD", &INSTALL_PENDING.to_string())?;
         self.prefix.make_key(&format!(r"{CBS}\RebootPending"))?;
-        let mut world = self.updates.world()?;
-        let acts = world["underWay"].as_array_mut().context("a world has acts")?;
-        acts.iter_mut().for_each(|act| act["ends"] = json!(1));
-        self.updates.set_world(&world)
+        self.updates.end_installations()
     }
 
     /// Restarts Windows as the agent ordered. What waited for that is carried out, and `changes` are

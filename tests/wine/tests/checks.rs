@@ -12,7 +12,11 @@ use wardring_wine_tests::programs::{act, prefix};
 
 /// Runs a hook and returns why it failed, or nothing.
 fn hook(prefix: &Prefix, program: &str) -> String {
-    let hook = json!({ "moment": "BeforeInstall", "program": program, "timeoutMs": 3000 });
+    hook_within(prefix, program, 60_000)
+}
+
+fn hook_within(prefix: &Prefix, program: &str, timeout_ms: u32) -> String {
+    let hook = json!({ "moment": "BeforeInstall", "program": program, "timeoutMs": timeout_ms });
     let ended = act(prefix, ["hook", &hook.to_string()]).unwrap();
     ended["failed"].as_str().unwrap_or_default().to_owned()
 }
@@ -58,7 +62,7 @@ fn a_hook_runs_from_a_protected_folder_alone_and_is_ended_with_all_it_started() 
     }
 
     write(&folder, "forever.cmd", &[":again", "@goto again", ""]);
-    let ended = hook(&prefix, "forever.cmd");
+    let ended = hook_within(&prefix, "forever.cmd", 3_000);
     assert!(ended.contains("was not over in 3 s and was ended"), "{ended}");
     let left = probe(&prefix, json!({ "type": "Process", "image": "cmd.exe" }));
     assert!(left["Failed"].is_string(), "it still runs: {left}");

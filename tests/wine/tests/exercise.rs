@@ -83,7 +83,7 @@ impl Device {
         journal["state"]["job"].clone()
     }
 
-    fn wait(&self, what: &str, met: impl Fn() -> bool) {
+    fn wait(&self, what: &str, mut met: impl FnMut() -> bool) {
         let begun = Instant::now();
         while !met() {
             let log = || std::fs::read_to_string(self.folder().join("log/agent.jsonl"));
@@ -94,12 +94,13 @@ impl Device {
     }
 
     fn wait_for_restart(&self, action: &str) {
+        let mut job = Value::Null;
         self.wait("the order to restart", || {
-            let job = self.job();
+            job = self.job();
             job["phase"]["phase"] == "Rebooting" && job["payload"]["key"]["action"] == action
         });
         let query = ["reg", "query", r"HKLM\SOFTWARE\Wardring", "/v", "OrderedRestartOf"];
-        let boot = self.job()["phase"]["bootBefore"].as_str().unwrap().to_owned();
+        let boot = job["phase"]["bootBefore"].as_str().unwrap().to_owned();
         self.wait("its note", || self.prefix.attempt(&query).unwrap().1.contains(&boot));
     }
 

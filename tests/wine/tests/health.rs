@@ -11,7 +11,7 @@ use wardring_wine_tests::rig::{Rig, behaves, serve, stands, world};
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_stops_by_design_is_left_one_that_dies_is_restarted_and_one_that_flaps_fails()
  {
-    let quick = json!({"install": {"takesMs": 1500, "needsReboot": false}});
+    let quick = json!({"install": {"hangs": true, "needsReboot": false}});
     let mut rig = Rig::new(world(&quick)).await;
     serve(&rig.prefix, "wuauserv", "demand");
     let trigger = r"SYSTEM\CurrentControlSet\Services\wuauserv\TriggerInfo\0";
@@ -24,6 +24,7 @@ async fn a_service_that_stops_by_design_is_left_one_that_dies_is_restarted_and_o
     rig.give(None, watched);
     rig.called("Install", 1).await;
     behaves(&rig.prefix, "wuauserv", "CrashMs", "1");
+    rig.fake.end_installations().unwrap();
     let outcome = rig.outcome().await;
     assert_eq!(outcome.result, OutcomeResult::Succeeded, "{}", outcome.message);
     assert!(stands(&rig.prefix, "wuauserv").contains("STOPPED"), "nobody starts it");
@@ -32,6 +33,7 @@ async fn a_service_that_stops_by_design_is_left_one_that_dies_is_restarted_and_o
     rig.give(Some(&world(&quick)), watched);
     rig.called("Install", 2).await;
     behaves(&rig.prefix, "Spooler", "CrashMs", "1");
+    rig.fake.end_installations().unwrap();
     let outcome = rig.outcome().await;
     assert_eq!(outcome.result, OutcomeResult::Succeeded, "{}", outcome.message);
     assert!(stands(&rig.prefix, "Spooler").contains("RUNNING"), "it was restarted");
@@ -48,18 +50,16 @@ async fn a_service_that_stops_by_design_is_left_one_that_dies_is_restarted_and_o
     // Looks that meet it between two of its processes see it stopped, and cost an attempt: where that
     // happens too often, it is down instead, and another job tries again.
     for number in 3.. {
-        let down = || !stands(&rig.prefix, "Spooler").contains("RUNNING");
-        while down() {
-            let _ = rig.prefix.wine(["sc", "start", "Spooler"]);
-        }
+        rig.prefix.start_service("Spooler").unwrap();
         rig.give(Some(&world(&quick)), |job| {
             watched(job);
             job.health.restart_attempts = 2;
-            job.health.sample_interval_ms = 1_500;
+            job.health.sample_interval_ms = 4_000;
         });
         rig.called("Install", number).await;
         behaves(&rig.prefix, "Spooler", "Flap", "1");
-        behaves(&rig.prefix, "Spooler", "CrashMs", "2500");
+        behaves(&rig.prefix, "Spooler", "CrashMs", "6000");
+        rig.fake.end_installations().unwrap();
         let outcome = rig.outcome().await;
         let found = (outcome.result, outcome.reason.as_deref());
         assert_eq!(found, (OutcomeResult::Failed, Some("ServiceDown")), "{}", outcome.message);
@@ -67,7 +67,7 @@ async fn a_service_that_stops_by_design_is_left_one_that_dies_is_restarted_and_o
         if outcome.message.contains("it starts again and again") {
             break;
         }
-        assert!(number < 7, "{}", outcome.message);
+        assert!(number < 12, "{}", outcome.message);
         behaves(&rig.prefix, "Spooler", "CrashMs", "0");
     }
 }
@@ -75,7 +75,7 @@ async fn a_service_that_stops_by_design_is_left_one_that_dies_is_restarted_and_o
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_nobody_named_and_that_dies_is_told_and_where_that_is_asked_mended_or_blamed()
  {
-    let quick = json!({"install": {"takesMs": 1500, "needsReboot": false}});
+    let quick = json!({"install": {"hangs": true, "needsReboot": false}});
     let mut rig = Rig::new(world(&quick)).await;
     serve(&rig.prefix, "Orders", "auto");
     serve(&rig.prefix, "Helper", "demand");
@@ -85,6 +85,7 @@ async fn a_service_that_nobody_named_and_that_dies_is_told_and_where_that_is_ask
     rig.called("Install", 1).await;
     behaves(&rig.prefix, "Orders", "CrashMs", "1");
     behaves(&rig.prefix, "Helper", "CrashMs", "1");
+    rig.fake.end_installations().unwrap();
     let outcome = rig.outcome().await;
     assert_eq!(outcome.result, OutcomeResult::Succeeded, "{}", outcome.message);
     let changes = rig.gateway.seen("srv-1").progress.unwrap().changes;
@@ -93,10 +94,11 @@ async fn a_service_that_nobody_named_and_that_dies_is_told_and_where_that_is_ask
     assert!(!changes.concat().contains("Helper"), "nobody but people starts it: {changes:?}");
     assert!(stands(&rig.prefix, "Orders").contains("STOPPED"), "it is told, and left");
 
-    rig.prefix.wine(["sc", "start", "Orders"]).unwrap();
+    rig.prefix.start_service("Orders").unwrap();
     rig.give(Some(&world(&quick)), judged);
     rig.called("Install", 2).await;
     behaves(&rig.prefix, "Orders", "CrashMs", "1");
+    rig.fake.end_installations().unwrap();
     let outcome = rig.outcome().await;
     assert_eq!(outcome.result, OutcomeResult::Succeeded, "{}", outcome.message);
     assert!(stands(&rig.prefix, "Orders").contains("RUNNING"), "it was restarted");
@@ -114,12 +116,12 @@ async fn a_service_that_nobody_named_and_that_dies_is_told_and_where_that_is_ask
 #[tokio::test(flavor = "multi_thread")]
 async fn the_examples_of_the_guide_a_database_that_must_run_a_spooler_left_off_and_updates_on_demand()
  {
-    let quick = json!({"install": {"takesMs": 1500, "needsReboot": false}});
+    let quick = json!({"install": {"hangs": true, "needsReboot": false}});
     let mut rig = Rig::new(world(&quick)).await;
     serve(&rig.prefix, "MSSQLSERVER", "auto");
     // Somebody stopped it on this server, though it starts with Windows.
     serve(&rig.prefix, "Spooler", "auto");
-    rig.prefix.wine(["sc", "stop", "Spooler"]).unwrap();
+    rig.prefix.stop_service("Spooler").unwrap();
     // It runs while there is work, and stops by itself.
     serve(&rig.prefix, "wuauserv", "demand");
     let trigger = r"SYSTEM\CurrentControlSet\Services\wuauserv\TriggerInfo\0";
@@ -131,9 +133,10 @@ async fn the_examples_of_the_guide_a_database_that_must_run_a_spooler_left_off_a
 
     rig.give(None, watched);
     rig.called("Install", 1).await;
-    rig.prefix.wine(["sc", "stop", "wuauserv"]).unwrap();
+    rig.prefix.stop_service("wuauserv").unwrap();
     behaves(&rig.prefix, "MSSQLSERVER", "Refuse", "42");
     behaves(&rig.prefix, "MSSQLSERVER", "CrashMs", "1");
+    rig.fake.end_installations().unwrap();
     let outcome = rig.outcome().await;
     let found = (outcome.result, outcome.reason.as_deref());
     assert_eq!(found, (OutcomeResult::Failed, Some("ServiceDown")), "{}", outcome.message);
@@ -145,10 +148,11 @@ async fn the_examples_of_the_guide_a_database_that_must_run_a_spooler_left_off_a
     }
 
     behaves(&rig.prefix, "MSSQLSERVER", "Refuse", "0");
-    rig.prefix.wine(["sc", "start", "MSSQLSERVER"]).unwrap();
+    rig.prefix.start_service("MSSQLSERVER").unwrap();
     rig.give(Some(&world(&quick)), watched);
     rig.called("Install", 2).await;
     behaves(&rig.prefix, "MSSQLSERVER", "CrashMs", "1");
+    rig.fake.end_installations().unwrap();
     let outcome = rig.outcome().await;
     assert_eq!(outcome.result, OutcomeResult::Succeeded, "{}", outcome.message);
     assert!(stands(&rig.prefix, "MSSQLSERVER").contains("RUNNING"), "it was restarted");

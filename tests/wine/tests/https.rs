@@ -220,7 +220,7 @@ async fn a_pause_in_the_middle_keeps_the_restart_from_happening_over_a_restart_o
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_is_renewed_before_it_ends_and_the_enrolment_stays() {
-    let gateway = TestGateway::start(SignedDuration::from_secs(6)).await.unwrap();
+    let gateway = TestGateway::start(SignedDuration::from_secs(15)).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let device = switch_on(&gateway, "srv-1", SERVER, folder.path());
     let seen = gateway.wait_for("srv-1", "facts", |seen| seen.facts.is_some()).await;

@@ -119,7 +119,7 @@ impl Device {
         let begun = Instant::now();
         while !met(self) {
             assert!(
-                begun.elapsed() < Duration::from_secs(30),
+                begun.elapsed() < Duration::from_secs(90),
                 "{what} did not come: {}\n{}",
                 self.state(),
                 self.log()
@@ -200,7 +200,7 @@ async fn the_agent_installs_itself_enrols_as_a_service_and_leaves_nothing_behind
     assert_eq!(fs::read_to_string(device.data().join("settings.json")).unwrap(), settings);
     gateway.wait_for("srv-1", "a fifth run", |seen| seen.runs.len() == 5).await;
 
-    device.prefix.wine(["sc", "stop", "WardringAgent"]).unwrap();
+    device.prefix.stop_service("WardringAgent").unwrap();
     device.wait("the stop", |device| device.state().contains("STOPPED"));
     let last = device.log().lines().last().unwrap().to_owned();
     assert!(last.contains("told to stop"), "{last}");
@@ -312,7 +312,7 @@ async fn a_service_whose_folder_was_opened_to_others_does_not_run() {
     let device = Device::new(&gateway).await;
     device.install();
     gateway.wait_for("srv-1", "facts", |seen| seen.facts.is_some()).await;
-    device.prefix.wine(["sc", "stop", "WardringAgent"]).unwrap();
+    device.prefix.stop_service("WardringAgent").unwrap();
     // Its last words come before that.
     device.wait("the end of the first run", |device| device.state().contains("STOPPED"));
     let length = device.log().len();
@@ -334,9 +334,9 @@ async fn a_service_whose_folder_was_opened_to_others_does_not_run() {
     assert!(said.contains("is open to S-1-1-0") && said.contains("icacls"), "{said}");
 
     fs::set_permissions(device.data(), Permissions::from_mode(0o750)).unwrap();
-    device.prefix.wine(["sc", "start", "WardringAgent"]).unwrap();
+    device.prefix.start_service("WardringAgent").unwrap();
     gateway.wait_for("srv-1", "a second run", |seen| seen.runs.len() == 2).await;
-    device.prefix.wine(["sc", "stop", "WardringAgent"]).unwrap();
+    device.prefix.stop_service("WardringAgent").unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -345,7 +345,7 @@ async fn a_key_of_an_older_agent_is_wrapped_and_a_bundle_for_helpers_shows_no_ke
     let device = Device::new(&gateway).await;
     device.install();
     let seen = gateway.wait_for("srv-1", "facts", |seen| seen.facts.is_some()).await;
-    device.prefix.wine(["sc", "stop", "WardringAgent"]).unwrap();
+    device.prefix.stop_service("WardringAgent").unwrap();
     device.wait("the stop", |device| device.state().contains("STOPPED"));
 
     // The same device, as an agent left it that did not wrap keys.
@@ -354,7 +354,7 @@ async fn a_key_of_an_older_agent_is_wrapped_and_a_bundle_for_helpers_shows_no_ke
     assert!(plain.contains("PRIVATE KEY"));
     let identity = device.data().join("identity.json");
     fs::write(&identity, &plain).unwrap();
-    device.prefix.wine(["sc", "start", "WardringAgent"]).unwrap();
+    device.prefix.start_service("WardringAgent").unwrap();
     let runs = seen.runs.len() + 2;
     gateway.wait_for("srv-1", "a run with that key", |seen| seen.runs.len() >= runs).await;
     let wrapped = fs::read_to_string(&identity).unwrap();
@@ -418,7 +418,7 @@ async fn an_agent_that_was_stopped_in_the_middle_of_a_job_is_removed_only_on_dem
     let device = Device::new(&gateway).await;
     device.install();
     gateway.wait_for("srv-1", "facts", |seen| seen.facts.is_some()).await;
-    device.prefix.wine(["sc", "stop", "WardringAgent"]).unwrap();
+    device.prefix.stop_service("WardringAgent").unwrap();
     device.wait("the stop", |device| device.state().contains("STOPPED"));
     leave_a_job(&device);
 
@@ -455,9 +455,9 @@ async fn an_administrator_pauses_the_agent_over_its_restarts_and_nobody_else_can
     assert_eq!(seen.facts.unwrap().pause.unwrap().reason, "disk swap");
     assert!(device.log().contains("Nothing more is begun"), "milestone 17");
 
-    device.prefix.wine(["sc", "stop", "WardringAgent"]).unwrap();
+    device.prefix.stop_service("WardringAgent").unwrap();
     device.wait("the stop", |device| device.state().contains("STOPPED"));
-    device.prefix.wine(["sc", "start", "WardringAgent"]).unwrap();
+    device.prefix.start_service("WardringAgent").unwrap();
     gateway.wait_for("srv-1", "a second run", |seen| seen.runs.len() == 2).await;
     gateway.give("srv-1", job(2, Action::Install));
     let seen = gateway.wait_for("srv-1", "another outcome", |seen| seen.outcomes.len() == 2).await;

@@ -43,7 +43,7 @@ fn a_service_is_restarted_with_those_that_depend_on_it_and_its_refusal_is_told()
     prefix.set(&update, "Start", "REG_DWORD", "3").unwrap();
     prefix.set(&format!(r"{update}\TriggerInfo\0"), "Action", "REG_DWORD", "1").unwrap();
     for name in ["MSSQLSERVER", "SQLSERVERAGENT"] {
-        prefix.wine(["sc", "start", name]).unwrap();
+        prefix.start_service(name).unwrap();
     }
 
     let before = sample(&prefix);
@@ -76,7 +76,7 @@ fn a_service_is_restarted_with_those_that_depend_on_it_and_its_refusal_is_told()
     let started = sample(&prefix);
     assert_eq!(states(&started), ["Running", "Running", "Stopped"], "what ran before runs again");
 
-    prefix.wine(["sc", "stop", "MSSQLSERVER"]).unwrap();
+    prefix.stop_service("MSSQLSERVER").unwrap();
     prefix.set(&format!(r"{SERVICES}\MSSQLSERVER"), "Start", "REG_DWORD", "4").unwrap();
     let missing = act(&prefix, ["restart", "Nothing"]).unwrap();
     assert!(missing["error"].as_str().unwrap().contains("Nothing cannot be opened"), "{missing}");

@@ -136,8 +136,10 @@ impl Device {
 
     /// The power fails, and comes back, and an agent reports that was not there before.
     async fn power_fails(&self) {
+        let prefix = Arc::clone(&self.prefix);
+        tokio::task::spawn_blocking(move || prefix.switch_off().unwrap()).await.unwrap();
         let (prefix, before) = (Arc::clone(&self.prefix), self.gateway.seen("srv-1").runs.len());
-        tokio::task::spawn_blocking(move || prefix.restart().unwrap()).await.unwrap();
+        tokio::task::spawn_blocking(move || prefix.switch_on().unwrap()).await.unwrap();
         self.wait("an agent", |device| {
             let is_back = device.gateway.seen("srv-1").runs.len() > before;
             // Windows starts a service again that ended to be started again; Wine knows no recovery
@@ -164,7 +166,7 @@ async fn a_program_that_reports_takes_over_and_moves_into_the_place_of_the_old_o
     device.wait("the move", |device| device.installed() == "good.exe").await;
     // The trial, and then the service.
     device.runs(3).await;
-    assert!(device.state().contains("RUNNING"), "{}", device.state());
+    device.wait("its service", |device| device.state().contains("RUNNING")).await;
     device.wait("its line", |device| !device.starts().contains("next")).await;
     assert!(device.log().contains("\"event\":15}"), "{}", device.log());
     assert_eq!(device.gateway.seen("srv-1").certificates, 1);
@@ -192,7 +194,7 @@ async fn a_program_that_dies_or_never_reports_is_taken_back_and_not_tried_again(
     assert!(!is_done && said.contains("it ended at its start"), "{said}");
     device.runs(2).await;
     assert!(device.is_settled() && device.installed() == "wardring-agent.exe");
-    assert!(device.state().contains("RUNNING"), "{}", device.state());
+    device.wait("its service", |device| device.state().contains("RUNNING")).await;
     assert!(device.log().contains("\"event\":16}"), "{}", device.log());
     let told = |failed: &Option<String>| failed.as_deref().is_some_and(|f| f.contains("9.9.9"));
     let seen = device.gateway.wait_for("srv-1", "the reason", |seen| {
@@ -206,9 +208,9 @@ async fn a_program_that_dies_or_never_reports_is_taken_back_and_not_tried_again(
     fs::write(device.path("wardring/silent"), "").unwrap();
     let (is_done, said) = device.updated("bad.exe", &["--retry", "--report-within", "10"]).await;
     assert!(!is_done && said.contains("no gateway answered it within 10 s"), "{said}");
-    assert!(device.is_settled() && device.installed() == "wardring-agent.exe");
     device.runs(3).await;
-    assert!(device.state().contains("RUNNING"), "{}", device.state());
+    assert!(device.is_settled() && device.installed() == "wardring-agent.exe");
+    device.wait("its service", |device| device.state().contains("RUNNING")).await;
 
     // What is refused before anything is tried.
     let refused = |line: &[&str], why: &str| {

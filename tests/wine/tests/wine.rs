@@ -96,7 +96,9 @@ async fn the_windows_agent_enrols_reports_what_is_there_and_begins_nothing_that_
         let pending = &seen.facts.as_ref().unwrap().pending_reboot;
         pending.iter().map(|source| source.source.clone()).collect::<Vec<_>>()
     };
-    assert_eq!(names(&seen), ["ComponentBasedServicing"], "the restart carried the renames out");
+    // The restart carried the renames out.
+    let carried = |seen: &Seen| names(seen) == ["ComponentBasedServicing"];
+    gateway.wait_for("srv-1", "facts of this boot", carried).await;
     drop(agent);
     drop(prefix);
 }

@@ -28,7 +28,7 @@ async fn a_device_that_crashes_takes_the_update_back_by_itself_and_a_domain_cont
     let (place, fleet) = Place::open(shared().await?, "autonomous", &plan).await?;
     let roles = json!({ "spec": { "roles": ["DomainController"] } });
     place.patch::<DeviceGroup>("test", roles).await?;
-    let history = History::begin(&place.client, &place.namespace);
+    let history = History::begin(&place.client, &place.namespace).await;
 
     let asked = json!({ "autonomousRollback": { "triggers": ["BootLoop"] } });
     let stages = [with(stage("test"), json!({ "maxFailures": 1 }))];

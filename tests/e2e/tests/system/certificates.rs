@@ -25,10 +25,13 @@ use crate::support::{
 
 #[tokio::test]
 async fn a_device_enrolled_anew_in_the_middle_of_its_job_counts_as_replaced() -> Result<()> {
-    let plan = Plan::default().group("test", 3, &world());
+    // Long enough for the other one to be enrolled meanwhile.
+    let mut slow = world();
+    slow["updates"][0]["installMs"] = json!(15_000);
+    let plan = Plan::default().group("test", 3, &slow);
     let installation = shared().await?;
     let (place, fleet) = Place::open(installation, "replaced", &plan).await?;
-    let mut history = History::begin(&place.client, &place.namespace);
+    let mut history = History::begin(&place.client, &place.namespace).await;
     let tenant = installation.tenant_in(&place.namespace);
     let first = with(stage("test"), json!({ "maxFailures": 1, "minCoverage": "60%" }));
     place.create::<PatchRollout>(rollout(&[first], json!({}))).await?;
@@ -62,7 +65,7 @@ async fn an_agent_that_lost_its_journal_in_the_middle_says_so_and_installs_nothi
     let plan = Plan::default().group("test", 1, &slow).group("production", 1, &world());
     let installation = shared().await?;
     let (place, mut fleet) = Place::open(installation, "forgetful", &plan).await?;
-    let mut history = History::begin(&place.client, &place.namespace);
+    let mut history = History::begin(&place.client, &place.namespace).await;
     let stages = [stage("test"), stage("production")];
     place.create::<PatchRollout>(rollout(&stages, json!({}))).await?;
     timeout(LONG, history.next(has_install_permit)).await?;
@@ -91,7 +94,10 @@ async fn an_agent_that_lost_its_journal_in_the_middle_says_so_and_installs_nothi
 
 #[tokio::test]
 async fn two_agents_with_one_key_are_quarantined_and_install_no_more_than_once() -> Result<()> {
-    let plan = Plan::default().group("test", 2, &world());
+    // Long enough for either of the two to be heard of while the other one installs.
+    let mut slow = world();
+    slow["updates"][0]["installMs"] = json!(15_000);
+    let plan = Plan::default().group("test", 2, &slow);
     let installation = shared().await?;
     let (place, fleet) = Place::open(installation, "cloned", &plan).await?;
     let tenant = installation.tenant_in(&place.namespace);
@@ -99,7 +105,7 @@ async fn two_agents_with_one_key_are_quarantined_and_install_no_more_than_once()
     let copy = installation.folder.join(&place.namespace).join("copy/devices/test-1");
     copy_folder(&fleet.data.join("test-1"), &copy)?;
     let mut file = FleetFile::default();
-    file.world("copy", world());
+    file.world("copy", slow);
     file.device("test-1", "copy", "unused: it is enrolled");
     let _copied = tenant.named_fleet("copy", &file).await?;
 

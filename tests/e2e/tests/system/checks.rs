@@ -45,7 +45,7 @@ async fn hooks_surround_the_update_and_a_probe_that_it_breaks_halts_the_rollout(
         }});
         place.patch::<DeviceGroup>(&group, spec).await?;
     }
-    let history = History::begin(&place.client, &place.namespace);
+    let history = History::begin(&place.client, &place.namespace).await;
 
     let health = json!({ "health": {
         "settle": "200ms",

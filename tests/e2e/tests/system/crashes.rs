@@ -34,7 +34,7 @@ async fn a_controller_killed_ten_times_ends_where_an_undisturbed_one_ends() -> R
     let mut installation = install("killed", &CONTROLLER).await?;
     let plan = Plan::default().group("test", 6, &world()).group("production", 12, &world());
     let (place, fleet) = Place::open(&installation, "killed", &plan).await?;
-    let mut history = History::begin(&place.client, &place.namespace);
+    let mut history = History::begin(&place.client, &place.namespace).await;
     let production = with(stage("production"), json!({ "maxConcurrency": 3 }));
 
     place.create::<PatchRollout>(rollout(&[stage("test"), production], json!({}))).await?;
@@ -61,7 +61,7 @@ async fn leaders_that_freeze_and_wake_by_turns_grant_nothing_twice() -> Result<(
     installation.start_controller(&named("b")).await?;
     let plan = Plan::default().group("test", 4, &world()).group("production", 9, &world());
     let (place, fleet) = Place::open(&installation, "frozen", &plan).await?;
-    let mut history = History::begin(&place.client, &place.namespace);
+    let mut history = History::begin(&place.client, &place.namespace).await;
     let production = with(stage("production"), json!({ "maxConcurrency": 3 }));
 
     place.create::<PatchRollout>(rollout(&[stage("test"), production], json!({}))).await?;
@@ -89,7 +89,7 @@ async fn a_leader_that_wakes_after_an_abort_lets_no_device_begin() -> Result<()>
     installation.start_controller(&named("b")).await?;
     let plan = Plan::default().group("test", 12, &world());
     let (place, fleet) = Place::open(&installation, "late", &plan).await?;
-    let mut history = History::begin(&place.client, &place.namespace);
+    let mut history = History::begin(&place.client, &place.namespace).await;
 
     let wide = with(stage("test"), json!({ "maxConcurrency": 4 }));
     // Those that have begun may finish, so that the end is an end.
@@ -99,9 +99,10 @@ async fn a_leader_that_wakes_after_an_abort_lets_no_device_begin() -> Result<()>
     timeout(LONG, history.next(has_batch)).await?;
     let old = leader(&installation).await?;
     old.process.freeze()?;
-    until_another_leads(&installation, old).await?;
+    // Before the next leader hands out more.
     let abort = json!({ "spec": { "abort": { "reason": "a wrong update" } } });
     place.patch::<PatchRollout>(ROLLOUT, abort).await?;
+    until_another_leads(&installation, old).await?;
     place
         .until_status(LONG, "to be aborted with nothing under way", |status| {
             status.phase == Some(RolloutPhase::Aborted)

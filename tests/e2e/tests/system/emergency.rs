@@ -27,7 +27,7 @@ async fn under_an_emergency_stop_nothing_begins_and_after_the_lift_the_rollout_c
     slow["updates"][0]["installMs"] = json!(15_000);
     let plan = Plan::default().group("estop", 4, &slow);
     let (place, fleet) = Place::open(shared().await?, "emergency", &plan).await?;
-    let mut history = History::begin(&place.client, &place.namespace);
+    let mut history = History::begin(&place.client, &place.namespace).await;
     let two = with(stage("estop"), json!({ "maxConcurrency": 2 }));
     place.create::<PatchRollout>(rollout(&[two], json!({}))).await?;
     timeout(LONG, history.next(installs)).await?;
@@ -57,7 +57,7 @@ async fn under_an_emergency_stop_nothing_begins_and_after_the_lift_the_rollout_c
             stopped && conditions::is_true(&status.conditions, conditions::EMERGENCY_STOPPED)
         })
         .await?;
-    let told = wait_until_ok(SHORT, "the stop to tell who waits with the restart", async || {
+    let told = wait_until_ok(LONG, "the stop to tell who waits with the restart", async || {
         let stop = stops.get("erp-down").await.map_err(|error| error.to_string())?;
         let status = stop.status.unwrap_or_default();
         let is_told = conditions::is_true(&status.conditions, conditions::READY)

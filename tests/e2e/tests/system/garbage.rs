@@ -28,8 +28,8 @@ use crate::support::{
     rollout, shared, stage, world,
 };
 
-/// A permit that a gateway was deciding on when the rollout was deleted may still be stored.
-const ON_ITS_WAY: SignedDuration = SignedDuration::from_secs(3);
+/// A permit that a gateway was deciding on at the deletion may still be stored: it decides for so long.
+const ON_ITS_WAY: SignedDuration = SignedDuration::from_secs(10);
 
 #[tokio::test]
 async fn a_rollout_deleted_in_the_background_moves_no_device_any_more() -> Result<()> {
@@ -44,7 +44,7 @@ async fn a_rollout_deleted_in_the_foreground_moves_no_device_any_more() -> Resul
 async fn delete_rollout(namespace: &str, policy: PropagationPolicy) -> Result<()> {
     let plan = Plan::default().group("test", 10, &world());
     let (place, fleet) = Place::open(shared().await?, namespace, &plan).await?;
-    let mut history = History::begin(&place.client, &place.namespace);
+    let mut history = History::begin(&place.client, &place.namespace).await;
     // What waits for its restart never gets it, and is waited for only so long.
     let first = with(stage("test"), json!({ "deviceDeadline": "15s" }));
     place.create::<PatchRollout>(rollout(&[first], json!({}))).await?;
@@ -75,11 +75,11 @@ async fn a_namespace_deleted_in_the_middle_goes_and_no_device_moves_any_more() -
     // The rollout itself shows no deletion for some seconds: one device would install within them, the
     // other one restart.
     let (mut downloads, mut installs) = (world(), world());
-    downloads["updates"][0]["downloadMs"] = json!(3_000);
-    installs["updates"][0]["installMs"] = json!(2_000);
+    downloads["updates"][0]["downloadMs"] = json!(8_000);
+    installs["updates"][0]["installMs"] = json!(8_000);
     let plan = Plan::default().group("test", 1, &installs).group("test", 1, &downloads);
     let (place, fleet) = Place::open(shared().await?, "deleted-namespace", &plan).await?;
-    let mut history = History::begin(&place.client, &place.namespace);
+    let mut history = History::begin(&place.client, &place.namespace).await;
     place.create::<PatchRollout>(rollout(&[stage("test")], json!({}))).await?;
     timeout(LONG, history.next(has_permit)).await?;
 
@@ -93,10 +93,8 @@ async fn a_namespace_deleted_in_the_middle_goes_and_no_device_moves_any_more() -
 
     for (device, permits) in history.permits() {
         for permit in permits {
-            assert!(
-                permit.at <= deleted,
-                "{device} got {permit:?} after the deletion at {deleted}"
-            );
+            let late = permit.at.duration_since(deleted) > ON_ITS_WAY;
+            assert!(!late, "{device} got {permit:?} after the deletion at {deleted}");
         }
     }
     for (_, device, _) in &plan.devices {
@@ -111,7 +109,7 @@ async fn a_group_deleted_in_the_middle_of_its_stage_ends_nothing_and_a_missing_o
 -> Result<()> {
     let plan = Plan::default().group("test", 4, &world()).group("production", 2, &world());
     let (place, fleet) = Place::open(shared().await?, "deleted-groups", &plan).await?;
-    let mut history = History::begin(&place.client, &place.namespace);
+    let mut history = History::begin(&place.client, &place.namespace).await;
     let stages = [stage("test"), stage("production")];
     place.create::<PatchRollout>(rollout(&stages, json!({}))).await?;
     timeout(LONG, history.next(has_permit)).await?;
@@ -144,9 +142,12 @@ async fn a_group_deleted_in_the_middle_of_its_stage_ends_nothing_and_a_missing_o
 #[tokio::test]
 async fn a_device_deleted_in_the_middle_of_its_job_fails_as_replaced_and_the_others_go_on()
 -> Result<()> {
-    let plan = Plan::default().group("test", 4, &world());
+    // Long enough for the deletion to come in between.
+    let mut slow = world();
+    slow["updates"][0]["installMs"] = json!(15_000);
+    let plan = Plan::default().group("test", 4, &slow);
     let (place, fleet) = Place::open(shared().await?, "deleted-device", &plan).await?;
-    let mut history = History::begin(&place.client, &place.namespace);
+    let mut history = History::begin(&place.client, &place.namespace).await;
     let first = with(stage("test"), json!({ "maxFailures": 1, "minCoverage": "50%" }));
     place.create::<PatchRollout>(rollout(&[first], json!({}))).await?;
     timeout(LONG, history.next(has_permit)).await?;
@@ -206,7 +207,7 @@ async fn a_device_in_two_stages_belongs_to_the_first() -> Result<()> {
 async fn two_rollouts_that_want_the_same_devices_take_turns() -> Result<()> {
     let plan = Plan::default().group("test", 3, &world());
     let (place, fleet) = Place::open(shared().await?, "contested", &plan).await?;
-    let history = History::begin(&place.client, &place.namespace);
+    let history = History::begin(&place.client, &place.namespace).await;
     let first = rollout(&[stage("test")], json!({}));
     // Somebody else has it done already by the time it is this one's turn.
     let mut second = rollout(&[with(stage("test"), json!({ "minProven": 0 }))], json!({}));
@@ -269,7 +270,7 @@ async fn after_the_end_nothing_is_written_any_more() -> Result<()> {
     const WATCHED: Duration = Duration::from_secs(8);
     let plan = Plan::default().group("test", 3, &world());
     let (place, _fleet) = Place::open(shared().await?, "quiet", &plan).await?;
-    let history = History::begin(&place.client, &place.namespace);
+    let history = History::begin(&place.client, &place.namespace).await;
     place.create::<PatchRollout>(rollout(&[stage("test")], json!({}))).await?;
     place.until_phase(RolloutPhase::Completed).await?;
     // The last facts of the devices, and the jobs that go.

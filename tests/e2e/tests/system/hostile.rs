@@ -136,7 +136,7 @@ async fn outcomes_that_a_gateway_copies_alters_or_takes_from_another_device_prov
     let installation = shared().await?;
     let (place, fleet) = Place::open(installation, "faked", &plan).await?;
     let impostor = Impostor::start(installation).await?;
-    let history = History::begin(&place.client, &place.namespace);
+    let history = History::begin(&place.client, &place.namespace).await;
     // A month that went well, of which the impostor kept every outcome.
     let wide = with(stage("test"), json!({ "maxConcurrency": 3 }));
     let mut october = rollout(std::slice::from_ref(&wide), json!({}));

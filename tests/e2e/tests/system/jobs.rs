@@ -27,7 +27,7 @@ async fn a_job_deleted_by_hand_is_refused_and_where_it_is_not_it_comes_back_and_
     slow["updates"][0]["installMs"] = json!(4_000);
     let plan = Plan::default().group("test", 4, &slow);
     let (place, fleet) = Place::open(&installation, "jobs", &plan).await?;
-    let mut history = History::begin(&place.client, &place.namespace);
+    let mut history = History::begin(&place.client, &place.namespace).await;
     let two = with(stage("test"), json!({ "maxConcurrency": 2 }));
     place.create::<PatchRollout>(rollout(&[two], json!({}))).await?;
     timeout(LONG, history.next(installs)).await?;

@@ -50,7 +50,7 @@ async fn what_prometheus_sees_in_the_soak_halts_before_production_and_a_dead_pro
     let (place, fleet) = Place::open(shared().await?, "measured", &plan).await?;
     provide(&place, "measured-prometheus", &prometheus.url()).await?;
     provide(&place, "measured-dead", &format!("http://{}", dead.local_addr()?)).await?;
-    let history = History::begin(&place.client, &place.namespace);
+    let history = History::begin(&place.client, &place.namespace).await;
 
     // The dead one only watches: in command, it would keep the stage from starting anything.
     let watching = with(gate("dead", "measured-dead", "Halt"), json!({ "mode": "DryRun" }));

@@ -1,9 +1,10 @@
 //! Outages of ours: API server and gateways go and come back. Devices at work go on with what they
 //! may, nobody is taken for offline, nothing is reported in vain and nothing is rolled back.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::Result;
+use kube::ResourceExt;
 use serde_json::json;
 use tokio::time::timeout;
 use wardring_api::{PatchRollout, RolloutPhase, conditions};
@@ -25,7 +26,7 @@ async fn an_api_server_that_restarts_in_the_middle_changes_nothing_of_the_end() 
     let installation = install("apiserver", &CONTROLLER).await?;
     let plan = Plan::default().group("test", 4, &world()).group("production", 6, &world());
     let (place, fleet) = Place::open(&installation, "apiserver", &plan).await?;
-    let mut history = History::begin(&place.client, &place.namespace);
+    let mut history = History::begin(&place.client, &place.namespace).await;
 
     let stages = [stage("test"), stage("production")];
     place.create::<PatchRollout>(rollout(&stages, json!({}))).await?;
@@ -43,11 +44,11 @@ async fn an_api_server_that_restarts_in_the_middle_changes_nothing_of_the_end() 
 
 #[tokio::test]
 async fn gateways_that_are_killed_and_replaced_lose_no_report() -> Result<()> {
-    let flags: Vec<&str> = CONTROLLER.iter().copied().chain(["--offline-after", "10s"]).collect();
+    let flags: Vec<&str> = CONTROLLER.iter().copied().chain(["--offline-after", "30s"]).collect();
     let mut installation = install("gateways", &flags).await?;
     let plan = Plan::default().group("test", 4, &world()).group("production", 8, &world());
     let (place, fleet) = Place::open(&installation, "gateways", &plan).await?;
-    let mut history = History::begin(&place.client, &place.namespace);
+    let mut history = History::begin(&place.client, &place.namespace).await;
 
     let stages = [stage("test"), stage("production")];
     place.create::<PatchRollout>(rollout(&stages, json!({}))).await?;
@@ -72,7 +73,7 @@ async fn without_any_gateway_for_long_nobody_is_offline_and_nothing_is_rolled_ba
     let mut installation = install("dark", &flags).await?;
     let plan = Plan::default().group("test", 6, &world()).group("production", 4, &world());
     let (place, fleet) = Place::open(&installation, "dark", &plan).await?;
-    let mut history = History::begin(&place.client, &place.namespace);
+    let mut history = History::begin(&place.client, &place.namespace).await;
 
     let rollback = json!({ "onFailure": { "action": "Rollback", "scope": "AllStages" } });
     let first = with(stage("test"), json!({ "maxConcurrency": 3 }));
@@ -101,12 +102,12 @@ async fn a_device_that_really_falls_silent_is_marked_offline() -> Result<()> {
     let installation = install("silence", &flags).await?;
     let plan = Plan::default().group("test", 2, &world());
     let (place, mut fleet) = Place::open(&installation, "silence", &plan).await?;
-    let history = History::begin(&place.client, &place.namespace);
+    let history = History::begin(&place.client, &place.namespace).await;
 
     fleet.process.kill()?;
 
     wait_until(LONG, "both devices to be marked offline", async || {
-        (times_offline(&history) == 2).then_some(())
+        (offline(&history).len() == 2).then_some(())
     })
     .await
 }
@@ -118,14 +119,14 @@ async fn a_device_that_never_returns_from_its_restart_is_offline_once_it_is_unre
     let installation = install("unreachable", &flags).await?;
     let plan = Plan::default().group("test", 1, &world_with(json!({ "neverReturn": true })));
     let (place, _fleet) = Place::open(&installation, "unreachable", &plan).await?;
-    let history = History::begin(&place.client, &place.namespace);
+    let history = History::begin(&place.client, &place.namespace).await;
 
     let stages = [with(stage("test"), json!({ "rebootDeadline": "8s" }))];
     place.create::<PatchRollout>(rollout(&stages, json!({}))).await?;
     place.until_phase(RolloutPhase::Halted).await?;
 
     wait_until(LONG, "the device to be marked offline", async || {
-        (times_offline(&history) == 1).then_some(())
+        (offline(&history).len() == 1).then_some(())
     })
     .await
 }
@@ -140,20 +141,21 @@ fn has_permit(change: &Change) -> bool {
 
 #[track_caller]
 fn assert_nobody_was_offline(history: &History) {
-    assert_eq!(times_offline(history), 0);
+    assert_eq!(offline(history), BTreeSet::new());
 }
 
-/// Stored versions of devices that say that they are offline.
-fn times_offline(history: &History) -> usize {
+/// Devices of which a stored version says that they are offline.
+fn offline(history: &History) -> BTreeSet<String> {
     let events = history.events().into_iter();
-    let offline = events.filter(|event| match &event.change {
-        Change::Device(device) => device.status.iter().any(|status| {
-            let mut online = status.conditions.iter();
-            online.any(|condition| {
+    let offline = events.filter_map(|event| match event.change {
+        Change::Device(device) => {
+            let mut online = device.status.iter().flat_map(|status| &status.conditions);
+            let is_offline = online.any(|condition| {
                 condition.type_ == conditions::ONLINE && condition.status == "False"
-            })
-        }),
-        _ => false,
+            });
+            is_offline.then(|| device.name_any())
+        }
+        _ => None,
     });
-    offline.count()
+    offline.collect()
 }

@@ -55,7 +55,7 @@ async fn is_survived(name: &str, revisions: Revisions, processes: Processes) -> 
     let plan = Plan::default().group("test", 2, &world()).group("production", 12, &world());
     let (place, fleet) = Place::open(&installation, name, &plan).await?;
     let backup = installation.folder.join("backup");
-    let mut before = History::begin(&place.client, &place.namespace);
+    let mut before = History::begin(&place.client, &place.namespace).await;
     // A device that the restore meets between installation and restart looks like any other that
     // Windows wants to restart.
     let restart = json!({ "preflight": { "pendingReboot": "RebootFirst" } });
@@ -90,7 +90,7 @@ async fn is_survived(name: &str, revisions: Revisions, processes: Processes) -> 
             installation.replace_gateway(index, &GATEWAY).await?;
         }
     }
-    let history = History::begin(&place.client, &place.namespace);
+    let history = History::begin(&place.client, &place.namespace).await;
     let stalled = place
         .until_status(LONG, "to notice the restore", |status| is_stalled(status).is_some())
         .await?;

@@ -25,7 +25,7 @@ async fn a_good_update_reaches_production_stage_by_stage_and_only_on_proof() -> 
         &world(),
     );
     let (place, fleet) = Place::open(shared().await?, "good", &plan).await?;
-    let history = History::begin(&place.client, &place.namespace);
+    let history = History::begin(&place.client, &place.namespace).await;
 
     let stages = [stage("test"), stage("work"), stage("production")];
     place.create::<PatchRollout>(rollout(&stages, json!({}))).await?;
@@ -76,7 +76,7 @@ async fn an_update_that_breaks_a_service_halts_at_the_first_stage_and_is_taken_b
         &world(),
     );
     let (place, fleet) = Place::open(shared().await?, "bad", &plan).await?;
-    let history = History::begin(&place.client, &place.namespace);
+    let history = History::begin(&place.client, &place.namespace).await;
 
     let first = with(stage("test"), json!({ "maxFailures": 1 }));
     let rollback = json!({ "onFailure": { "action": "Rollback", "scope": "Stage" } });
@@ -121,11 +121,11 @@ async fn devices_that_never_return_halt_their_stage_and_nothing_is_taken_back() 
         .group("work", 2, &world())
         .group("production", 3, &world());
     let (place, fleet) = Place::open(shared().await?, "silent", &plan).await?;
-    let history = History::begin(&place.client, &place.namespace);
+    let history = History::begin(&place.client, &place.namespace).await;
 
     let work = with(
         stage("work"),
-        json!({ "maxConcurrency": 4, "maxUnreachable": 1, "rebootDeadline": "8s" }),
+        json!({ "maxConcurrency": 4, "maxUnreachable": 1, "rebootDeadline": "30s" }),
     );
     // Even where a failure rolls everything back: silence may be our own fault.
     let rollback = json!({ "onFailure": { "action": "Rollback", "scope": "AllStages" } });

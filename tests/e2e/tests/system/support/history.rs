@@ -49,6 +49,9 @@ pub struct History {
     _watches: JoinSet<()>,
 }
 
+/// Kinds that are recorded.
+const KINDS: usize = 5;
+
 /// A kind that is recorded.
 trait Recorded: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug {
     fn stored(self) -> Change;
@@ -77,23 +80,32 @@ struct Recorder {
     /// Versions among which some may be missing, because a watch was interrupted.
     blind: Arc<Mutex<Vec<RangeInclusive<u64>>>>,
     changed: Arc<watch::Sender<usize>>,
+    /// Kinds whose records so far are known.
+    listed: Arc<watch::Sender<usize>>,
 }
 
 impl History {
-    /// Begins to record a namespace.
-    pub fn begin(client: &Client, namespace: &str) -> History {
+    /// Begins to record a namespace; what is there already is recorded when this returns.
+    pub async fn begin(client: &Client, namespace: &str) -> History {
         let events = Arc::new(Mutex::new(Vec::new()));
         let blind = Arc::new(Mutex::new(Vec::new()));
         let (sender, changed) = watch::channel(0);
         let sender = Arc::new(sender);
+        let listed = Arc::new(watch::Sender::new(0));
         let mut watches = JoinSet::new();
-        let recorder =
-            || Recorder { events: events.clone(), blind: blind.clone(), changed: sender.clone() };
+        let recorder = || Recorder {
+            events: events.clone(),
+            blind: blind.clone(),
+            changed: sender.clone(),
+            listed: listed.clone(),
+        };
         watches.spawn(recorder().record::<PatchLedger>(client.clone(), namespace.to_owned()));
         watches.spawn(recorder().record::<PatchRolloutSlice>(client.clone(), namespace.to_owned()));
         watches.spawn(recorder().record::<PatchJob>(client.clone(), namespace.to_owned()));
         watches.spawn(recorder().record::<PatchRollout>(client.clone(), namespace.to_owned()));
         watches.spawn(recorder().record::<Device>(client.clone(), namespace.to_owned()));
+        // The recorders live as long as this does.
+        let _ = listed.subscribe().wait_for(|kinds| *kinds == KINDS).await;
         History { events, blind, changed, _watches: watches }
     }
 
@@ -210,6 +222,7 @@ impl Recorder {
         let mut known: BTreeSet<String> = BTreeSet::new();
         let mut listed: BTreeSet<String> = BTreeSet::new();
         let mut broken = None;
+        let mut has_listed = false;
         while let Some(event) = events.next().await {
             match event {
                 Ok(watcher::Event::Apply(object)) => {
@@ -237,6 +250,9 @@ impl Recorder {
                     known = listed.clone();
                     let from = broken.take().unwrap_or(0);
                     lock(&self.blind).push(from..=latest.unwrap_or(0));
+                    if !std::mem::replace(&mut has_listed, true) {
+                        self.listed.send_modify(|kinds| *kinds += 1);
+                    }
                 }
                 // It begins anew by itself; until then versions may be missing.
                 Err(_) => {

@@ -29,7 +29,8 @@ pub const GATEWAY: [&str; 6] =
 pub async fn shared() -> Result<&'static Installation> {
     static SHARED: OnceCell<Installation> = OnceCell::const_new();
     // It ends with this process, and its cluster too.
-    SHARED.get_or_try_init(|| install("shared", &CONTROLLER)).await
+    let patient = ["--lease-duration", "15s", "--lease-renew", "2s"];
+    SHARED.get_or_try_init(|| install("shared", &patient)).await
 }
 
 /// An installation of a test's own, on a cluster of its own: one controller, two gateways.

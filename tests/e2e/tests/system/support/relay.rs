@@ -1,7 +1,7 @@
 //! The way from one device to a gateway, which a test can cut: its connections end, and new ones are
 //! refused, as by a gateway that is gone.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result};
 use tokio::{
@@ -9,6 +9,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     task::{JoinHandle, JoinSet},
 };
+use wardring_harness::wait_until_ok;
 
 /// The way.
 pub struct Relay {
@@ -43,7 +44,9 @@ impl Relay {
 
     /// Opens the way again.
     pub async fn mend(&mut self) -> Result<()> {
-        let listener = TcpListener::bind(self.address).await.context("the port was taken")?;
+        // Somebody's connection may have the number for the moment.
+        let bind = async || TcpListener::bind(self.address).await;
+        let listener = wait_until_ok(Duration::from_secs(60), "the port to be free", bind).await?;
         self.carrying = Some(tokio::spawn(carry(listener, self.to.clone())));
         Ok(())
     }

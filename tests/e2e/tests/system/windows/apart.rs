@@ -39,7 +39,7 @@ fn hurry(site: &Site, times: u32) -> Result<Hurry> {
     site.server.prefix.clock().context("a site apart has a clock")?.hurry(times)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn windows_whose_network_an_update_kills_takes_it_back_by_itself_and_tells_when_it_can()
 -> Result<()> {
     let mut site = Site::open_apart("win-lost", &[rollup(restarts())]).await?;
@@ -70,7 +70,7 @@ async fn windows_whose_network_an_update_kills_takes_it_back_by_itself_and_tells
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn windows_that_only_our_gateway_does_not_answer_for_a_day_keeps_its_update() -> Result<()> {
     const DAY: Duration = Duration::from_secs(24 * 3600);
     let mut site = Site::open_apart("win-alone", &[rollup(restarts())]).await?;

@@ -84,7 +84,7 @@ impl Story {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn windows_whose_agent_is_killed_wherever_a_job_stands_installs_once_and_takes_it_back_once()
 -> Result<()> {
     let hangs = json!({ "hangs": true, "needsReboot": true });

@@ -38,7 +38,7 @@ async fn crashed_twice(namespace: &str, rollout: Value) -> Result<Site> {
     Ok(site)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn windows_that_crashes_again_takes_the_update_back_by_itself_once_where_that_is_asked_for()
 -> Result<()> {
     let site = crashed_twice("win-loop", by_itself()).await?;
@@ -67,7 +67,7 @@ async fn windows_that_crashes_again_takes_the_update_back_by_itself_once_where_t
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn windows_that_crashes_again_makes_no_restart_of_its_own_and_waits_for_people() -> Result<()>
 {
     let site = crashed_twice("win-crash", json!({})).await?;
@@ -83,7 +83,7 @@ async fn windows_that_crashes_again_makes_no_restart_of_its_own_and_waits_for_pe
     site.until_told("FailureBudgetSpent").await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn windows_that_a_person_restarts_again_and_again_uninstalls_nothing() -> Result<()> {
     let site = Site::open("win-hands", &[rollup(restarts())]).await?;
     let mut rollout = by_itself();

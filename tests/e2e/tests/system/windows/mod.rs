@@ -31,7 +31,7 @@ fn restarts() -> Value {
     json!({ "takesMs": 300, "needsReboot": true })
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn windows_is_patched_restarted_and_proven_and_a_service_that_stood_still_before_is_not_blamed()
 -> Result<()> {
     let site = Site::open("win-clean", &[rollup(restarts())]).await?;
@@ -60,7 +60,7 @@ async fn windows_is_patched_restarted_and_proven_and_a_service_that_stood_still_
     site.until_told("Completed").await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn windows_takes_an_update_back_after_which_a_database_does_not_start_and_hides_it()
 -> Result<()> {
     let hangs = json!({ "hangs": true, "needsReboot": true });
@@ -128,7 +128,7 @@ async fn windows_takes_an_update_back_after_which_a_database_does_not_start_and_
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn windows_that_waits_for_a_restart_is_held_and_restarted_first_where_that_is_asked_for()
 -> Result<()> {
     let waits = waits_for_restart(Changes::new());
@@ -167,7 +167,7 @@ async fn windows_that_waits_for_a_restart_is_held_and_restarted_first_where_that
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn windows_that_reverts_an_update_while_it_starts_is_told_from_one_that_fails() -> Result<()>
 {
     let site = Site::open("win-reverted", &[rollup(restarts())]).await?;
@@ -186,7 +186,7 @@ async fn windows_that_reverts_an_update_while_it_starts_is_told_from_one_that_fa
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn windows_that_never_comes_back_halts_the_rollout_as_unreachable() -> Result<()> {
     let site = Site::open("win-hangs", &[rollup(restarts())]).await?;
     // Even where failures roll back: silence is none.
@@ -216,7 +216,7 @@ async fn windows_that_never_comes_back_halts_the_rollout_as_unreachable() -> Res
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn windows_tries_a_failure_that_may_pass_again_and_tells_of_the_one_that_does_not()
 -> Result<()> {
     const KBS: [&str; 2] = ["KB5060001", "KB5060002"];

@@ -20,7 +20,7 @@ use crate::support::{
 
 const OUT_OF_BAND: &str = "KB5070001";
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn windows_fetches_a_package_by_its_address_and_installs_it_once_and_proves_it() -> Result<()>
 {
     let site = Site::open("win-package", &[]).await?;

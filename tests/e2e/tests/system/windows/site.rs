@@ -82,7 +82,7 @@ impl Site {
         let gateways = gateways.unwrap_or_else(|| installation.gateway_urls());
         server.install_agent(&gateways, &token, DEVICE)?;
         place.until_heard(LONG, DEVICE).await?;
-        let history = History::begin(&place.client, namespace);
+        let history = History::begin(&place.client, namespace).await;
         Ok(Site { place, server, history, relay })
     }
 
