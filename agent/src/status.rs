@@ -9,6 +9,7 @@ use crate::journal::{Durability, Journal, Loaded, SCHEMA};
 use crate::pause;
 use crate::platform::wall_clock;
 use crate::service::update::Marker;
+use crate::state::State;
 
 /// Who the device is and what it is doing.
 #[derive(Clone, Debug)]
@@ -77,7 +78,30 @@ fn journal(loaded: Loaded) -> Value {
                 "message": job.message,
             })),
             "lastOutcome": saved.state.finished.last(),
+            "watches": watches(&saved.state),
             "reportsWaiting": !saved.outbox.is_empty(),
         }),
     }
+}
+
+/// What is looked at further after installations that were proven, and what is worse there than before.
+fn watches(state: &State) -> Vec<Value> {
+    let facts = state.health_facts();
+    let told = state.watches.iter().zip(facts).map(|(watch, fact)| {
+        let unhealthy: Vec<Value> = fact
+            .unhealthy
+            .iter()
+            .map(|worse| json!({ "kind": worse.kind, "name": worse.name, "why": worse.why }))
+            .collect();
+        json!({
+            "since": watch.since,
+            "until": watch.until,
+            "services": watch.checks.services,
+            "probes": watch.checks.probes.iter().map(|probe| &probe.name).collect::<Vec<_>>(),
+            "blind": fact.blind,
+            "restarts": fact.restarts,
+            "unhealthy": unhealthy,
+        })
+    });
+    told.collect()
 }

@@ -117,6 +117,8 @@ fn lines(status: &Value) -> String {
                 text(&last["message"])
             ));
         }
+        let watches = journal["watches"].as_array().map(Vec::as_slice).unwrap_or_default();
+        lines.extend(watches.iter().map(watched));
         if journal["reportsWaiting"] == true {
             lines.push("reports      wait for a gateway".to_owned());
         }
@@ -132,4 +134,30 @@ fn lines(status: &Value) -> String {
         lines.push(format!("update       to {version}: {end}; {why}"));
     }
     lines.join("\n") + "\n"
+}
+
+/// What is looked at further after an installation, and how it is.
+fn watched(watch: &Value) -> String {
+    let names = |field: &str| -> Vec<&str> {
+        let named = watch[field].as_array().map(Vec::as_slice).unwrap_or_default();
+        named.iter().filter_map(Value::as_str).collect()
+    };
+    let mut looked_at = names("services");
+    looked_at.extend(names("probes"));
+    let worse = watch["unhealthy"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let worse: Vec<String> = worse
+        .iter()
+        .map(|worse| {
+            let text = |field: &str| worse[field].as_str().unwrap_or_default();
+            format!("{} {} ({})", text("kind"), text("name"), text("why"))
+        })
+        .collect();
+    let found = match (worse.as_slice(), &watch["blind"]) {
+        ([], Value::Bool(true)) => "cannot be looked at".to_owned(),
+        ([], _) => "as before it".to_owned(),
+        (worse, _) => format!("worse: {}", worse.join(", ")),
+    };
+    let until = watch["until"].as_str().unwrap_or("-");
+    let what = if looked_at.is_empty() { "restarts".to_owned() } else { looked_at.join(", ") };
+    format!("looked at    {what}, after an installation, until {until}: {found}")
 }

@@ -14,8 +14,10 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 use wardring_protocol::Facts;
+use wardring_seal::{Action, Check, OutcomeResult, Probe};
 use wardring_wine_tests::fakewua::FakeWua;
 use wardring_wine_tests::gateway::{Seen, TestGateway};
+use wardring_wine_tests::jobs::job;
 use wardring_wine_tests::prefix::{Agent, Prefix, build_optimised};
 
 /// After its first reports an agent rests so long before it is measured.
@@ -23,6 +25,8 @@ const REST: Duration = Duration::from_secs(20);
 /// Two polls of the default length and a little: each round has the same number of them.
 const ROUND: Duration = Duration::from_secs(112);
 const ROUNDS: usize = 3;
+/// Name of the device whose last installation is looked after.
+const WATCHED: &str = "watched";
 /// Updates of a device that is looked after, and of one whose Windows Update knows far too many.
 const FEW: usize = 20;
 const MANY: usize = 2_000;
@@ -71,16 +75,33 @@ async fn idle(pid: u32) -> (Vec<f64>, Vec<f64>) {
 }
 
 /// The agent on Linux, on a scripted device.
-fn on_linux(program: &Path, gateway: &TestGateway, folder: &Path) -> Ends {
-    let world = folder.join("world.yaml");
-    let server =
-        "{product: Windows Server 2022, build: '20348.2700', services: {W32Time: Running}}";
+fn on_linux(program: &Path, gateway: &TestGateway, folder: &Path, name: &str) -> Ends {
+    let (world, data) = (folder.join(format!("{name}.yaml")), folder.join(name));
+    let server = "{product: Windows Server 2022, build: '20348.2700', services: {W32Time: Running}, \
+                  updates: [{kb: KB5068787, targetBuild: '20348.2762', rebootRequired: false}]}";
     fs::write(&world, server).unwrap();
     let mut command = Command::new(program);
     command.args(["run", "--gateway", &gateway.url(), "--token", &gateway.token.reveal()]);
-    command.args(["--name", "linux", "--data-dir"]).arg(folder.join("data"));
+    command.args(["--name", name, "--data-dir"]).arg(data);
     command.arg("--world").arg(world).stdout(Stdio::null()).stderr(Stdio::null());
     Ends(command.spawn().unwrap())
+}
+
+/// An installation is proven on the watched device, and looked after from then on: a service and a probe.
+async fn prove(gateway: &TestGateway) {
+    gateway.wait_for(WATCHED, "facts", |seen| seen.facts.is_some()).await;
+    let mut job = job(1, Action::Install);
+    WATCHED.clone_into(&mut job.device);
+    job.health.services = vec!["W32Time".to_owned()];
+    let check = Check::Tcp { host: None, port: 443 };
+    job.health.probes = vec![Probe { name: "web".to_owned(), timeout_ms: 1_000, check }];
+    gateway.give(WATCHED, job);
+    let is_watched = |facts: &Facts| !facts.health.is_empty();
+    let seen = gateway.wait_for(WATCHED, "to be looked after", |seen| {
+        !seen.outcomes.is_empty() && seen.facts.as_ref().is_some_and(is_watched)
+    });
+    let outcomes = seen.await.outcomes;
+    assert_eq!(outcomes[0].result, OutcomeResult::Succeeded, "{outcomes:?}");
 }
 
 /// The agent under Wine, after its first scan of so many updates.
@@ -118,8 +139,11 @@ fn updates(count: usize) -> Value {
 async fn main() {
     let gateway = TestGateway::start(SignedDuration::from_hours(24)).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let linux = on_linux(&build_optimised(false).unwrap(), &gateway, folder.path());
+    let program = build_optimised(false).unwrap();
+    let linux = on_linux(&program, &gateway, folder.path(), "linux");
+    let watched = on_linux(&program, &gateway, folder.path(), WATCHED);
     gateway.wait_for("linux", "facts", |seen| seen.facts.is_some()).await;
+    prove(&gateway).await;
 
     let program = build_optimised(true).unwrap();
     let (_many, many) = scanned(&program, &gateway, "many", MANY).await;
@@ -127,12 +151,15 @@ async fn main() {
     drop(many);
     let (_prefix, agent) = scanned(&program, &gateway, "wine", FEW).await;
     let growth = scan - memory(agent.pid(), "VmHWM:");
-    let ((woken, resident), wine) = tokio::join!(idle(linux.0.id()), idle(agent.pid()));
+    let rest = (idle(linux.0.id()), idle(watched.0.id()), idle(agent.pid()));
+    let ((woken, resident), watched, wine) = tokio::join!(rest.0, rest.1, rest.2);
     let size = fs::metadata(&program).unwrap().len() as f64 / (1024.0 * 1024.0);
     let result = json!({
         "size": [size],
         "resident": resident,
         "woken": woken,
+        "watchedResident": watched.1,
+        "watchedWoken": watched.0,
         "scanGrowth": [growth],
         "wineResident": wine.1,
         "wineWoken": wine.0,

@@ -8,6 +8,8 @@ use wardring_protocol::HealthFact;
 use wardring_seal::{JobPayload, OutcomeResult, UnlistedServices};
 use wardring_wine_tests::rig::{Rig, behaves, serve, stands, world};
 
+const AGENT: &str = r"C:\wardring\wardring-agent.exe";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_stops_by_design_is_left_one_that_dies_is_restarted_and_one_that_flaps_fails()
  {
@@ -37,7 +39,7 @@ async fn a_service_that_stops_by_design_is_left_one_that_dies_is_restarted_and_o
     let outcome = rig.outcome().await;
     assert_eq!(outcome.result, OutcomeResult::Succeeded, "{}", outcome.message);
     assert!(stands(&rig.prefix, "Spooler").contains("RUNNING"), "it was restarted");
-    // From the proof on the device tells that it is looked at for this rollout, and that all is well.
+    // From the proof on the device tells that it is looked at for this rollout; nothing is found so far.
     let seen = rig.gateway.wait_for("srv-1", "to be looked at", |seen| {
         let mut health = seen.facts.iter().flat_map(|facts| &facts.health);
         health.any(|since| since.rollout_uid == "rollout-2")
@@ -46,6 +48,11 @@ async fn a_service_that_stops_by_design_is_left_one_that_dies_is_restarted_and_o
     let well =
         |since: &HealthFact| !since.blind && !since.names_nothing && since.unhealthy.is_empty();
     assert!(facts.health.iter().all(well), "{:?}", facts.health);
+    let told = rig.prefix.wine([AGENT, "status", "--data-dir", r"C:\wardring\data"]).unwrap();
+    let line = told.lines().find(|line| line.starts_with("looked at")).unwrap_or_default();
+    let says = |words: &str| line.contains(words);
+    assert!(says("wuauserv, Spooler, after an installation, until 20"), "{told}");
+    assert!(line.ends_with(": as before it"), "{told}");
 
     // Looks that meet it between two of its processes see it stopped, and cost an attempt: where that
     // happens too often, it is down instead, and another job tries again.

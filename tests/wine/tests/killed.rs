@@ -1,6 +1,7 @@
 //! The agent is killed at every write of its journal, at two of three moments of each: with the new journal
 //! flushed, between the two renames, and with the new one in place and nothing begun. Its service is
-//! started again each time, and the job must end as it would have: one installation, one restart.
+//! started again each time, and the job must end as it would have: one installation, one restart. Of what
+//! a job can stand at, `RunningHook` and `AwaitingContact` are in the sweep of the state machine alone.
 
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]

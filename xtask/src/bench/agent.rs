@@ -26,6 +26,7 @@ pub fn run() -> Result<Vec<Measure>> {
         measure("size", "agent: program for Windows", "MiB", Limit::AtMost(SIZE))?,
         measure("resident", "agent: idle, memory", "MiB", Limit::AtMost(MEMORY))?,
         measure("woken", "agent: idle, wake-ups", "1/min", Limit::AtMost(WAKEUPS))?,
+        measure("watchedWoken", "agent: looked after, wake-ups", "1/min", Limit::None)?,
         measure("scanGrowth", "agent: scan of 2,000 updates, growth", "MiB", Limit::AtMost(SCAN))?,
         measure("wineResident", "agent: idle under Wine, memory", "MiB", Limit::None)?,
         measure("wineWoken", "agent: idle under Wine, wake-ups", "1/min", Limit::None)?,
