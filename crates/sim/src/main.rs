@@ -76,9 +76,12 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn search(seeds: Range<u64>) -> anyhow::Result<()> {
-    let walked = walk(Size::HUGE, None, seeds);
-    println!("{walked}");
-    let mut failed = usize::from(walked.broken.is_some());
+    let mut failed = 0;
+    for size in [Size::HUGE, Size::GUARDED_BY_PEOPLE] {
+        let walked = walk(size, None, seeds.clone());
+        println!("{walked}");
+        failed += usize::from(walked.broken.is_some());
+    }
     for size in Size::ALL.into_iter().chain(Size::LARGE) {
         let found = exhaust(size, None);
         println!("{found}");

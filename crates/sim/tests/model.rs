@@ -84,6 +84,26 @@ fn nothing_starts_after_a_gate_that_halts_has_failed_and_the_time_of_a_permit() 
 }
 
 #[test]
+fn no_stage_opens_but_by_an_approval_of_what_the_rollout_says() {
+    keeps_every_rule(Size::SIGNED);
+}
+
+#[test]
+fn a_rollout_that_nobody_answers_waits_and_halts_nothing() {
+    keeps_every_rule(Size::UNANSWERED);
+}
+
+#[test]
+fn an_approval_that_expired_opens_nothing_and_is_asked_for_anew() {
+    keeps_every_rule(Size::EXPIRING);
+}
+
+#[test]
+fn an_approval_counts_once_whichever_leader_reads_it() {
+    keeps_every_rule(Size::SIGNED_LEADERS);
+}
+
+#[test]
 fn walks_through_a_tenant_too_large_to_search_break_no_rule() {
     let walked = walk(Size::HUGE, None, 0..400);
     println!("{walked}");
@@ -98,6 +118,16 @@ fn walks_through_three_stages_of_five_devices_under_every_guard_break_no_rule() 
 }
 
 #[test]
+fn walks_past_people_who_approve_and_change_their_minds_break_no_rule() {
+    let walked = walk(Size::GUARDED_BY_PEOPLE, None, 0..20);
+    println!("{walked}\n{:?}", walked.drawn);
+    assert!(walked.broken.is_none(), "{walked}");
+    for kind in ["Decide", "Withdraw", "Edit", "TakeUp"] {
+        assert!(walked.drawn.contains_key(kind), "no walk drew {kind}: {:?}", walked.drawn);
+    }
+}
+
+#[test]
 fn what_statuses_tell_people_decides_nothing() {
     for seed in 0..100 {
         Tenant::new(Size::HUGE, None).compare_statuses(seed);
@@ -105,6 +135,7 @@ fn what_statuses_tell_people_decides_nothing() {
     for seed in 0..3 {
         Tenant::new(Size::GUARDED, None).compare_statuses(seed);
     }
+    Tenant::new(Size::GUARDED_BY_PEOPLE, None).compare_statuses(0);
 }
 
 /// One device behind one gate of each phase.
@@ -115,6 +146,11 @@ fn gated() -> Size {
 /// One device, and a gate that fails while it is at work.
 fn holding() -> Size {
     Size { gates: Gates { before: false, after: false, ..Gates::ALL }, ..gated() }
+}
+
+/// One device that begins by a person's approval only.
+fn signed() -> Size {
+    Size { devices: 1, ..Size::SIGNED }
 }
 
 /// Smallest sizes in which each mistake shows.
@@ -160,6 +196,18 @@ fn where_it_shows(flaw: Flaw) -> (Faults, Size, &'static str) {
         Flaw::LatchForgotten => {
             (Faults { crashes: 1, ticks: 1, doubts: 1, ..none }, holding(), "S7")
         }
+        Flaw::AnyApproval => (Faults { edits: 1, ..none }, signed(), "S7"),
+        Flaw::RejectionApproves => (Faults { rejections: 1, ..none }, signed(), "S7"),
+        Flaw::AuthorApproves => (Faults { own_words: 1, ..none }, signed(), "S7"),
+        Flaw::ApprovalOutlives => {
+            (Faults { ticks: 1, ..none }, Size { approval: Some(1), ..signed() }, "S7")
+        }
+        Flaw::ApprovalOfOldSpec => {
+            (Faults { edits: 1, ..none }, Size { devices: 2, ..signed() }, "S7")
+        }
+        Flaw::ApprovalUnconfirmed => (Faults { withdrawals: 1, ..none }, signed(), "S7"),
+        Flaw::RejectionForgotten => (Faults { rejections: 1, ..none }, signed(), "S7"),
+        Flaw::PermitUnapproved => (Faults { edits: 1, ticks: 1, ..none }, signed(), "S7"),
     }
 }
 

@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use wardring_api::{
-    EmergencyStop, Gate, GatePhase, GateResult, GateState, MaintenanceWindow, PatchRollout,
-    PatchRolloutStatus, StageState, StageStatus,
+    EmergencyStop, Gate, GatePhase, GateResult, GateState, GateStatus, MaintenanceWindow,
+    PatchRollout, PatchRolloutStatus, StageState, StageStatus,
 };
 use wardring_planner::{MeasureOrder, Measurement, Plan, StopView, WindowView, gate_definition};
 
@@ -196,7 +196,9 @@ impl Tenant {
         let Some(rollout) = plan.rollouts.first() else { return passes };
         for (index, stage) in rollout.status.stages.iter().enumerate() {
             let was = before.and_then(|status| status.stages.get(index));
-            for gate in stage.gates.iter().filter(|gate| gate.state == GateState::Passed) {
+            let passed = |gate: &&GateStatus| gate.state == GateState::Passed;
+            let measured = stage.gates.iter().filter(|gate| gate.approval.is_none());
+            for gate in measured.filter(passed) {
                 let mut known = was.iter().flat_map(|stage| &stage.gates);
                 let is_known = known.any(|known| {
                     (known.phase, known.state) == (gate.phase, GateState::Passed)
@@ -323,7 +325,9 @@ impl Tenant {
         }
         let stages = rollout.status.iter_mut().flat_map(|status| &mut status.stages);
         for gate in stages.flat_map(|stage| &mut stage.gates) {
-            gate.state = GateState::Passed;
+            if self.flaw == Some(Flaw::PermitPastGates) || gate.approval.is_some() {
+                gate.state = GateState::Passed;
+            }
         }
     }
 

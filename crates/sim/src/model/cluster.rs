@@ -8,7 +8,7 @@ use wardring_api::{
     names,
 };
 use wardring_planner::{
-    GrantId, JobOutcome, JobView, LedgerView, NewJob, Outcome, SliceView, take_over,
+    GrantId, JobOutcome, JobView, LedgerView, NewApproval, NewJob, Outcome, SliceView, take_over,
 };
 
 use super::{
@@ -32,6 +32,8 @@ pub enum Object {
     Slice(usize),
     /// The job of a device.
     Job(usize),
+    /// PatchApprovals: they are created and read, and nobody here changes one.
+    Approval,
 }
 
 impl Object {
@@ -42,6 +44,7 @@ impl Object {
             Object::Ledger => 1 << 1,
             Object::Slice(stage) => 1 << (2 + stage),
             Object::Job(device) => 1 << (6 + device),
+            Object::Approval => 0,
         }
     }
 }
@@ -65,6 +68,8 @@ pub enum Write {
     CreateJob(usize, Box<NewJob>),
     /// Deletes the job of a device.
     DeleteJob(usize),
+    /// Asks people.
+    CreateApproval(Box<NewApproval>),
 }
 
 impl Write {
@@ -75,12 +80,13 @@ impl Write {
             Write::Finalize | Write::Status(_) => Object::Rollout,
             Write::CreateSlice(stage, _) | Write::Lines(stage, _) => Object::Slice(*stage),
             Write::CreateJob(device, _) | Write::DeleteJob(device) => Object::Job(*device),
+            Write::CreateApproval(_) => Object::Approval,
         }
     }
 
     /// Whether it makes an object rather than changing the version that was read.
     pub fn creates(&self) -> bool {
-        matches!(self, Write::CreateSlice(..) | Write::CreateJob(..))
+        matches!(self, Write::CreateSlice(..) | Write::CreateJob(..) | Write::CreateApproval(_))
     }
 
     /// The write with a digest, to be kept in a state.
@@ -109,7 +115,8 @@ pub fn rollout(
     status: Option<PatchRolloutStatus>,
 ) -> Held<PatchRollout> {
     rollout.status = status.map(meaning);
-    let said = format!("{:?} {:?}", rollout.metadata.finalizers, rollout.status);
+    let (meta, status) = (&rollout.metadata, &rollout.status);
+    let said = format!("{:?} {:?} {status:?}", meta.generation, meta.finalizers);
     Held::new(rollout, said)
 }
 
@@ -122,7 +129,11 @@ pub fn meaning(mut status: PatchRolloutStatus) -> PatchRolloutStatus {
         stage.counts = StageCounts::default();
         stage.failed_sample.clear();
         for gate in &mut stage.gates {
-            gate.since = gate.started_at;
+            // How long people took is not their devices' lack of progress.
+            match &mut gate.approval {
+                Some(asked) => asked.because = None,
+                None => gate.since = gate.started_at,
+            }
             (gate.query, gate.value, gate.threshold) = (None, None, None);
             (gate.result, gate.next, gate.message) = (None, None, None);
         }
@@ -183,7 +194,7 @@ impl Tenant {
             Write::Batch(..) => self.flaw != Some(Flaw::LedgerAtWill),
             Write::Lines(..) => self.flaw != Some(Flaw::SliceAtWill),
             Write::DeleteJob(_) => self.flaw != Some(Flaw::DeleteAtWill),
-            Write::CreateSlice(..) | Write::CreateJob(..) => false,
+            Write::CreateSlice(..) | Write::CreateJob(..) | Write::CreateApproval(_) => false,
             Write::Raise | Write::Finalize | Write::Status(_) => true,
         }
     }
@@ -245,6 +256,7 @@ impl Tenant {
                     return false;
                 }
             }
+            Write::CreateApproval(new) => self.asks_people(state, new),
         }
         self.aged(state, write.object());
         true

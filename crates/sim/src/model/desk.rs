@@ -39,7 +39,10 @@ impl Tenant {
             rollout = &old;
         }
         let mut deaf;
-        if matches!(self.flaw, Some(Flaw::PermitOutsideWindow | Flaw::PermitPastGates)) {
+        if matches!(
+            self.flaw,
+            Some(Flaw::PermitOutsideWindow | Flaw::PermitPastGates | Flaw::PermitUnapproved)
+        ) {
             deaf = rollout.clone();
             self.deafen(&mut deaf);
             rollout = &deaf;

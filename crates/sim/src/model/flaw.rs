@@ -50,11 +50,27 @@ pub enum Flaw {
     UngatedAfter,
     /// A new leader forgets what gates said under the one before.
     LatchForgotten,
+    /// A controller takes an approval of anything for one of what is asked now.
+    AnyApproval,
+    /// A controller takes a rejection for an approval.
+    RejectionApproves,
+    /// A controller does not look whether an author approved their own rollout.
+    AuthorApproves,
+    /// A controller does not look when an approval expires.
+    ApprovalOutlives,
+    /// A controller takes what was approved for what the rollout says since it was changed.
+    ApprovalOfOldSpec,
+    /// A controller does not look once more before it writes that something is approved.
+    ApprovalUnconfirmed,
+    /// The planner is not told that somebody has rejected.
+    RejectionForgotten,
+    /// A gateway does not look whether what the stage does is approved.
+    PermitUnapproved,
 }
 
 impl Flaw {
     /// Every mistake.
-    pub const ALL: [Flaw; 23] = [
+    pub const ALL: [Flaw; 31] = [
         Flaw::NoTakeOver,
         Flaw::LedgerAtWill,
         Flaw::SliceAtWill,
@@ -78,5 +94,13 @@ impl Flaw {
         Flaw::UngatedBefore,
         Flaw::UngatedAfter,
         Flaw::LatchForgotten,
+        Flaw::AnyApproval,
+        Flaw::RejectionApproves,
+        Flaw::AuthorApproves,
+        Flaw::ApprovalOutlives,
+        Flaw::ApprovalOfOldSpec,
+        Flaw::ApprovalUnconfirmed,
+        Flaw::RejectionForgotten,
+        Flaw::PermitUnapproved,
     ];
 }

@@ -13,7 +13,7 @@ use wardring_api::{PatchRollout, StageState};
 use wardring_planner::{Action, Guards, RecallLine, RecordCause, SliceView, Snapshot, check, plan};
 
 use super::{
-    Tenant,
+    Tenant, approvals,
     cluster::{Object, Write, grant, meaning, wall},
     flaw::Flaw,
     held::digest,
@@ -97,7 +97,8 @@ impl Leader {
 impl Tenant {
     /// What the planner makes of what is stored now.
     pub fn planned(&self, state: &State, leader: &Leader) -> Arc<Planned> {
-        let key = digest((state.now, &state.api, &leader.samples, &leader.uncreated));
+        let asked = state.people.askings.len();
+        let key = digest((state.now, &state.api, &leader.samples, &leader.uncreated, asked));
         if let Some(known) = self.plans.read().expect("no thread panics").get(&key) {
             return known.clone();
         }
@@ -134,9 +135,9 @@ impl Tenant {
             holds: Vec::new(),
             windows: self.windows(api).to_vec(),
             orders: Vec::new(),
-            approvals: Vec::new(),
-            approval_policy: Default::default(),
-            nonce: String::new(),
+            approvals: self.seen_approvals(api),
+            approval_policy: approvals::policy(),
+            nonce: approvals::nonce(state),
             stops: self.stops(api).to_vec(),
             measurements: self.measurements(state.now, leader),
             uncreated,
@@ -167,7 +168,7 @@ impl Tenant {
                     self.forge(status);
                 }
             }
-            _ => {}
+            _ => self.show_approvals(Arc::make_mut(&mut shown)),
         }
         shown
     }
@@ -184,9 +185,7 @@ impl Tenant {
             .filter(|action| match action {
                 // What only tells people something changes no decision.
                 Action::WriteStatus { status, .. } => Some(meaning((**status).clone())) != before,
-                Action::ConfirmApproval(_)
-                | Action::CreateApproval(_)
-                | Action::WriteApprovalStatus { .. }
+                Action::WriteApprovalStatus { .. }
                 | Action::DeleteApproval { .. }
                 | Action::Emit(_)
                 | Action::WriteQuarantine { .. }
@@ -215,7 +214,9 @@ impl Tenant {
     /// The objects that an action's preconditions are about.
     fn touched(&self, action: &Action) -> u32 {
         match action {
-            Action::AddFinalizer(_) | Action::WriteStatus { .. } => Object::Rollout.bit(),
+            Action::AddFinalizer(_) | Action::WriteStatus { .. } | Action::ConfirmApproval(_) => {
+                Object::Rollout.bit()
+            }
             Action::OpenBatch { .. } => Object::Ledger.bit(),
             Action::RecordLines { slice, .. } => Object::Slice(self.stage_of(slice)).bit(),
             Action::Recall { slice, lines } => {
@@ -260,13 +261,17 @@ impl Tenant {
             },
             Action::CreateJob(new) => Write::CreateJob(self.device(&new.device), new.clone()),
             Action::DeleteJob { device, .. } => Write::DeleteJob(self.device(device)),
+            Action::CreateApproval(new) => Write::CreateApproval(new.clone()),
             _ => return None,
         })
     }
 
     /// The controller sends its next write, and the answer comes back.
     pub fn send(&self, state: &mut State, leader: usize) {
-        let Some(write) = self.next_write(state, leader) else { return };
+        let Some(write) = self.next_write(state, leader) else {
+            self.confirm(state, leader);
+            return;
+        };
         self.asks(state, leader, &write);
         // Without a ledger nothing is granted at all, so even that flaw makes one.
         let skips = self.flaw == Some(Flaw::NoTakeOver) && state.api.ledger.is_some();
@@ -305,6 +310,22 @@ impl Tenant {
             work.advance();
         } else {
             me.work = None;
+        }
+    }
+
+    /// The controller looks once more at what its plan relies on. Where that is not there any more, the
+    /// status is left out, and the rest of the plan goes on.
+    fn confirm(&self, state: &mut State, leader: usize) {
+        let action = state.leaders[leader].work.as_ref().and_then(Work::action);
+        let Some(Action::ConfirmApproval(used)) = action.cloned() else { return };
+        let stands = self.is_confirmed(state, &used);
+        let Some(work) = &mut state.leaders[leader].work else { return };
+        work.advance();
+        let is_left_out = |action: Option<&Action>| {
+            matches!(action, Some(Action::ConfirmApproval(_) | Action::WriteStatus { .. }))
+        };
+        while !stands && is_left_out(work.action()) {
+            work.advance();
         }
     }
 
@@ -351,7 +372,10 @@ impl Tenant {
             };
             let holds = |object: Object| me.current & object.bit() != 0;
             let verdict = match action {
-                Action::AddFinalizer(_) | Action::WriteStatus { .. } => holds(Object::Rollout),
+                // Where the rollout changed, nothing that is confirmed can be written.
+                Action::AddFinalizer(_)
+                | Action::WriteStatus { .. }
+                | Action::ConfirmApproval(_) => holds(Object::Rollout),
                 Action::OpenBatch { .. } => {
                     holds(Object::Ledger) || self.flaw == Some(Flaw::LedgerAtWill)
                 }

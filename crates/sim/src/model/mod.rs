@@ -20,13 +20,15 @@
 //! - *Agents* are re-told in `agent.rs`; the real ones have their own properties and walk in the fleet
 //!   simulation. *Gateways* that work answer in one step; one that stands still may do so between any
 //!   two of its reads, its write and its answer.
+//! - *People* who have to approve a stage answer sooner or later; that they reject, take it back, change
+//!   the rollout or fall silent is a fault. See [`approvals`], and [`people`] for what must hold.
 //!
 //! Faults strike only so often, see [`size::Faults`], in every order and at every moment.
 //!
 //! **L1** is not one of stateright's `eventually` properties: those miss counterexamples where paths
 //! join or lead back. Instead, the end is a step of its own, [`Step::Rest`], taken where nobody can do
 //! anything any more, and *every* state of rest must be completed, or halted by something that befell
-//! it. That nobody goes on for ever is shown by the steps themselves: noted during the search, they
+//! it, or wait for people who said no or nothing. That nobody goes on for ever is shown by the steps themselves: noted during the search, they
 //! lead nowhere back to where they came from. Finite steps and good ends are L1, without assuming
 //! that anybody is fair.
 //!
@@ -43,83 +45,34 @@ use wardring_api::{PatchRollout, UpdateSpec};
 use wardring_planner::{DeviceRow, DeviceTable, PermitVerdict};
 
 pub mod agent;
+pub mod approvals;
 pub mod brakes;
 pub mod cluster;
 pub mod desk;
 pub mod flaw;
 pub mod held;
 pub mod leader;
+pub mod people;
 pub mod rules;
 pub mod search;
 pub mod size;
 pub mod state;
+pub mod step;
 mod told;
 
-use brakes::{Answer, Around};
+use brakes::Around;
 use cluster::{Object, UID};
 use flaw::Flaw;
 use leader::Planned;
 use size::{Size, TICK};
 use state::{Agent, Cluster, Leader, Phase, Role, State, Truth};
+pub use step::Step;
 
 const PRODUCT: &str = "Windows Server 2022";
 
 /// Minute after which nobody waits any longer: later than every deadline, so that whoever would wait for
 /// ever comes to rest too, and is found.
 const END: u32 = 5000;
-
-/// One step of somebody: of a controller or a device by number, where there is one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// A controller gets the Lease.
-    Elect(u8),
-    /// A leader looks at everything and plans.
-    Observe(u8),
-    /// A controller sends its next write, and hears the answer.
-    Send(u8),
-    /// A controller sends its next write, and gives it up.
-    Delay(u8),
-    /// A write that was given up reaches the API server.
-    Land(u8),
-    /// A controller dies.
-    Crash(u8),
-    /// A leader stands still in the middle of its plan for so long that it loses the Lease.
-    Depose(u8),
-    /// An agent takes up the job that is there.
-    TakeUp(u8),
-    /// An agent asks for a permit and hears the answer.
-    Ask(u8),
-    /// An agent asks the gateway that stands still.
-    AskTheFrozen(u8),
-    /// An agent gives that gateway up.
-    TurnAway(u8),
-    /// The gateway that stands still does one thing.
-    Thaw,
-    /// What is under way on a device ends.
-    End(u8),
-    /// An installation fails.
-    Fail(u8),
-    /// An agent's answer is recorded.
-    Report(u8),
-    /// A person deletes a job.
-    DeleteJob(u8),
-    /// Ten minutes pass although somebody could act.
-    Hurry,
-    /// Time passes until somebody's clock makes it act.
-    Wait,
-    /// A provider answers a gate, by number.
-    Answer(u8, Answer),
-    /// A person puts an EmergencyStop in force.
-    Stop,
-    /// A person lifts it.
-    Lift,
-    /// A person begins a freeze.
-    BeginFreeze,
-    /// A person ends it.
-    EndFreeze,
-    /// Nothing happens any more.
-    Rest,
-}
 
 /// The model.
 pub struct Tenant {
@@ -202,7 +155,8 @@ impl Tenant {
 
     fn rollout(&self) -> PatchRollout {
         let start_within = if self.size.patient { TICK * self.size.deadline } else { TICK };
-        let (gates, windows) = brakes::stage_spec(&self.size.gates, self.size.window);
+        let (mut gates, windows) = brakes::stage_spec(&self.size.gates, self.size.window);
+        approvals::ask_for(self.size.approval, &mut gates);
         let stages: Vec<_> = (0..self.size.stages)
             .map(|index| {
                 let name = format!("stage-{index}");
@@ -222,6 +176,9 @@ impl Tenant {
         let spec = serde_json::from_value(spec).expect("the rollout reads");
         let mut rollout = PatchRollout::new("patch", spec);
         rollout.metadata.uid = Some(UID.to_owned());
+        if self.size.approval.is_some() {
+            approvals::sign(&mut rollout);
+        }
         rollout
     }
 
@@ -260,6 +217,7 @@ impl Tenant {
             steps.push(Step::Thaw);
         }
         self.progress_outside(state, steps);
+        self.progress_by_people(state, steps);
     }
 
     fn has_work(&self, state: &State, leader: &Leader) -> bool {
@@ -287,8 +245,7 @@ impl Tenant {
         let left = state.left;
         for (index, leader) in state.leaders.iter().enumerate() {
             let number = index as u8;
-            let sends = leader.role == Role::TakingOver || leader.work.is_some();
-            if left.delays > 0 && sends {
+            if left.delays > 0 && self.next_write(state, index).is_some() {
                 steps.push(Step::Delay(number));
             }
             if left.crashes > 0 && (leader.role != Role::Follower || leader.work.is_some()) {
@@ -318,6 +275,7 @@ impl Tenant {
             }
         }
         self.faults_outside(state, steps);
+        self.faults_by_people(state, steps);
         if left.ticks > 0 {
             steps.push(Step::Hurry);
         }
@@ -328,8 +286,9 @@ impl Tenant {
     fn wakes(&self, state: &State) -> Option<u32> {
         let leader = state.holder.map(|holder| &state.leaders[usize::from(holder)]);
         let next = leader.and_then(|leader| self.planned(state, leader).next_evaluation);
-        // Windows open and close for ever. Once everything has ended, nobody waits for them.
-        let sleeps = self.flaw == Some(Flaw::SleepsOn) || (self.size.window && self.is_over(state));
+        // Windows open and close for ever. Once everything has ended or rests, nobody waits for them.
+        let rests = self.is_over(state) || self.rests_for_people(state);
+        let sleeps = self.flaw == Some(Flaw::SleepsOn) || (self.size.window && rests);
         let next = next.filter(|_| !sleeps).map(cluster::minutes);
         let tasks = state.agents.iter().filter_map(|agent| agent.task);
         let ends = tasks.flat_map(|task| [task.start_by + 1, task.finish_by + 1]);
@@ -348,6 +307,7 @@ impl Tenant {
                 let leader = &state.leaders[usize::from(number)];
                 let plan = self.planned(state, leader);
                 self.counts(state, &plan.passes);
+                self.relies(state, &plan.actions);
                 if plan.violation.is_some() {
                     state.breaks("plan check");
                 }
@@ -416,6 +376,10 @@ impl Tenant {
             Step::Stop | Step::Lift | Step::BeginFreeze | Step::EndFreeze => {
                 self.decide(state, step);
             }
+            Step::Decide(stage, word) => self.says(state, usize::from(stage), word),
+            Step::Withdraw(stage) => self.withdraws(state, usize::from(stage)),
+            Step::Edit => self.edits(state),
+            Step::Neglect => state.left.neglects -= 1,
             Step::Rest => state.rests = true,
         }
     }
@@ -452,6 +416,7 @@ impl Model for Tenant {
                 jobs: vec![None; count],
                 stopped: false,
                 denied: false,
+                approvals: Vec::new(),
             },
             holder: None,
             leaders: vec![Leader::idle(); usize::from(self.size.leaders)],
@@ -460,6 +425,7 @@ impl Model for Tenant {
             frozen: None,
             left: self.size.faults,
             truth: Truth { unled_since: Some(0), ..Truth::default() },
+            people: people::People::default(),
             rests: false,
         }]
     }

@@ -68,6 +68,7 @@ impl Tenant {
             _ => {}
         }
         self.gates_written(before, state);
+        self.approvals_written(before, state);
         if (0..state.agents.len()).any(|device| self.is_uncounted(state, device)) {
             state.breaks("S2");
         }
@@ -75,7 +76,7 @@ impl Tenant {
             if state.api.slices[stage] != before.slices[stage] {
                 self.lines_written(before, state, stage);
             }
-            if self.in_flight(&state.api, stage) > self.size.cap as usize {
+            if self.in_flight(&state.api, stage) > self.cap_of(state, stage) {
                 state.breaks("S2");
             }
         }
@@ -275,12 +276,17 @@ impl Tenant {
         let stops = [truth.halted_at, truth.unled_since, truth.stopped_at];
         let is_frozen = is_long_past(truth.denied_at);
         let (stage, _) = self.place(device);
-        let is_barred = step == PermitStep::Install && is_long_past(truth.barred[stage]);
+        let is_install = step == PermitStep::Install;
+        let is_barred = is_install && is_long_past(truth.barred[stage]);
+        let is_unapproved = is_install && is_long_past(state.people.barred[stage]);
         if stops.into_iter().any(is_long_past) {
             state.breaks("S5");
         }
         if is_frozen || (self.size.window && !is_open(state.now)) {
             state.breaks("S14");
+        }
+        if is_unapproved {
+            state.breaks("S7");
         }
         if is_barred {
             // A gate that halts is a halt from the moment in which its failure is written.
@@ -301,9 +307,10 @@ impl Tenant {
         if u32::from(agent.installs) > self.size.attempts || agent.restarts > 1 {
             state.breaks("S8");
         }
-        let devices = self.devices_of(self.place(device).0);
+        let (stage, _) = self.place(device);
+        let devices = self.devices_of(stage);
         let working = devices.filter(|&device| state.agents[device].is_at_work());
-        if working.count() > self.size.cap as usize {
+        if working.count() > self.cap_of(state, stage) {
             state.breaks("S2");
         }
     }
@@ -314,13 +321,18 @@ impl Tenant {
             let mut stages = status.stages.iter();
             status.halted.is_some() || stages.all(|stage| stage.state == StageState::Completed)
         };
-        let lines = state.api.slices.iter().flatten().flat_map(|slice| &slice.lines);
-        state.api.rollout.status.as_ref().is_some_and(is_done)
-            && lines.filter(|line| line.state == LineState::Granted).count() == 0
+        state.api.rollout.status.as_ref().is_some_and(is_done) && self.has_landed(state)
+    }
+
+    /// Whether no device is granted, and no job is there.
+    pub fn has_landed(&self, state: &State) -> bool {
+        let mut lines = state.api.slices.iter().flatten().flat_map(|slice| &slice.lines);
+        lines.all(|line| line.state != LineState::Granted)
             && state.api.jobs.iter().all(Option::is_none)
     }
 
-    /// The rollout is completed, or something that befell it halted it; and nothing is left over.
+    /// The rollout is completed, or something that befell it halted it, or it waits for people who said no
+    /// or nothing; and nothing is left over.
     pub fn ends_well(&self, state: &State) -> bool {
         let Some(status) = &state.api.rollout.status else { return false };
         let completed = !status.stages.is_empty()
@@ -337,10 +349,11 @@ impl Tenant {
             .leaders
             .iter()
             .all(|leader| leader.work.is_none() && leader.role != Role::TakingOver);
-        (completed || halted)
+        let waits = self.waits_for_people(state);
+        (completed || halted || waits)
             && flying.next().is_none()
             && at_rest
             && state.agents.iter().all(|agent| !agent.is_at_work())
-            && (!completed || state.api.jobs.iter().all(Option::is_none))
+            && (!(completed || waits) || state.api.jobs.iter().all(Option::is_none))
     }
 }

@@ -91,16 +91,20 @@ pub fn walk(size: Size, flaw: Option<Flaw>, seeds: Range<u64>) -> Walked {
     let began = Instant::now();
     let tenant = Tenant::new(size, flaw);
     let (mut walks, mut length, mut broken) = (0, 0, None);
+    let mut drawn = BTreeMap::new();
     for seed in seeds {
         let (steps, rule) = stroll(&tenant, seed);
         walks += 1;
         length += steps.len();
+        for step in &steps {
+            *drawn.entry(step.kind()).or_default() += 1;
+        }
         broken = rule.map(|rule| (rule, seed, steps));
         if broken.is_some() {
             break;
         }
     }
-    Walked { name: size.name, walks, steps: length, took: began.elapsed(), broken }
+    Walked { name: size.name, walks, steps: length, drawn, took: began.elapsed(), broken }
 }
 
 /// What random walks found.
@@ -112,6 +116,8 @@ pub struct Walked {
     pub walks: u64,
     /// Steps of all of them.
     pub steps: usize,
+    /// How often each kind of step was drawn.
+    pub drawn: BTreeMap<String, u32>,
     /// How long they took.
     pub took: Duration,
     /// The rule that was broken, with the seed of the walk and its steps.
@@ -120,7 +126,7 @@ pub struct Walked {
 
 impl fmt::Display for Walked {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Walked { name, walks, steps, took, broken } = self;
+        let Walked { name, walks, steps, took, broken, .. } = self;
         write!(out, "{name}: {walks} walks, {steps} steps, {:.1} s", took.as_secs_f64())?;
         if let Some((rule, seed, steps)) = broken {
             write!(out, "\n  {rule} breaks on the walk of seed {seed}: {steps:?}")?;

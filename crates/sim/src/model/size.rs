@@ -29,6 +29,16 @@ pub struct Faults {
     pub denials: u8,
     /// A provider answers a gate with a fail, with nothing, or not at all.
     pub doubts: u8,
+    /// A person rejects what is asked, also after another one has approved it.
+    pub rejections: u8,
+    /// An approval is taken back before it is used.
+    pub withdrawals: u8,
+    /// The rollout's author approves it.
+    pub own_words: u8,
+    /// A person changes the rollout.
+    pub edits: u8,
+    /// People stop answering, for good.
+    pub neglects: u8,
 }
 
 /// Which gates a stage has: one of each phase at most, all measured outside.
@@ -72,6 +82,8 @@ pub struct Size {
     /// Whether devices may be worked on only while a window is open: the second ten minutes of every
     /// thirty.
     pub window: bool,
+    /// Whether every stage opens by a person's approval only, and for how many ticks an asking holds.
+    pub approval: Option<u32>,
     /// Deadlines are so long that no time lost is an excuse for a halt.
     pub patient: bool,
     /// What may go wrong.
@@ -90,6 +102,11 @@ const NONE: Faults = Faults {
     stops: 0,
     denials: 0,
     doubts: 0,
+    rejections: 0,
+    withdrawals: 0,
+    own_words: 0,
+    edits: 0,
+    neglects: 0,
 };
 
 impl Size {
@@ -105,6 +122,7 @@ impl Size {
         restarts: true,
         gates: Gates::NONE,
         window: false,
+        approval: None,
         patient: false,
         faults: NONE,
     };
@@ -215,8 +233,53 @@ impl Size {
         ..Size::CALM
     };
 
+    /// A stage that opens by a person's approval only. People reject, take back, and change the rollout
+    /// before and after.
+    pub const SIGNED: Size = Size {
+        name: "signed",
+        deadline: 6,
+        restarts: false,
+        approval: Some(600),
+        patient: true,
+        faults: Faults { rejections: 1, withdrawals: 1, edits: 1, ..NONE },
+        ..Size::CALM
+    };
+
+    /// Askings that expire, and people who stop answering.
+    pub const UNANSWERED: Size = Size {
+        name: "unanswered",
+        faults: Faults { edits: 1, neglects: 1, ticks: 1, ..NONE },
+        ..Size::SIGNED
+    };
+
+    /// Askings that hold for no longer than what passes at once.
+    pub const EXPIRING: Size = Size {
+        name: "expiring",
+        devices: 1,
+        approval: Some(1),
+        faults: Faults { edits: 1, ticks: 2, ..NONE },
+        ..Size::SIGNED
+    };
+
+    /// Two controllers, one of which dies, and a late write between an approval and what begins by it. Also
+    /// the author approves.
+    pub const SIGNED_LEADERS: Size = Size {
+        name: "signed under two leaders",
+        leaders: 2,
+        devices: 1,
+        faults: Faults {
+            crashes: 1,
+            delays: 1,
+            withdrawals: 1,
+            rejections: 1,
+            own_words: 1,
+            ..NONE
+        },
+        ..Size::SIGNED
+    };
+
     /// What every change is searched with.
-    pub const ALL: [Size; 11] = [
+    pub const ALL: [Size; 15] = [
         Size::CALM,
         Size::LEADERS,
         Size::TAKE_OVERS,
@@ -228,10 +291,20 @@ impl Size {
         Size::WINDOWS,
         Size::GATES,
         Size::GATE_HALTS,
+        Size::SIGNED,
+        Size::UNANSWERED,
+        Size::EXPIRING,
+        Size::SIGNED_LEADERS,
     ];
 
     /// What takes minutes: the same with restarts, with two controllers, and with more faults.
-    pub const LARGE: [Size; 6] = [
+    pub const LARGE: [Size; 8] = [
+        Size {
+            name: "signed, and by authors",
+            faults: Faults { own_words: 1, ..Size::SIGNED.faults },
+            ..Size::SIGNED
+        },
+        Size { name: "signed stages", stages: 2, devices: 1, ..Size::SIGNED },
         Size::OLD_ANSWERS,
         Size { name: "deadlines with restarts", restarts: true, ..Size::DEADLINES },
         Size {
@@ -266,6 +339,7 @@ impl Size {
         restarts: true,
         gates: Gates::NONE,
         window: false,
+        approval: None,
         patient: false,
         faults: Faults {
             crashes: 3,
@@ -288,5 +362,13 @@ impl Size {
         window: true,
         faults: Faults { stops: 2, denials: 2, doubts: 4, ..Size::HUGE.faults },
         ..Size::HUGE
+    };
+
+    /// And with people who have to approve every stage. Nobody rejects: chance lets somebody do so at once.
+    pub const GUARDED_BY_PEOPLE: Size = Size {
+        name: "guarded by people",
+        approval: Some(30),
+        faults: Faults { withdrawals: 2, own_words: 2, edits: 2, ..Size::GUARDED.faults },
+        ..Size::GUARDED
     };
 }

@@ -7,13 +7,14 @@ use std::{
     sync::Arc,
 };
 
-use wardring_api::{PatchRollout, PermitStep};
+use wardring_api::{PatchApproval, PatchRollout, PermitStep};
 use wardring_planner::{JobView, LedgerView, OutcomeResult, SliceView};
 
 use super::{
     brakes::{Answer, Sample},
     held::Held,
     leader::Planned,
+    people::People,
     size::Faults,
 };
 
@@ -38,6 +39,8 @@ pub struct State {
     pub left: Faults,
     /// What only the onlooker knows.
     pub truth: Truth,
+    /// What people were asked and really said, which only the onlooker knows.
+    pub people: People,
     /// Nothing happens any more.
     pub rests: bool,
 }
@@ -57,6 +60,8 @@ pub struct Cluster {
     pub stopped: bool,
     /// A freeze is in force.
     pub denied: bool,
+    /// What people are asked and what they say, by name.
+    pub approvals: Vec<Held<PatchApproval>>,
 }
 
 /// What a controller takes itself for.

@@ -82,7 +82,11 @@ fn with_meaning(told: PatchRolloutStatus, stored: &PatchRolloutStatus) -> PatchR
     for (stage, told) in mixed.stages.iter_mut().zip(told.stages) {
         (stage.counts, stage.failed_sample) = (told.counts, told.failed_sample);
         for (gate, told) in stage.gates.iter_mut().zip(told.gates) {
-            (gate.since, gate.next, gate.result) = (told.since, told.next, told.result);
+            match (&mut gate.approval, told.approval) {
+                (Some(asked), Some(told)) => asked.because = told.because,
+                _ => gate.since = told.since,
+            }
+            (gate.next, gate.result) = (told.next, told.result);
             (gate.query, gate.value, gate.threshold) = (told.query, told.value, told.threshold);
             gate.message = told.message;
         }
@@ -92,8 +96,12 @@ fn with_meaning(told: PatchRolloutStatus, stored: &PatchRolloutStatus) -> PatchR
 
 /// What a plan writes that decides something, and the part of its status that does.
 fn decided(plan: &Plan) -> (Vec<&Action>, Option<PatchRolloutStatus>) {
-    let for_people =
-        |action: &&Action| matches!(action, Action::WriteStatus { .. } | Action::Emit(_));
+    let for_people = |action: &&Action| {
+        matches!(
+            action,
+            Action::WriteStatus { .. } | Action::WriteApprovalStatus { .. } | Action::Emit(_)
+        )
+    };
     let actions = plan.actions.iter().filter(|action| !for_people(action)).collect();
     (actions, plan.rollouts.first().map(|all| meaning((*all.status).clone())))
 }
