@@ -55,7 +55,9 @@ mod act {
     }
 
     async fn act(arguments: &[String]) -> anyhow::Result<Value> {
-        let device = Windows::open(std::path::Path::new(r"C:\wardring\data"), None)?;
+        let data = std::path::Path::new(r"C:\wardring\data");
+        std::fs::create_dir_all(data)?;
+        let device = Windows::open(data, None)?;
         let (verb, rest) = arguments.split_first().context("no act was named")?;
         Ok(match verb.as_str() {
             "boot" => {
