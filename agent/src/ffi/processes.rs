@@ -3,7 +3,10 @@
 use std::os::windows::io::AsRawHandle;
 use std::process::Child;
 
-use windows::Win32::Foundation::{CloseHandle, ERROR_NO_MORE_FILES, HANDLE};
+use windows::Win32::Foundation::{
+    CloseHandle, ERROR_INVALID_PARAMETER, ERROR_NO_MORE_FILES, HANDLE,
+};
+use windows::Win32::Security::{GetTokenInformation, TOKEN_ELEVATION, TOKEN_QUERY, TokenElevation};
 use windows::Win32::System::Diagnostics::ToolHelp::{
     CreateToolhelp32Snapshot, PROCESSENTRY32W, Process32FirstW, Process32NextW, TH32CS_SNAPPROCESS,
 };
@@ -12,32 +15,89 @@ use windows::Win32::System::JobObjects::{
     JOBOBJECT_EXTENDED_LIMIT_INFORMATION, JobObjectExtendedLimitInformation,
     SetInformationJobObject,
 };
-use windows::core::PCWSTR;
+use windows::Win32::System::Threading::{
+    OpenProcess, OpenProcessToken, PROCESS_NAME_WIN32, PROCESS_QUERY_LIMITED_INFORMATION,
+    QueryFullProcessImageNameW,
+};
+use windows::core::{PCWSTR, PWSTR};
 
 /// File names of the programs that run.
 ///
 /// # Errors
 /// Windows does not tell.
 pub fn process_images() -> windows::core::Result<Vec<String>> {
+    Ok(processes()?.into_iter().map(|(_, image)| image).collect())
+}
+
+/// Whether this program of Windows' own folder runs with the rights of an administrator, so that it can
+/// be at work on Windows. A program of that name elsewhere, or one that an ordinary user left open, is
+/// none. One that does not let itself be looked at counts.
+///
+/// # Errors
+/// Windows does not tell what runs.
+pub fn is_at_work(image: &str) -> windows::core::Result<bool> {
+    let system = super::system_folder()?;
+    // The same program for callers of 32 bits.
+    let places = [system.with_file_name("SysWOW64"), system];
+    let places = places.map(|folder| folder.join(image).to_string_lossy().into_owned());
+    let named = processes()?.into_iter().filter(|(_, name)| name.eq_ignore_ascii_case(image));
+    let is_it = |pid| match look(pid) {
+        Ok((path, is_elevated)) => {
+            is_elevated && places.iter().any(|place| place.eq_ignore_ascii_case(&path))
+        }
+        // It ended since it was listed.
+        Err(error) => error.code() != ERROR_INVALID_PARAMETER.to_hresult(),
+    };
+    Ok(named.map(|(pid, _)| pid).any(is_it))
+}
+
+/// The full path of a process' program, and whether it has the rights of an administrator.
+fn look(pid: u32) -> windows::core::Result<(String, bool)> {
+    // SAFETY: plain values go in; the handle is closed by Owned.
+    let process = Owned(unsafe { OpenProcess(PROCESS_QUERY_LIMITED_INFORMATION, false, pid)? });
+    let mut path = [0_u16; 1024];
+    let mut length = path.len() as u32;
+    // SAFETY: the buffer lives through the call and is as long as we say.
+    unsafe {
+        let path = PWSTR(path.as_mut_ptr());
+        QueryFullProcessImageNameW(process.0, PROCESS_NAME_WIN32, path, &mut length)?;
+    }
+    let mut token = HANDLE::default();
+    // SAFETY: the process is open; the token is closed by Owned.
+    unsafe { OpenProcessToken(process.0, TOKEN_QUERY, &mut token)? };
+    let token = Owned(token);
+    let mut elevation = TOKEN_ELEVATION::default();
+    let (size, mut written) = (size_of_val(&elevation) as u32, 0);
+    // SAFETY: the record lives through the call and is as long as we say.
+    unsafe {
+        let record = Some((&raw mut elevation).cast());
+        GetTokenInformation(token.0, TokenElevation, record, size, &mut written)?;
+    }
+    let path = String::from_utf16_lossy(&path[..length as usize]);
+    Ok((path, elevation.TokenIsElevated != 0))
+}
+
+/// Process and file name of each program that runs.
+fn processes() -> windows::core::Result<Vec<(u32, String)>> {
     // SAFETY: plain values go in; the handle is closed by Owned.
     let snapshot = Owned(unsafe { CreateToolhelp32Snapshot(TH32CS_SNAPPROCESS, 0)? });
     let mut entry = PROCESSENTRY32W {
         dwSize: size_of::<PROCESSENTRY32W>() as u32,
         ..PROCESSENTRY32W::default()
     };
-    let mut images = Vec::new();
+    let mut running = Vec::new();
     // SAFETY: the record lives through the call and says how long it is.
     let mut found = unsafe { Process32FirstW(snapshot.0, &mut entry) };
     while found.is_ok() {
         let name = entry.szExeFile;
         let end = name.iter().position(|unit| *unit == 0).unwrap_or(name.len());
-        images.push(String::from_utf16_lossy(&name[..end]));
+        running.push((entry.th32ProcessID, String::from_utf16_lossy(&name[..end])));
         // SAFETY: as above.
         found = unsafe { Process32NextW(snapshot.0, &mut entry) };
     }
     match found {
         Err(error) if error.code() != ERROR_NO_MORE_FILES.to_hresult() => Err(error),
-        _ => Ok(images),
+        _ => Ok(running),
     }
 }
 

@@ -86,6 +86,19 @@ async fn only_the_very_package_that_microsoft_signed_is_installed_and_only_once(
         "nothing was begun, and nothing is left"
     );
 
+    // What is called like the installer and lies elsewhere keeps nothing back.
+    std::fs::create_dir(prefix.drive().join("elsewhere")).unwrap();
+    compile("wusa.c", &prefix.drive().join("elsewhere/wusa.exe")).unwrap();
+    prefix.set(SETTINGS, "TakesMs", "REG_DWORD", "600000").unwrap();
+    prefix.wine(["start", "/b", r"C:\elsewhere\wusa.exe", "elsewhere"]).unwrap();
+    let runs_elsewhere = async {
+        while runs(&prefix).is_empty() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), runs_elsewhere).await.unwrap();
+    prefix.set(SETTINGS, "TakesMs", "REG_DWORD", "0").unwrap();
+
     let installed = install(&prefix, "1", &files, &genuine).await;
     assert_eq!(
         (&installed["code"], &installed["rebootRequired"], &installed["packages"]),
@@ -93,10 +106,10 @@ async fn only_the_very_package_that_microsoft_signed_is_installed_and_only_once(
         "{installed}"
     );
     let line = format!(r"C:\wardring\data\packages\{genuine}.msu /quiet /norestart ");
-    assert_eq!((runs(&prefix), kept(&prefix)), (vec![line], 0));
+    assert_eq!((runs(&prefix), kept(&prefix)), (vec!["elsewhere ".to_owned(), line], 0));
     // The same grant again, as after a crash: told, and not run.
     let again = install(&prefix, "1", &files, &genuine).await;
-    assert_eq!((&again["code"], runs(&prefix).len()), (&json!(2), 1), "{again}");
+    assert_eq!((&again["code"], runs(&prefix).len()), (&json!(2), 2), "{again}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -53,9 +53,7 @@ impl Standalone for Installer {
     }
 
     fn is_running(&self) -> bool {
-        let running = ffi::process_images()
-            .map(|images| images.iter().any(|image| image.eq_ignore_ascii_case("wusa.exe")));
-        running.unwrap_or(true)
+        ffi::is_at_work("wusa.exe").unwrap_or(true)
     }
 
     fn free_bytes(&self, folder: &Path) -> io::Result<u64> {

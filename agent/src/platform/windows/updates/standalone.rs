@@ -49,7 +49,7 @@ pub trait Standalone: Send + Sync {
     /// It does not start.
     fn install(&self, file: &Path) -> io::Result<u32>;
 
-    /// Whether a standalone installer of anybody runs; also where nobody can tell.
+    /// Whether a standalone installer of anybody who may install runs; also where nobody can tell.
     fn is_running(&self) -> bool;
 
     /// Bytes that are free on the disk of a folder.
