@@ -30,12 +30,35 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
     pub(super) fn look_at_facts(&mut self) {
         self.facts_at = None;
         self.facts_due = Instant::now() + chance::around(FACTS_EVERY);
-        let (platform, tx) = (Arc::clone(&self.agent.platform), self.tx.clone());
-        self.tasks.spawn_blocking(move || {
-            // Nobody reads it when the run is over.
-            let _ = tx.send(Msg::Facts(Box::new(platform.facts())));
-        });
+        self.read_facts();
         self.look_at_health();
+    }
+
+    fn read_facts(&mut self) {
+        let now = Instant::now();
+        if !self.reading.begin(now) {
+            if self.reading.tells_hung(now) {
+                let device = self.device();
+                tracing::warn!(device, "the device does not tell its facts: the last look hangs");
+            }
+            return;
+        }
+        let (platform, tx) = (Arc::clone(&self.agent.platform), self.tx.clone());
+        self.tasks.spawn(async move {
+            let read = tokio::task::spawn_blocking(move || Box::new(platform.facts())).await;
+            // Nobody reads it when the run is over.
+            let _ = tx.send(Msg::Facts(read.ok()));
+        });
+    }
+
+    /// A reading of the facts ended; one that panicked has none.
+    pub(super) async fn read(&mut self, facts: Option<Box<Facts>>) {
+        if self.reading.end() {
+            self.look_soon();
+        }
+        if let Some(facts) = facts {
+            self.facts(*facts).await;
+        }
     }
 
     /// Looks at what finished jobs asked for, if it is time to.
@@ -46,7 +69,7 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
         self.health_due = Instant::now() + HEALTH_EVERY;
         let lookouts = self.saved.state.lookouts();
         let (platform, tx) = (Arc::clone(&self.agent.platform), self.tx.clone());
-        if self.is_looking {
+        if self.looking.is_under_way() {
             let why = "the last look at the device has not ended".to_owned();
             // We are the one who reads it.
             let _ = tx.send(Msg::Event(Event::Looked(Err(why))));
@@ -57,7 +80,7 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
             let _ = tx.send(Msg::Looked(Ok(Vec::new())));
             return;
         }
-        self.is_looking = true;
+        self.looking.begin(Instant::now());
         self.tasks.spawn(async move {
             // Nobody reads it when the run is over.
             let _ = tx.send(Msg::Looked(look(&platform, lookouts).await));
@@ -66,7 +89,12 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
 
     /// A look at the device's health ended: what follows from it is told with the facts as last seen.
     pub(super) async fn looked(&mut self, looks: Result<Vec<Look>, String>) {
-        self.is_looking = false;
+        let is_late = self.looking.is_hung(Instant::now());
+        self.looking.end();
+        if is_late {
+            // It was told as no look already, and what it saw is not how the device is.
+            return;
+        }
         if let Err(why) = &looks {
             tracing::warn!(device = self.device(), why, "the device's health cannot be looked at");
         }

@@ -7,6 +7,9 @@
 mod commit;
 mod effects;
 mod facts;
+#[cfg(test)]
+mod hung_tests;
+mod once;
 mod poll;
 
 use std::sync::Arc;
@@ -18,6 +21,7 @@ use wardring_protocol::{Facts, JobAnswer, Report, ReportAck, ReportBatch, Report
 use wardring_protocol::{PROTOCOL_VERSION, Sealed};
 use wardring_seal::{Recipient, verify_job};
 
+use self::once::OneAtATime;
 use self::poll::View;
 use crate::chance;
 use crate::gateway::{Gateway, GatewayError};
@@ -63,7 +67,8 @@ enum Msg {
     Event(Event),
     Polled(Box<JobAnswer>, poll::Taken),
     Reported(Result<ReportAck, GatewayError>),
-    Facts(Box<Facts>),
+    /// None where the look at them failed.
+    Facts(Option<Box<Facts>>),
     /// Each lookout's look, or why there is none.
     Looked(Result<Vec<Look>, String>),
 }
@@ -83,7 +88,8 @@ impl<P: Platform, G: Gateway> Agent<P, G> {
             facts_at: Some(Instant::now()),
             facts_due: Instant::now(),
             health_due: Instant::now() + facts::HEALTH_EVERY,
-            is_looking: false,
+            reading: OneAtATime::default(),
+            looking: OneAtATime::default(),
             pause_look_at: None,
             send_at: None,
             send_pause: SEND_RETRY.0,
@@ -150,10 +156,12 @@ struct Run<'a, P, G> {
     facts_at: Option<Instant>,
     /// When it is looked at anyway.
     facts_due: Instant,
+    /// The look at its facts.
+    reading: OneAtATime,
     /// When the device may be looked at once more after installations, with its facts.
     health_due: Instant,
-    /// The last such look has not ended yet.
-    is_looking: bool,
+    /// That look.
+    looking: OneAtATime,
     /// When it is looked for a pause, while there is a job.
     pause_look_at: Option<Instant>,
     send_at: Option<Instant>,
@@ -302,7 +310,7 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
                 self.polled(*answer, taken).await;
             }
             Msg::Reported(result) => self.reported(result).await,
-            Msg::Facts(facts) => self.facts(*facts).await,
+            Msg::Facts(facts) => self.read(facts).await,
             Msg::Looked(looks) => self.looked(looks).await,
         }
     }
