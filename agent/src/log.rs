@@ -8,6 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
@@ -26,6 +27,24 @@ const OLDER: u32 = 4;
 pub fn filter(otherwise: LevelFilter) -> Targets {
     let told = std::env::var("WARDRING_LOG").ok().and_then(|text| text.parse().ok());
     told.unwrap_or_else(|| Targets::new().with_default(otherwise))
+}
+
+/// Pause between lines that others can cause as often as they like.
+const SELDOM: Duration = Duration::from_secs(600);
+
+/// A line that others can cause: written so seldom that it washes nothing else out of the log.
+#[derive(Debug, Default)]
+pub struct Seldom(Option<Instant>);
+
+impl Seldom {
+    /// Whether it is written now.
+    pub fn is_due(&mut self, now: Instant) -> bool {
+        let is_due = self.0.is_none_or(|last| now.duration_since(last) >= SELDOM);
+        if is_due {
+            self.0 = Some(now);
+        }
+        is_due
+    }
 }
 
 /// Writes lines to the newest of a few files.
@@ -130,6 +149,13 @@ impl<'a> MakeWriter<'a> for RotatingLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_cause_is_written_once_in_ten_minutes() {
+        let (mut line, begin) = (Seldom::default(), Instant::now());
+        let told = |second: &u64| line.is_due(begin + Duration::from_secs(*second));
+        assert_eq!((0..1500).filter(told).collect::<Vec<_>>(), [0, 600, 1200]);
+    }
 
     #[test]
     fn a_log_that_is_written_for_ever_stays_within_its_bound_and_keeps_the_newest() {

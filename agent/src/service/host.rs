@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tracing_subscriber::filter::LevelFilter;
@@ -23,7 +23,7 @@ use super::install::working_for;
 use super::update::{self, Begin, Device, Heed, Tried, Which};
 use crate::folder::FolderError;
 use crate::journal::Durability;
-use crate::log::RotatingLog;
+use crate::log::{RotatingLog, Seldom};
 use crate::milestone::Milestone;
 use crate::platform::windows::{OpenError, Windows};
 use crate::platform::{Machine, wall_clock};
@@ -340,6 +340,8 @@ pub(super) async fn told(stop: &mut watch::Receiver<bool>) {
 /// Resolves when there is a new program to try. Never after the service was told to stop: Windows lets go
 /// of the handler then, and with it of the channel.
 async fn ordered(folder: &Path, updated: &mut watch::Receiver<u64>) {
+    // Every user of the device may tell the service so, as often as he likes.
+    let (mut stray, mut failed) = (Seldom::default(), Seldom::default());
     loop {
         // What is dropped half-way is looked at again.
         let mut seen = updated.clone();
@@ -353,10 +355,14 @@ async fn ordered(folder: &Path, updated: &mut watch::Receiver<u64>) {
         match heeded {
             Ok(Heed::TakeUp) => return,
             Ok(Heed::Stay(told)) => Milestone::UpdateTakenBack.tell(&told),
-            Ok(Heed::Ignore) => {
+            Ok(Heed::Ignore) if stray.is_due(Instant::now()) => {
                 tracing::info!("the service was told of a new program, and there is none")
             }
-            Err(error) => tracing::error!(%error, "an update of the agent is not cleared"),
+            Ok(Heed::Ignore) => {}
+            Err(error) if failed.is_due(Instant::now()) => {
+                tracing::error!(%error, "an update of the agent is not cleared")
+            }
+            Err(_) => {}
         }
     }
 }
