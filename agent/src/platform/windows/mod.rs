@@ -15,6 +15,8 @@ mod dism;
 #[cfg(windows)]
 mod name;
 mod neighbours;
+#[cfg_attr(not(windows), allow(dead_code, reason = "ordered on Windows only"))]
+mod order;
 mod pending;
 #[cfg(windows)]
 mod power;

@@ -10,6 +10,7 @@ use windows::Win32::System::Shutdown::{
 };
 
 use super::boots::OwnBoot;
+use super::order::{self, Refusal};
 use super::registry::LocalMachine;
 use super::sessions::{active, people};
 use super::{around, bitlocker};
@@ -54,28 +55,35 @@ pub(super) fn reboot(
         is_forced: force || (is_repeated && here() == Some(People::NOBODY)),
         reason: if key.action == Action::Rollback { REMOVED } else { INSTALLED },
     };
+    let is_ours = boot.is_order_open();
     // Before the call: the boot that follows must be known as ours even if nothing else is written.
     boot.note_order().map_err(|error| format!("the order cannot be noted: {error}"))?;
     tracing::info!(boot = boot.id, forced = order.is_forced, "ordering a restart");
-    let mut ordered = ffi::restart(&order);
-    if has_code(&ordered, ERROR_SHUTDOWN_IS_SCHEDULED.to_hresult()) {
-        // Somebody's restart at another time, or the end of a power supply: Windows does not say which. Ours
-        // has a permit, now.
+    let restart = || ffi::restart(&order).map_err(|error| refusal(&error));
+    let abort = || ffi::abort_restart().map_err(|error| refusal(&error));
+    let ordered = order::order(is_ours, restart, abort);
+    if ordered.took_back {
+        // Somebody's restart at another time, or the end of a power supply: Windows does not say which.
         tracing::warn!(
             boot = boot.id,
-            "a shutdown or restart that somebody scheduled is taken back, ours goes first"
+            "a shutdown or restart that somebody had scheduled was taken back for ours"
         );
-        ordered = ffi::abort_restart().and_then(|()| ffi::restart(&order));
     }
-    if has_code(&ordered, ERROR_SHUTDOWN_IN_PROGRESS.to_hresult()) {
-        return Ok(());
-    }
-    ordered.map_err(|error| {
+    ordered.result.inspect_err(|_| {
         if let Err(error) = boot.forget_order() {
             tracing::warn!(%error, "an order that Windows refused is still noted");
         }
-        error.to_string()
     })
+}
+
+fn refusal(error: &windows::core::Error) -> Refusal {
+    if error.code() == ERROR_SHUTDOWN_IS_SCHEDULED.to_hresult() {
+        Refusal::Scheduled(error.to_string())
+    } else if error.code() == ERROR_SHUTDOWN_IN_PROGRESS.to_hresult() {
+        Refusal::GoesDown
+    } else {
+        Refusal::Other(error.to_string())
+    }
 }
 
 /// Takes back the restart that we ordered. Where Windows cannot any more, the order stays noted: the
@@ -93,10 +101,6 @@ pub(super) fn take_back(boot: &OwnBoot) {
         }
         Err(error) => tracing::warn!(boot = boot.id, %error, "the restart cannot be taken back"),
     }
-}
-
-fn has_code(result: &windows::core::Result<()>, code: windows::core::HRESULT) -> bool {
-    result.as_ref().is_err_and(|error| error.code() == code)
 }
 
 /// Who is logged on, as far as Windows tells.
