@@ -221,6 +221,12 @@ impl Watch {
         worse
     }
 
+    /// What was seen before is no row with what comes.
+    fn begin_rows(&mut self) {
+        self.doubts.retain(|doubt| doubt.worse_since.is_some());
+        self.doubts.iter_mut().for_each(|doubt| doubt.looks = 0);
+    }
+
     /// Takes a look into account.
     fn take(&mut self, look: &Look, now: Timestamp) {
         self.blind = 0;
@@ -295,8 +301,7 @@ pub(super) fn booted(mv: &mut Move, boot: &BootRecord) {
     for watch in &mut mv.state.watches {
         // Windows started every service anew.
         watch.pids.clear();
-        watch.doubts.retain(|doubt| doubt.worse_since.is_some());
-        watch.doubts.iter_mut().for_each(|doubt| doubt.looks = 0);
+        watch.begin_rows();
         if counts {
             watch.restarts = watch.restarts.saturating_add(1);
             watch.last_restart = Some(boot.clone());
@@ -320,7 +325,9 @@ pub(super) fn looked(mv: &mut Move, looks: Result<Vec<Look>, String>) {
             }
             continue;
         }
-        watch.unseen_since = None;
+        if watch.unseen_since.take().is_some() {
+            watch.begin_rows();
+        }
         let look = looks.as_ref().ok().map(|looks| looks.iter().find(|look| look.key == watch.key));
         match look {
             Some(Some(look)) => watch.take(look, now),

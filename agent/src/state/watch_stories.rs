@@ -234,6 +234,20 @@ fn what_was_seen_before_a_long_pause_is_not_told_as_how_the_device_is() {
 }
 
 #[test]
+fn looks_before_and_after_a_pause_are_no_row() {
+    let mut bench = proven();
+    bench.service = ServiceState::Stopped;
+    looks(&mut bench, 2);
+    bench.take(Event::Paused(Some(Pause::new("surgery", None, bench.wall).unwrap())));
+    looks(&mut bench, 12);
+    bench.take(Event::Paused(None));
+    looks(&mut bench, 2);
+    assert!(worse(&bench).is_empty(), "{:?}", worse(&bench));
+    looks(&mut bench, 1);
+    assert_eq!(worse(&bench), [format!("Service {SERVICE}: it was Running, is Stopped")]);
+}
+
+#[test]
 fn a_job_that_names_nothing_leaves_only_restarts_to_be_told() {
     let mut bench = Bench::new();
     let mut job = bench.job(1, Action::Install);
