@@ -226,6 +226,27 @@ async fn an_answer_that_does_not_tell_its_length_stops_where_the_room_ends() {
 }
 
 #[tokio::test]
+async fn a_download_that_is_given_up_leaves_nothing_on_the_disk() {
+    let (place, listener) = (Place::new(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let url = format!("http://{}/p.msu", listener.local_addr().unwrap());
+    let package = Package { url, sha256: digest(CONTENT) };
+    let half = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        assert_ne!(stream.read(&mut [0; 4096]).await.unwrap(), 0);
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\na pa").await.unwrap();
+        while place.files().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        stream
+    };
+    let _held = tokio::select! {
+        ended = place.shelf.fetch(&package) => panic!("it ended: {ended:?}"),
+        stream = half => stream,
+    };
+    assert_eq!(place.files().len(), 0);
+}
+
+#[tokio::test]
 async fn an_address_with_a_secret_or_of_another_kind_is_not_asked() {
     let (place, server) = (Place::new(), Server::with(CONTENT).await);
     let host = &server.address;

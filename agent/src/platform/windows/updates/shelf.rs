@@ -96,16 +96,9 @@ impl Shelf {
                 Err(fault) => tracing::warn!(%fault, "a package is fetched anew"),
             }
         }
-        let part = path.with_extension("part");
-        let fetched = self.receive(package, &part).await;
-        let kept = match fetched {
-            Ok(()) => replace(&part, &path).map_err(|error| io_failure(&error)),
-            Err(failure) => Err(failure),
-        };
-        if let Err(error) = kept {
-            discard(&part);
-            return Err(error);
-        }
+        let part = Part(path.with_extension("part"));
+        self.receive(package, &part.0).await?;
+        replace(&part.0, &path).map_err(|error| io_failure(&error))?;
         let judged = self.judged(&path, package).await;
         if judged.is_err() {
             discard(&path);
@@ -244,6 +237,16 @@ impl Shelf {
                 discard(&entry.path());
             }
         }
+    }
+}
+
+/// What has come of a package. It goes with the value, also where its download is given up in the middle.
+struct Part(PathBuf);
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        // What became a package is not there any more.
+        discard(&self.0);
     }
 }
 
