@@ -9,8 +9,8 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::Client;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use wardring_api::{DeviceGroup, PatchRollout, PatchRolloutSlice};
-use wardring_planner::{StopView, WindowView};
+use wardring_api::{DeviceGroup, PatchRollout, PatchRolloutSlice, UpdateSpec};
+use wardring_planner::{HoldView, StopView, WindowView};
 
 use crate::{
     bucket::{Bucket, Rate},
@@ -68,6 +68,8 @@ pub struct Gateway {
     pub(crate) namespaces: Shared<Fresh<Namespace>>,
     pub(crate) windows: Shared<Vec<Arc<WindowView>>>,
     pub(crate) stops: Shared<Vec<Arc<StopView>>>,
+    pub(crate) holds: Shared<Vec<HoldView>>,
+    pub(crate) updates: Shared<Vec<Arc<UpdateSpec>>>,
     pub(crate) began: Instant,
     pub(crate) unbound: Semaphore,
     pub(crate) permits: Semaphore,
@@ -102,6 +104,8 @@ impl Gateway {
             namespaces: Shared::default(),
             windows: Shared::default(),
             stops: Shared::default(),
+            holds: Shared::default(),
+            updates: Shared::default(),
             began,
             unbound: Semaphore::new(UNBOUND),
             permits: Semaphore::new(PERMITS_AT_ONCE),

@@ -14,13 +14,13 @@ use kube::{
 };
 use tokio::time;
 use wardring_api::{
-    Device, DeviceGroup, EmergencyStop, JobAction, MaintenanceWindow, PatchJob, PatchRollback,
-    PatchRollout, PatchRolloutSlice, Permit, PermitStep, RollbackPolicy, SliceLine, conditions,
-    names::GATEWAY_MANAGER, reasons::Reason,
+    Device, DeviceGroup, EmergencyStop, JobAction, MaintenanceWindow, PatchAuthority, PatchJob,
+    PatchRollback, PatchRollout, PatchRolloutSlice, Permit, PermitStep, RollbackPolicy, SliceLine,
+    Update, UpdateHold, UpdateSpec, conditions, names::GATEWAY_MANAGER, reasons::Reason,
 };
 use wardring_planner::{
-    Circumstances, DeviceRow, DeviceTable, GroupView, JobOutcome, JobView, PermitFacts,
-    PermitRequest as Asked, PermitVerdict, StopView, WindowView, permit as rule,
+    Circumstances, DeviceRow, DeviceTable, GroupView, HoldView, JobOutcome, JobView, PermitFacts,
+    PermitRequest as Asked, PermitVerdict, StopView, WindowView, bars_successors, permit as rule,
 };
 use wardring_protocol::{PermitAnswer, PermitRequest, Step, check_permit};
 use wardring_seal::Action;
@@ -102,6 +102,8 @@ struct Read {
     windows: Arc<Vec<Arc<WindowView>>>,
     namespace: Arc<fresh::Fresh<Namespace>>,
     stops: Arc<Vec<Arc<StopView>>>,
+    holds: Arc<Vec<HoldView>>,
+    updates: Arc<Vec<Arc<UpdateSpec>>>,
     order: Option<PatchRollback>,
     clock_trusted: bool,
 }
@@ -144,7 +146,7 @@ impl Desk<'_> {
     /// Every read begins after the permit was asked for. What a whole stage asks about is read once for
     /// all who ask at the same time.
     async fn read(&self) -> Result<Read, DeskError> {
-        let Gateway { client, slices, rollouts, groups, windows, namespaces, stops, .. } =
+        let Gateway { client, slices, rollouts, groups, windows, namespaces, stops, holds, .. } =
             self.gateway;
         let (namespace, name) = (&*self.speaker.device.namespace, &*self.speaker.device.name);
         let (job, device, home) = tokio::join!(
@@ -164,6 +166,8 @@ impl Desk<'_> {
                 windows: Arc::default(),
                 namespace: home,
                 stops: Arc::default(),
+                holds: Arc::default(),
+                updates: Arc::default(),
                 order: None,
                 clock_trusted,
             });
@@ -172,7 +176,7 @@ impl Desk<'_> {
         let (of_slice, of_rollout) = (path(namespace, slice), path(namespace, rollout));
         let everything = ListParams::default();
         let api: Api<DeviceGroup> = Api::namespaced(client.clone(), namespace);
-        let (slice, rollout, groups, windows, stops) = tokio::join!(
+        let (slice, rollout, groups, windows, stops, holds) = tokio::join!(
             slices.read(&of_slice, async || { fresh::read(client, namespace, slice).await }),
             rollouts.read(&of_rollout, async || { fresh::read(client, namespace, rollout).await }),
             groups.read(namespace, async || {
@@ -193,13 +197,22 @@ impl Desk<'_> {
                     found.iter().map(|stop| Arc::new(StopView::new(stop))).collect(),
                 )
             }),
+            holds.read(namespace, async || {
+                let all: Api<UpdateHold> = Api::namespaced(client.clone(), namespace);
+                let found = all.list(&everything).await?;
+                Ok::<_, kube::Error>(found.iter().map(HoldView::new).collect())
+            }),
         );
+        let holds = holds.map_err(DeskError::List)?;
         let rollout = rollout?;
         let order = match ordered(&job, rollout.object.as_ref()) {
             Some(name) => fresh::read::<PatchRollback>(client, namespace, name).await?.object,
             None => None,
         };
+        let updates = self.catalogue(device.as_ref(), &holds).await?;
         Ok(Read {
+            holds,
+            updates,
             slice: Some(slice?),
             order,
             rollout: Some(rollout),
@@ -213,6 +226,26 @@ impl Desk<'_> {
         })
     }
 
+    /// The Updates of the namespace, where a hold bars on the device what took a barred one's place: they
+    /// are many, and few holds ask for them.
+    async fn catalogue(
+        &self,
+        device: Option<&Device>,
+        holds: &[HoldView],
+    ) -> Result<Arc<Vec<Arc<UpdateSpec>>>, DeskError> {
+        let asks = |device: &Device| bars_successors(holds, &DeviceRow::new(device));
+        if self.request.step != Step::Install || !device.is_some_and(asks) {
+            return Ok(Arc::default());
+        }
+        let (client, namespace) = (&self.gateway.client, &self.speaker.device.namespace);
+        let read = self.gateway.updates.read(namespace, async || {
+            let all: Api<Update> = Api::namespaced(client.clone(), namespace);
+            let found = all.list(&ListParams::default()).await?;
+            Ok::<_, kube::Error>(found.into_iter().map(|update| Arc::new(update.spec)).collect())
+        });
+        read.await.map_err(DeskError::List)
+    }
+
     fn rule(&self, read: &Read, now: Timestamp) -> PermitVerdict {
         let job = read.job.as_ref().map(|job| JobView::new(job, JobOutcome::None));
         let device = read.device.as_ref().map(DeviceRow::new);
@@ -221,6 +254,8 @@ impl Desk<'_> {
         let holds =
             |row: &DeviceRow| groups.iter().find(|group| group.holds_reboots_of(&row.labels));
         let held = device.as_ref().and_then(holds);
+        let watches =
+            groups.iter().find(|group| group.spec.patch_authority == PatchAuthority::Observe);
         let asks = groups.iter().find(|group| group.spec.rollback == RollbackPolicy::Ask);
         let forbids = groups.iter().find(|group| group.spec.rollback == RollbackPolicy::Forbid);
         let lists: Vec<&[String]> = groups.iter().map(|group| &*group.spec.windows).collect();
@@ -242,12 +277,15 @@ impl Desk<'_> {
             rollout: read.rollout(),
             device: device.as_ref(),
             reboots_held_by: held.map(|group| group.name.as_str()),
+            watched_by: watches.map(|group| group.name.as_str()),
             rollbacks_forbidden_by: forbids.map(|group| group.name.as_str()),
             rollbacks_asked_by: asks.map(|group| group.name.as_str()),
             order: read.order.as_ref(),
             group_windows: &lists,
             windows: &read.windows,
             stops: &read.stops,
+            holds: &read.holds,
+            updates: &read.updates,
             circumstances: Circumstances {
                 leader_fresh: self.gateway.leader.is_fresh(),
                 api_read: true,

@@ -1,11 +1,11 @@
 //! What an UpdateHold bars beyond its own list: updates that contain a barred one, because the
 //! catalogue says that they took its place.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use wardring_api::{IncludeSuperseding, KbId, ResolvedUpdate, UpdateSpec};
 
-use crate::HoldView;
+use crate::{DeviceRow, HoldView, JobView, Selector, explain::one_line};
 
 /// How an update stands to a bar.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +46,49 @@ fn takes_the_place(update: &ResolvedUpdate, old: &KbId, catalogue: &[&UpdateSpec
         }
     }
     false
+}
+
+/// Whether the hold concerns the device.
+fn concerns(hold: &HoldView, row: &DeviceRow) -> bool {
+    let spec = &hold.spec;
+    let is_named = spec.devices.is_empty() || spec.devices.iter().any(|name| **name == *row.name);
+    let selects = |selector| Selector::new(selector).matches(&row.labels);
+    is_named && spec.selector.as_ref().is_none_or(selects)
+}
+
+/// Whether what the holds bar on the device is to be looked up in the catalogue, too.
+pub fn bars_successors(holds: &[HoldView], row: &DeviceRow) -> bool {
+    let mut all = holds.iter();
+    all.any(|hold| hold.spec.include_superseding == IncludeSuperseding::Hold && concerns(hold, row))
+}
+
+/// Why the device gets none of a job's updates: the first hold that bars one of them there. The `updates` are
+/// those of the job's rollout, for every product.
+pub(crate) fn barred_by(
+    holds: &[HoldView],
+    job: &JobView,
+    row: &DeviceRow,
+    updates: &[ResolvedUpdate],
+    catalogue: &[Arc<UpdateSpec>],
+) -> Option<String> {
+    let catalogue: Vec<&UpdateSpec> = catalogue.iter().map(AsRef::as_ref).collect();
+    let is_brought = |kb: &KbId| job.kbs.iter().any(|brought| brought == kb.as_str());
+    // A device that forgot its product is one of any.
+    let is_its_own = |update: &&ResolvedUpdate| {
+        is_brought(&update.kb) && row.product.as_deref().is_none_or(|all| *all == *update.product)
+    };
+    holds.iter().filter(|hold| concerns(hold, row)).find_map(|hold| {
+        let barred = hold.spec.kbs.iter().find(|kb| is_brought(kb));
+        let successor = || {
+            let is_barred =
+                |update: &&ResolvedUpdate| bar(hold, update, &catalogue) == Some(Bar::Barred);
+            updates.iter().filter(is_its_own).find(is_barred).map(|update| &update.kb)
+        };
+        let kb = barred.or_else(successor)?;
+        let why = one_line(&hold.spec.reason);
+        let end = if why.ends_with(['.', '!', '?']) { "" } else { "." };
+        Some(format!("UpdateHold {} bars {kb}: {why}{end}", hold.name))
+    })
 }
 
 /// Sentences about updates that contain a barred one and go all the same. What is barred on named devices

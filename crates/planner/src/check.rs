@@ -7,6 +7,7 @@ mod approvals;
 mod batches;
 mod ends;
 mod gates;
+mod holds;
 mod rollbacks;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -301,6 +302,9 @@ impl<'a> Replay<'a> {
                 // What is only downloaded ahead of a window waits for none.
                 if !returns && line.action != JobAction::Download {
                     self.windows(rollout, view, &line.device, line.action);
+                }
+                if !returns && line.action != JobAction::Rollback {
+                    self.held(&view.rollout_uid, &line.device);
                 }
             }
         }

@@ -60,6 +60,25 @@ pub(crate) fn device_hold(
     (blocks && !is_clear && row.hard_pending_reboot).then_some(Reason::PendingReboot)
 }
 
+/// Why an installation that was granted and has not begun goes back. Silence has its own clock, and facts, room
+/// and a restart that come and go within minutes are the agent's to look at before it begins.
+pub(crate) fn recall_hold(
+    row: &DeviceRow,
+    position: usize,
+    spec: &PatchRolloutSpec,
+    coverage: &Coverage,
+    table: &DeviceTable,
+    wake: &mut Wake,
+) -> Option<Reason> {
+    let passes = |reason: &Reason| {
+        matches!(
+            reason,
+            Reason::Offline | Reason::NoFacts | Reason::LowDiskSpace | Reason::PendingReboot
+        )
+    };
+    device_hold(row, position, spec, coverage, table, wake).filter(|reason| !passes(reason))
+}
+
 /// What the device itself reports that a job of the rollout would stop at before it begins. Facts come
 /// with the contact and when they change, so those of a device that is online are minutes old.
 ///

@@ -7,12 +7,15 @@ use wardring_api::{
 };
 
 use crate::{
-    Action, BATCH_SIZE, LineChange, RecordCause, freeze,
+    Action, BATCH_SIZE, LineChange, RecordCause,
+    eligibility::recall_hold,
+    freeze,
     line::{Frozen, Line},
     plan::Lanes,
     rollback,
     sequence::next_batch,
     validate::{Run, Scene, Stop},
+    wake::Wake,
     windows::{self, StageWindows},
 };
 
@@ -55,7 +58,12 @@ impl Pen {
 /// Closes a batch whose lines were not written. Its author may still be about to write them, so the
 /// slice must be written in any case: only a lost compare-and-swap stops that author. Where the
 /// rollout goes on, the grants are made; where it stands still, the lines are left ungranted.
-pub(crate) fn close_open_batch(runs: &mut [Run<'_>], scene: &Scene<'_>, lanes: &mut Lanes) {
+pub(crate) fn close_open_batch(
+    runs: &mut [Run<'_>],
+    scene: &Scene<'_>,
+    lanes: &mut Lanes,
+    wake: &mut Wake,
+) {
     let Some(batch) = &scene.snapshot.ledger.batch else { return };
     let mut is_known = false;
     for run in runs.iter_mut() {
@@ -111,7 +119,16 @@ pub(crate) fn close_open_batch(runs: &mut [Run<'_>], scene: &Scene<'_>, lanes: &
                 };
                 let is_shut = row.is_some()
                     && begins.is_some_and(|begins| windows.say(begins, line.row as usize).is_err());
-                if row.is_some() && allowed && has_limits && !is_stopped && !is_shut {
+                let spec = &run.rollout.spec;
+                let mut is_held = |row| {
+                    let at = line.row as usize;
+                    recall_hold(row, at, spec, &run.coverage, scene.table, wake).is_some()
+                };
+                // Who was kept back meanwhile is not granted first and asked then.
+                let is_held =
+                    begins == Some(WindowAction::Install) && row.is_some_and(&mut is_held);
+                let may_go = !is_stopped && !is_shut && !is_held;
+                if row.is_some() && allowed && has_limits && may_go {
                     grant(&mut line, action, attempt, batch.sequence, now);
                 } else {
                     line.downloads += u32::from(action == JobAction::Download);

@@ -66,6 +66,7 @@ pub use approvals::{
     rollback_is_approved, rollback_parts, same_form,
 };
 pub use autonomy::{JobAutonomy, NoAutonomy, network_lost};
+pub use bars::bars_successors;
 pub use calendar::{Opening, WindowView};
 pub use canary::canary_gaps;
 pub use caps::DEFAULT_CONCURRENCY;

@@ -5,17 +5,16 @@
 //! where one was required. Silence ends as a failure of its own kind, never as nothing.
 
 mod downloads;
+mod recalls;
 
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
-    JobAction, LineState, OfflineAction, PatchRolloutSpec, PermitStep, RollbackPolicy, SliceLine,
-    reasons::Reason,
+    JobAction, LineState, OfflineAction, PatchRolloutSpec, PermitStep, SliceLine, reasons::Reason,
 };
 
 use crate::{
     DeviceRow, GrantId, JobOutcome, JobView, NO_PRODUCT, Outcome, OutcomeResult,
     caps::{Rules, later},
-    eligibility::rollback_policy,
     emergency::Brakes,
     gates,
     halt::stood_still,
@@ -200,7 +199,7 @@ impl Facts<'_, '_> {
                 self.begun(line, row, job, wake)
             }
             Some(job) => {
-                if self.is_recalled(line) {
+                if self.is_recalled(line) || self.is_kept_back(line, wake) {
                     return self.taken_back(line, None, Some(job.attempt));
                 }
                 if wake.is_due(job.start_by) {
@@ -223,7 +222,7 @@ impl Facts<'_, '_> {
         }
         let granted_at = line.at.unwrap_or(self.scene.now);
         if self.scene.snapshot.uncreated.contains(grant) {
-            if self.is_recalled(line) {
+            if self.is_recalled(line) || self.is_kept_back(line, wake) {
                 return self.taken_back(line, None, None);
             }
             if wake.is_due(later(granted_at, self.rules.start_within)) {
@@ -351,44 +350,6 @@ impl Facts<'_, '_> {
         Turn::Becomes(Line { reason: Some(reason), moved: true, ..*line })
     }
 
-    /// Whether a rollback that follows from failures needs an approval that is not there.
-    fn withheld(&self, line: &Line) -> bool {
-        let asks = || {
-            line.row != NONE
-                && rollback_policy(line.row as usize, self.scene.table) == RollbackPolicy::Ask
-        };
-        self.consent.recalls(line) || (!self.consent.approved && asks())
-    }
-
-    /// Whether a grant that has not begun is taken back because the rollout stands still.
-    fn is_recalled(&self, line: &Line) -> bool {
-        // A grant that cannot begin would only keep a slot from a device that no stop concerns.
-        if self.brakes.hold(line, line.action, self.scene) {
-            return true;
-        }
-        // A group that forbids rollbacks forbids those that have not begun, too.
-        if line.action == JobAction::Rollback
-            && line.row != NONE
-            && rollback_policy(line.row as usize, self.scene.table) == RollbackPolicy::Forbid
-        {
-            return true;
-        }
-        // So does a group that asks, and a share that is used up, where no approval is there any more.
-        if line.action == JobAction::Rollback && !self.ordered && self.withheld(line) {
-            return true;
-        }
-        // Whoever deletes an order wants it ended, not carried out.
-        if self.withdrawn && line.ordered && line.action == JobAction::Rollback {
-            return true;
-        }
-        match self.stop {
-            None => false,
-            // A halt is what rollbacks are for.
-            Some(Stop::Halted) => line.action != JobAction::Rollback,
-            Some(Stop::Suspended | Stop::Aborted | Stop::Deleting) => true,
-        }
-    }
-
     fn answered(&self, line: &Line, outcome: &Outcome, job: Option<&JobView>) -> Turn {
         match line.action {
             JobAction::Rollback => self.rollback_answered(line, outcome),
@@ -482,25 +443,6 @@ impl Facts<'_, '_> {
         }
         next.set(state, Some(reason), self.scene.now);
         Turn::Becomes(next)
-    }
-
-    /// A grant that did not begin goes back to where it came from.
-    fn taken_back(&self, line: &Line, reason: Option<Reason>, job: Option<u32>) -> Turn {
-        let mut next = *line;
-        match line.action {
-            JobAction::Rollback => {
-                let state = next.was.take().unwrap_or(LineState::Failed);
-                // Why it is to be rolled back outlasts why it was not yet.
-                let detail = next.was_reason.take().or(reason).or(line.reason);
-                next.set(state, detail, self.scene.now);
-            }
-            JobAction::Install | JobAction::Download => {
-                let late = reason == Some(Reason::StartByPassed);
-                let state = if late { LineState::NotStarted } else { LineState::Pending };
-                next.set(state, reason, self.scene.now);
-            }
-        }
-        Turn::TakenBack(next, job)
     }
 }
 

@@ -1,17 +1,19 @@
 //! The permit rule: may this device take this irreversible step now? Pure; the gateway evaluates it
 //! on a fresh read right before it appends to `permitted`.
 
+mod holds;
+
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
     AwaitingRebootAction, DeviceMode, GateState, JobAction, LineState, PatchRollback, PatchRollout,
-    Permit, PermitStep, RollbackWindows, SliceLine, StageState, StageStatus, WindowAction,
-    reasons::Reason,
+    Permit, PermitStep, RollbackWindows, SliceLine, StageState, StageStatus, UpdateSpec,
+    WindowAction, reasons::Reason,
 };
 
 use std::sync::Arc;
 
 use crate::{
-    DeviceRow, JobView, StopView, WindowView, emergency, expedite,
+    DeviceRow, HoldView, JobView, StopView, WindowView, emergency, expedite,
     explain::one_line,
     gates, rollback_is_approved, supersede,
     windows::{self, Hours, installed_at},
@@ -34,6 +36,8 @@ pub struct PermitFacts<'a> {
     pub device: Option<&'a DeviceRow>,
     /// Name of a group of the device whose reboots are held, if there is one.
     pub reboots_held_by: Option<&'a str>,
+    /// Name of a group of the device that only watches, if there is one.
+    pub watched_by: Option<&'a str>,
     /// Name of a group of the device that forbids rollbacks, if there is one.
     pub rollbacks_forbidden_by: Option<&'a str>,
     /// Name of a group of the device that asks a person before a rollback, if there is one.
@@ -46,6 +50,11 @@ pub struct PermitFacts<'a> {
     pub windows: &'a [Arc<WindowView>],
     /// Every EmergencyStop of the cluster.
     pub stops: &'a [Arc<StopView>],
+    /// Every UpdateHold of the namespace.
+    pub holds: &'a [HoldView],
+    /// Every Update of the namespace; of no use, and therefore not needed, where no hold bars successors on the
+    /// device ([`crate::bars_successors`]).
+    pub updates: &'a [Arc<UpdateSpec>],
     /// The circumstances.
     pub circumstances: Circumstances,
 }
@@ -145,11 +154,13 @@ pub fn permit(facts: &PermitFacts<'_>) -> PermitVerdict {
         .or_else(|| line(facts))
         .or_else(|| rollout(facts))
         .or_else(|| emergency_stop(facts))
+        .or_else(|| holds::update_hold(facts))
+        .or_else(|| holds::watched(facts))
         .or_else(|| rollback(facts))
         .or_else(|| gate(facts))
         .or_else(|| bounds(facts))
         .or_else(|| window(facts))
-        .or_else(|| group(facts))
+        .or_else(|| holds::group(facts))
         .or_else(|| another_agent(facts));
     refusal.unwrap_or_else(|| grant(facts))
 }
@@ -436,15 +447,6 @@ fn window(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
     }?;
     let until = closed.until.map_or(ASK_LATER, |until| until.duration_since(facts.now));
     refused_because(closed.reason, closed.message, until.clamp(ASK_LATER, ASK_AT_LAST))
-}
-
-fn group(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
-    let group = facts.reboots_held_by.filter(|_| facts.request.step == PermitStep::Reboot)?;
-    refused_because(
-        Reason::RebootsHeld,
-        format!("Too many devices of group {group} are unavailable; its reboots are held."),
-        ASK_LATER,
-    )
 }
 
 /// A restarted agent remembers which run accepted the job; two that accepted it are two agents with

@@ -150,13 +150,15 @@ fn decide(
     measure: &mut Vec<MeasureOrder>,
     wake: &mut Wake,
 ) -> Vec<(bool, Option<Complaint>)> {
-    ledger::close_open_batch(runs, scene, lanes);
+    for run in runs.iter_mut() {
+        resolve::resolve_run(run, scene);
+    }
+    ledger::close_open_batch(runs, scene, lanes, wake);
     let mut waits = Vec::with_capacity(runs.len());
     for (run, latched) in runs.iter_mut().zip(latched) {
         if !run.has_finalizer() && !run.is_deleting() {
             lanes.guards.push(Action::AddFinalizer(run.id.clone()));
         }
-        resolve::resolve_run(run, scene);
         outcomes::fold(run, scene, wake);
         lanes.bars.extend(barring::own_holds(run, scene));
         halt::add_up(run, scene);

@@ -9,7 +9,7 @@ use std::{
 use jiff::Timestamp;
 use wardring_api::{
     Batch, JobAction, JobState, PatchApproval, PatchRollback, PatchRollout, PatchRolloutSlice,
-    Permit, SliceLine, UpdateHoldSpec, UpdateSpec, reasons::Reason,
+    Permit, SliceLine, UpdateHold, UpdateHoldSpec, UpdateSpec, reasons::Reason,
 };
 
 use crate::{
@@ -427,4 +427,15 @@ pub struct HoldView {
     pub created_at: Option<Timestamp>,
     /// What is barred where.
     pub spec: UpdateHoldSpec,
+}
+
+impl HoldView {
+    /// Reads an UpdateHold. One that is being deleted is in force until it is gone.
+    pub fn new(hold: &UpdateHold) -> HoldView {
+        HoldView {
+            name: hold.metadata.name.clone().unwrap_or_default(),
+            created_at: hold.metadata.creation_timestamp.as_ref().map(|created| created.0),
+            spec: hold.spec.clone(),
+        }
+    }
 }

@@ -267,3 +267,61 @@ fn a_device_that_returns_to_a_rollout_that_halted_over_its_budget_is_no_new_star
     }
     assert!(!is_lost(&world), "it is taken back in");
 }
+
+/// The same grants as the close of a batch that a dead leader left open.
+fn about_to_close() -> (Snapshot, Plan) {
+    let (mut snapshot, mut plan) = about_to_grant();
+    let open = batch(&mut plan).clone();
+    plan.actions.retain(|action| !matches!(action, Action::OpenBatch { .. }));
+    snapshot.ledger.sequence = open.sequence;
+    snapshot.ledger.batch = Some(open);
+    assert_eq!(check(&snapshot, &plan), []);
+    (snapshot, plan)
+}
+
+#[test]
+fn a_grant_of_what_somebody_bars_or_holds() {
+    type Keep = fn(&mut Snapshot);
+    let table: &[Keep] = &[
+        |snapshot| bar(snapshot, "{kbs: [KB5068787], reason: r}"),
+        |snapshot| bar(snapshot, "{kbs: [KB5068787], reason: r, devices: [test-1, test-2]}"),
+        |snapshot| {
+            let old = "{kb: KB5060001, title: t, product: Windows Server 2022, kind: Quality, \
+                       release: 2026-10, supersededBy: KB5068787}";
+            snapshot.updates.push(std::sync::Arc::new(serde_yaml::from_str(old).unwrap()));
+            bar(snapshot, "{kbs: [KB5060001], reason: r, includeSuperseding: Hold}");
+        },
+        |snapshot| {
+            let table = std::sync::Arc::make_mut(&mut snapshot.devices);
+            let hold = wardring_api::Hold { reason: "surgery".to_owned(), until: None };
+            for mut row in table.rows().to_vec() {
+                row.hold = Some(Box::new(hold.clone()));
+                table.upsert(row);
+            }
+        },
+        |snapshot| {
+            let mut groups = snapshot.devices.groups().to_vec();
+            groups[0].spec.patch_authority = wardring_api::PatchAuthority::Observe;
+            let rows = snapshot.devices.rows().to_vec();
+            snapshot.devices =
+                std::sync::Arc::new(wardring_planner::DeviceTable::new(rows, groups));
+        },
+    ];
+    for keep in table {
+        for make in [about_to_grant, about_to_close] {
+            let (mut snapshot, plan) = make();
+            keep(&mut snapshot);
+            caught(&snapshot, &plan, "S14");
+        }
+    }
+    let (mut snapshot, plan) = about_to_grant();
+    bar(&mut snapshot, "{kbs: [KB5068791], reason: r}");
+    bar(&mut snapshot, "{kbs: [KB5068787], reason: r, devices: [ws-1]}");
+    assert_eq!(check(&snapshot, &plan), []);
+}
+
+fn bar(snapshot: &mut Snapshot, spec: &str) {
+    let spec = serde_yaml::from_str(spec).unwrap();
+    let hold = wardring_planner::HoldView { name: "printing".to_owned(), created_at: None, spec };
+    snapshot.holds.push(hold);
+}

@@ -7,11 +7,11 @@ use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
     Abort, AwaitingRebootAction, Decided, DeviceMode, EmergencyStop, GateState, Hold, JobAction,
     Latch, LineState, MaintenanceWindow, PatchRollback, PatchRollout, Permit, PermitStep,
-    RollbackWindows, SliceLine, reasons::Reason,
+    RollbackWindows, SliceLine, UpdateSpec, reasons::Reason,
 };
 use wardring_planner::{
-    Circumstances, DeviceRow, JobOutcome, JobView, MAX_PERMITS, PermitFacts, PermitRequest,
-    PermitVerdict, StopView, WindowView, permit, rollback_hash, rollback_parts,
+    Circumstances, DeviceRow, HoldView, JobOutcome, JobView, MAX_PERMITS, PermitFacts,
+    PermitRequest, PermitVerdict, StopView, WindowView, permit, rollback_hash, rollback_parts,
 };
 
 /// A request that is granted, to be spoiled in one way at a time.
@@ -24,10 +24,13 @@ struct Desk {
     rollout: Option<PatchRollout>,
     device: Option<DeviceRow>,
     group: Option<&'static str>,
+    watches: Option<&'static str>,
     forbids: Option<&'static str>,
     asks: Option<&'static str>,
     order: Option<PatchRollback>,
     stops: Vec<Arc<StopView>>,
+    holds: Vec<HoldView>,
+    updates: Vec<Arc<UpdateSpec>>,
     windows: Vec<Arc<WindowView>>,
     circumstances: Circumstances,
 }
@@ -91,10 +94,13 @@ impl Desk {
             rollout: Some(rollout),
             device: Some(DeviceRow::ready("ws-1", "Windows 11 24H2")),
             group: None,
+            watches: None,
             forbids: None,
             asks: None,
             order: None,
             stops: Vec::new(),
+            holds: Vec::new(),
+            updates: Vec::new(),
             windows: Vec::new(),
             circumstances: Circumstances::GOOD,
         }
@@ -151,12 +157,15 @@ impl Desk {
             rollout: self.rollout.as_ref(),
             device: self.device.as_ref(),
             reboots_held_by: self.group,
+            watched_by: self.watches,
             rollbacks_forbidden_by: self.forbids,
             rollbacks_asked_by: self.asks,
             order: self.order.as_ref(),
             group_windows: &[],
             windows: &self.windows,
             stops: &self.stops,
+            holds: &self.holds,
+            updates: &self.updates,
             circumstances: self.circumstances,
         })
     }
@@ -308,6 +317,90 @@ fn start_by_bounds_what_begins_and_not_the_restart() {
     assert_eq!(late(Desk::install()).reason(), Some(Reason::TooLate));
     assert_eq!(late(Desk::uninstall()).reason(), Some(Reason::TooLate));
     assert_eq!(late(Desk::reboot()).verdict(), "granted");
+}
+
+fn hold(spec: &str) -> HoldView {
+    let spec = serde_yaml::from_str(spec).unwrap();
+    HoldView { name: "printing".to_owned(), created_at: None, spec }
+}
+
+#[test]
+fn a_bar_refuses_what_would_install_and_lets_restarts_and_rollbacks_go() {
+    let spec = "{kbs: [KB5068787], reason: It breaks printing}";
+    let barred = |desk: Desk| desk.with(|desk| desk.holds = vec![hold(spec)]);
+    let PermitVerdict::Refused { reason, message, .. } = barred(Desk::install()).ask() else {
+        panic!("the desk permits what is barred");
+    };
+    assert_eq!(reason, Reason::UpdateHeld);
+    assert_eq!(message, "UpdateHold printing bars KB5068787: It breaks printing.");
+    assert_eq!(barred(Desk::reboot()).verdict(), "granted");
+    assert_eq!(barred(Desk::uninstall()).verdict(), "granted");
+    // Nothing ends for good while it may not begin, and what was permitted before is not permitted again.
+    let late = barred(Desk::install()).with(|desk| desk.now = at("2026-11-21T02:00:00Z"));
+    assert_eq!(late.reason(), Some(Reason::UpdateHeld));
+    let again = barred(Desk::install())
+        .with(|desk| desk.job().permitted = vec![given(PermitStep::Install, "run-1", "boot-1")]);
+    assert_eq!(again.reason(), Some(Reason::UpdateHeld));
+}
+
+#[test]
+fn a_group_that_only_watches_lets_nothing_be_installed_and_lets_restarts_and_rollbacks_go() {
+    let watched = |desk: Desk| desk.with(|desk| desk.watches = Some("hr"));
+    let told = watched(Desk::install()).ask();
+    assert!(matches!(told, PermitVerdict::Refused { ref message, .. } if message.contains("hr")));
+    assert_eq!(watched(Desk::install()).reason(), Some(Reason::PatchAuthority));
+    assert_eq!(watched(Desk::reboot()).verdict(), "granted");
+    assert_eq!(watched(Desk::uninstall()).verdict(), "granted");
+}
+
+#[test]
+fn a_bar_concerns_the_devices_and_the_updates_that_it_names() {
+    let labelled = |spec: &str| {
+        Desk::install().with(|desk| {
+            desk.holds = vec![hold(spec)];
+            desk.device().labels = Arc::new(BTreeMap::from([("ward".into(), "3".into())]));
+        })
+    };
+    for (spec, verdict) in [
+        ("{kbs: [KB5068791], reason: r}", "granted"),
+        ("{kbs: [KB5068791, KB5068787], reason: r}", "refused"),
+        ("{kbs: [KB5068787], reason: r, devices: [ws-1, ws-2]}", "refused"),
+        ("{kbs: [KB5068787], reason: r, devices: [ws-2]}", "granted"),
+        ("{kbs: [KB5068787], reason: r, selector: {matchLabels: {ward: '3'}}}", "refused"),
+        ("{kbs: [KB5068787], reason: r, selector: {matchLabels: {ward: '4'}}}", "granted"),
+        (
+            "{kbs: [KB5068787], reason: r, devices: [ws-1], selector: {matchLabels: {ward: '4'}}}",
+            "granted",
+        ),
+    ] {
+        assert_eq!(labelled(spec).verdict(), verdict, "{spec}");
+    }
+}
+
+#[test]
+fn what_contains_a_barred_update_is_refused_where_the_bar_says_so() {
+    let containing = |include: &str, product: &str| {
+        Desk::install().with(|desk| {
+            let spec = format!("{{kbs: [KB5060001], reason: r, includeSuperseding: {include}}}");
+            desk.holds = vec![hold(&spec)];
+            let known = |kb: &str, by: &str| {
+                let text = format!(
+                    "{{kb: {kb}, title: t, product: {product}, kind: Quality, release: 2026-11, \
+                     supersededBy: {by}}}"
+                );
+                Arc::new(serde_yaml::from_str(&text).unwrap())
+            };
+            desk.updates = vec![known("KB5060001", "KB5060002"), known("KB5060002", "KB5068787")];
+            let resolved = "{product: Windows 11 24H2, kb: KB5068787, kind: Quality}";
+            desk.rollout().status.as_mut().unwrap().resolved_updates =
+                vec![serde_yaml::from_str(resolved).unwrap()];
+        })
+    };
+    assert_eq!(containing("Hold", "Windows 11 24H2").reason(), Some(Reason::UpdateHeld));
+    let forgotten = containing("Hold", "Windows 11 24H2").with(|desk| desk.device().product = None);
+    assert_eq!(forgotten.reason(), Some(Reason::UpdateHeld), "it may be of any product");
+    assert_eq!(containing("Hold", "Windows 11 23H2").verdict(), "granted", "of another product");
+    assert_eq!(containing("Warn", "Windows 11 24H2").verdict(), "granted");
 }
 
 #[test]

@@ -35,11 +35,11 @@ fn waits(world: &World) -> Vec<String> {
 #[test]
 fn after_an_abort_nothing_waits_for_anything_but_the_devices_at_work() {
     let mut world = granted();
-    bar(&mut world);
-    assert!(waits(&world).contains(&"UpdateHeld".to_owned()), "{:?}", waits(&world));
     while !world.jobs["test-1"].may_have_begun() {
         world.minute(|_| {});
     }
+    bar(&mut world);
+    assert!(waits(&world).contains(&"UpdateHeld".to_owned()), "{:?}", waits(&world));
     abort(&mut world);
     assert_eq!(waits(&world), ["AbortedByPerson", "InProgress"]);
     while world.state("november", "test-1") == Some(LineState::Granted) {

@@ -14,7 +14,7 @@ use wardring_gateway::{
     runs::{Runs, Sighting},
 };
 use wardring_planner::{
-    Circumstances, DeviceRow, DeviceTable, GroupView, JobOutcome, JobView, PermitFacts,
+    Circumstances, DeviceRow, DeviceTable, GroupView, HoldView, JobOutcome, JobView, PermitFacts,
     PermitRequest as Asked, PermitVerdict, StopView, permit,
 };
 use wardring_protocol::{
@@ -508,13 +508,17 @@ impl Gateway {
             rollout: rollout.map(Arc::as_ref),
             device: row.as_ref(),
             reboots_held_by: held.as_deref(),
-            // Nobody forbids or orders rollbacks in these stories.
+            // Nobody only watches, and nobody forbids or orders rollbacks in these stories.
+            watched_by: None,
             rollbacks_forbidden_by: None,
             rollbacks_asked_by: None,
             order: None,
             group_windows: &[],
             windows: &[],
             stops: &stops(api),
+            holds: &holds(api),
+            // Nobody bars successors in these stories.
+            updates: &[],
             circumstances: Circumstances {
                 leader_fresh: self.is_led(hub.now),
                 api_read: true,
@@ -684,6 +688,12 @@ fn reboots_held_by(row: &DeviceRow, api: &crate::api::Api) -> Option<String> {
     let table = DeviceTable::new(vec![row.clone()], groups);
     let mut held = table.groups_of(0).iter().map(|&group| &table.groups()[usize::from(group)]);
     held.find(|group| group.holds_reboots_of(&row.labels)).map(|group| group.name.clone())
+}
+
+fn holds(api: &crate::api::Api) -> Vec<HoldView> {
+    api.list(Kind::Hold)
+        .filter_map(|stored| stored.object.hold().map(|hold| HoldView::new(hold)))
+        .collect()
 }
 
 fn stops(api: &crate::api::Api) -> Vec<Arc<StopView>> {

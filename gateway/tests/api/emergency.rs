@@ -45,6 +45,27 @@ async fn label(site: &Site, agent: &Agent) {
     site.devices().patch(&agent.name, &PatchParams::default(), &labels).await.unwrap();
 }
 
+/// Takes the right to read a resource from the gateways of the site.
+pub async fn blind(site: &Site, resource: &str) {
+    let roles: Api<ClusterRole> = Api::all(site.client.clone());
+    let bindings: Api<ClusterRoleBinding> = Api::all(site.client.clone());
+    let params = PostParams::default();
+    let mut blind = roles.get("wardring-gateway").await.unwrap();
+    let name = format!("blind-{}", site.system);
+    blind.metadata = kube::api::ObjectMeta { name: Some(name.clone()), ..Default::default() };
+    let rules = blind.rules.as_mut().unwrap();
+    let before = rules.len();
+    rules.retain(|rule| !rule.resources.iter().flatten().any(|all| all == resource));
+    assert_eq!(rules.len(), before - 1);
+    roles.create(&params, &blind).await.unwrap();
+    let bound = format!("wardring-gateway-{}", site.system);
+    let mut binding = bindings.get(&bound).await.unwrap();
+    bindings.delete(&bound, &DeleteParams::default()).await.unwrap();
+    binding.metadata = kube::api::ObjectMeta { name: Some(bound), ..Default::default() };
+    binding.role_ref.name = name;
+    bindings.create(&params, &binding).await.unwrap();
+}
+
 #[tokio::test]
 async fn the_next_permit_at_every_gateway_is_refused_under_a_stop_and_granted_after_the_lift() {
     let site = Site::new().await;
@@ -107,23 +128,7 @@ async fn a_gateway_that_may_not_read_the_stops_permits_nothing() {
     let gateway = site.gateway(&[]).await;
     gateway.sees_leader().await;
 
-    let roles: Api<ClusterRole> = Api::all(site.client.clone());
-    let bindings: Api<ClusterRoleBinding> = Api::all(site.client.clone());
-    let params = PostParams::default();
-    let mut blind = roles.get("wardring-gateway").await.unwrap();
-    let name = format!("blind-{}", site.system);
-    blind.metadata = kube::api::ObjectMeta { name: Some(name.clone()), ..Default::default() };
-    let rules = blind.rules.as_mut().unwrap();
-    let before = rules.len();
-    rules.retain(|rule| !rule.resources.iter().flatten().any(|all| all == "emergencystops"));
-    assert_eq!(rules.len(), before - 1);
-    roles.create(&params, &blind).await.unwrap();
-    let bound = format!("wardring-gateway-{}", site.system);
-    let mut binding = bindings.get(&bound).await.unwrap();
-    bindings.delete(&bound, &DeleteParams::default()).await.unwrap();
-    binding.metadata = kube::api::ObjectMeta { name: Some(bound), ..Default::default() };
-    binding.role_ref.name = name;
-    bindings.create(&params, &binding).await.unwrap();
+    blind(&site, "emergencystops").await;
 
     // Roles reach the API server's authorizer a moment later.
     let answer = wait_until(PATIENCE, "the rights to go", async || {

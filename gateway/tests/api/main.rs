@@ -5,6 +5,7 @@
 mod emergency;
 mod enrolment;
 mod facts;
+mod holds;
 mod jobs;
 mod orders;
 mod permits;

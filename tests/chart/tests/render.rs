@@ -184,6 +184,18 @@ fn the_gateway_may_write_status_and_file_requests_and_nothing_else() {
     assert!(grants(&objects, "wardring-gateway").iter().all(|(_, verb)| verb != "*"));
 }
 
+#[test]
+fn the_gateway_reads_what_bars_updates_and_makes_or_lifts_no_bar() {
+    let grants = grants(&template(&[]).unwrap(), "wardring-gateway");
+    for wanted in ["updateholds", "updates"] {
+        let of_it = grants.iter().filter(|(resource, _)| resource.starts_with(wanted));
+        let verbs: Vec<&str> = of_it.map(|(_, verb)| verb.as_str()).collect();
+        assert!(verbs.contains(&"list"), "{wanted}: {verbs:?}");
+        let reads = |verb: &&str| ["get", "list", "watch"].contains(verb);
+        assert!(verbs.iter().all(reads), "{wanted}: {verbs:?}");
+    }
+}
+
 /// A permit under a stop that the gateway cannot see would be a stop that stops nothing.
 #[test]
 fn gateway_and_controller_read_emergency_stops_and_neither_makes_or_lifts_one() {

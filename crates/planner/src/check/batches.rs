@@ -133,6 +133,9 @@ impl Replay<'_> {
         self.limits(rollout, slice, &device);
         self.eligible(&device);
         self.emergency(&slice.rollout_uid, &device, action.unwrap_or(JobAction::Install));
+        if action != Some(JobAction::Rollback) && !returns {
+            self.held(&slice.rollout_uid, &device);
+        }
         if action == Some(JobAction::Install) && !returns {
             let stage = rollout.spec.stages.iter().find(|stage| stage.name == slice.stage);
             let most = stage.and_then(|stage| stage.retry.max_attempts).unwrap_or(1);

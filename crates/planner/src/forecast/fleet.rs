@@ -7,7 +7,9 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use wardring_api::{JobAction, JobState, Permit, PermitStep, RollbackPolicy, SliceLine};
+use wardring_api::{
+    JobAction, JobState, PatchAuthority, Permit, PermitStep, RollbackPolicy, SliceLine,
+};
 
 use super::world::World;
 use crate::{
@@ -187,6 +189,8 @@ impl World {
             .map(|&group| &table.groups()[group as usize])
             .collect();
         let held = groups.iter().find(|group| group.holds_reboots_of(&row.labels));
+        let watches =
+            groups.iter().find(|group| group.spec.patch_authority == PatchAuthority::Observe);
         let asks = groups.iter().find(|group| group.spec.rollback == RollbackPolicy::Ask);
         let forbids = groups.iter().find(|group| group.spec.rollback == RollbackPolicy::Forbid);
         let rollout = self.named(&job.rollout);
@@ -214,12 +218,15 @@ impl World {
             rollout,
             device: Some(row),
             reboots_held_by: held.map(|group| group.name.as_str()),
+            watched_by: watches.map(|group| group.name.as_str()),
             rollbacks_forbidden_by: forbids.map(|group| group.name.as_str()),
             rollbacks_asked_by: asks.map(|group| group.name.as_str()),
             order: order.map(|order| &**order),
             group_windows: &lists,
             windows: self.windows(),
             stops: self.stops(),
+            holds: self.holds(),
+            updates: &self.snapshot.updates,
             circumstances: Circumstances::GOOD,
         }))
     }

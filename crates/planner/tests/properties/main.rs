@@ -4,6 +4,7 @@
 
 mod case;
 mod guards;
+mod holds;
 #[path = "../support/mod.rs"]
 mod support;
 mod watch;

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use wardring_api::{
-    JobAction, JobState, LineState, Permit, PermitStep, RollbackPolicy, SliceLine, reasons::Reason,
+    JobAction, JobState, LineState, PatchAuthority, Permit, PermitStep, RollbackPolicy, SliceLine,
+    reasons::Reason,
 };
 use wardring_planner::{
     Circumstances, GroupView, JobOutcome, Outcome, OutcomeResult, PermitFacts, PermitRequest,
@@ -395,6 +396,8 @@ impl Agent {
         };
         let groups: Vec<&GroupView> = world.groups.values().filter(mine).collect();
         let held = groups.iter().find(|group| group.holds_reboots_of(&row.labels));
+        let watches =
+            groups.iter().find(|group| group.spec.patch_authority == PatchAuthority::Observe);
         let asks = groups.iter().find(|group| group.spec.rollback == RollbackPolicy::Ask);
         let forbids = groups.iter().find(|group| group.spec.rollback == RollbackPolicy::Forbid);
         let rollout = job.and_then(|job| world.rollouts.get(&job.rollout));
@@ -419,12 +422,15 @@ impl Agent {
             rollout: job.and_then(|job| world.rollouts.get(&job.rollout)),
             device: Some(row),
             reboots_held_by: held.map(|group| group.name.as_str()),
+            watched_by: watches.map(|group| group.name.as_str()),
             rollbacks_forbidden_by: forbids.map(|group| group.name.as_str()),
             rollbacks_asked_by: asks.map(|group| group.name.as_str()),
             order,
             group_windows: &lists,
             windows: &world.windows(),
             stops: &world.stops(),
+            holds: &world.holds(),
+            updates: &world.updates(),
             circumstances: Circumstances {
                 restored_from_backup: world.guards.restored_from_backup.is_some(),
                 clock_trusted: world.guards.clock_trusted,

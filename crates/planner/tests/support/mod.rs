@@ -254,16 +254,8 @@ impl World {
                 self.devices.values().cloned().collect(),
                 self.groups.values().cloned().collect(),
             )),
-            updates: self.updates.iter().cloned().map(Arc::new).collect(),
-            holds: self
-                .holds
-                .iter()
-                .map(|(name, spec)| HoldView {
-                    name: name.clone(),
-                    created_at: Some(self.now),
-                    spec: spec.clone(),
-                })
-                .collect(),
+            updates: self.updates(),
+            holds: self.holds(),
             windows: self.windows(),
             orders: self.orders.values().cloned().map(Arc::new).collect(),
             approvals: self.approvals.values().cloned().map(Arc::new).collect(),
@@ -275,6 +267,26 @@ impl World {
             cannot_create: BTreeMap::new(),
             refused_holds: self.refused_holds.clone(),
         }
+    }
+
+    /// Every UpdateHold, as the gateways read it too.
+    pub fn holds(&self) -> Vec<HoldView> {
+        let view = |(name, spec): (&String, &UpdateHoldSpec)| HoldView {
+            name: name.clone(),
+            created_at: Some(self.now),
+            spec: spec.clone(),
+        };
+        self.holds.iter().map(view).collect()
+    }
+
+    /// The catalogue, as the gateways read it too.
+    pub fn updates(&self) -> Vec<Arc<UpdateSpec>> {
+        self.updates.iter().cloned().map(Arc::new).collect()
+    }
+
+    /// Bars an update, from the YAML of the hold's spec.
+    pub fn bar(&mut self, name: &str, spec: &str) {
+        self.holds.insert(name.to_owned(), serde_yaml::from_str(spec).expect("the hold reads"));
     }
 
     /// Every EmergencyStop, as the gateways read it too.

@@ -73,12 +73,16 @@ impl Tenant {
             rollout: Some(rollout),
             device: self.devices.get(&self.names[device]),
             reboots_held_by: None,
+            watched_by: None,
             rollbacks_forbidden_by: None,
             rollbacks_asked_by: None,
             order: None,
             group_windows: &[],
             windows,
             stops,
+            // Nobody bars an update in these walks.
+            holds: &[],
+            updates: &[],
             circumstances: Circumstances {
                 leader_fresh: state.holder.is_some() || self.flaw == Some(Flaw::PermitUnled),
                 restored_from_backup: asked.highest > known,

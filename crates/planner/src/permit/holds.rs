@@ -1,0 +1,36 @@
+//! What people and groups hold: barred updates, and restarts while too many devices are away.
+
+use wardring_api::{PermitStep, reasons::Reason};
+
+use super::{ASK_LATER, PermitFacts, PermitVerdict, refused_because};
+use crate::bars;
+
+/// Whoever bars an update means it from that moment on, before the controller has taken back what it granted.
+/// What is installed already may restart, and a rollback is for what is barred. Asked before the job's bounds,
+/// like the stops.
+pub(super) fn update_hold(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
+    if facts.request.step != PermitStep::Install {
+        return None;
+    }
+    let (job, row) = (facts.job?, facts.device?);
+    let status = facts.rollout.and_then(|rollout| rollout.status.as_ref());
+    let updates = status.map(|status| &*status.resolved_updates).unwrap_or_default();
+    let told = bars::barred_by(facts.holds, job, row, updates, facts.updates)?;
+    refused_because(Reason::UpdateHeld, told, ASK_LATER)
+}
+
+/// The same for a group of which its owners said that others patch it.
+pub(super) fn watched(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
+    let group = facts.watched_by.filter(|_| facts.request.step == PermitStep::Install)?;
+    let told = format!("Group {group} has patchAuthority Observe: nothing is installed on it.");
+    refused_because(Reason::PatchAuthority, told, ASK_LATER)
+}
+
+pub(super) fn group(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
+    let group = facts.reboots_held_by.filter(|_| facts.request.step == PermitStep::Reboot)?;
+    refused_because(
+        Reason::RebootsHeld,
+        format!("Too many devices of group {group} are unavailable; its reboots are held."),
+        ASK_LATER,
+    )
+}
