@@ -195,8 +195,12 @@ fn left_out<'a>(older: &Run<'_>, newer: &Run<'_>, scene: &Scene<'a>) -> BTreeSet
     for (position, stage) in newer.stages.iter().enumerate() {
         match &stage.frozen {
             Some(frozen) => {
-                let takes =
-                    |line: &&Line| line.state == LineState::Granted || line.waits(&stage.rules);
+                // It may have come far by the time in which the older one has become quiet.
+                let takes = |line: &&Line| {
+                    let is_proven =
+                        matches!(line.state, LineState::Succeeded | LineState::AlreadyInstalled);
+                    is_proven || line.state == LineState::Granted || line.waits(&stage.rules)
+                };
                 for line in frozen.lines.iter().filter(takes) {
                     if let Some(row) = scene.row(line).filter(|_| covers(line.row as usize)) {
                         left.remove(&*row.name);

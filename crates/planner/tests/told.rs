@@ -3,8 +3,8 @@
 
 mod support;
 
-use support::{World, agent::Script, explained, granted};
-use wardring_api::{Cap, JobAction, LineState, RolloutPhase, UpdateHoldSpec};
+use support::{SERVER, World, agent::Script, explained, granted};
+use wardring_api::{Cap, JobAction, LineState, PermitStep, RolloutPhase, UpdateHoldSpec};
 
 fn abort(world: &mut World) {
     world.edit("november", |spec| {
@@ -84,4 +84,32 @@ fn a_completed_rollout_says_how_many_failed_within_its_budgets() {
         status.message.as_deref(),
         Some("Every stage is proven: 1 device succeeded; 1 failed, within the stages' budgets.")
     );
+}
+
+#[test]
+fn a_superseded_rollout_calls_nobody_left_out_whom_the_newer_one_proved_meanwhile() {
+    let mut world = World::new();
+    world.group("test");
+    for name in ["test-1", "test-2"] {
+        world.device(name, "test", SERVER);
+    }
+    world.agents.get_mut("test-1").unwrap().script = Script::Slow;
+    let stages = "stages: [{name: test, group: test, maxConcurrency: 1, minProven: 0}]";
+    world.rollout("november", &format!("{{updates: {{kbs: [KB5068787]}}, {stages}}}"));
+    while !world.permits.iter().any(|given| given.step == PermitStep::Reboot) {
+        world.minute(|_| {});
+    }
+    let newer = format!("{{updates: {{kbs: [KB5068787]}}, supersedes: november, {stages}}}");
+    world.rollout("fix", &newer);
+    for _ in 0..60 {
+        world.minute(|_| {});
+    }
+    assert_eq!(world.state("fix", "test-2"), Some(LineState::Succeeded));
+    let status = world.status("november");
+    assert!(status.halted.is_some() && status.aborted.is_none(), "test-1 is restarting");
+    for _ in 0..180 {
+        world.minute(|_| {});
+    }
+    let message = world.status("november").aborted.unwrap().message;
+    assert_eq!(message, "Rollout fix took its place.");
 }

@@ -1,13 +1,11 @@
 //! People who approve and reject, under their own names, through the plugin and the policies of the chart.
 
 use anyhow::{Context, Result};
-use jiff::Timestamp;
-use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicyBinding;
-use kube::{Api, api::DeleteParams};
-use serde_json::{Value, json};
+use kube::api::DeleteParams;
+use serde_json::json;
 use wardring_api::{
-    ApprovalPhase, GateApproval, GateState, LineState, PatchApproval, PatchRollout,
-    PatchRolloutStatus, RolloutPhase, StageState, approval_policy,
+    ApprovalPhase, LineState, PatchApproval, PatchRollout, RolloutPhase, StageState,
+    approval_policy,
 };
 use wardring_e2e::Installation;
 use wardring_harness::wait_until_ok;
@@ -16,56 +14,10 @@ use crate::support::{
     CONTROLLER, LONG, Place, Plan, SHORT, install,
     journal::count,
     manifests::with,
+    people::{phase, request, write},
     place::{ROLLOUT, stage_of},
     rollout, stage, world, world_with,
 };
-
-/// alice writes rollouts, bob and carol may approve.
-async fn people(installation: &Installation, place: &Place) -> Result<()> {
-    let bind = |name: &str, role: &str, user: &str| {
-        json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
-            "metadata": { "name": name, "namespace": place.namespace },
-            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role },
-            "subjects": [{ "kind": "User", "name": user, "apiGroup": "rbac.authorization.k8s.io" }],
-        })
-    };
-    let list = json!({ "apiVersion": "v1", "kind": "List", "items": [
-        { "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
-          "metadata": { "name": "writes-rollouts" },
-          "rules": [{ "apiGroups": ["wardring.dev"], "resources": ["patchrollouts"], "verbs": ["*"] }] },
-        bind("alice-writes", "writes-rollouts", "alice"),
-        bind("alice-approves", "wardring-approve", "alice"),
-        bind("bob-approves", "wardring-approve", "bob"),
-        bind("carol-approves", "wardring-approve", "carol"),
-    ]});
-    installation.cluster.kubectl_apply(&list.to_string()).await?.ok()?;
-    Ok(())
-}
-
-/// Nobody vouches for the authors of what is made in the first seconds of a policy.
-async fn policies_in_force(place: &Place) -> Result<()> {
-    let policies = Api::<ValidatingAdmissionPolicyBinding>::all(place.client.clone());
-    wait_until_ok(SHORT, "the policies to be in force everywhere", async || {
-        let found =
-            policies.get(approval_policy::AUTHORS).await.map_err(|error| error.to_string())?;
-        let made = found.metadata.creation_timestamp.ok_or("no time")?.0;
-        let old = Timestamp::now().duration_since(made).as_secs();
-        if old > 11 { Ok(()) } else { Err(format!("{old} s old")) }
-    })
-    .await
-}
-
-/// alice makes her rollout.
-async fn write(installation: &Installation, place: &Place, mut object: Value) -> Result<()> {
-    people(installation, place).await?;
-    policies_in_force(place).await?;
-    object["apiVersion"] = json!("wardring.dev/v1alpha1");
-    object["kind"] = json!("PatchRollout");
-    let args = ["create", "--as", "alice", "-n", &place.namespace, "-f", "-"];
-    installation.cluster.kubectl_with_input(&args, &object.to_string()).await?.ok()?;
-    Ok(())
-}
 
 /// alice's rollout, whose stage production asks.
 async fn asked(installation: &Installation, place: &Place) -> Result<()> {
@@ -75,48 +27,13 @@ async fn asked(installation: &Installation, place: &Place) -> Result<()> {
     write(installation, place, object).await
 }
 
-/// What production asks now.
-fn asks(status: &PatchRolloutStatus) -> Option<GateApproval> {
-    let gate = status.stages.iter().find(|stage| stage.name == "production")?.gates.first()?;
-    let asked = gate.approval.clone().filter(|asked| !asked.hash.is_empty())?;
-    (gate.state == GateState::Waiting).then_some(asked)
-}
-
-/// Waits until the request for what is asked is there, other than `before`.
-async fn request(place: &Place, before: &str) -> Result<GateApproval> {
-    let asked = wait_until_ok(LONG, "the request to appear", async || {
-        let rollout = place.api::<PatchRollout>().get(ROLLOUT).await;
-        let status = rollout.map_err(|error| error.to_string())?.status.unwrap_or_default();
-        let Some(asked) = asks(&status).filter(|asked| asked.hash != before) else {
-            return Err(format!("{:?}", status.waiting_for));
-        };
-        let found = place.api::<PatchApproval>().get_opt(&asked.request).await;
-        found
-            .map_err(|error| error.to_string())?
-            .ok_or("no object yet")
-            .map(|_| asked)
-            .map_err(Into::into)
-    })
-    .await?;
-    Ok(asked)
-}
-
-async fn phase(place: &Place, name: &str, wanted: ApprovalPhase) -> Result<String> {
-    let approval = place
-        .until::<PatchApproval>(SHORT, name, "to be judged", |approval| {
-            approval.status.as_ref().is_some_and(|status| status.phase == Some(wanted))
-        })
-        .await?;
-    Ok(approval.status.unwrap_or_default().message.unwrap_or_default())
-}
-
 #[tokio::test]
 async fn a_stage_opens_by_the_word_of_somebody_else_though_controllers_die_between() -> Result<()> {
     let mut installation = install("approved", &CONTROLLER).await?;
     let plan = Plan::default().group("test", 1, &world()).group("production", 2, &world());
     let (place, fleet) = Place::open(&installation, "approved", &plan).await?;
     asked(&installation, &place).await?;
-    let first = request(&place, "").await?;
+    let first = request(&place, ROLLOUT, "production", "").await?;
 
     // It waits, and the author cannot help it on.
     let tenant = installation.tenant_in("approved");
@@ -142,7 +59,7 @@ async fn a_stage_opens_by_the_word_of_somebody_else_though_controllers_die_betwe
     let edit =
         ["patch", "patchrollout", ROLLOUT, "--as", "alice", "-n", "approved", "--type=merge", "-p"];
     installation.cluster.kubectl(&[&edit[..], &[change.as_str()]].concat()).await?.ok()?;
-    let second = request(&place, &first.hash).await?;
+    let second = request(&place, ROLLOUT, "production", &first.hash).await?;
     let why = phase(&place, &first.request, ApprovalPhase::Void).await?;
     assert!(why.contains("the caps changed"), "{why}");
     let refusal = tenant.plugin(&word("bob", "approve", &first.hash)).await.unwrap_err();
@@ -182,7 +99,7 @@ async fn a_rejection_stays_and_no_word_counts_while_a_policy_is_weak() -> Result
     let plan = Plan::default().group("test", 1, &world()).group("production", 1, &world());
     let (place, fleet) = Place::open(&installation, "rejected", &plan).await?;
     asked(&installation, &place).await?;
-    let first = request(&place, "").await?;
+    let first = request(&place, ROLLOUT, "production", "").await?;
 
     // Somebody weakens a policy in its place, approves in another name, and puts it back as it was.
     let name = approval_policy::APPROVALS;
@@ -212,7 +129,7 @@ async fn a_rejection_stays_and_no_word_counts_while_a_policy_is_weak() -> Result
     let said = waits.waiting_for.iter().find(|all| all.reason == "ApprovalPolicyBroken");
     assert!(said.is_some_and(|all| all.message.contains(name)), "{waits:?}");
     actions("Deny").await?;
-    let second = request(&place, &first.hash).await?;
+    let second = request(&place, ROLLOUT, "production", &first.hash).await?;
     phase(&place, &first.request, ApprovalPhase::Void).await?;
 
     let tenant = installation.tenant_in("rejected");
@@ -235,7 +152,7 @@ async fn a_rejection_stays_and_no_word_counts_while_a_policy_is_weak() -> Result
     assert!(format!("{refusal:#}").contains("waits for no approval now"), "{refusal:#}");
 
     tenant.plugin(&["--as", "alice", "retry", ROLLOUT]).await?;
-    let third = request(&place, &second.hash).await?;
+    let third = request(&place, ROLLOUT, "production", &second.hash).await?;
     // The rollout was made before the policy as it stands now: nobody vouches for who wrote it any more.
     tenant.plugin(&word("bob", "approve", &third.hash)).await?;
     let why = phase(&place, &third.request, ApprovalPhase::Void).await?;

@@ -13,6 +13,7 @@ mod crashes;
 mod emergency;
 mod garbage;
 mod hostile;
+mod irregular;
 mod jobs;
 mod measured;
 mod monitoring;

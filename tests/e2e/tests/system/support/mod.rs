@@ -5,6 +5,7 @@ pub mod history;
 pub mod impostor;
 pub mod journal;
 pub mod manifests;
+pub mod people;
 pub mod place;
 pub mod relay;
 

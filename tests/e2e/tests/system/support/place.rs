@@ -104,6 +104,17 @@ impl Place {
         .await
     }
 
+    /// Waits until a device counts as out of contact.
+    pub async fn until_away(&self, limit: Duration, device: &str) -> Result<Device> {
+        self.until(limit, device, "to be out of contact", |device: &Device| {
+            device.status.as_ref().is_some_and(|status| {
+                let online = status.conditions.iter().find(|all| all.type_ == conditions::ONLINE);
+                online.is_some_and(|online| online.status == "False")
+            })
+        })
+        .await
+    }
+
     /// Objects of a kind.
     pub fn api<K>(&self) -> Api<K>
     where
