@@ -29,6 +29,7 @@ pub fn ended(cache: &Cache, namespace: &str, entry: &Told) -> (Ended, &'static s
         job: known.job.as_deref(),
         row: known.row.as_ref(),
         still: known.still,
+        stopped_since: cache.stops(|known| known.since(&entry.stage)),
     }
     .of(entry)
 }

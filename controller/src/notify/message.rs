@@ -41,6 +41,7 @@ pub fn severity(kind: AlertKind) -> &'static str {
         | AlertKind::DeviceReverted
         | AlertKind::DeviceFailed
         | AlertKind::StageHeld
+        | AlertKind::EmergencyStop
         | AlertKind::RollbackStarted
         | AlertKind::HoldPlaced => "warning",
         AlertKind::DeviceRebootExpected
@@ -74,6 +75,7 @@ pub fn fields(namespace: &str, message: &Message, names: &Names) -> Value {
         MessageState::Resolved(ended) => ended.as_str(),
         MessageState::Firing | MessageState::Notice => "",
     };
+    let (stage, stop) = place(alert);
     let time = |at: Option<Timestamp>| at.map(|at| at.to_string()).unwrap_or_default();
     json!({
         "version": 1,
@@ -85,7 +87,8 @@ pub fn fields(namespace: &str, message: &Message, names: &Names) -> Value {
         "summary": text(&alert.summary),
         "namespace": namespace,
         "rollout": text(&alert.rollout),
-        "stage": text(&alert.stage),
+        "stage": text(stage),
+        "stop": text(stop),
         "device": text(&alert.device),
         "hostname": text(&alert.hostname),
         "names": list(&names.names),
@@ -95,6 +98,14 @@ pub fn fields(namespace: &str, message: &Message, names: &Names) -> Value {
         "since": time(Some(alert.since)),
         "until": time(alert.until),
     })
+}
+
+/// The stage that an alert is about, or the EmergencyStop.
+fn place(alert: &Alert) -> (&str, &str) {
+    match alert.kind {
+        AlertKind::EmergencyStop => ("", &alert.stage),
+        _ => (&alert.stage, ""),
+    }
 }
 
 /// What tells alerts apart at an Alertmanager. Several devices together are another alert each time that
@@ -127,7 +138,9 @@ pub fn alertmanager(
     label("severity", severity(alert.kind));
     label("namespace", namespace);
     label("rollout", &alert.rollout);
-    label("stage", &alert.stage);
+    let (stage, stop) = place(alert);
+    label("stage", stage);
+    label("stop", stop);
     label("device", &alert.device);
     label("batch", &batch(alert).unwrap_or_default());
     label("source", source.unwrap_or_default());
@@ -142,6 +155,8 @@ pub fn alertmanager(
         annotations.insert("hostname".to_owned(), text(&alert.hostname));
     }
     let next = match (alert.device.is_empty(), alert.rollout.is_empty()) {
+        // Its status says who is mid-flight.
+        _ if !stop.is_empty() => format!("kubectl get estop {stop} -o yaml"),
         (false, _) => format!("kubectl wardring explain device {} -n {namespace}", alert.device),
         (true, false) => format!("kubectl wardring explain {} -n {namespace}", alert.rollout),
         (true, true) => format!("kubectl wardring status -n {namespace}"),
@@ -253,6 +268,21 @@ pub(crate) mod tests {
         }
         assert_ne!(id("clinic", &expected), id("clinic", &back));
         assert_eq!(id("clinic", &expected), id("clinic", &expected.clone()));
+    }
+
+    #[test]
+    fn an_emergency_stop_is_no_stage_and_says_where_to_look() {
+        let mut stop = message(AlertKind::EmergencyStop, "", MessageState::Firing);
+        stop.alert.stage = "erp-down".to_owned();
+        stop.alert.rollout.clear();
+        let told = fields("clinic", &stop, &Names::default());
+        assert_eq!((&told["stage"], &told["stop"]), (&json!(""), &json!("erp-down")));
+        let now = stop.alert.since;
+        let sent = alertmanager("clinic", None, &stop.alert, stop.state, now);
+        assert_eq!(sent["labels"]["stop"], "erp-down");
+        assert_eq!(sent["labels"].get("stage"), None);
+        assert_eq!(sent["labels"]["alertname"], "WardringEmergencyStop");
+        assert_eq!(sent["annotations"]["next"], "kubectl get estop erp-down -o yaml");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use jiff::Timestamp;
 use kube::ResourceExt;
 use wardring_api::EmergencyStop;
 use wardring_planner::StopView;
@@ -37,6 +38,11 @@ impl Known {
     /// What the planner reads, by name.
     pub fn views(&self) -> Vec<Arc<StopView>> {
         self.stops.values().map(|stop| stop.view.clone()).collect()
+    }
+
+    /// Since when the stop of that name is in force.
+    pub fn since(&self, name: &str) -> Option<Timestamp> {
+        self.stops.get(name)?.view.since
     }
 
     /// The objects, by name.

@@ -97,6 +97,8 @@ kinds! {
     HoldPlaced,
     /// A stage waits for a person's approval.
     ApprovalWanted,
+    /// An EmergencyStop is in force that matches devices of the namespace. Over when it is lifted.
+    EmergencyStop,
 }
 
 impl AlertKind {

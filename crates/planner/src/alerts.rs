@@ -3,6 +3,7 @@
 //! write that was lost would have said is told by nobody, and every leader derives the same.
 
 mod ended;
+mod stops;
 mod telling;
 mod told;
 mod words;
@@ -72,7 +73,7 @@ pub struct Alert {
     pub kind: AlertKind,
     /// Rollout.
     pub rollout: String,
-    /// Stage, if it is about one.
+    /// Stage, if it is about one; the object, if it is about an UpdateHold or an EmergencyStop.
     pub stage: String,
     /// Device, if it is about a single one.
     pub device: String,
@@ -173,6 +174,7 @@ pub fn alerts(snapshot: &Snapshot) -> Alerts {
         active.extend(wanted(rollout));
         notices.extend(milestones(rollout));
     }
+    active.extend(stops::in_force(snapshot, &in_flight));
     notices.extend(words::holds(&snapshot.holds));
     // A device is told of once for each kind, also where two jobs of two rollouts crossed.
     let active: BTreeMap<String, Alert> =

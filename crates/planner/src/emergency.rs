@@ -6,6 +6,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use jiff::Timestamp;
 use wardring_api::{
     EmergencyStop, EmergencyStopSpec, JobAction, JobState, LineState, ResolvedUpdate,
     StoppedRollbacks,
@@ -32,6 +33,8 @@ pub struct StopView {
     pub name: Arc<str>,
     /// What it stops, and why.
     pub spec: EmergencyStopSpec,
+    /// Since when it is in force: when it was made, by the API server's clock.
+    pub since: Option<Timestamp>,
     selector: Option<Selector>,
 }
 
@@ -42,6 +45,7 @@ impl StopView {
             name: stop.metadata.name.as_deref().unwrap_or_default().into(),
             selector: stop.spec.selector.as_ref().map(Selector::new),
             spec: stop.spec.clone(),
+            since: stop.metadata.creation_timestamp.as_ref().map(|time| time.0),
         }
     }
 
@@ -56,7 +60,12 @@ impl StopView {
         self.concerns(action)
             && (named.is_empty()
                 || kbs.any(|kb| named.iter().any(|stopped| stopped.as_str() == kb)))
-            && self.selector.as_ref().is_none_or(|selector| selector.matches(labels))
+            && self.selects(labels)
+    }
+
+    /// Whether it is meant for devices with these labels.
+    pub(crate) fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.selector.as_ref().is_none_or(|selector| selector.matches(labels))
     }
 
     fn concerns(&self, action: JobAction) -> bool {

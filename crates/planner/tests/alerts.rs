@@ -1,6 +1,8 @@
 //! What there is to tell, minute by minute, in words.
 #![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
 
+#[path = "alerts/brakes.rs"]
+mod brakes;
 mod support;
 
 use jiff::SignedDuration;
@@ -224,6 +226,7 @@ fn ended(world: &World, alert: &Alert) -> (Ended, &'static str) {
         line: lines.find(|line| line.device == alert.device),
         job: snapshot.jobs.iter().find(|job| job.device == alert.device).map(|job| &**job),
         row: snapshot.devices.get(&alert.device),
+        stopped_since: None,
     };
     evidence.of(&Told::of(alert, ToldState::Firing))
 }
@@ -449,52 +452,4 @@ fn the_bars_of_devices_that_helped_themselves_are_one_notice_and_any_other_bar_i
     world.holds.insert("fleet".to_owned(), bar("{kbs: [KB5068787], reason: printers}"));
     world.holds.insert("one".to_owned(), bar("{kbs: [KB5068787], reason: r, devices: [a]}"));
     assert_eq!(of_kind(&told(&world).notices, kind).len(), 3);
-}
-
-#[test]
-fn a_stage_that_a_gate_holds_is_told_of_once_and_over_when_the_gate_passes_or_halts() {
-    for (action, state) in [("Hold", "Enforce"), ("Hold", "DryRun"), ("Halt", "Enforce")] {
-        let mut world = world(2, Script::Good);
-        world.meters.insert("errors".to_owned(), support::Meter::Value(0.0));
-        let gate = format!(
-            "[{{name: errors, type: Prometheus, interval: 1m, successCondition: result < 1.0, \
-             onFailure: {action}, mode: {state}, prometheus: {{provider: prom, query: errors}}}}]"
-        );
-        world.edit("november", |spec| {
-            spec.stages[0].soak = Some("2h".parse().unwrap());
-            spec.stages[0].gates.during = serde_yaml::from_str(&gate).unwrap();
-        });
-        for _ in 0..40 {
-            world.minute(|_| {});
-        }
-        let held = |world: &World| of_kind(&told(world).active, AlertKind::StageHeld);
-        assert!(held(&world).is_empty());
-        world.meters.insert("errors".to_owned(), support::Meter::Value(9.0));
-        for _ in 0..5 {
-            world.minute(|_| {});
-        }
-        let first = held(&world);
-        if (action, state) != ("Hold", "Enforce") {
-            assert!(first.is_empty(), "{first:?}");
-            continue;
-        }
-        assert_eq!(first.len(), 1);
-        let expected = "Rollout november is held — Stage test: gate errors failed: 9, at ";
-        assert!(first[0].summary.starts_with(expected), "{}", first[0].summary);
-        world.minute(|_| {});
-        assert_eq!(held(&world)[0].since, first[0].since, "one alert however often it is measured");
-
-        world.meters.insert("errors".to_owned(), support::Meter::Value(0.0));
-        for _ in 0..5 {
-            world.minute(|_| {});
-        }
-        assert!(held(&world).is_empty());
-
-        world.meters.remove("errors");
-        for _ in 0..30 {
-            world.minute(|_| {});
-        }
-        let blind = held(&world).remove(0);
-        assert!(blind.summary.contains("cannot be measured"), "{}", blind.summary);
-    }
 }

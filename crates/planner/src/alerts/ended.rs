@@ -52,11 +52,19 @@ pub struct Evidence<'a> {
     pub row: Option<&'a DeviceRow>,
     /// Devices of the stage whose lines are in that trouble, where it stands for several.
     pub still: usize,
+    /// Since when the EmergencyStop of that name is in force.
+    pub stopped_since: Option<Timestamp>,
 }
 
 impl Evidence<'_> {
     /// How `entry` ended, and why in words.
     pub fn of(&self, entry: &Told) -> (Ended, &'static str) {
+        if entry.kind == AlertKind::EmergencyStop {
+            // One of the same name that was made later is another one.
+            let is_there = self.stopped_since.is_some_and(|since| since <= entry.since);
+            let why = if is_there { "it matches no device here any more" } else { "it was lifted" };
+            return (Ended::Over, why);
+        }
         if entry.is_together() {
             return match (self.rollout, self.still) {
                 (None, _) => (Ended::Unwatched, "the rollout is gone"),

@@ -11,14 +11,18 @@ use wardring_api::{
 
 use super::{Alert, Ended, Told};
 use crate::{
-    Activity, DeviceRow, Doings, HoldView, damage,
-    explain::{lower_first, one_line},
+    Activity, DeviceRow, Doings, HoldView, StopView, damage,
+    explain::{devices, lower_first, one_line},
 };
 
 /// Longest sentence.
 const MAX_SUMMARY: usize = 512;
 /// KBs and devices that a sentence names.
 const NAMED: usize = 3;
+/// Devices at work that an EmergencyStop's sentence names: somebody looks after each of them.
+const MID_FLIGHT: usize = 5;
+/// Longest reason of an EmergencyStop in its sentence: who is mid-flight stands behind it.
+const MAX_REASON: usize = 160;
 
 /// Of a device at work, which restarts or is out of contact.
 pub fn activity(
@@ -129,6 +133,12 @@ pub fn over(entry: &Told, ended: Ended, why: &str) -> String {
         Ended::Unwatched => {
             format!("{device} is no longer watched, and was not seen back — {why} ({kind}{place})")
         }
+        Ended::Over if entry.kind == AlertKind::EmergencyStop => {
+            format!("EmergencyStop {} is no longer in Force — {why}", entry.stage)
+        }
+        _ if entry.kind == AlertKind::EmergencyStop => {
+            format!("EmergencyStop {} is told no more — {why}", entry.stage)
+        }
         _ if entry.kind == AlertKind::StageHalted => {
             format!("Rollout {} is no longer Halted — {why}", entry.rollout)
         }
@@ -155,6 +165,28 @@ pub fn about(kind: AlertKind, rollout: &str, stage: &str, at: Timestamp, summary
         devices: 0,
         summary: clip(&one_line(&summary), MAX_SUMMARY),
     }
+}
+
+/// Of an EmergencyStop in force, and who of those that it matches is at work.
+pub fn stop(stop: &StopView, mid_flight: &[&Activity]) -> String {
+    let reason = clip(&one_line(&stop.spec.reason), MAX_REASON);
+    let kbs: Vec<String> = stop.spec.kbs.iter().map(|kb| kb.as_str().to_owned()).collect();
+    let of = if kbs.is_empty() { String::new() } else { format!(" of {}", few(&kbs)) };
+    let doing =
+        |one: &&Activity| format!("{} {}", one.hostname, one.doing.as_str().replace('_', " "));
+    let named: Vec<String> = mid_flight.iter().take(MID_FLIGHT).map(doing).collect();
+    let more = match mid_flight.len().saturating_sub(MID_FLIGHT) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let who = match mid_flight.len() {
+        0 => "nobody is mid-flight".to_owned(),
+        count => format!("mid-flight: {}: {}{more}", devices(count), named.join(", ")),
+    };
+    format!(
+        "EmergencyStop {}{of} is in Force — {reason} (nothing that it matches begins; {who})",
+        stop.name
+    )
 }
 
 /// Of Wardring's own blindness.
