@@ -15,7 +15,7 @@ use wardring_api::{
 use wardring_e2e::FleetFile;
 
 use crate::support::{
-    CONTROLLER, History, LONG, Place, Plan, SHORT,
+    CONTROLLER, History, LONG, Place, Plan,
     history::{Change, Event},
     install,
     journal::{acts, count},
@@ -33,7 +33,7 @@ async fn a_fix_that_cannot_wait_takes_the_place_of_a_running_rollout_by_the_word
 -> Result<()> {
     let mut erp = world();
     // So slow that the fix meets it at work.
-    erp["updates"][0]["installMs"] = json!(10_000);
+    erp["updates"][0]["installMs"] = json!(30_000);
     let fix = json!({ "kb": FIX[0], "targetBuild": FIX[1], "installMs": 200 });
     erp["updates"].as_array_mut().unwrap().push(fix);
     let plan = Plan::default().group("erp", 3, &erp);
@@ -59,7 +59,7 @@ async fn a_fix_that_cannot_wait_takes_the_place_of_a_running_rollout_by_the_word
         }))
         .await?;
     policies_in_force(&place).await?;
-    let mut history = History::begin(&place.client, &place.namespace);
+    let mut history = History::begin(&place.client, &place.namespace).await;
     let one = with(stage("erp"), json!({ "maxConcurrency": 1 }));
     place.create::<PatchRollout>(rollout(&[one], json!({}))).await?;
     timeout(LONG, history.next(|change| begun(change, ROLLOUT).is_some())).await?;
@@ -99,7 +99,7 @@ async fn a_fix_that_cannot_wait_takes_the_place_of_a_running_rollout_by_the_word
         rollout.status.as_ref().and_then(|status| status.phase) == Some(RolloutPhase::Completed)
     };
     // Outside of its window, which opens in a month, and without its soak of an hour.
-    place.until::<PatchRollout>(LONG, "fix", "to be completed", done).await?;
+    place.until::<PatchRollout>(2 * LONG, "fix", "to be completed", done).await?;
     let why = phase(&place, &asked.request, ApprovalPhase::Used).await?;
     assert!(why.contains("bob approved it"), "{why}");
     place.until_builds(|builds| builds.values().all(|build| build == FIX[1])).await?;
@@ -172,13 +172,13 @@ fn begun(change: &Change, rollout: &str) -> Option<String> {
 #[tokio::test]
 async fn a_laptop_that_comes_late_is_patched_in_the_tail_under_its_gate_and_one_too_late_is_not()
 -> Result<()> {
-    let flags = [&CONTROLLER[..], &["--offline-after", "3s"]].concat();
+    let flags = [&CONTROLLER[..], &["--offline-after", "10s"]].concat();
     let installation = install("latecomers", &flags).await?;
     let (tenant, place) = Place::prepare(&installation, "latecomers").await?;
     let laptops = place.group(&tenant, "laptops", 4).await?;
     let servers = place.group(&tenant, "servers", 1).await?;
     let mut slow = world();
-    slow["updates"][0]["installMs"] = json!(7_000);
+    slow["updates"][0]["installMs"] = json!(20_000);
     let fleet = |devices: &[&str]| {
         let mut file = FleetFile::default();
         file.world("quick", world());
@@ -195,14 +195,14 @@ async fn a_laptop_that_comes_late_is_patched_in_the_tail_under_its_gate_and_one_
     let mut train = tenant.named_fleet("train", &fleet(&["laptop-3"])).await?;
     let mut drawer = tenant.named_fleet("drawer", &fleet(&["laptop-4"])).await?;
     for device in ["laptop-1", "laptop-2", "server-1", "laptop-3", "laptop-4"] {
-        place.until_heard(SHORT, device).await?;
+        place.until_heard(LONG, device).await?;
     }
     train.process.kill()?;
     drawer.process.kill()?;
     for device in ["laptop-3", "laptop-4"] {
-        place.until_away(SHORT, device).await?;
+        place.until_away(LONG, device).await?;
     }
-    let history = History::begin(&place.client, &place.namespace);
+    let history = History::begin(&place.client, &place.namespace).await;
 
     // Nobody of the tail begins while anything of another stage is at work.
     let gate = json!({
@@ -210,7 +210,7 @@ async fn a_laptop_that_comes_late_is_patched_in_the_tail_under_its_gate_and_one_
         "cel": { "expression": "rollout.inProgress - stage.inProgress" },
         "successCondition": "result == 0",
     });
-    let offline = json!({ "action": "CatchUp", "after": "1s", "closeAfter": "30s" });
+    let offline = json!({ "action": "CatchUp", "after": "1s", "closeAfter": "75s" });
     let first = with(
         stage("laptops"),
         json!({ "minCoverage": "50%", "offline": offline, "gates": { "during": [gate] } }),
@@ -252,7 +252,7 @@ async fn a_laptop_that_comes_late_is_patched_in_the_tail_under_its_gate_and_one_
     let tail = stage_of(&status, "laptops").tail.expect("it had one");
     assert!(tail.closed_at.is_some_and(|closed| closed >= tail.closes_at), "{tail:?}");
     drawer.restart(&installation.gateway_urls()).await?;
-    place.until_heard(SHORT, "laptop-4").await?;
+    place.until_heard(LONG, "laptop-4").await?;
     let said = tenant.plugin(&["explain", "device", "laptop-4"]).await?;
     assert!(said.contains("the stage's tail closed before the device could begin"), "{said}");
     let counts = stage_of(&status, "laptops").counts;
