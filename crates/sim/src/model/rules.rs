@@ -349,7 +349,7 @@ impl Tenant {
             .leaders
             .iter()
             .all(|leader| leader.work.is_none() && leader.role != Role::TakingOver);
-        let waits = self.waits_for_people(state);
+        let waits = status.halted.is_none() && self.waits_for_people(state);
         (completed || halted || waits)
             && flying.next().is_none()
             && at_rest

@@ -298,13 +298,12 @@ impl Size {
     ];
 
     /// What takes minutes: the same with restarts, with two controllers, and with more faults.
-    pub const LARGE: [Size; 8] = [
+    pub const LARGE: [Size; 7] = [
         Size {
             name: "signed, and by authors",
             faults: Faults { own_words: 1, ..Size::SIGNED.faults },
             ..Size::SIGNED
         },
-        Size { name: "signed stages", stages: 2, devices: 1, ..Size::SIGNED },
         Size::OLD_ANSWERS,
         Size { name: "deadlines with restarts", restarts: true, ..Size::DEADLINES },
         Size {
