@@ -20,7 +20,8 @@ use wardring_api::{
 };
 use wardring_planner::{
     Circumstances, DeviceRow, DeviceTable, GroupView, HoldView, JobOutcome, JobView, PermitFacts,
-    PermitRequest as Asked, PermitVerdict, StopView, WindowView, bars_successors, permit as rule,
+    PermitRequest as Asked, PermitVerdict, StopView, WindowView, bars_successors, missing_group,
+    permit as rule,
 };
 use wardring_protocol::{PermitAnswer, PermitRequest, Step, check_permit};
 use wardring_seal::Action;
@@ -277,6 +278,11 @@ impl Desk<'_> {
             rollout: read.rollout(),
             device: device.as_ref(),
             reboots_held_by: held.map(|group| group.name.as_str()),
+            missing_group: missing_group(
+                read.rollout(),
+                job.as_ref(),
+                read.groups.iter().filter_map(|group| group.metadata.name.as_deref()),
+            ),
             watched_by: watches.map(|group| group.name.as_str()),
             rollbacks_forbidden_by: forbids.map(|group| group.name.as_str()),
             rollbacks_asked_by: asks.map(|group| group.name.as_str()),

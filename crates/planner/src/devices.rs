@@ -234,13 +234,18 @@ pub struct GroupView {
 }
 
 impl GroupView {
-    /// Whether the group keeps a device with these labels from restarting: too many of its devices are
-    /// unavailable, or too many of those that it is kept apart from.
+    /// Whether the group keeps a device with these labels, which is one of its own, from restarting: too many
+    /// of its devices are unavailable, or too many of those that it is kept apart from. A group that was just
+    /// made, perhaps in the place of another one, shows nothing until its devices are counted.
     pub fn holds_reboots_of(&self, labels: &BTreeMap<String, String>) -> bool {
         let is_crowded = |full: &wardring_api::FullValue| {
             full.unavailable > full.max && labels.get(&full.key) == Some(&full.value)
         };
-        self.status.reboots == Reboots::Held || self.status.full.iter().any(is_crowded)
+        let has_limits = self.spec.max_unavailable.is_some() || !self.spec.anti_affinity.is_empty();
+        let is_uncounted = has_limits && self.status.devices == 0;
+        is_uncounted
+            || self.status.reboots == Reboots::Held
+            || self.status.full.iter().any(is_crowded)
     }
 
     /// The view of an API object.

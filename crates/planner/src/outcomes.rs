@@ -16,7 +16,7 @@ use crate::{
     DeviceRow, GrantId, JobOutcome, JobView, NO_PRODUCT, Outcome, OutcomeResult,
     caps::{Rules, later},
     emergency::Brakes,
-    gates,
+    freeze, gates,
     halt::stood_still,
     line::{Doing, Line, NONE, doing},
     order,
@@ -52,6 +52,8 @@ struct Facts<'s, 'a> {
     still: SignedDuration,
     /// Everything waits for a window now: nobody could begin in contact either.
     awaits: bool,
+    /// The stage's group is gone: nobody is permitted anything until it is back.
+    is_unlimited: bool,
     /// The PatchRollback that is being carried out was deleted.
     withdrawn: bool,
     /// A PatchRollback is being carried out, withdrawn or not.
@@ -70,8 +72,12 @@ pub(crate) fn fold(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) {
     let withdrawn = order::is_withdrawn(run, scene);
     let ordered = order::is_carried_out(run);
     let downloads = run.rollout.spec.predownload.is_some();
+    let are_unlimited: Vec<bool> = (0..run.stages.len())
+        .map(|position| freeze::missing_group(run, position, scene).is_some())
+        .collect();
     let Run { id, stop, stages, status, coverage, brakes, rollout, consent, .. } = run;
-    for (stage, stage_status) in stages.iter_mut().zip(&status.stages) {
+    let stages = stages.iter_mut().zip(&status.stages).zip(are_unlimited);
+    for ((stage, stage_status), is_unlimited) in stages {
         let Some(frozen) = &mut stage.frozen else { continue };
         let facts = Facts {
             scene,
@@ -84,6 +90,7 @@ pub(crate) fn fold(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) {
                 .filter(|_| stage_status.state == wardring_api::StageState::Open),
             still: stood_still(stage_status),
             awaits,
+            is_unlimited,
             withdrawn,
             ordered,
             consent,
@@ -262,6 +269,7 @@ impl Facts<'_, '_> {
         // device's.
         let stopped = doing == Doing::AwaitingReboot
             && (matches!(self.stop, Some(Stop::Aborted | Stop::Suspended | Stop::Halted))
+                || self.is_unlimited
                 || self.brakes.hold(line, line.action, self.scene));
         let held = row.is_online() && (stopped || row.paused.is_some());
         if wake.is_due(job.finish_by) && !held {

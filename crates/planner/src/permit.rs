@@ -3,6 +3,8 @@
 
 mod holds;
 
+pub use holds::missing_group;
+
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
     AwaitingRebootAction, DeviceMode, GateState, JobAction, LineState, PatchRollback, PatchRollout,
@@ -36,6 +38,8 @@ pub struct PermitFacts<'a> {
     pub device: Option<&'a DeviceRow>,
     /// Name of a group of the device whose reboots are held, if there is one.
     pub reboots_held_by: Option<&'a str>,
+    /// Name of the group that the job's stage names, if there is no such group ([`missing_group`]).
+    pub missing_group: Option<&'a str>,
     /// Name of a group of the device that only watches, if there is one.
     pub watched_by: Option<&'a str>,
     /// Name of a group of the device that forbids rollbacks, if there is one.
@@ -158,6 +162,7 @@ pub fn permit(facts: &PermitFacts<'_>) -> PermitVerdict {
         .or_else(|| holds::watched(facts))
         .or_else(|| rollback(facts))
         .or_else(|| gate(facts))
+        .or_else(|| holds::stage_without_group(facts))
         .or_else(|| bounds(facts))
         .or_else(|| window(facts))
         .or_else(|| holds::group(facts))

@@ -423,8 +423,12 @@ fn set_conditions(run: &mut Run<'_>, decisions: &[Vec<Decision>], scene: &Scene<
     // A reference that is invalid stalls the run also when it became so on the way.
     let missing = missing_group(run, scene);
     let no_way_on = current_stage(run).filter(|_| missing.is_some()).is_some_and(|position| {
-        let at_work = run.stages.iter().any(|stage| stage.tally.counts.in_progress > 0);
-        !at_work && freeze::missing_group(run, position, scene).is_some()
+        let is_missing = |position| freeze::missing_group(run, position, scene).is_some();
+        // Who is at work there gets no further than its next permit.
+        let at_work = (0..run.stages.len()).any(|position| {
+            run.stages[position].tally.counts.in_progress > 0 && !is_missing(position)
+        });
+        !at_work && is_missing(position)
     });
     let completed = is_completed(run);
     let (stop, halted, suspended) =

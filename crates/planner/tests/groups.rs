@@ -4,7 +4,7 @@
 mod support;
 
 use support::{SERVER, World, agent::Script};
-use wardring_api::{Cap, LineState, PatchAuthority, RolloutPhase, reasons::Reason};
+use wardring_api::{Cap, LineState, PatchAuthority, PermitStep, RolloutPhase, reasons::Reason};
 use wardring_planner::{Action, Decision};
 
 const TWO_STAGES: &str = "
@@ -78,7 +78,9 @@ fn a_group_deleted_in_mid_run_lifts_none_of_its_limits() {
         let lines = world.lines().into_iter();
         lines.filter(|(_, of, line)| of == "ward" && line.state == state).count()
     };
-    assert_eq!(states(&world, LineState::Succeeded), 1, "the job at work came to its end");
+    assert_eq!(states(&world, LineState::Succeeded), 0, "nobody knows its windows");
+    assert_eq!(granted(&world, "ward"), 1);
+    assert!(world.permits.iter().all(|given| given.device.starts_with("test")));
     assert_eq!(states(&world, LineState::Pending), 4);
     assert_eq!(condition(&world, "Progressing").0, "False");
 
@@ -165,6 +167,38 @@ fn a_batch_that_a_dead_leader_left_open_is_closed_without_grants_once_the_group_
     world.settle();
     assert_eq!(granted(&world, "test"), 0);
     assert!(world.jobs.is_empty());
+}
+
+#[test]
+fn what_installed_restarts_only_once_the_group_with_its_windows_and_limits_is_back() {
+    let mut world = world();
+    world.rollout("november", TWO_STAGES);
+    world.edit("november", |spec| {
+        spec.stages[1].device_deadline = Some("2h".parse().unwrap());
+        spec.stages[1].max_unreachable = Some(Cap::Count(0));
+    });
+    ward_opens(&mut world);
+    while !world.permits.iter().any(|given| given.device.starts_with("ward")) {
+        world.minute(|_| {});
+    }
+    let group = world.groups.remove("ward").unwrap();
+    let restarts = |world: &World| {
+        let given = world.permits.iter();
+        given.filter(|all| all.step == PermitStep::Reboot && all.device.starts_with("ward")).count()
+    };
+    for _ in 0..300 {
+        world.minute(|_| {});
+    }
+    assert_eq!(restarts(&world), 0);
+    let begun = world.jobs.values().filter(|job| job.stage == "ward" && job.may_have_begun());
+    let waiting: Vec<String> = begun.map(|job| job.device.clone()).collect();
+    assert!(!waiting.is_empty());
+    for device in &waiting {
+        let state = world.state("november", device);
+        assert_eq!(state, Some(LineState::Granted), "{device}: the clock is not its own");
+    }
+    assert!(world.status("november").halted.is_none());
+    world.groups.insert("ward".to_owned(), group);
 }
 
 #[test]

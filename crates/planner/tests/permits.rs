@@ -10,8 +10,9 @@ use wardring_api::{
     RollbackWindows, SliceLine, UpdateSpec, reasons::Reason,
 };
 use wardring_planner::{
-    Circumstances, DeviceRow, HoldView, JobOutcome, JobView, MAX_PERMITS, PermitFacts,
-    PermitRequest, PermitVerdict, StopView, WindowView, permit, rollback_hash, rollback_parts,
+    Circumstances, DeviceRow, GroupView, HoldView, JobOutcome, JobView, MAX_PERMITS, PermitFacts,
+    PermitRequest, PermitVerdict, StopView, WindowView, missing_group, permit, rollback_hash,
+    rollback_parts,
 };
 
 /// A request that is granted, to be spoiled in one way at a time.
@@ -25,6 +26,7 @@ struct Desk {
     device: Option<DeviceRow>,
     group: Option<&'static str>,
     watches: Option<&'static str>,
+    missing: Option<&'static str>,
     forbids: Option<&'static str>,
     asks: Option<&'static str>,
     order: Option<PatchRollback>,
@@ -95,6 +97,7 @@ impl Desk {
             device: Some(DeviceRow::ready("ws-1", "Windows 11 24H2")),
             group: None,
             watches: None,
+            missing: None,
             forbids: None,
             asks: None,
             order: None,
@@ -157,6 +160,7 @@ impl Desk {
             rollout: self.rollout.as_ref(),
             device: self.device.as_ref(),
             reboots_held_by: self.group,
+            missing_group: self.missing,
             watched_by: self.watches,
             rollbacks_forbidden_by: self.forbids,
             rollbacks_asked_by: self.asks,
@@ -341,6 +345,59 @@ fn a_bar_refuses_what_would_install_and_lets_restarts_and_rollbacks_go() {
     let again = barred(Desk::install())
         .with(|desk| desk.job().permitted = vec![given(PermitStep::Install, "run-1", "boot-1")]);
     assert_eq!(again.reason(), Some(Reason::UpdateHeld));
+}
+
+#[test]
+fn a_stage_whose_group_is_gone_permits_nothing_but_the_end_of_a_rollback_that_began() {
+    let missing = |desk: Desk| desk.with(|desk| desk.missing = Some("prod"));
+    let after_rollback = Desk::new(PermitStep::Reboot, JobAction::Rollback);
+    for desk in [Desk::install(), Desk::reboot(), Desk::uninstall(), after_rollback] {
+        let desk = missing(desk).with(|desk| desk.now = at("2026-11-22T02:00:00Z"));
+        assert_eq!(
+            desk.reason(),
+            Some(Reason::GroupNotFound),
+            "and nothing ends for good meanwhile"
+        );
+        let PermitVerdict::Refused { message, .. } = desk.ask() else { panic!("it ended") };
+        assert!(
+            message.starts_with("Stage test names DeviceGroup prod, which does not"),
+            "{message}"
+        );
+    }
+    let begun = missing(Desk::uninstall())
+        .with(|desk| desk.job().permitted = vec![given(PermitStep::Uninstall, "run-1", "boot-1")]);
+    assert_eq!(begun.verdict(), "granted again");
+}
+
+#[test]
+fn the_group_that_is_missing_is_the_one_of_the_job_s_stage() {
+    let mut desk = Desk::install();
+    let missing = |desk: &Desk, groups: &[&str]| {
+        missing_group(desk.rollout.as_ref(), desk.job.as_ref(), groups).map(str::to_owned)
+    };
+    assert_eq!(missing(&desk, &["prod"]), Some("test".to_owned()));
+    assert_eq!(missing(&desk, &["prod", "test"]), None);
+    desk.rollout().spec.stages[0].group = None;
+    assert_eq!(missing(&desk, &[]), None, "it selects by labels");
+}
+
+#[test]
+fn a_group_with_limits_that_is_not_counted_yet_holds_restarts() {
+    let group = |limits: &str, devices: u32| {
+        let spec = format!("{{selector: {{matchLabels: {{ward: '3'}}}}{limits}}}");
+        let mut view = GroupView {
+            name: "ward".to_owned(),
+            spec: serde_yaml::from_str(&spec).unwrap(),
+            status: Default::default(),
+        };
+        view.status.devices = devices;
+        view.holds_reboots_of(&BTreeMap::new())
+    };
+    for limits in [", maxUnavailable: 1", ", antiAffinity: [{key: pair, max: 1}]"] {
+        assert!(group(limits, 0), "{limits}: it may have been made a moment ago");
+        assert!(!group(limits, 2), "{limits}");
+    }
+    assert!(!group("", 0), "nothing is counted for it");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use wardring_gateway::{
 };
 use wardring_planner::{
     Circumstances, DeviceRow, DeviceTable, GroupView, HoldView, JobOutcome, JobView, PermitFacts,
-    PermitRequest as Asked, PermitVerdict, StopView, permit,
+    PermitRequest as Asked, PermitVerdict, StopView, missing_group, permit,
 };
 use wardring_protocol::{
     JobAnswer, JobQuery, Mode, PermitAnswer, PermitRequest, ReportAck, ReportBatch, Step, key_id,
@@ -508,6 +508,12 @@ impl Gateway {
             rollout: rollout.map(Arc::as_ref),
             device: row.as_ref(),
             reboots_held_by: held.as_deref(),
+            missing_group: missing_group(
+                rollout.map(Arc::as_ref),
+                view.as_ref(),
+                api.list(Kind::Group)
+                    .filter_map(|stored| stored.object.group()?.metadata.name.as_deref()),
+            ),
             // Nobody only watches, and nobody forbids or orders rollbacks in these stories.
             watched_by: None,
             rollbacks_forbidden_by: None,

@@ -6,7 +6,7 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
-use wardring_api::{DeviceGroup, MaintenanceWindow};
+use wardring_api::{DeviceGroup, MaintenanceWindow, PatchRollout};
 use wardring_protocol::{PermitAnswer, Step};
 
 use crate::support::*;
@@ -83,5 +83,61 @@ async fn a_group_s_window_holds_at_the_desk_whatever_the_rollout_says() {
     let open = Patch::Merge(json!({ "spec": { "schedule": once(-30) } }));
     api.patch("tonight", &PatchParams::default(), &open).await.unwrap();
     assert_eq!(gateway.permit(&agent, &key, Step::Install).await, PermitAnswer::Granted);
+    assert_eq!(gateway.permit(&agent, &key, Step::Reboot).await, PermitAnswer::Granted);
+}
+
+#[tokio::test]
+async fn a_stage_whose_group_was_deleted_begins_and_restarts_nothing_until_it_is_back_and_counted()
+{
+    let site = Site::new().await;
+    let agent = site.device("ws-1").await;
+    let labels = Patch::Merge(json!({ "metadata": { "labels": { "site": site.tenant } } }));
+    site.devices().patch(&agent.name, &PatchParams::default(), &labels).await.unwrap();
+    let groups: Api<DeviceGroup> = Api::namespaced(site.client.clone(), &site.tenant);
+    let group: DeviceGroup = object(json!({
+        "apiVersion": "wardring.dev/v1alpha1", "kind": "DeviceGroup",
+        "metadata": { "name": "prod", "namespace": site.tenant },
+        "spec": {
+            "selector": { "matchLabels": { "site": site.tenant } },
+            "windows": ["tonight"], "maxUnavailable": 1,
+        },
+    }));
+    let counted =
+        Patch::Merge(json!({ "status": { "devices": 1, "unavailable": 0, "reboots": "Open" } }));
+    let (make, change) = (PostParams::default(), PatchParams::default());
+    groups.create(&make, &group).await.unwrap();
+    groups.patch_status("prod", &change, &counted).await.unwrap();
+    window(&site, "tonight", json!({ "type": "Allow", "schedule": once(-30) })).await;
+    let rollout: PatchRollout = object(json!({
+        "apiVersion": "wardring.dev/v1alpha1", "kind": "PatchRollout",
+        "metadata": { "name": "november" },
+        "spec": {
+            "updates": { "kbs": ["KB5068787"] },
+            "stages": [{ "name": "all", "group": "prod" }],
+        },
+    }));
+    let rollout = site.rollouts().create(&make, &rollout).await.unwrap();
+    let key = site.grant(&agent, &rollout).await;
+    let gateway = site.gateway(&[]).await;
+    gateway.sees_leader().await;
+    let gone = async |step: Step| {
+        let (reason, message, _) = refusal(gateway.permit(&agent, &key, step).await);
+        assert_eq!(reason, "GroupNotFound");
+        assert!(
+            message.starts_with("Stage all names DeviceGroup prod, which does not exist"),
+            "{message}"
+        );
+    };
+
+    groups.delete("prod", &DeleteParams::default()).await.unwrap();
+    gone(Step::Install).await;
+    groups.create(&make, &group).await.unwrap();
+    assert_eq!(gateway.permit(&agent, &key, Step::Install).await, PermitAnswer::Granted);
+    groups.delete("prod", &DeleteParams::default()).await.unwrap();
+    gone(Step::Reboot).await;
+    groups.create(&make, &group).await.unwrap();
+    let (reason, message, _) = refusal(gateway.permit(&agent, &key, Step::Reboot).await);
+    assert_eq!(reason, "RebootsHeld", "nobody has counted its devices: {message}");
+    groups.patch_status("prod", &change, &counted).await.unwrap();
     assert_eq!(gateway.permit(&agent, &key, Step::Reboot).await, PermitAnswer::Granted);
 }

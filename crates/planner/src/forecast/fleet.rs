@@ -14,7 +14,7 @@ use wardring_api::{
 use super::world::World;
 use crate::{
     Circumstances, DeviceRow, GroupView, JobOutcome, JobView, Outcome, OutcomeResult, PermitFacts,
-    PermitRequest, PermitVerdict, permit,
+    PermitRequest, PermitVerdict, missing_group, permit,
 };
 
 /// What is waited for after a restart where the job does not tell.
@@ -218,6 +218,11 @@ impl World {
             rollout,
             device: Some(row),
             reboots_held_by: held.map(|group| group.name.as_str()),
+            missing_group: missing_group(
+                rollout,
+                Some(job),
+                table.groups().iter().map(|group| &group.name),
+            ),
             watched_by: watches.map(|group| group.name.as_str()),
             rollbacks_forbidden_by: forbids.map(|group| group.name.as_str()),
             rollbacks_asked_by: asks.map(|group| group.name.as_str()),

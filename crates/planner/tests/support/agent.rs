@@ -8,7 +8,7 @@ use wardring_api::{
 };
 use wardring_planner::{
     Circumstances, GroupView, JobOutcome, Outcome, OutcomeResult, PermitFacts, PermitRequest,
-    PermitVerdict, permit,
+    PermitVerdict, missing_group, permit,
 };
 
 use super::World;
@@ -422,6 +422,7 @@ impl Agent {
             rollout: job.and_then(|job| world.rollouts.get(&job.rollout)),
             device: Some(row),
             reboots_held_by: held.map(|group| group.name.as_str()),
+            missing_group: missing_group(rollout, job, world.groups.keys()),
             watched_by: watches.map(|group| group.name.as_str()),
             rollbacks_forbidden_by: forbids.map(|group| group.name.as_str()),
             rollbacks_asked_by: asks.map(|group| group.name.as_str()),

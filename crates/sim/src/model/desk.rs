@@ -73,6 +73,7 @@ impl Tenant {
             rollout: Some(rollout),
             device: self.devices.get(&self.names[device]),
             reboots_held_by: None,
+            missing_group: None,
             watched_by: None,
             rollbacks_forbidden_by: None,
             rollbacks_asked_by: None,
