@@ -198,11 +198,19 @@ impl Desk<'_> {
                     found.iter().map(|stop| Arc::new(StopView::new(stop))).collect(),
                 )
             }),
-            holds.read(namespace, async || {
-                let all: Api<UpdateHold> = Api::namespaced(client.clone(), namespace);
-                let found = all.list(&everything).await?;
-                Ok::<_, kube::Error>(found.iter().map(HoldView::new).collect())
-            }),
+            async {
+                // They bar what would begin, and nothing else waits for them.
+                if !self.may_begin(&job) {
+                    return Ok(Arc::default());
+                }
+                holds
+                    .read(namespace, async || {
+                        let all: Api<UpdateHold> = Api::namespaced(client.clone(), namespace);
+                        let found = all.list(&everything).await?;
+                        Ok::<_, kube::Error>(found.iter().map(HoldView::new).collect())
+                    })
+                    .await
+            },
         );
         let holds = holds.map_err(DeskError::List)?;
         let rollout = rollout?;
@@ -225,6 +233,17 @@ impl Desk<'_> {
             clock_trusted,
             job: Some(job),
         })
+    }
+
+    /// Whether the step may be the first of an installation.
+    fn may_begin(&self, job: &PatchJob) -> bool {
+        let permits = job.status.iter().flat_map(|status| &status.permitted);
+        let mut installs = permits.filter(|permit| permit.step == PermitStep::Install);
+        match self.request.step {
+            Step::Install => true,
+            Step::Reboot => job.spec.action == JobAction::Install && installs.next().is_none(),
+            Step::Uninstall => false,
+        }
     }
 
     /// The Updates of the namespace, where a hold bars on the device what took a barred one's place: they

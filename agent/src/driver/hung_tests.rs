@@ -26,6 +26,9 @@ use crate::state::{
     Surroundings, Witness,
 };
 
+/// Changes of a device; it rests afterwards.
+const CHANGES: usize = 30;
+
 /// A device without a job that changes all the time and whose facts come when the test lets them.
 struct Hanging {
     begun: AtomicUsize,
@@ -63,7 +66,9 @@ impl Machine for Hanging {
     fn take_back_restart(&self) {}
     async fn changed(&self) {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        self.changes.fetch_add(1, Ordering::SeqCst);
+        if self.changes.fetch_add(1, Ordering::SeqCst) >= CHANGES {
+            std::future::pending::<()>().await;
+        }
     }
     async fn ended(&self) {
         std::future::pending().await
@@ -206,7 +211,7 @@ async fn facts_that_hang_are_asked_for_once_however_much_changes_and_once_more_a
     let begun = || platform.begun.load(Ordering::SeqCst);
     let story = async {
         // Facts are looked at six times a second at the most.
-        until(|| platform.changes.load(Ordering::SeqCst) > 30).await;
+        until(|| platform.changes.load(Ordering::SeqCst) > CHANGES).await;
         assert_eq!(begun(), 1, "no second look beside the one that hangs");
         let_go.send(()).unwrap();
         until(|| begun() == 2).await;

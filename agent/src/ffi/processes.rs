@@ -29,21 +29,22 @@ pub fn process_images() -> windows::core::Result<Vec<String>> {
     Ok(processes()?.into_iter().map(|(_, image)| image).collect())
 }
 
-/// Whether this program of Windows' own folder runs with the rights of an administrator, so that it can
-/// be at work on Windows. A program of that name elsewhere, or one that an ordinary user left open, is
-/// none. One that does not let itself be looked at counts.
+/// Whether this program runs from below Windows' own folder and with the rights of an administrator, so
+/// that it can be at work on Windows. A program of that name elsewhere, or one that an ordinary user left
+/// open, is none. One that does not let itself be looked at counts, and each one where not even the agent
+/// is said to have an administrator's rights. Files of the system folder are links to others below
+/// Windows' folder, and nobody says which of the names a process is told by.
 ///
 /// # Errors
 /// Windows does not tell what runs.
 pub fn is_at_work(image: &str) -> windows::core::Result<bool> {
     let system = super::system_folder()?;
-    // The same program for callers of 32 bits.
-    let places = [system.with_file_name("SysWOW64"), system];
-    let places = places.map(|folder| folder.join(image).to_string_lossy().into_owned());
+    let windows = system.parent().unwrap_or(&system).join("").to_string_lossy().to_lowercase();
+    let tells_rights = look(std::process::id()).is_ok_and(|(_, is_elevated)| is_elevated);
     let named = processes()?.into_iter().filter(|(_, name)| name.eq_ignore_ascii_case(image));
     let is_it = |pid| match look(pid) {
         Ok((path, is_elevated)) => {
-            is_elevated && places.iter().any(|place| place.eq_ignore_ascii_case(&path))
+            (is_elevated || !tells_rights) && path.to_lowercase().starts_with(&windows)
         }
         // It ended since it was listed.
         Err(error) => error.code() != ERROR_INVALID_PARAMETER.to_hresult(),
@@ -55,7 +56,7 @@ pub fn is_at_work(image: &str) -> windows::core::Result<bool> {
 fn look(pid: u32) -> windows::core::Result<(String, bool)> {
     // SAFETY: plain values go in; the handle is closed by Owned.
     let process = Owned(unsafe { OpenProcess(PROCESS_QUERY_LIMITED_INFORMATION, false, pid)? });
-    let mut path = [0_u16; 1024];
+    let mut path = vec![0_u16; 32_768];
     let mut length = path.len() as u32;
     // SAFETY: the buffer lives through the call and is as long as we say.
     unsafe {

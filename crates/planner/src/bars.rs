@@ -34,15 +34,18 @@ pub(crate) fn bar(
 
 /// Whether `update` is what took the place of `old` in its product, over whatever is between them.
 fn takes_the_place(update: &ResolvedUpdate, old: &KbId, catalogue: &[&UpdateSpec]) -> bool {
-    let (mut seen, mut kb) = (BTreeSet::new(), old);
-    // A catalogue that goes round in circles ends, too.
-    while seen.insert(kb) {
-        let mut known = catalogue.iter();
-        let entry = known.find(|known| known.kb == *kb && known.product == update.product);
-        match entry.and_then(|known| known.superseded_by.as_ref()) {
-            Some(next) if *next == update.kb => return true,
-            Some(next) => kb = next,
-            None => return false,
+    let (mut seen, mut next) = (BTreeSet::new(), vec![old]);
+    while let Some(kb) = next.pop() {
+        // A catalogue that goes round in circles ends, too.
+        if !seen.insert(kb) {
+            continue;
+        }
+        // Nothing keeps people from naming one update twice.
+        let known = catalogue.iter();
+        let entries = known.filter(|known| known.kb == *kb && known.product == update.product);
+        next.extend(entries.filter_map(|known| known.superseded_by.as_ref()));
+        if next.contains(&&update.kb) {
+            return true;
         }
     }
     false
@@ -143,12 +146,15 @@ mod tests {
             known("KB5000002", "p", Some("KB5000003")),
             known("KB5000003", "p", Some("KB5000001")),
             known("KB5000001", "q", Some("KB5000009")),
+            // Somebody else's entry of the same update knows more.
+            known("KB5000001", "p", Some("KB5000007")),
         ];
         let catalogue: Vec<&UpdateSpec> = entries.iter().collect();
         let (warn, stop) = (IncludeSuperseding::Warn, IncludeSuperseding::Hold);
         let judged = |kb: &str, include| bar(&hold("KB5000001", include), &brings(kb), &catalogue);
         assert_eq!(judged("KB5000001", warn), Some(Bar::Barred));
         assert_eq!(judged("KB5000003", stop), Some(Bar::Barred));
+        assert_eq!(judged("KB5000007", stop), Some(Bar::Barred));
         let old = "KB5000001".parse().expect("a KB");
         assert_eq!(judged("KB5000003", warn), Some(Bar::Contains(old)));
         assert_eq!(judged("KB5000009", stop), None, "of another product");

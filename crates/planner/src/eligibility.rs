@@ -60,8 +60,8 @@ pub(crate) fn device_hold(
     (blocks && !is_clear && row.hard_pending_reboot).then_some(Reason::PendingReboot)
 }
 
-/// Why an installation that was granted and has not begun goes back. Silence has its own clock, and facts, room
-/// and a restart that come and go within minutes are the agent's to look at before it begins.
+/// Why an installation that was granted and has not begun goes back. Silence has its own clock, and what the
+/// device reports of itself may come and go within minutes and is the agent's to look at before it begins.
 pub(crate) fn recall_hold(
     row: &DeviceRow,
     position: usize,
@@ -73,7 +73,13 @@ pub(crate) fn recall_hold(
     let passes = |reason: &Reason| {
         matches!(
             reason,
-            Reason::Offline | Reason::NoFacts | Reason::LowDiskSpace | Reason::PendingReboot
+            Reason::Offline
+                | Reason::NoFacts
+                | Reason::LowDiskSpace
+                | Reason::PendingReboot
+                | Reason::ComponentStoreUnknown
+                | Reason::ComponentStoreDamaged
+                | Reason::AttendedBoot
         )
     };
     device_hold(row, position, spec, coverage, table, wake).filter(|reason| !passes(reason))

@@ -91,6 +91,10 @@ fn what_a_device_shows_for_a_moment_takes_nothing_back() {
             world.edit("november", |spec| spec.preflight.min_free_disk_gb = Some(10));
             world.devices.get_mut("test-1").unwrap().free_disk_gb = Some(3);
         }),
+        ("component store", |world| {
+            world.devices.get_mut("test-1").unwrap().component_store =
+                Some(wardring_api::ComponentStore::Damaged);
+        }),
     ];
     for (name, show) in table {
         let mut world = granted();

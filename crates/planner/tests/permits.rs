@@ -113,7 +113,15 @@ impl Desk {
         Desk::new(PermitStep::Install, JobAction::Install)
     }
 
+    /// The restart after the installation.
     fn reboot() -> Desk {
+        Desk::new(PermitStep::Reboot, JobAction::Install).with(|desk| {
+            desk.job().permitted = vec![given(PermitStep::Install, "run-1", "boot-1")];
+        })
+    }
+
+    /// The restart before it.
+    fn reboot_first() -> Desk {
         Desk::new(PermitStep::Reboot, JobAction::Install)
     }
 
@@ -342,9 +350,14 @@ fn a_bar_refuses_what_would_install_and_lets_restarts_and_rollbacks_go() {
     // Nothing ends for good while it may not begin, and what was permitted before is not permitted again.
     let late = barred(Desk::install()).with(|desk| desk.now = at("2026-11-21T02:00:00Z"));
     assert_eq!(late.reason(), Some(Reason::UpdateHeld));
+    assert_eq!(barred(Desk::reboot_first()).reason(), Some(Reason::UpdateHeld));
+    assert_eq!(Desk::reboot_first().verdict(), "granted");
+    let made_again = barred(Desk::reboot_first()).with(|desk| desk.job().repaired = true);
+    assert_eq!(made_again.verdict(), "granted", "it may be installed");
+    // Of several updates the first may be in: the rest is left out, and that one restarted.
     let again = barred(Desk::install())
         .with(|desk| desk.job().permitted = vec![given(PermitStep::Install, "run-1", "boot-1")]);
-    assert_eq!(again.reason(), Some(Reason::UpdateHeld));
+    assert_eq!((again.verdict(), again.reason()), ("ended", Some(Reason::TooLate)));
 }
 
 #[test]
@@ -406,6 +419,7 @@ fn a_group_that_only_watches_lets_nothing_be_installed_and_lets_restarts_and_rol
     let told = watched(Desk::install()).ask();
     assert!(matches!(told, PermitVerdict::Refused { ref message, .. } if message.contains("hr")));
     assert_eq!(watched(Desk::install()).reason(), Some(Reason::PatchAuthority));
+    assert_eq!(watched(Desk::reboot_first()).reason(), Some(Reason::PatchAuthority));
     assert_eq!(watched(Desk::reboot()).verdict(), "granted");
     assert_eq!(watched(Desk::uninstall()).verdict(), "granted");
 }

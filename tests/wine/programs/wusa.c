@@ -25,12 +25,13 @@ static void bring(void) {
 }
 
 int main(int count, char **arguments) {
-    DWORD code = number("Code", 3010);
+    // Before anybody reads that it runs, and changes them for the next one.
+    DWORD code = number("Code", 3010), takes = number("TakesMs", 0);
     FILE *log = fopen("C:\\wusa.log", "a");
     for (int i = 1; i < count; i++) fprintf(log, "%s ", arguments[i]);
     fprintf(log, "\n");
     fclose(log);
-    Sleep(number("TakesMs", 0));
+    Sleep(takes);
     if (code == 0 || code == 3010) bring();
     return (int)code;
 }

@@ -1,6 +1,6 @@
 //! What people and groups hold: barred updates, and restarts while too many devices are away.
 
-use wardring_api::{PatchRollout, PermitStep, reasons::Reason};
+use wardring_api::{JobAction, PatchRollout, Permit, PermitStep, reasons::Reason};
 
 use super::{ASK_LATER, PermitFacts, PermitVerdict, refused_because};
 use crate::{JobView, bars};
@@ -21,21 +21,45 @@ pub fn missing_group<'r>(
 /// What is installed already may restart, and a rollback is for what is barred. Asked before the job's bounds,
 /// like the stops.
 pub(super) fn update_hold(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
-    if facts.request.step != PermitStep::Install {
-        return None;
-    }
-    let (job, row) = (facts.job?, facts.device?);
+    let (job, row) = (facts.job.filter(|job| begins(facts, job))?, facts.device?);
     let status = facts.rollout.and_then(|rollout| rollout.status.as_ref());
     let updates = status.map(|status| &*status.resolved_updates).unwrap_or_default();
     let told = bars::barred_by(facts.holds, job, row, updates, facts.updates)?;
-    refused_because(Reason::UpdateHeld, told, ASK_LATER)
+    kept_back(job, Reason::UpdateHeld, told)
 }
 
 /// The same for a group of which its owners said that others patch it.
 pub(super) fn watched(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
-    let group = facts.watched_by.filter(|_| facts.request.step == PermitStep::Install)?;
+    let (job, group) = (facts.job.filter(|job| begins(facts, job))?, facts.watched_by?);
     let told = format!("Group {group} has patchAuthority Observe: nothing is installed on it.");
-    refused_because(Reason::PatchAuthority, told, ASK_LATER)
+    kept_back(job, Reason::PatchAuthority, told)
+}
+
+/// Whether a step of an installation begins something: the restart that goes before it does, too. A job that
+/// was made again has lost its permits, and may well be installed.
+fn begins(facts: &PermitFacts<'_>, job: &JobView) -> bool {
+    let goes_before = || job.action == JobAction::Install && !job.repaired && !may_be_in(job);
+    match facts.request.step {
+        PermitStep::Install => true,
+        PermitStep::Reboot => goes_before(),
+        PermitStep::Uninstall => false,
+    }
+}
+
+/// Whether an update of the job may be installed.
+fn may_be_in(job: &JobView) -> bool {
+    let installs =
+        |permit: &Permit| permit.attempt == job.attempt && permit.step == PermitStep::Install;
+    job.permitted.iter().any(installs)
+}
+
+/// A permit is asked for before each update of a job. Where the first may be in, the agent leaves out the rest,
+/// restarts and proves that one, as when it is too late for another; it knows whether any is.
+fn kept_back(job: &JobView, reason: Reason, told: String) -> Option<PermitVerdict> {
+    match may_be_in(job) {
+        true => super::ended(Reason::TooLate, &told),
+        false => refused_because(reason, told, ASK_LATER),
+    }
 }
 
 /// A group that is not there names no windows, holds no restarts and forbids no rollbacks, so nobody knows what

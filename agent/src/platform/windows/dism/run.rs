@@ -1,12 +1,12 @@
 //! Removing packages with Windows' own `dism.exe`, and looking afterwards whether they are gone.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::windows::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use wardring_seal::UpdateTarget;
 
@@ -14,6 +14,7 @@ use super::super::registry::LocalMachine;
 use super::package::{Identity, State, installed};
 use super::plan::plan;
 use super::table;
+use crate::data::LOCK_OF_REMOVALS;
 use crate::ffi;
 use crate::hresult::Hresult;
 use crate::platform::{Performed, Permit};
@@ -28,8 +29,8 @@ const UNEXPECTED: u32 = 0x8000_FFFF;
 const FAIL: u32 = 0x8000_4005;
 /// ERROR_SUCCESS_REBOOT_REQUIRED.
 const REBOOT_REQUIRED: u32 = 3010;
-/// Beside the journal.
-const LOCK: &str = "removal.lock";
+/// A DISM that takes longer hangs: the agent calls its own a failure after as long.
+const HANGS_AFTER: Duration = Duration::from_hours(3);
 /// ERROR_SHARING_VIOLATION.
 const SHARING_VIOLATION: i32 = 32;
 /// How often it is looked whether an earlier DISM is done.
@@ -87,14 +88,28 @@ pub(in crate::platform::windows) fn uninstall(
 /// Whoever removes holds this file open alone, and DISM inherits it: where an agent was killed, its DISM
 /// keeps it until it ends, under whatever name or number of a process. None when the permit ended before
 /// it was free.
+///
+/// # Errors
+/// The file cannot be opened, or somebody has held it for longer than a removal takes: without this, a
+/// rollback that needs no gateway's permit would wait for a DISM that hangs until somebody restarts.
 fn lock(folder: &Path, permit: Permit) -> io::Result<Option<File>> {
+    let path = folder.join(LOCK_OF_REMOVALS);
     let mut is_told = false;
     loop {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).share_mode(0);
-        match options.open(folder.join(LOCK)) {
+        match options.open(&path) {
             Err(error) if error.raw_os_error() == Some(SHARING_VIOLATION) => {}
-            opened => return opened.map(Some),
+            Err(error) => return Err(error),
+            Ok(file) => {
+                file.set_modified(SystemTime::now())?;
+                return Ok(Some(file));
+            }
+        }
+        let since = fs::metadata(&path).and_then(|data| data.modified()).ok();
+        let held = since.and_then(|since| since.elapsed().ok());
+        if held.is_some_and(|held| held > HANGS_AFTER) {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "an earlier dism.exe hangs"));
         }
         if !permit.is_alive() {
             return Ok(None);
