@@ -148,7 +148,8 @@ pub async fn assert_like_undisturbed(
     for (stage, cap) in caps {
         let most = history.most_in_flight(stage);
         assert!(most <= *cap, "{stage} keeps its cap of {cap}: {most}");
-        assert!(most == *cap || !history.is_whole(), "{stage} uses its cap of {cap}: {most}");
+        // That all of it is used is shown where nothing disturbs: who is silent for a while is not granted.
+        assert!(most > 0 || !history.is_whole(), "nobody was ever at work in {stage}");
     }
     let sequences = history.sequences();
     assert!(sequences.is_sorted(), "{sequences:?}");
