@@ -621,6 +621,22 @@ async fn a_plan_shows_what_would_happen_and_writes_nothing() -> Result<()> {
     assert_eq!(document["devices"][0]["reversible"], "Expected");
     let wide = stdout(&plan(&["-f", &manifest, "-o", "wide"]));
     assert!(wide.lines().any(|line| line.starts_with("prod-1 ")), "{wide}");
+    // The other way round the second stage does not open, and its device is listed all the same.
+    let stages = "stages: [{ name: production, group: production }, { name: test, group: test }]";
+    let before = "stages: [{ name: test, group: test }, { name: production, group: production }]";
+    let reversed = file("reversed.yaml", &ROLLOUT.replace(before, stages));
+    let text = stdout(&plan(&["-f", &reversed]));
+    let why = "Stage test does not open: stage production comes first.";
+    assert!(text.contains(why), "{text}");
+    assert!(text.contains("1 device could start once stage test opens."), "{text}");
+    let wide = stdout(&plan(&["-f", &reversed, "-o", "wide"]));
+    let line = wide.lines().find(|line| line.starts_with("test-1 ")).unwrap();
+    let cells: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(cells, ["test-1", "test", "unknown", "-", "Expected", "StageNotOpen"]);
+    let document: Value = serde_json::from_str(&stdout(&plan(&["-f", &reversed, "-o", "json"])))?;
+    let last = &document["devices"][2];
+    assert_eq!((&last["name"], &last["starts"]), (&json!("test-1"), &Value::Null), "{document}");
+    assert!(last["startUnknown"].as_str().unwrap().starts_with(why), "{document}");
     let absent = complaint(&plan(&["november"]));
     assert!(absent.contains("\"november\" not found"), "nothing was written: {absent}");
 

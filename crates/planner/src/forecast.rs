@@ -6,12 +6,15 @@
 
 mod fleet;
 mod seen;
+mod unopened;
 mod world;
+
+use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
     Gate, GateResult, GateState, GateType, LineState, PatchRollout, Reversible, RolloutPhase,
-    StageStatus, conditions::whole_seconds, reasons::Reason,
+    StageState, StageStatus, conditions::whole_seconds, reasons::Reason,
 };
 
 use crate::{
@@ -20,6 +23,7 @@ use crate::{
     explain::{explain_device, explain_rollout, uncovered},
 };
 use seen::Seen;
+use unopened::{Unopened, unopened};
 use world::World;
 
 /// A rollout of which nothing moved for so long before the end of the look does not go on: windows open
@@ -57,7 +61,7 @@ pub struct Forecast {
     pub made_at: Timestamp,
     /// Its stages, in order.
     pub stages: Vec<StageForecast>,
-    /// Devices of the stages that open, in their order.
+    /// Devices of the stages that open, in their order, then those that the other stages would have.
     pub devices: Vec<DeviceForecast>,
     /// What to know before: warnings, products without an update, canary gaps.
     pub notes: Vec<String>,
@@ -91,10 +95,12 @@ pub enum ForecastEnd {
 pub struct StageForecast {
     /// Name.
     pub name: String,
-    /// Its frozen devices; none if it does not open.
+    /// Its frozen devices, or those that it would freeze in the end; none if its group does not exist.
     pub devices: Option<u32>,
-    /// When its devices are chosen.
+    /// When its devices are chosen; none if it does not open.
     pub opens: Option<Timestamp>,
+    /// Why it does not open as far as this looks, in one or two sentences.
+    pub does_not_open: Option<String>,
     /// When it lets later stages go on, where it stays open for latecomers after that.
     pub goes_on: Option<Timestamp>,
     /// When it completes.
@@ -116,7 +122,8 @@ pub struct DeviceForecast {
     pub waited_for: Option<Reason>,
     /// When it is done, and with what.
     pub done: Option<(Timestamp, LineState)>,
-    /// Where it stands in the end, unless that is good: why it does not move, or what became of it.
+    /// Where it stands in the end, unless that is good: why it does not move, or what became of it. Of a stage
+    /// that does not open, what else would keep it back then, or else `StageNotOpen`.
     pub held: Option<Explanation>,
     /// Whether what it gets can be taken back, as far as the catalogue knows.
     pub reversible: Reversible,
@@ -149,11 +156,12 @@ pub fn forecast(snapshot: &Snapshot, uid: &str, assumptions: &Assumptions) -> Op
             }
         }
     };
-    let decided = world.decided(uid)?;
+    let (rollout, decided) = (world.rollout(uid)?, world.decided(uid)?);
+    let unopened = unopened(&world, rollout, decided, &end);
     Some(Forecast {
         made_at: snapshot.now,
-        stages: stages(world.rollout(uid)?, decided, &seen),
-        devices: devices(&world, uid, decided, &seen)?,
+        stages: stages(rollout, decided, &seen, &unopened),
+        devices: devices(&world, rollout, decided, &seen, unopened)?,
         notes: notes(snapshot, uid, decided).into_iter().chain(downloads(&seen)).collect(),
         end,
     })
@@ -229,14 +237,23 @@ fn notes(snapshot: &Snapshot, uid: &str, decided: &RolloutDecisions) -> Vec<Stri
     notes
 }
 
-fn stages(rollout: &PatchRollout, decided: &RolloutDecisions, seen: &Seen) -> Vec<StageForecast> {
+fn stages(
+    rollout: &PatchRollout,
+    decided: &RolloutDecisions,
+    seen: &Seen,
+    unopened: &BTreeMap<String, Unopened>,
+) -> Vec<StageForecast> {
     let stage = |name: &String| {
         let of: Option<&StageStatus> = decided.status.stages.iter().find(|all| all.name == *name);
         let of = of.filter(|status| status.freeze_id.is_some());
+        let opened = of.filter(|status| status.state != StageState::Gated);
+        let shut = unopened.get(name);
+        let wanted = || shut?.devices.as_ref().map(|devices| devices.len() as u32);
         StageForecast {
             name: name.clone(),
-            devices: of.map(|status| status.counts.total),
-            opens: of.and_then(|status| status.frozen_at.or(status.started_at)),
+            devices: of.map(|status| status.counts.total).or_else(wanted),
+            opens: opened.and_then(|status| status.frozen_at.or(status.started_at)),
+            does_not_open: shut.map(|shut| shut.why.clone()),
             goes_on: of.and_then(|status| status.tail?.promoted_at),
             completes: of.and_then(|status| status.completed_at),
             held: seen.waits(name),
@@ -252,11 +269,11 @@ fn is_good(state: LineState) -> bool {
 
 fn devices(
     world: &World,
-    uid: &str,
+    rollout: &PatchRollout,
     decided: &RolloutDecisions,
     seen: &Seen,
+    mut unopened: BTreeMap<String, Unopened>,
 ) -> Option<Vec<DeviceForecast>> {
-    let rollout = world.rollout(uid)?;
     let mut all = Vec::new();
     for stage in &decided.stages {
         let lines = stage.slices.iter().flat_map(|slice| &slice.lines);
@@ -286,6 +303,9 @@ fn devices(
                 reversible: world.reversible(decided, &line.device),
             });
         }
+    }
+    for stage in &rollout.spec.stages {
+        all.extend(unopened.remove(&stage.name).and_then(|shut| shut.devices).unwrap_or_default());
     }
     Some(all)
 }

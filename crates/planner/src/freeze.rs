@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use wardring_api::{SLICE_SIZE, SliceLine, Stage, reasons::Reason};
 
 use crate::{
-    NewSlice, Selector, SliceView,
+    DeviceTable, NewSlice, Selector, SliceView,
     caps::later,
     names,
     validate::{Complaint, Run, Scene},
@@ -58,20 +58,8 @@ pub(crate) fn members(
     position: usize,
     scene: &Scene<'_>,
 ) -> Result<Vec<usize>, Complaint> {
-    let stage = run.stages[position].spec;
-    let rows = scene.table.rows();
-    let mut wanted: Vec<usize> = match (&stage.group, &stage.selector) {
-        (Some(name), _) => {
-            let group = scene.table.find_group(name).ok_or_else(|| no_such_group(stage, name))?;
-            scene.table.members(group)
-        }
-        (None, Some(selector)) => {
-            let selector = Selector::new(selector);
-            (0..rows.len()).filter(|&row| selector.matches(&rows[row].labels)).collect()
-        }
-        (None, None) => Vec::new(),
-    };
-    let mut taken = vec![false; rows.len()];
+    let mut wanted = wanted(run.stages[position].spec, scene.table)?;
+    let mut taken = vec![false; scene.table.rows().len()];
     for earlier in &run.stages[..position] {
         for line in earlier.frozen.iter().flat_map(|frozen| &frozen.lines) {
             if let Some(taken) = taken.get_mut(line.row as usize) {
@@ -79,7 +67,25 @@ pub(crate) fn members(
             }
         }
     }
-    wanted.retain(|&row| !taken[row] && !rows[row].deleting);
+    wanted.retain(|&row| !taken[row]);
+    Ok(wanted)
+}
+
+/// Positions of the devices that the stage means, whether or not an earlier one has them.
+pub(crate) fn wanted(stage: &Stage, table: &DeviceTable) -> Result<Vec<usize>, Complaint> {
+    let rows = table.rows();
+    let mut wanted: Vec<usize> = match (&stage.group, &stage.selector) {
+        (Some(name), _) => {
+            let group = table.find_group(name).ok_or_else(|| no_such_group(stage, name))?;
+            table.members(group)
+        }
+        (None, Some(selector)) => {
+            let selector = Selector::new(selector);
+            (0..rows.len()).filter(|&row| selector.matches(&rows[row].labels)).collect()
+        }
+        (None, None) => Vec::new(),
+    };
+    wanted.retain(|&row| !rows[row].deleting);
     Ok(wanted)
 }
 

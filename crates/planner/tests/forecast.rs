@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use support::{SERVER, World, agent::Script, start};
-use wardring_api::{DeviceMode, LineState, Reversible, RolloutPhase, reasons::Reason};
+use wardring_api::{Abort, DeviceMode, LineState, Reversible, RolloutPhase, reasons::Reason};
 use wardring_planner::{Assumptions, DeviceForecast, Forecast, ForecastEnd, JobOutcome, forecast};
 
 const TWO_STAGES: &str = "
@@ -106,7 +106,7 @@ fn who_never_starts_is_held_with_its_reason_and_what_waits_for_it_is_told() {
     let ForecastEnd::Waits { since, sentences } = &forecast.end else { panic!("it waits") };
     assert_eq!(*since, start() + SignedDuration::from_hours(7 * 24), "its progressDeadline");
     assert!(sentences.iter().any(|text| text.contains("test")), "{sentences:?}");
-    assert_eq!(forecast.stages[1].devices, None, "production does not open");
+    assert_eq!(forecast.stages[1].opens, None, "production does not open");
 
     world.devices.get_mut("test-2").unwrap().mode = DeviceMode::Manage;
     let away = of(&foretold(&world), "production-3").clone();
@@ -171,7 +171,155 @@ fn a_rollout_that_means_nothing_says_so() {
     let ForecastEnd::Waits { since, sentences } = &forecast.end else { panic!("it waits") };
     assert_eq!(*since, start());
     assert!(sentences.join(" ").contains("2019-01"), "{sentences:?}");
-    assert!(forecast.devices.is_empty());
+    // Nobody can tell whom updates would be for that nobody knows.
+    assert_eq!(forecast.devices.len(), 5);
+    assert!(forecast.devices.iter().all(|device| {
+        let held = device.held.as_ref().unwrap();
+        held.reason == Reason::StageNotOpen
+            && held.message.contains("2019-01")
+            && device.reversible == Reversible::Unknown
+    }));
+}
+
+/// Why these devices are held, in this order.
+fn reasons<const N: usize>(forecast: &Forecast, devices: [&str; N]) -> [Reason; N] {
+    devices.map(|device| of(forecast, device).held.as_ref().unwrap().reason)
+}
+
+#[test]
+fn a_stage_that_does_not_open_tells_of_each_device_whether_it_could_start_and_why_it_does_not_open()
+{
+    let mut world = world();
+    world.devices.get_mut("test-2").unwrap().mode = DeviceMode::Observe;
+    world.devices.get_mut("production-2").unwrap().mode = DeviceMode::Observe;
+    world.set_online("production-3", false);
+    world.device("production-4", "production", "Windows Server 2016");
+    world.device("production-5", "production", "Windows 11 24H2").deleting = true;
+    world.updates[0].reversible = Reversible::No;
+    world.rollout("november", TWO_STAGES);
+    let forecast = foretold(&world);
+
+    let [test, production] = &forecast.stages[..] else { panic!("{:?}", forecast.stages) };
+    assert_eq!(test.does_not_open, None);
+    assert_eq!((production.devices, production.opens), (Some(4), None));
+    let why = production.does_not_open.as_ref().unwrap();
+    assert!(why.starts_with("Stage production does not open: stage test comes first. "), "{why}");
+    assert!(why.contains("Stage test was not proven within its progressDeadline"), "{why}");
+    assert_eq!(
+        reasons(&forecast, ["production-1", "production-2", "production-3", "production-4"]),
+        [Reason::StageNotOpen, Reason::ObserveMode, Reason::Offline, Reason::NotApplicable]
+    );
+    let ready = of(&forecast, "production-1");
+    let told = &ready.held.as_ref().unwrap().message;
+    assert!(told.starts_with("production-1 could start, and when is unknown. "), "{told}");
+    assert!(told.ends_with(&**why), "{told}");
+    assert_eq!((ready.starts, ready.done, ready.reversible), (None, None, Reversible::No));
+    assert_eq!(of(&forecast, "production-4").reversible, Reversible::Unknown);
+    assert_eq!(forecast.devices.len(), 6, "who is being deleted would not be in it");
+    assert!(world.rollouts["november"].status.is_none(), "nothing was written");
+}
+
+#[test]
+fn a_window_that_never_opens_is_told_of_a_stage_that_does_not_open_and_a_closed_one_is_not() {
+    let mut world = world();
+    world.devices.get_mut("test-2").unwrap().mode = DeviceMode::Observe;
+    for (name, cron) in [("saturday", "0 22 * * SAT"), ("never", "0 22 30 2 *")] {
+        let schedule = format!("schedule: {{cron: {cron}}}, duration: 4h, timeZone: UTC");
+        world.window(name, &format!("{{type: Allow, {schedule}}}"));
+    }
+    for (window, reason) in
+        [("saturday", Reason::StageNotOpen), ("never", Reason::WindowNeverOpens)]
+    {
+        let windows = format!("windows: [{window}]");
+        world.rollout("november", &TWO_STAGES.replace("maxConcurrency: 2", &windows));
+        assert_eq!(reasons(&foretold(&world), ["production-1"]), [reason]);
+    }
+}
+
+#[test]
+fn a_stage_whose_gates_do_not_pass_does_not_open_and_neither_do_those_behind_it() {
+    let mut world = world();
+    world.devices.get_mut("production-2").unwrap().mode = DeviceMode::Observe;
+    let gate = "name: nobody, type: Cel, cel: {expression: stage.pending}, \
+                successCondition: result == 0";
+    let gates = format!("gates: {{before: [{{{gate}}}]}}");
+    world.rollout("november", &TWO_STAGES.replace("maxConcurrency: 1", &gates));
+    let forecast = foretold(&world);
+
+    let [test, production] = &forecast.stages[..] else { panic!("{:?}", forecast.stages) };
+    assert_eq!((test.devices, test.opens), (Some(2), None));
+    let why = test.does_not_open.as_ref().unwrap();
+    assert!(why.starts_with("Stage test does not open: "), "{why}");
+    assert!(why.contains("gate nobody"), "{why}");
+    assert!(production.does_not_open.as_ref().unwrap().contains("gate nobody"));
+    assert_eq!(reasons(&forecast, ["test-1"]), [Reason::GateFailed]);
+    assert_eq!(
+        reasons(&forecast, ["production-1", "production-2"]),
+        [Reason::StageNotOpen, Reason::ObserveMode]
+    );
+    // Its own gates are the stage's matter, and no device is held for them.
+    world.devices.get_mut("test-2").unwrap().mode = DeviceMode::Observe;
+    world.rollout("november", &TWO_STAGES.replace("maxConcurrency: 2", &gates));
+    assert_eq!(reasons(&foretold(&world), ["production-1"]), [Reason::StageNotOpen]);
+}
+
+#[test]
+fn the_devices_of_later_stages_are_listed_once_and_by_the_stage_that_would_have_them() {
+    let mut world = world();
+    world.devices.get_mut("test-2").unwrap().mode = DeviceMode::Observe;
+    let both =
+        "selector: {matchExpressions: [{key: stage, operator: In, values: [test, production]}]}";
+    let rest = "selector: {matchExpressions: [{key: stage, operator: Exists}]}";
+    world.device("spare-1", "spare", SERVER);
+    let spec = TWO_STAGES.replace("group: production", both);
+    world.rollout("november", &format!("{spec}\n- {{name: rest, {rest}}}"));
+    let forecast = foretold(&world);
+
+    let devices: Vec<_> =
+        forecast.devices.iter().map(|all| (all.stage.as_str(), all.device.as_str())).collect();
+    let production = ["production-1", "production-2", "production-3"];
+    let mut expected = vec![("test", "test-1"), ("test", "test-2")];
+    expected.extend(production.map(|device| ("production", device)));
+    expected.push(("rest", "spare-1"));
+    assert_eq!(devices, expected);
+    let counts: Vec<_> = forecast.stages.iter().map(|stage| stage.devices).collect();
+    assert_eq!(counts, [Some(2), Some(3), Some(1)]);
+    let why = forecast.stages[2].does_not_open.as_ref().unwrap();
+    assert!(why.starts_with("Stage rest does not open: stage test comes first."), "{why}");
+}
+
+#[test]
+fn a_stage_whose_group_is_missing_says_so_and_one_before_it_lists_its_devices() {
+    let mut world = world();
+    world.groups.remove("production");
+    world.rollout("november", TWO_STAGES);
+    let forecast = foretold(&world);
+    let missing = "Stage production names DeviceGroup production, which does not exist.";
+    let [test, production] = &forecast.stages[..] else { panic!("{:?}", forecast.stages) };
+    assert_eq!(
+        production.does_not_open,
+        Some(format!("Stage production does not open: {missing}"))
+    );
+    assert_eq!((test.devices, production.devices), (Some(2), None));
+    let both = [Reason::StageNotOpen, Reason::StageNotOpen];
+    assert_eq!(reasons(&forecast, ["test-1", "test-2"]), both);
+    assert!(of(&forecast, "test-1").held.as_ref().unwrap().message.contains(missing));
+}
+
+#[test]
+fn an_aborted_rollout_still_tells_what_holds_the_devices_of_its_later_stages() {
+    let mut world = world();
+    world.devices.get_mut("production-2").unwrap().mode = DeviceMode::Observe;
+    world.rollout("november", TWO_STAGES);
+    world.settle();
+    world.edit("november", |spec| spec.abort = Some(Abort { reason: "enough".to_owned() }));
+    let forecast = foretold(&world);
+    assert_eq!(
+        reasons(&forecast, ["production-1", "production-2"]),
+        [Reason::StageNotOpen, Reason::ObserveMode]
+    );
+    let why = forecast.stages[1].does_not_open.as_ref().unwrap();
+    assert!(why.contains("enough"), "{why}");
 }
 
 #[test]
@@ -184,6 +332,11 @@ fn what_lies_beyond_the_horizon_goes_on_and_is_not_called_stuck() {
         panic!("{:?}", forecast.end)
     };
     assert!(looked_until <= start() + week);
+    let why = forecast.stages[1].does_not_open.clone().unwrap();
+    let day = looked_until.strftime("%Y-%m-%d");
+    assert!(why.starts_with(&format!("Stage production does not open by {day}")), "{why}");
+    assert!(why.contains("soak"), "{why}");
+    assert_eq!(reasons(&forecast, ["production-1"]), [Reason::StageNotOpen]);
     assert!(matches!(foretold(&world).end, ForecastEnd::Completed(_)));
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use wardring_api::Span;
+use wardring_api::{Span, reasons::Reason};
 use wardring_planner::{Assumptions, DeviceForecast, Forecast, ForecastEnd, StageForecast};
 
 use crate::{
@@ -17,6 +17,7 @@ const SHOWN: usize = 20;
 /// Reasons shown for a stage.
 const REASONS: usize = 3;
 const NONE: &str = "-";
+const UNKNOWN: &str = "unknown";
 
 /// A forecast and what it rests on.
 pub struct Told {
@@ -117,7 +118,7 @@ impl Told {
         }
         table.note(Tone::Plain, "");
         if !whole {
-            few(&shown, &mut table);
+            self.few(&shown, &mut table);
             return table;
         }
         table.row(
@@ -137,13 +138,63 @@ impl Told {
             table.row(vec![
                 Cell::from(&device.device),
                 Cell::from(&device.stage),
-                Cell::from(instant(device.starts)),
+                Cell::from(match self.start_unknown(device) {
+                    Some(_) => UNKNOWN.to_owned(),
+                    None => instant(device.starts),
+                }),
                 Cell::from(done),
                 Cell::from(format!("{:?}", device.reversible)),
                 waits,
             ]);
         }
         table
+    }
+
+    /// Why the stage does not open.
+    fn shut(&self, stage: &str) -> Option<&str> {
+        let mut stages = self.forecast.stages.iter();
+        stages.find(|all| all.name == stage)?.does_not_open.as_deref()
+    }
+
+    /// Why nobody can tell when the device starts: its stage does not open.
+    fn start_unknown(&self, device: &DeviceForecast) -> Option<&str> {
+        let never = device.held.as_ref().is_some_and(|all| all.reason == Reason::NotApplicable);
+        let is_open = device.starts.is_some() || device.done.is_some() || never;
+        self.shut(&device.stage).filter(|_| !is_open)
+    }
+
+    /// The first of them with what is said of each, but for those that wait for their stage alone.
+    fn few(&self, devices: &[&DeviceForecast], table: &mut Table) {
+        let count = match devices.len() {
+            1 => "1 device is".to_owned(),
+            count => format!("{count} devices are"),
+        };
+        table.note(
+            Tone::Warn,
+            format!("{count} not patched in the end (-o wide shows every device):"),
+        );
+        let waits = |device: &&DeviceForecast| {
+            let held = device.held.as_ref().map(|held| held.reason);
+            held == Some(Reason::StageNotOpen) && self.shut(&device.stage).is_some()
+        };
+        let (ready, held): (Vec<_>, Vec<_>) = devices.iter().copied().partition(waits);
+        for device in held.iter().take(SHOWN) {
+            let why = device.held.as_ref().map(|held| held.message.as_str()).unwrap_or_default();
+            table.note(Tone::Plain, format!("  {why}"));
+        }
+        if let Some(more) = held.get(SHOWN..).filter(|more| !more.is_empty()) {
+            let told = format!("  and {} more: {}", more.len(), reasons(more));
+            table.note(Tone::Dim, told);
+        }
+        for stage in &self.forecast.stages {
+            let devices = match ready.iter().filter(|device| device.stage == stage.name).count() {
+                0 => continue,
+                1 => "1 device".to_owned(),
+                count => format!("{count} devices"),
+            };
+            let told = format!("  {devices} could start once stage {} opens.", stage.name);
+            table.note(Tone::Plain, told);
+        }
     }
 
     /// For scripts.
@@ -157,6 +208,7 @@ impl Told {
                 "name": stage.name,
                 "devices": stage.devices,
                 "opens": stage.opens,
+                "doesNotOpen": stage.does_not_open,
                 "goesOn": stage.goes_on,
                 "completes": stage.completes,
                 "longestWaits": held.collect::<Vec<_>>(),
@@ -167,6 +219,7 @@ impl Told {
                 "name": device.device,
                 "stage": device.stage,
                 "starts": device.starts,
+                "startUnknown": self.start_unknown(device),
                 "waitedFor": device.waited_for.map(|reason| reason.as_str()),
                 "done": device.done.map(|(at, _)| at),
                 "state": device.done.map(|(_, state)| state.as_str()),
@@ -200,22 +253,6 @@ impl Told {
     }
 }
 
-/// The first of them with what is said of each.
-fn few(devices: &[&DeviceForecast], table: &mut Table) {
-    let count = match devices.len() {
-        1 => "1 device is".to_owned(),
-        count => format!("{count} devices are"),
-    };
-    table.note(Tone::Warn, format!("{count} not patched in the end (-o wide shows every device):"));
-    for device in devices.iter().take(SHOWN) {
-        let why = device.held.as_ref().map(|held| held.message.as_str()).unwrap_or_default();
-        table.note(Tone::Plain, format!("  {why}"));
-    }
-    if let Some(more) = devices.get(SHOWN..).filter(|more| !more.is_empty()) {
-        table.note(Tone::Dim, format!("  and {} more: {}", more.len(), reasons(more)));
-    }
-}
-
 fn stages(stages: &[StageForecast]) -> Table {
     let mut table = Table::new(&["STAGE", "DEVICES", "OPENS", "COMPLETES", "WAITS (LONGEST)"]);
     for stage in stages {
@@ -229,13 +266,20 @@ fn stages(stages: &[StageForecast]) -> Table {
             Some(at) => Cell::from(minute(at)),
             None => Cell::new(NONE, Tone::Warn),
         };
+        let opens = match &stage.does_not_open {
+            Some(_) => Cell::new(UNKNOWN, Tone::Warn),
+            None => Cell::from(instant(stage.opens)),
+        };
         table.row(vec![
             Cell::from(&stage.name),
             Cell::from(stage.devices.map_or(NONE.to_owned(), |devices| devices.to_string())),
-            Cell::from(instant(stage.opens)),
+            opens,
             completes,
             Cell::from(if held.is_empty() { NONE.to_owned() } else { held.join(", ") }),
         ]);
+        if let Some(why) = &stage.does_not_open {
+            table.note(Tone::Warn, format!("  {why}"));
+        }
         if let Some(at) = stage.goes_on {
             let at = minute(at);
             let told = format!("  lets later stages go on at {at} and stays open for latecomers");
@@ -274,7 +318,7 @@ fn time(time: SignedDuration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use wardring_api::{LineState, Reversible, reasons::Reason};
+    use wardring_api::{LineState, Reversible};
     use wardring_planner::Explanation;
 
     use super::*;
@@ -314,6 +358,7 @@ mod tests {
                     name: "test".to_owned(),
                     devices: Some(2),
                     opens: Some(at("2026-11-20T10:00:00Z")),
+                    does_not_open: None,
                     goes_on: Some(at("2026-11-21T23:00:00Z")),
                     completes: None,
                     held: vec![
@@ -364,6 +409,72 @@ It does not complete by itself: nothing moves after 2026-11-21 22:50 UTC.
         let [start, done] = ["2026-11-21 22:00 UTC", "2026-11-21 22:50 UTC Succeeded"];
         assert_eq!(line("ws-1"), ["ws-1", "test", start, done, "Expected", "OutsideWindow"]);
         assert_eq!(line("ws-2"), ["ws-2", "test", "-", "-", "Expected", "ObserveMode"]);
+    }
+
+    /// Behind it a stage that does not open, of three devices, one of them held.
+    fn behind() -> Told {
+        let mut told = told();
+        let why =
+            "Stage broad does not open: stage test comes first. Stage test waits for 1 device.";
+        let forecast = &mut told.forecast;
+        forecast.stages.push(StageForecast {
+            name: "broad".to_owned(),
+            devices: Some(3),
+            opens: None,
+            does_not_open: Some(why.to_owned()),
+            goes_on: None,
+            completes: None,
+            held: Vec::new(),
+        });
+        for (device, reason, message) in [
+            ("b-1", Reason::StageNotOpen, format!("b-1 could start, and when is unknown. {why}")),
+            ("b-2", Reason::Offline, "b-2 does not start: no agent is in contact.".to_owned()),
+            ("b-3", Reason::StageNotOpen, format!("b-3 could start, and when is unknown. {why}")),
+        ] {
+            forecast.devices.push(DeviceForecast {
+                device: device.to_owned(),
+                stage: "broad".to_owned(),
+                starts: None,
+                waited_for: None,
+                done: None,
+                held: Some(Explanation { reason, message, until: None }),
+                reversible: Reversible::No,
+            });
+        }
+        told
+    }
+
+    #[test]
+    fn a_stage_that_does_not_open_says_why_once_and_who_of_it_is_held() {
+        let text = behind().text(false, Palette::Plain);
+        let expected = "
+broad   3         unknown                -           -
+  Stage broad does not open: stage test comes first. Stage test waits for 1 device.
+
+4 devices are not patched in the end (-o wide shows every device):
+  ws-2 is in mode Observe.
+  b-2 does not start: no agent is in contact.
+  2 devices could start once stage broad opens.
+";
+        assert!(text.contains(expected), "{text}");
+    }
+
+    #[test]
+    fn devices_of_a_stage_that_does_not_open_start_at_an_unknown_time() {
+        let text = behind().text(true, Palette::Plain);
+        let line = |name: &str| {
+            let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+            line.split_whitespace().collect::<Vec<_>>()
+        };
+        assert_eq!(line("b-1"), ["b-1", "broad", "unknown", "-", "No", "StageNotOpen"]);
+        assert_eq!(line("b-2"), ["b-2", "broad", "unknown", "-", "No", "Offline"]);
+        let document = behind().document();
+        let why = document["stages"][1]["doesNotOpen"].as_str().unwrap();
+        assert!(why.starts_with("Stage broad does not open"), "{why}");
+        let [opened, held] = [1, 3].map(|position| document["devices"][position].clone());
+        assert_eq!((&held["starts"], &held["startUnknown"]), (&Value::Null, &json!(why)));
+        assert_eq!(held["reason"], "Offline");
+        assert_eq!(opened["startUnknown"], Value::Null, "its stage opens");
     }
 
     #[test]
