@@ -153,8 +153,9 @@ impl Site {
     /// What a role allows is allowed a moment later.
     async fn until_roles_are_in_force(&self) {
         let who = format!("--as=system:serviceaccount:{}:wardring-gateway", self.system);
+        let roots = format!("configmaps/{}", names::ROOTS_CONFIGMAP);
         for args in [
-            ["auth", "can-i", "get", "configmaps", "-n", &self.system, &who],
+            ["auth", "can-i", "get", &roots, "-n", &self.system, &who],
             ["auth", "can-i", "watch", "patchjobs", "-n", &self.tenant, &who],
         ] {
             wait_until(PATIENCE, "the gateway's roles", async || {
