@@ -138,10 +138,40 @@ impl Prefix {
     /// only the agent's service runs ends after this time, which is longer than any test waits. A
     /// test that is killed leaves it for as long.
     fn boot(&self) -> anyhow::Result<()> {
+        self.keep_up()?;
+        let kills = || self.killer().map(Killer::kills);
+        let before = kills();
+        let Err(error) = self.run(&["wineboot"]) else { return Ok(()) };
+        // Wine's server now and then does not outlive the end of an agent in its middle, and leaves all
+        // others waiting. Who was killed is for the test to look at before it is started again.
+        self.end_all()?;
+        match kills() == before {
+            true => {
+                self.keep_up().and_then(|()| self.wine(["wineboot"])).map(|_| ()).context(error)
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// Has this Windows stay up without programs, and starts its server where there is none.
+    pub(crate) fn keep_up(&self) -> anyhow::Result<()> {
         // By a clock that runs ahead, days may be a minute.
-        self.server([if self.clock().is_some() { "-p200000" } else { "-p600" }])?;
-        // The first program after a hard end is now and then one that Wine "could not start".
-        self.wine(["wineboot"]).map(|_| ())
+        self.server([if self.clock().is_some() { "-p200000" } else { "-p600" }])
+    }
+
+    /// Ends every process of this Windows, also those that wait for a server that is gone.
+    fn end_all(&self) -> anyhow::Result<()> {
+        self.switch_off()?;
+        let own = format!("WINEPREFIX={}", self.folder.path().display());
+        for entry in std::fs::read_dir("/proc")?.flatten() {
+            let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+            let is_ours = environment.split(|byte| *byte == 0).any(|each| each == own.as_bytes());
+            if let Some(pid) = entry.file_name().to_str().filter(|_| is_ours) {
+                // It may have ended since.
+                let _ = Command::new("kill").args(["-9", pid]).stderr(Stdio::null()).status();
+            }
+        }
+        Ok(())
     }
 
     /// Ends this Windows, as hard as a power failure, and starts it again.
@@ -250,7 +280,9 @@ impl Prefix {
         // it and would keep a pipe open for ever.
         let path = self.folder.path().join("output");
         let file = File::create(&path)?;
-        let status = self.command("wine").args(arguments).stdout(file).status().context(MISSING)?;
+        let mut command = self.command("wine");
+        let limit = if arguments == ["wineboot"] { BOOT_LIMIT } else { LIMIT };
+        let status = within(limit, command.args(arguments).stdout(file))?;
         Ok((status, String::from_utf8_lossy(&std::fs::read(&path)?).into_owned()))
     }
 
@@ -284,7 +316,7 @@ impl Prefix {
         let file = File::create(&path)?;
         let mut command = self.command("wine");
         command.args(arguments).stdout(file.try_clone()?).stderr(file);
-        let status = command.status().context(MISSING)?;
+        let status = within(LIMIT, &mut command)?;
         Ok((status.success(), String::from_utf8_lossy(&std::fs::read(&path)?).into_owned()))
     }
 
@@ -336,6 +368,25 @@ impl Prefix {
         }
         command.envs(variables);
         command
+    }
+}
+
+/// Longest that a program of Wine may take, and that Windows may take to start.
+const LIMIT: Duration = Duration::from_secs(300);
+const BOOT_LIMIT: Duration = Duration::from_secs(90);
+
+/// How a program ended; one that does not end is killed.
+fn within(limit: Duration, command: &mut Command) -> anyhow::Result<ExitStatus> {
+    let mut child = command.spawn().context(MISSING)?;
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if Instant::now() > deadline {
+            child.kill()?;
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

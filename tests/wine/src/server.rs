@@ -131,6 +131,7 @@ impl Server {
         let killer = self.prefix.killer().context("nobody kills this agent")?;
         let seen = || (killer.writes(), killer.kills());
         let (before, begun) = (seen(), Instant::now());
+        self.prefix.keep_up()?;
         loop {
             let (is_done, said) = self.prefix.attempt(&["sc", "start", "WardringAgent"])?;
             // A run writes its journal first, whatever became of the order.

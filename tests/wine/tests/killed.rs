@@ -47,7 +47,7 @@ const ROLLBACK: [&str; 7] = [
     "Verifying",
 ];
 /// How long a job may take with all its kills.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_secs(480);
 
 /// A server, its gateway, and what was seen of it.
 struct Rig {
