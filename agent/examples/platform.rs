@@ -55,9 +55,7 @@ mod act {
     }
 
     async fn act(arguments: &[String]) -> anyhow::Result<Value> {
-        let data = std::path::Path::new(r"C:\wardring\data");
-        std::fs::create_dir_all(data)?;
-        let device = Windows::open(data, None)?;
+        let device = Windows::open(std::path::Path::new(r"C:\wardring\data"), None)?;
         let (verb, rest) = arguments.split_first().context("no act was named")?;
         Ok(match verb.as_str() {
             "boot" => {

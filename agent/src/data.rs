@@ -4,11 +4,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-/// What DISM holds open until it has removed, also when its agent is gone.
-pub(crate) const LOCK_OF_REMOVALS: &str = "removal.lock";
-
 /// Everything that the agent writes there. A name with `*` stands for all that begin like it.
-const OWN: [&str; 25] = [
+const OWN: [&str; 24] = [
     "identity.json",
     "identity.new",
     "installations",
@@ -23,7 +20,6 @@ const OWN: [&str; 25] = [
     "packages",
     "paused.json",
     "paused.new",
-    LOCK_OF_REMOVALS,
     "settings.json",
     "settings.new",
     "token",
@@ -61,12 +57,8 @@ pub fn purge(folder: &Path) -> io::Result<()> {
             is_empty = false;
         } else if entry.file_type()?.is_dir() {
             fs::remove_dir_all(entry.path())?;
-        } else if let Err(error) = fs::remove_file(entry.path()) {
-            // A DISM that an agent left behind holds this one, and the rest goes all the same.
-            if entry.file_name() != LOCK_OF_REMOVALS {
-                return Err(error);
-            }
-            is_empty = false;
+        } else {
+            fs::remove_file(entry.path())?;
         }
     }
     if is_empty { fs::remove_dir(folder) } else { Ok(()) }
@@ -85,7 +77,7 @@ mod tests {
         fs::create_dir_all(folder.join("packages")).unwrap();
         fs::write(folder.join("packages/aa"), "a package").unwrap();
         for name in
-            ["journal", "owner-7", "paused.json", LOCK_OF_REMOVALS, "thesis.docx", "journals"]
+            ["journal", "identity.json", "owner-7", "paused.json", "thesis.docx", "journals"]
         {
             fs::write(folder.join(name), name).unwrap();
         }

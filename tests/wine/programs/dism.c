@@ -1,7 +1,6 @@
 /* A DISM for tests: its packages are those of the registry. What it does beside removing a package
    stands in HKLM\SOFTWARE\WardringTests\Dism: Fail is an exit code, Lie makes it succeed without
-   doing anything, TakesMs is how long a removal takes, also when it is changed meanwhile, Store is the state of the component store (1 repairable, 2 damaged), Garble prints other things around its table.
-   Every call is added to C:\dism.log. */
+   doing anything, Store is the state of the component store (1 repairable, 2 damaged), Garble prints other things around its table. Every call is added to C:\dism.log. */
 #include <stdio.h>
 #include <string.h>
 #include <windows.h>
@@ -55,7 +54,6 @@ static int drop(const char *name) {
     HKEY package, pending;
     DWORD state = 0x05;
     snprintf(key, sizeof key, CBS "\\Packages\\%s", name);
-    for (DWORD took = 0; took < setting("TakesMs"); took += 50) Sleep(50);
     if (setting("Fail")) return refuse(setting("Fail"));
     if (setting("Lie")) return 0;
     if (RegOpenKeyExA(HKEY_LOCAL_MACHINE, key, 0, KEY_WRITE, &package)) return refuse(0x800F0805);

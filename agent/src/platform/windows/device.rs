@@ -42,7 +42,6 @@ pub enum OpenError {
 pub struct Windows {
     boot: OwnBoot,
     updates: WindowsUpdate,
-    folder: PathBuf,
     hooks: PathBuf,
 }
 
@@ -55,8 +54,7 @@ impl Windows {
     pub fn open(folder: &Path, proxy: Option<&str>) -> Result<Windows, OpenError> {
         let boot = OwnBoot::find().map_err(OpenError::Boot)?;
         let updates = updates::open(folder, &boot.id, proxy, build_and_ubr, packages);
-        let hooks = folder.join(crate::hooks::FOLDER);
-        Ok(Windows { boot, updates, folder: folder.to_owned(), hooks })
+        Ok(Windows { boot, updates, hooks: folder.join(crate::hooks::FOLDER) })
     }
 
     /// Everything that Windows Update has for this device, by its source or by what it knows already.
@@ -192,7 +190,7 @@ impl Machine for Windows {
             product: product_name(),
             build: build_and_ubr(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-            agent_update_failed: crate::service::update::failure(&self.folder),
+            agent_update_failed: self.hooks.parent().and_then(crate::service::update::failure),
             pending_reboot: pending::sources(&LocalMachine, &known(&self.boot)),
             services: services::facts(),
             startup: Some(startup_fact(&bitlocker::reported())),
@@ -307,8 +305,8 @@ impl Updates for Windows {
         permit: Permit,
     ) -> Performed {
         self.before_act();
-        let (target, packages, folder) = (update.clone(), packages.to_vec(), self.folder.clone());
-        let removal = move || dism::uninstall(&target, &packages, &folder, permit);
+        let (target, packages) = (update.clone(), packages.to_vec());
+        let removal = move || dism::uninstall(&target, &packages, permit);
         let performed = blocking(removal).await;
         if let Performed::Ended(result) = &performed {
             self.after_act(&format!("removal of {}", update.kb), result);

@@ -1,12 +1,7 @@
 //! Removing packages with Windows' own `dism.exe`, and looking afterwards whether they are gone.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io;
-use std::os::windows::fs::OpenOptionsExt;
-use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, SystemTime};
 
 use wardring_seal::UpdateTarget;
 
@@ -14,7 +9,6 @@ use super::super::registry::LocalMachine;
 use super::package::{Identity, State, installed};
 use super::plan::plan;
 use super::table;
-use crate::data::LOCK_OF_REMOVALS;
 use crate::ffi;
 use crate::hresult::Hresult;
 use crate::platform::{Performed, Permit};
@@ -29,32 +23,14 @@ const UNEXPECTED: u32 = 0x8000_FFFF;
 const FAIL: u32 = 0x8000_4005;
 /// ERROR_SUCCESS_REBOOT_REQUIRED.
 const REBOOT_REQUIRED: u32 = 3010;
-/// A DISM that takes longer hangs: the agent calls its own a failure after as long.
-const HANGS_AFTER: Duration = Duration::from_hours(3);
-/// ERROR_SHARING_VIOLATION.
-const SHARING_VIOLATION: i32 = 32;
-/// How often it is looked whether an earlier DISM is done.
-const BUSY_POLL: Duration = Duration::from_secs(1);
 
 /// Removes an update by the identities that its installation brought, in reverse order. Blocks for
 /// as long as DISM takes. One that is gone, or goes with the next restart, counts as removed.
-///
-/// DISM goes on when the agent is killed. It is waited for, not begun beside itself, and what it did is
-/// found like everything else: by what Windows is made of then. `folder` is the data folder.
 pub(in crate::platform::windows) fn uninstall(
     update: &UpdateTarget,
     identities: &[String],
-    folder: &Path,
     permit: Permit,
 ) -> Performed {
-    let lock = match lock(folder, permit) {
-        Ok(Some(lock)) => lock,
-        Ok(None) => return Performed::PermitExpired,
-        Err(error) => {
-            tracing::error!(%error, "nothing is removed where nobody can tell whether DISM runs");
-            return Performed::Ended(failed(FAIL));
-        }
-    };
     let packages = match installed(&LocalMachine) {
         Ok(packages) => packages,
         Err(error) => {
@@ -74,7 +50,7 @@ pub(in crate::platform::windows) fn uninstall(
     }
     let mut reboot_required = plan.is_going;
     for identity in &plan.left {
-        match remove(identity, &lock) {
+        match remove(identity) {
             Ok(asks) => reboot_required |= asks,
             // What the removals before it asked for stands all the same.
             Err(hresult) => {
@@ -85,53 +61,10 @@ pub(in crate::platform::windows) fn uninstall(
     Performed::Ended(verify(&plan.known, reboot_required))
 }
 
-/// Whoever removes holds this file open alone, and DISM inherits it: where an agent was killed, its DISM
-/// keeps it until it ends, under whatever name or number of a process. None when the permit ended before
-/// it was free.
-///
-/// # Errors
-/// The file cannot be opened, or somebody has held it for longer than a removal takes: without this, a
-/// rollback that needs no gateway's permit would wait for a DISM that hangs until somebody restarts.
-fn lock(folder: &Path, permit: Permit) -> io::Result<Option<File>> {
-    let path = folder.join(LOCK_OF_REMOVALS);
-    let mut is_told = false;
-    loop {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).share_mode(0);
-        match options.open(&path) {
-            Err(error) if error.raw_os_error() == Some(SHARING_VIOLATION) => {}
-            Err(error) => return Err(error),
-            Ok(file) => {
-                file.set_modified(SystemTime::now())?;
-                return Ok(Some(file));
-            }
-        }
-        let since = fs::metadata(&path).and_then(|data| data.modified()).ok();
-        let held = since.and_then(|since| since.elapsed().ok());
-        if held.is_some_and(|held| held > HANGS_AFTER) {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "an earlier dism.exe hangs"));
-        }
-        if !permit.is_alive() {
-            return Ok(None);
-        }
-        if !is_told {
-            tracing::info!("the removal waits for a dism.exe that an earlier run began");
-            is_told = true;
-        }
-        std::thread::sleep(BUSY_POLL);
-    }
-}
-
 /// Removes one package; whether Windows asks for a restart.
-fn remove(identity: &Identity, lock: &File) -> Result<bool, u32> {
-    // DISM reads nothing: the lock lives as long as it does.
-    let lock = lock.try_clone().map_err(|error| {
-        tracing::error!(%error, "DISM cannot be given its lock");
-        FAIL
-    })?;
+fn remove(identity: &Identity) -> Result<bool, u32> {
     let name = format!("/PackageName:{}", identity.as_str());
-    let arguments = ["/Online", "/English", "/Quiet", "/NoRestart", "/Remove-Package", &name];
-    let ran = dism(&arguments, lock.into())?;
+    let ran = dism(&["/Online", "/English", "/Quiet", "/NoRestart", "/Remove-Package", &name])?;
     tracing::info!(package = identity.as_str(), code = format!("0x{:08X}", ran.code), "dism ended");
     match ran.code {
         0 => Ok(false),
@@ -172,7 +105,7 @@ fn verify(known: &[Identity], reboot_required: bool) -> ServicingResult {
 /// # Errors
 /// The code that DISM ended with, or why there is no list.
 pub(in crate::platform::windows) fn listed() -> Result<BTreeMap<Identity, State>, u32> {
-    let ran = dism(&["/Online", "/English", "/Get-Packages", "/Format:Table"], Stdio::null())?;
+    let ran = dism(&["/Online", "/English", "/Get-Packages", "/Format:Table"])?;
     let listed = table::packages(&ran.output);
     // Every Windows has packages: a list without any was not understood.
     if ran.code != 0 || listed.is_empty() {
@@ -185,7 +118,7 @@ pub(in crate::platform::windows) fn listed() -> Result<BTreeMap<Identity, State>
 
 /// What DISM says of the component store. It looks for a mark alone and ends within seconds.
 pub(in crate::platform::windows) fn health() -> StoreState {
-    match dism(&["/Online", "/English", "/Cleanup-Image", "/CheckHealth"], Stdio::null()) {
+    match dism(&["/Online", "/English", "/Cleanup-Image", "/CheckHealth"]) {
         Ok(Ran { code: 0, output }) => super::health::read(&output),
         Ok(Ran { code, .. }) | Err(code) => {
             StoreState::Unknown(format!("DISM ended with {}", Hresult(code).explanation()))
@@ -200,12 +133,12 @@ struct Ran {
 
 /// Runs Windows' own DISM: by its absolute path, which Windows tells, never by a search path or a
 /// setting. It is not ended when it takes long: a removal that is cut leaves Windows half changed.
-fn dism(arguments: &[&str], input: Stdio) -> Result<Ran, u32> {
+fn dism(arguments: &[&str]) -> Result<Ran, u32> {
     let folder = ffi::system_folder().map_err(|error| error.code().0.cast_unsigned())?;
     let ran = Command::new(folder.join("dism.exe"))
         .args(arguments)
         .current_dir(&folder)
-        .stdin(input)
+        .stdin(Stdio::null())
         .output()
         .map_err(|error| {
             tracing::error!(%error, "dism does not start");
