@@ -38,6 +38,30 @@ pub(crate) fn replace(from: &Path, to: &Path) -> io::Result<()> {
     crate::ffi::replace(from, to)
 }
 
+/// Reads a file. Waits a moment for others to let go of it.
+///
+/// # Errors
+/// The file system refuses.
+#[cfg(not(windows))]
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    fs::read(path)
+}
+
+/// Reads a file. Waits a moment for others to let go of it.
+///
+/// # Errors
+/// The file system refuses.
+#[cfg(windows)]
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    for _ in 1..TRIES {
+        match fs::read(path) {
+            Err(error) if is_held(&error) => std::thread::sleep(BETWEEN_TRIES),
+            done => return done,
+        }
+    }
+    fs::read(path)
+}
+
 /// Whether a file may only be open somewhere.
 #[cfg(windows)]
 fn is_held(error: &io::Error) -> bool {

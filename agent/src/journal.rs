@@ -4,13 +4,13 @@
 //! before it stays as `.prev`. A crash at any byte leaves a whole journal: the new one, or the old one
 //! whose effects are the last that ran. What cannot be read at all is [`Loaded::Lost`], never a guess.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::files::replace;
+use crate::files::{self, replace};
 use crate::outbox::Outbox;
 use crate::state::State;
 
@@ -150,7 +150,8 @@ impl From<&str> for Unreadable {
 }
 
 fn read(path: &Path) -> Result<Saved, Unreadable> {
-    match fs::read(path) {
+    // One that a scanner holds for a moment is not lost.
+    match files::read(path) {
         Ok(bytes) => decode(&bytes),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Unreadable::Missing),
         Err(error) => Err(Unreadable::Damaged(error.to_string())),
@@ -211,6 +212,8 @@ pub(crate) fn rewritten(saved: &Saved) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn saved(turn: u64) -> Saved {

@@ -30,6 +30,7 @@ pub mod outbox;
 pub mod pause;
 pub mod platform;
 pub mod probes;
+mod questions;
 pub mod run;
 pub mod selftest;
 pub mod service;

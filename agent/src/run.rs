@@ -197,25 +197,22 @@ impl Ready {
                 tokio::time::sleep(left.min(RENEWAL_CHECK)).await;
                 continue;
             }
-            let renewed = enrol::renew(&file, &self.addresses, &current).await;
-            let used = renewed.map(|identity| {
-                let used = self.gateway.use_identity(&identity);
-                self.credentials.replace(identity);
-                used
-            });
-            match used {
-                Ok(Ok(())) => {
-                    // One that lives shortly is due again at once by its own dates.
-                    let ends = self.credentials.current().details.not_after;
-                    let left = Duration::try_from(ends.duration_since(wall_clock()));
-                    tokio::time::sleep(left.unwrap_or_default() / 3).await;
-                }
-                Ok(Err(error)) => tracing::error!(%error, "the new certificate is not in use yet"),
+            match enrol::renew(&file, &self.addresses, &current).await {
+                Ok(identity) => self.credentials.replace(identity),
                 Err(error) => {
                     tracing::error!(device = self.setup.name, %error, "the renewal failed");
                     tokio::time::sleep(chance::around(RENEWAL_RETRY)).await;
+                    continue;
                 }
             }
+            let renewed = self.credentials.current();
+            while let Err(error) = self.gateway.use_identity(&renewed) {
+                tracing::error!(device = self.setup.name, %error, "the new certificate is not in use yet");
+                tokio::time::sleep(chance::around(RENEWAL_RETRY)).await;
+            }
+            // One that lives shortly is due again at once by its own dates.
+            let left = Duration::try_from(renewed.details.not_after.duration_since(wall_clock()));
+            tokio::time::sleep(left.unwrap_or_default() / 3).await;
         }
     }
 }

@@ -90,15 +90,10 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
                 });
             }
             Ask::Reboot { key, boot_before, force, not_after_mono_ms } => {
-                // The journal write may have taken long; the permit may be over by now.
-                let answer = if !self.permit(not_after_mono_ms).is_alive() {
-                    Answer::PermitExpired
-                } else if let Err(why) = platform.reboot(&key, &boot_before, force) {
-                    Answer::RebootRefused(why)
-                } else {
-                    return;
-                };
-                self.answer_with(turn, async { answer });
+                let permit = self.permit(not_after_mono_ms);
+                if let Some(answer) = restart(&*platform, &key, &boot_before, force, permit) {
+                    self.answer_with(turn, async { answer });
+                }
             }
         }
     }
@@ -150,6 +145,25 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
             let _ = tx.send(Msg::Event(Event::Answered { turn, answer }));
         });
     }
+}
+
+/// Orders a restart as long as its permit lives; there is no answer where it comes.
+pub(super) fn restart(
+    platform: &impl Platform,
+    key: &JobKey,
+    boot_before: &str,
+    force: bool,
+    permit: Permit,
+) -> Option<Answer> {
+    // The journal write may have taken long.
+    if permit.is_alive() {
+        platform.before_restart(boot_before);
+    }
+    // And so may what Windows Update did.
+    if !permit.is_alive() {
+        return Some(Answer::PermitExpired);
+    }
+    platform.reboot(key, boot_before, force).err().map(Answer::RebootRefused)
 }
 
 /// Who on the network answers.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -11,10 +11,10 @@ use wardring_protocol::{
     Facts, JobAnswer, JobQuery, PermitAnswer, PermitRequest, ReportAck, ReportBatch,
 };
 use wardring_seal::{
-    ActiveHours, DeviceIdentity, DeviceKey, Hook, JobKey, Probe, Roots, UpdateTarget,
+    Action, ActiveHours, DeviceIdentity, DeviceKey, Hook, JobKey, Probe, Roots, UpdateTarget,
 };
 
-use super::Agent;
+use super::{Agent, effects};
 use crate::gateway::{Gateway, GatewayError};
 use crate::identity::{Credentials, Identity};
 use crate::journal::{Durability, Journal};
@@ -22,18 +22,28 @@ use crate::platform::{
     Checks, Machine, Network, Performed, Permit, RunningBoot, Services, Terms, Updates,
 };
 use crate::state::{
-    BootKind, DownloadFailure, Inspection, InstallFound, Me, ProbeSample, ServiceSample,
+    Answer, BootKind, DownloadFailure, Inspection, InstallFound, Me, ProbeSample, ServiceSample,
     Surroundings, Witness,
 };
 
 /// Changes of a device; it rests afterwards.
 const CHANGES: usize = 30;
+/// What it does before a restart takes so long.
+const COMMIT: Duration = Duration::from_millis(100);
 
 /// A device without a job that changes all the time and whose facts come when the test lets them.
 struct Hanging {
     begun: AtomicUsize,
     changes: AtomicUsize,
     let_go: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Hanging {
+    fn new() -> (mpsc::Sender<()>, Hanging) {
+        let (let_go, waits) = mpsc::channel();
+        let zero = || AtomicUsize::new(0);
+        (let_go, Hanging { begun: zero(), changes: zero(), let_go: Mutex::new(waits) })
+    }
 }
 
 impl Machine for Hanging {
@@ -60,8 +70,12 @@ impl Machine for Hanging {
     async fn surroundings(&self, _: Option<ActiveHours>) -> Surroundings {
         Surroundings::default()
     }
+    fn before_restart(&self, _: &str) {
+        std::thread::sleep(COMMIT);
+    }
     fn reboot(&self, _: &JobKey, _: &str, _: bool) -> Result<(), String> {
-        unreachable!("there is no job")
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        Ok(())
     }
     fn take_back_restart(&self) {}
     async fn changed(&self) {
@@ -194,12 +208,8 @@ async fn until(met: impl Fn() -> bool) {
 #[tokio::test]
 async fn facts_that_hang_are_asked_for_once_however_much_changes_and_once_more_afterwards() {
     let folder = tempfile::tempdir().unwrap();
-    let (let_go, waits) = mpsc::channel();
-    let platform = Arc::new(Hanging {
-        begun: AtomicUsize::new(0),
-        changes: AtomicUsize::new(0),
-        let_go: Mutex::new(waits),
-    });
+    let (let_go, platform) = Hanging::new();
+    let platform = Arc::new(platform);
     let agent = Agent {
         platform: Arc::clone(&platform),
         gateway: Arc::new(Silent),
@@ -219,4 +229,19 @@ async fn facts_that_hang_are_asked_for_once_however_much_changes_and_once_more_a
         stop.send_replace(true);
     };
     tokio::join!(agent.run(stopped), story);
+}
+
+#[test]
+fn nobody_restarts_by_a_permit_that_ended_while_windows_update_was_at_work() {
+    let (_let_go, platform) = Hanging::new();
+    let (rollout_uid, device_id) = ("r".to_owned(), "srv-1".to_owned());
+    let key = JobKey { rollout_uid, device_id, attempt: 1, action: Action::Install };
+    let restart = |lives: Duration| {
+        let permit = Permit { until: Instant::now() + lives };
+        effects::restart(&platform, &key, "boot", false, permit)
+    };
+    assert_eq!(restart(COMMIT / 2), Some(Answer::PermitExpired));
+    assert_eq!(platform.begun.load(Ordering::SeqCst), 0);
+    assert_eq!(restart(100 * COMMIT), None);
+    assert_eq!(platform.begun.load(Ordering::SeqCst), 1);
 }

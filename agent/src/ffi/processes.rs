@@ -40,22 +40,28 @@ pub fn process_images() -> windows::core::Result<Vec<String>> {
 pub fn is_at_work(image: &str) -> windows::core::Result<bool> {
     let system = super::system_folder()?;
     let windows = system.parent().unwrap_or(&system).join("").to_string_lossy().to_lowercase();
-    let tells_rights = look(std::process::id()).is_ok_and(|(_, is_elevated)| is_elevated);
+    let own = open(std::process::id()).and_then(|process| is_elevated(&process));
+    let tells_rights = own.unwrap_or(false);
     let named = processes()?.into_iter().filter(|(_, name)| name.eq_ignore_ascii_case(image));
-    let is_it = |pid| match look(pid) {
-        Ok((path, is_elevated)) => {
-            (is_elevated || !tells_rights) && path.to_lowercase().starts_with(&windows)
-        }
-        // It ended since it was listed.
-        Err(error) => error.code() != ERROR_INVALID_PARAMETER.to_hresult(),
+    let looked = |pid| {
+        let process = open(pid)?;
+        // Where it runs from comes first: whoever starts a program says who may ask for its rights.
+        let is_of_windows = path(&process)?.to_lowercase().starts_with(&windows);
+        windows::core::Result::Ok(is_of_windows && (!tells_rights || is_elevated(&process)?))
     };
+    // One that ended since it was listed has no such number any more.
+    let ended = ERROR_INVALID_PARAMETER.to_hresult();
+    let is_it = |pid| looked(pid).unwrap_or_else(|error| error.code() != ended);
     Ok(named.map(|(pid, _)| pid).any(is_it))
 }
 
-/// The full path of a process' program, and whether it has the rights of an administrator.
-fn look(pid: u32) -> windows::core::Result<(String, bool)> {
+fn open(pid: u32) -> windows::core::Result<Owned> {
     // SAFETY: plain values go in; the handle is closed by Owned.
-    let process = Owned(unsafe { OpenProcess(PROCESS_QUERY_LIMITED_INFORMATION, false, pid)? });
+    Ok(Owned(unsafe { OpenProcess(PROCESS_QUERY_LIMITED_INFORMATION, false, pid)? }))
+}
+
+/// The full path of a process' program.
+fn path(process: &Owned) -> windows::core::Result<String> {
     let mut path = vec![0_u16; 32_768];
     let mut length = path.len() as u32;
     // SAFETY: the buffer lives through the call and is as long as we say.
@@ -63,6 +69,11 @@ fn look(pid: u32) -> windows::core::Result<(String, bool)> {
         let path = PWSTR(path.as_mut_ptr());
         QueryFullProcessImageNameW(process.0, PROCESS_NAME_WIN32, path, &mut length)?;
     }
+    Ok(String::from_utf16_lossy(&path[..length as usize]))
+}
+
+/// Whether a process has the rights of an administrator.
+fn is_elevated(process: &Owned) -> windows::core::Result<bool> {
     let mut token = HANDLE::default();
     // SAFETY: the process is open; the token is closed by Owned.
     unsafe { OpenProcessToken(process.0, TOKEN_QUERY, &mut token)? };
@@ -74,8 +85,7 @@ fn look(pid: u32) -> windows::core::Result<(String, bool)> {
         let record = Some((&raw mut elevation).cast());
         GetTokenInformation(token.0, TokenElevation, record, size, &mut written)?;
     }
-    let path = String::from_utf16_lossy(&path[..length as usize]);
-    Ok((path, elevation.TokenIsElevated != 0))
+    Ok(elevation.TokenIsElevated != 0)
 }
 
 /// Process and file name of each program that runs.

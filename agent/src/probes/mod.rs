@@ -20,10 +20,13 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use wardring_seal::{Check, Probe};
 
+use crate::questions::Questions;
 use crate::state::ProbeSample;
 
 /// Longest that any probe may take, whatever the job says.
 const LIMIT: Duration = Duration::from_secs(60);
+/// What Windows is asked: twice as many as a job may name.
+static LOCAL: Questions = Questions::new("probe", 32);
 
 /// What only the operating system can answer. May block; it is given a thread of its own.
 pub trait Local: Send + Sync + 'static {
@@ -36,12 +39,20 @@ pub trait Local: Send + Sync + 'static {
 
 /// Asks all probes at the same time; the result has one entry for each.
 pub async fn ask(probes: &[Probe], local: &Arc<impl Local>) -> BTreeMap<String, ProbeSample> {
+    ask_as(probes, local, &LOCAL).await
+}
+
+async fn ask_as(
+    probes: &[Probe],
+    local: &Arc<impl Local>,
+    questions: &'static Questions,
+) -> BTreeMap<String, ProbeSample> {
     let mut tasks = tokio::task::JoinSet::new();
     for probe in probes.iter().cloned() {
         let local = Arc::clone(local);
         tasks.spawn(async move {
             let limit = Duration::from_millis(probe.timeout_ms).min(LIMIT);
-            let answer = tokio::time::timeout(limit, answer(probe.check, local)).await;
+            let answer = tokio::time::timeout(limit, answer(probe.check, local, questions)).await;
             let late = || Err(format!("no answer within {} ms", limit.as_millis()));
             (probe.name, answer.unwrap_or_else(|_| late()).into())
         });
@@ -60,7 +71,11 @@ pub async fn ask(probes: &[Probe], local: &Arc<impl Local>) -> BTreeMap<String, 
     samples
 }
 
-async fn answer(check: Check, local: Arc<impl Local>) -> Result<(), String> {
+async fn answer(
+    check: Check,
+    local: Arc<impl Local>,
+    questions: &'static Questions,
+) -> Result<(), String> {
     match &check {
         Check::Tcp { host, port } => connect(host.as_deref(), *port).await.map(drop),
         Check::Http { url, statuses, contains } => {
@@ -73,11 +88,10 @@ async fn answer(check: Check, local: Arc<impl Local>) -> Result<(), String> {
             let (tx, rx) = oneshot::channel();
             // A thread of its own and not the runtime's: one that Windows never answers must not
             // keep the agent from ending.
-            let asking = std::thread::Builder::new().name("probe".to_owned()).spawn(move || {
+            questions.ask(move || {
                 // Nobody listens any more when the time is over.
                 let _ = tx.send(local.answer(&check));
-            });
-            asking.map_err(|error| format!("cannot ask: {error}"))?;
+            })?;
             rx.await.unwrap_or_else(|_| Err("the question was lost".to_owned()))
         }
     }

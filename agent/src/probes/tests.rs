@@ -1,5 +1,6 @@
 //! Probes against servers of the test's own.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use tokio::io::AsyncWriteExt;
@@ -134,6 +135,35 @@ async fn a_system_that_never_answers_costs_its_time_and_no_more() {
     let samples = ask(&[asked], &Arc::new(Silent)).await;
     assert!(why(samples["probe"].clone()).contains("no answer within 50 ms"));
     assert!(began.elapsed() < Duration::from_secs(10));
+}
+
+/// One that never answers, and counts who asks it.
+#[derive(Default)]
+struct Hanging(AtomicUsize);
+
+impl Local for Hanging {
+    fn answer(&self, check: &Check) -> Result<(), String> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Silent.answer(check)
+    }
+}
+
+#[tokio::test]
+async fn a_system_that_never_answers_is_asked_a_few_times_however_often_it_is_looked_at() {
+    static FEW: Questions = Questions::new("test", 5);
+    let mut asked = probe(Check::Smb { share: "SYSVOL".to_owned() });
+    asked.timeout_ms = 1;
+    let hanging = Arc::new(Hanging::default());
+    for _ in 0..100 {
+        ask_as(&[asked.clone()], &hanging, &FEW).await;
+    }
+    // The threads of those that were taken on may begin late.
+    while hanging.0.load(Ordering::SeqCst) < 5 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(hanging.0.load(Ordering::SeqCst), 5);
+    let samples = ask_as(&[asked], &hanging, &FEW).await;
+    assert!(why(samples["probe"].clone()).contains("no answer yet"));
 }
 
 #[tokio::test]

@@ -417,7 +417,7 @@ async fn carry_on(
     mut stop: watch::Receiver<bool>,
 ) -> Result<Paused, String> {
     let data = folder.to_owned();
-    // It may wait half a minute for the event log.
+    // It may wait a minute for the event log.
     let opened = tokio::task::spawn_blocking(move || Windows::open(&data, None)).await;
     let opened = opened.expect("opening does not panic, and nothing cancels it");
     let device = Arc::new(opened.map_err(|error: OpenError| whole(&error))?);

@@ -36,6 +36,8 @@ use crate::{ffi, folder as data};
 pub(super) const STOP_WITHIN: Duration = Duration::from_secs(20);
 /// How long acts that hang in Windows are waited for at the end.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest that a look at the device may take before the agent is exchanged.
+const FACTS_WITHIN: Duration = Duration::from_secs(60);
 /// Longest that a gateway is asked to hold a poll, seconds.
 const POLL_WAIT_S: u64 = 55;
 /// The service's own exit code when it cannot begin; why stands in its log and the event log.
@@ -380,7 +382,11 @@ async fn not_now(folder: &Path, device: Arc<Windows>) -> Option<String> {
     if let Some(why) = working_for(folder) {
         return Some(why);
     }
-    let looked = tokio::task::spawn_blocking(move || device.facts().pending_reboot).await;
+    let looked = tokio::task::spawn_blocking(move || device.facts().pending_reboot);
+    // The agent does nothing else meanwhile, so a Windows that does not answer must have an end.
+    let Ok(looked) = tokio::time::timeout(FACTS_WITHIN, looked).await else {
+        return Some("Windows does not tell whether it waits for a restart".to_owned());
+    };
     let signs = looked.expect("looking does not panic, and nothing cancels it").into_iter();
     let hard: Vec<String> = signs.filter(|sign| sign.hard).map(|sign| sign.source).collect();
     let waits = || format!("Windows waits for a restart ({})", hard.join(", "));
@@ -389,7 +395,7 @@ async fn not_now(folder: &Path, device: Arc<Windows>) -> Option<String> {
 
 async fn begin(folder: &Path, settings: Settings) -> Result<(Windows, Ready), HostError> {
     let (data, proxy) = (folder.to_owned(), settings.proxy.clone());
-    // It may wait half a minute for the event log.
+    // It may wait a minute for the event log.
     let opened = tokio::task::spawn_blocking(move || Windows::open(&data, proxy.as_deref())).await;
     let device = opened.expect("opening does not panic, and nothing cancels it")?;
     let setup = Setup {

@@ -305,6 +305,10 @@ impl Machine for Scripted {
         self.world.surroundings(self.boot().uptime_ms, hours, hour)
     }
 
+    fn before_restart(&self, _boot_before: &str) {
+        // What is installed here needs no word more.
+    }
+
     fn reboot(&self, key: &JobKey, boot_before: &str, force: bool) -> Result<(), String> {
         let mut life = self.advanced();
         if life.boot_id != boot_before || life.down_until.is_some() {

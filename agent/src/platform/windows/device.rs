@@ -46,7 +46,7 @@ pub struct Windows {
 }
 
 impl Windows {
-    /// Finds out which boot this is, and why it came. May wait half a minute for the event log.
+    /// Finds out which boot this is, and why it came. May wait a minute for the event log.
     /// What is known of the updates is kept in `folder`; packages of jobs are fetched by `proxy`.
     ///
     /// # Errors
@@ -212,16 +212,19 @@ impl Machine for Windows {
     }
 
     async fn surroundings(&self, hours: Option<ActiveHours>) -> Surroundings {
-        blocking(move || power::surroundings(hours)).await
+        power::surroundings(hours).await
     }
 
-    fn reboot(&self, key: &JobKey, boot_before: &str, force: bool) -> Result<(), String> {
+    fn before_restart(&self, boot_before: &str) {
         if boot_before == self.boot.id
             && let Err(error) = self.updates.commit()
         {
             // Only feature updates need it, and the proof after the restart would miss one.
             tracing::warn!(error, "what was installed is not committed");
         }
+    }
+
+    fn reboot(&self, key: &JobKey, boot_before: &str, force: bool) -> Result<(), String> {
         power::reboot(&self.boot, key, boot_before, force)
     }
 

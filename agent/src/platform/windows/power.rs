@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use wardring_seal::{Action, ActiveHours, JobKey};
 use windows::Win32::Foundation::{ERROR_SHUTDOWN_IN_PROGRESS, ERROR_SHUTDOWN_IS_SCHEDULED};
 use windows::Win32::System::Shutdown::{
@@ -16,6 +17,7 @@ use super::sessions::{active, people};
 use super::{around, bitlocker};
 use crate::ffi::{self, Restart};
 use crate::platform::active_hours::until;
+use crate::questions::Questions;
 use crate::state::{People, Power, Surroundings};
 
 /// What Windows itself waits before it goes down: long enough to take the order back, short enough
@@ -31,6 +33,13 @@ const _: () = {
     assert!(INSTALLED == planned | SHTDN_REASON_MINOR_SECURITYFIX.0);
     assert!(REMOVED == planned | SHTDN_REASON_MINOR_SECURITYFIX_UNINSTALL.0);
 };
+/// Services of Windows that the agent talks to here may hang, and the agent must go on: it polls, and it
+/// can be stopped.
+static LOOKS: Questions = Questions::new("look around", 4);
+static MESSAGES: Questions = Questions::new("messages", 4);
+static TAKE_BACKS: Questions = Questions::new("take back", 4);
+/// Longest that an order waits for who is logged on.
+const LOOK_LIMIT: Duration = Duration::from_secs(10);
 /// A message is shown at least so long.
 const SHORTEST_MESSAGE: Duration = Duration::from_secs(60);
 
@@ -52,7 +61,7 @@ pub(super) fn reboot(
     let order = Restart {
         message: "Wardring restarts this computer to finish its updates.",
         grace_s: GRACE_S,
-        is_forced: force || (is_repeated && here() == Some(People::NOBODY)),
+        is_forced: force || (is_repeated && is_nobody_here()),
         reason: if key.action == Action::Rollback { REMOVED } else { INSTALLED },
     };
     let is_ours = boot.is_order_open();
@@ -86,12 +95,19 @@ fn refusal(error: &windows::core::Error) -> Refusal {
     }
 }
 
-/// Takes back the restart that we ordered. Where Windows cannot any more, the order stays noted: the
-/// boot that follows is ours.
+/// Takes back the restart that we ordered, without waiting for it. Where Windows cannot any more, the
+/// order stays noted: the boot that follows is ours.
 pub(super) fn take_back(boot: &OwnBoot) {
     if !boot.is_order_open() {
         return;
     }
+    let taken_back = boot.clone();
+    if let Err(why) = TAKE_BACKS.ask(move || take_back_now(&taken_back)) {
+        tracing::error!(boot = boot.id, why, "the restart is not taken back");
+    }
+}
+
+fn take_back_now(boot: &OwnBoot) {
     match ffi::abort_restart() {
         Ok(()) => {
             tracing::info!(boot = boot.id, "the restart was taken back");
@@ -112,8 +128,30 @@ fn here() -> Option<People> {
     people(&sessions)
 }
 
-/// What a restart would be in the way of. May wait for BitLocker.
-pub(super) fn surroundings(hours: Option<ActiveHours>) -> Surroundings {
+/// Whether it is known that nobody is logged on.
+fn is_nobody_here() -> bool {
+    LOOKS.answer(LOOK_LIMIT, || here() == Some(People::NOBODY)).unwrap_or_else(|why| {
+        tracing::warn!(why, "nobody knows who is logged on");
+        false
+    })
+}
+
+/// What a restart would be in the way of; nothing is known where Windows has not answered earlier looks.
+pub(super) async fn surroundings(hours: Option<ActiveHours>) -> Surroundings {
+    let (tx, rx) = oneshot::channel();
+    let asked = LOOKS.ask(move || {
+        // Nobody listens any more when the agent ends.
+        let _ = tx.send(look_around(hours));
+    });
+    if let Err(why) = asked {
+        tracing::warn!(why, "Windows is not asked who is there");
+        return Surroundings::default();
+    }
+    rx.await.unwrap_or_default()
+}
+
+/// May wait for BitLocker.
+fn look_around(hours: Option<ActiveHours>) -> Surroundings {
     let hours = hours.map(|hours| match hours {
         ActiveHours::Device {} => around::active_hours(&LocalMachine),
         ActiveHours::Fixed { start, end } => (start, end),
@@ -153,19 +191,27 @@ pub(super) fn ask_to_leave(message: Option<&str>, within_ms: u64) {
     tell(message, &request, within);
 }
 
+/// Does not wait until they have been.
 fn tell(message: Option<&str>, what: &str, shown: Duration) {
+    let text = message.map_or(what.to_owned(), |message| format!("{message}\n\n{what}"));
+    tracing::info!(what, "people are told");
+    if let Err(why) = MESSAGES.ask(move || tell_now(&text, shown)) {
+        tracing::warn!(why, "people are not told");
+    }
+}
+
+fn tell_now(text: &str, shown: Duration) {
     let sessions = ffi::sessions().unwrap_or_else(|error| {
         tracing::warn!(%error, "Windows does not tell who is logged on");
         Vec::new()
     });
     let sessions = active(&sessions);
-    let text = message.map_or(what.to_owned(), |message| format!("{message}\n\n{what}"));
     // Numbers only: who it is, is nobody's business here.
-    tracing::info!(sessions = sessions.len(), what, "people are told");
+    tracing::info!(sessions = sessions.len(), "sessions of people");
     let seconds = shown.max(SHORTEST_MESSAGE).as_secs();
     for session in sessions {
         let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
-        if let Err(error) = ffi::tell(session, "Wardring", &text, seconds) {
+        if let Err(error) = ffi::tell(session, "Wardring", text, seconds) {
             tracing::warn!(session, %error, "a session was not told");
         }
     }

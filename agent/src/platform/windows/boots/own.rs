@@ -6,6 +6,7 @@
 
 use std::path::Path;
 use std::thread;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use windows::Win32::Foundation::{ERROR_SERVICE_NOT_ACTIVE, WIN32_ERROR};
@@ -13,6 +14,7 @@ use windows_registry::{Key, LOCAL_MACHINE};
 
 use super::ask::{LogError, SystemLog, found};
 use super::classify::{Circumstances, QUERY};
+use crate::questions::Questions;
 use crate::state::BootKind;
 use crate::{chance, ffi};
 
@@ -62,7 +64,7 @@ fn volatile() -> windows::core::Result<Key> {
 }
 
 impl OwnBoot {
-    /// Finds out which boot this is, and why it came. May wait half a minute for the event log.
+    /// Finds out which boot this is, and why it came. May wait a minute for the event log.
     pub fn find() -> windows::core::Result<OwnBoot> {
         let (lasting, volatile) = (lasting()?, volatile()?);
         let id = match volatile.get_string(ID) {
@@ -167,8 +169,13 @@ fn kind(word: &str) -> Option<BootKind> {
     [Expected, Foreign, Crash, Dirty].into_iter().find(|kind| kind.as_str() == word)
 }
 
-/// The real log.
+/// The real log. Its service may hang, and what the agent is for does not wait for it.
 struct Wevtapi;
+
+/// One question that hangs is enough.
+static LOG: Questions = Questions::new("event log", 1);
+/// Longest that the log may take to answer.
+const LIMIT: Duration = Duration::from_secs(60);
 
 impl SystemLog for Wevtapi {
     fn newest(&self) -> Result<Vec<String>, LogError> {
@@ -177,7 +184,8 @@ impl SystemLog for Wevtapi {
             code == ERROR_SERVICE_NOT_ACTIVE.to_hresult()
                 || NOBODY_THERE.map(WIN32_ERROR::to_hresult).contains(&code)
         };
-        ffi::newest_events("System", QUERY, EVENTS).map_err(|error| {
+        let asked = LOG.answer(LIMIT, || ffi::newest_events("System", QUERY, EVENTS));
+        asked.map_err(LogError::Unreadable)?.map_err(|error| {
             match error.code() {
                 _ if is_starting(&error) => LogError::NotReady,
                 // Refused without a reason, it would be quoted with "Success".
