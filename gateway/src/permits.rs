@@ -20,8 +20,8 @@ use wardring_api::{
 };
 use wardring_planner::{
     Circumstances, DeviceRow, DeviceTable, GroupView, HoldView, JobOutcome, JobView, PermitFacts,
-    PermitRequest as Asked, PermitVerdict, StopView, WindowView, bars_successors, missing_group,
-    permit as rule,
+    PermitRequest as Asked, PermitVerdict, StopView, WindowView, bars_successors,
+    begins_installation, missing_group, permit as rule,
 };
 use wardring_protocol::{PermitAnswer, PermitRequest, Step, check_permit};
 use wardring_seal::Action;
@@ -173,6 +173,8 @@ impl Desk<'_> {
                 clock_trusted,
             });
         };
+        let step = step_of(self.request.step);
+        let begins = begins_installation(step, &JobView::new(&job, JobOutcome::None));
         let (slice, rollout) = (&job.spec.slice, &job.spec.rollout);
         let (of_slice, of_rollout) = (path(namespace, slice), path(namespace, rollout));
         let everything = ListParams::default();
@@ -200,7 +202,7 @@ impl Desk<'_> {
             }),
             async {
                 // They bar what would begin, and nothing else waits for them.
-                if !self.may_begin(&job) {
+                if !begins {
                     return Ok(Arc::default());
                 }
                 holds
@@ -235,26 +237,15 @@ impl Desk<'_> {
         })
     }
 
-    /// Whether the step may be the first of an installation.
-    fn may_begin(&self, job: &PatchJob) -> bool {
-        let permits = job.status.iter().flat_map(|status| &status.permitted);
-        let mut installs = permits.filter(|permit| permit.step == PermitStep::Install);
-        match self.request.step {
-            Step::Install => true,
-            Step::Reboot => job.spec.action == JobAction::Install && installs.next().is_none(),
-            Step::Uninstall => false,
-        }
-    }
-
-    /// The Updates of the namespace, where a hold bars on the device what took a barred one's place: they
-    /// are many, and few holds ask for them.
+    /// The Updates of the namespace, where one of the holds bars on the device what took a barred one's place:
+    /// they are many, and few holds ask for them.
     async fn catalogue(
         &self,
         device: Option<&Device>,
         holds: &[HoldView],
     ) -> Result<Arc<Vec<Arc<UpdateSpec>>>, DeskError> {
         let asks = |device: &Device| bars_successors(holds, &DeviceRow::new(device));
-        if self.request.step != Step::Install || !device.is_some_and(asks) {
+        if !device.is_some_and(asks) {
             return Ok(Arc::default());
         }
         let (client, namespace) = (&self.gateway.client, &self.speaker.device.namespace);

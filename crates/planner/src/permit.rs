@@ -3,7 +3,7 @@
 
 mod holds;
 
-pub use holds::missing_group;
+pub use holds::{begins_installation, missing_group};
 
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
@@ -54,10 +54,11 @@ pub struct PermitFacts<'a> {
     pub windows: &'a [Arc<WindowView>],
     /// Every EmergencyStop of the cluster.
     pub stops: &'a [Arc<StopView>],
-    /// Every UpdateHold of the namespace.
+    /// Every UpdateHold of the namespace; needed only where the step begins an installation
+    /// ([`begins_installation`]).
     pub holds: &'a [HoldView],
-    /// Every Update of the namespace; of no use, and therefore not needed, where no hold bars successors on the
-    /// device ([`crate::bars_successors`]).
+    /// Every Update of the namespace; of no use, and therefore not needed, where the step does not begin an
+    /// installation, or no hold bars successors on the device ([`crate::bars_successors`]).
     pub updates: &'a [Arc<UpdateSpec>],
     /// The circumstances.
     pub circumstances: Circumstances,

@@ -6,9 +6,10 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
-use wardring_api::{DeviceGroup, PatchRollout, Update, UpdateHold};
+use wardring_api::{DeviceGroup, PatchJob, PatchRollout, Update, UpdateHold};
 use wardring_harness::wait_until;
 use wardring_protocol::{PermitAnswer, Step};
+use wardring_seal::JobKey;
 
 use crate::{emergency::blind, support::*};
 
@@ -111,12 +112,45 @@ async fn what_took_the_place_of_a_barred_update_does_not_begin_where_the_bar_say
 
     let all = json!({ "kbs": ["KB5000001"], "reason": "r", "includeSuperseding": "Hold" });
     bar(&site, "with-all", all).await;
-    let (reason, message) = refusal(gateway.permit(&agent, &key, Step::Install).await);
-    assert_eq!(reason, "UpdateHeld");
-    assert_eq!(message, format!("UpdateHold with-all bars {KB}: r."));
+    for step in [Step::Install, Step::Reboot] {
+        let (reason, message) = refusal(gateway.permit(&agent, &key, step).await);
+        assert_eq!(reason, "UpdateHeld", "the restart before an installation begins it");
+        assert_eq!(message, format!("UpdateHold with-all bars {KB}: r."));
+    }
     lift(&site, "with-all").await;
     bar(&site, "alone", json!({ "kbs": ["KB5000001"], "reason": "r" })).await;
     assert_eq!(gateway.permit(&agent, &key, Step::Install).await, PermitAnswer::Granted);
+}
+
+#[tokio::test]
+async fn a_permit_of_an_earlier_attempt_lets_nothing_begin_under_a_bar() {
+    let site = Site::new().await;
+    let agent = site.device("ws-1").await;
+    let first = site.grant(&agent, &site.rollout().await).await;
+    let gateway = site.gateway(&[]).await;
+    gateway.sees_leader().await;
+    assert_eq!(gateway.permit(&agent, &first, Step::Install).await, PermitAnswer::Granted);
+
+    // It is granted again, and its new job is left with the permit of the first attempt.
+    let line = format!("ws-1 2 Granted 2026-11-21T02:00:00Z eid={} seq=7", agent.enrolment_id);
+    let (params, granted) = (PatchParams::default(), json!({ "spec": { "lines": [line] } }));
+    site.slices().patch("november-ws-1", &params, &Patch::Merge(granted)).await.unwrap();
+    let before = site.jobs().get(&agent.name).await.unwrap();
+    site.jobs().delete(&agent.name, &DeleteParams::default()).await.unwrap();
+    let mut again = PatchJob::new(&agent.name, before.spec);
+    again.spec.attempt = 2;
+    create(&site.jobs(), &again).await;
+    let permitted = json!({ "status": { "permitted": before.status.unwrap().permitted } });
+    site.jobs().patch_status(&agent.name, &params, &Patch::Merge(permitted)).await.unwrap();
+    let second = JobKey { attempt: 2, ..first };
+    bar(&site, "printing", json!({ "kbs": [KB], "reason": "r" })).await;
+    for step in [Step::Reboot, Step::Install] {
+        let (reason, _) = refusal(gateway.permit(&agent, &second, step).await);
+        assert_eq!(reason, "UpdateHeld");
+    }
+    assert_eq!(site.job_status(&agent).await.permitted.len(), 1);
+    lift(&site, "printing").await;
+    assert_eq!(gateway.permit(&agent, &second, Step::Reboot).await, PermitAnswer::Granted);
 }
 
 #[tokio::test]

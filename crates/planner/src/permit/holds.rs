@@ -17,11 +17,23 @@ pub fn missing_group<'r>(
     (!groups.into_iter().any(|group| group.as_ref() == name)).then_some(name)
 }
 
+/// Whether the step begins an installation, and so must not be permitted without knowing what bars it. The restart
+/// that goes before an installation begins it, too. A job that was made again has lost its permits, and may well be
+/// installed.
+pub fn begins_installation(step: PermitStep, job: &JobView) -> bool {
+    let goes_before = || job.action == JobAction::Install && !job.repaired && !may_be_in(job);
+    match step {
+        PermitStep::Install => true,
+        PermitStep::Reboot => goes_before(),
+        PermitStep::Uninstall => false,
+    }
+}
+
 /// Whoever bars an update means it from that moment on, before the controller has taken back what it granted.
 /// What is installed already may restart, and a rollback is for what is barred. Asked before the job's bounds,
 /// like the stops.
 pub(super) fn update_hold(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
-    let (job, row) = (facts.job.filter(|job| begins(facts, job))?, facts.device?);
+    let (job, row) = (beginning(facts)?, facts.device?);
     let status = facts.rollout.and_then(|rollout| rollout.status.as_ref());
     let updates = status.map(|status| &*status.resolved_updates).unwrap_or_default();
     let told = bars::barred_by(facts.holds, job, row, updates, facts.updates)?;
@@ -30,20 +42,14 @@ pub(super) fn update_hold(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
 
 /// The same for a group of which its owners said that others patch it.
 pub(super) fn watched(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
-    let (job, group) = (facts.job.filter(|job| begins(facts, job))?, facts.watched_by?);
+    let (job, group) = (beginning(facts)?, facts.watched_by?);
     let told = format!("Group {group} has patchAuthority Observe: nothing is installed on it.");
     kept_back(job, Reason::PatchAuthority, told)
 }
 
-/// Whether a step of an installation begins something: the restart that goes before it does, too. A job that
-/// was made again has lost its permits, and may well be installed.
-fn begins(facts: &PermitFacts<'_>, job: &JobView) -> bool {
-    let goes_before = || job.action == JobAction::Install && !job.repaired && !may_be_in(job);
-    match facts.request.step {
-        PermitStep::Install => true,
-        PermitStep::Reboot => goes_before(),
-        PermitStep::Uninstall => false,
-    }
+/// The job, if the step that is asked for begins its installation.
+fn beginning<'a>(facts: &PermitFacts<'a>) -> Option<&'a JobView> {
+    facts.job.filter(|job| begins_installation(facts.request.step, job))
 }
 
 /// Whether an update of the job may be installed.
