@@ -56,6 +56,8 @@ struct Rig {
     jobs: i64,
     /// Kills after which the agent was started again.
     recovered: u64,
+    /// Whole writes of the journal when the agent was last ended between the two renames of another.
+    cut_at: Option<u64>,
     /// Where jobs stood when the agent was killed.
     places: BTreeSet<String>,
     /// It is killed wherever the job stands, and not at writes by their number.
@@ -82,7 +84,8 @@ impl Rig {
         let server = tokio::task::spawn_blocking(create).await.unwrap().unwrap();
         server.install_agent(&[gateway.url()], &gateway.token.reveal(), DEVICE).unwrap();
         gateway.wait_for(DEVICE, "facts", |seen| seen.facts.is_some()).await;
-        Rig { gateway, server, jobs: 0, recovered: 0, places: BTreeSet::new(), everywhere: false }
+        let (jobs, recovered, cut_at) = (0, 0, None);
+        Rig { gateway, server, jobs, recovered, cut_at, places: BTreeSet::new(), everywhere: false }
     }
 
     fn killer(&self) -> &Killer {
@@ -178,10 +181,13 @@ impl Rig {
         let data = self.server.prefix.drive().join("ProgramData/Wardring");
         let loaded = Journal::new(&data, Durability::Disk).load();
         let Loaded::Found(_) = loaded else { panic!("{moment:?}: {loaded:?}") };
-        // A flushed one finds none in its place where the agent was ended between its last two renames.
-        if moment != Moment::Flushed {
-            assert_eq!(data.join("journal").exists(), moment == Moment::InPlace);
+        let writes = self.killer().writes();
+        if moment == Moment::Between {
+            self.cut_at = Some(writes);
         }
+        // Until a whole write has come after a cut one, none is in its place, also not at the next flush.
+        let is_cut = self.cut_at == Some(writes);
+        assert_eq!(data.join("journal").exists(), !is_cut, "{moment:?} after {writes} writes");
         let place = self.server.place().unwrap().unwrap_or_else(|| "at rest".to_owned());
         self.places.insert(place.clone());
         place
