@@ -145,12 +145,10 @@ impl Prefix {
         // Wine's server now and then does not outlive the end of an agent in its middle, and leaves all
         // others waiting. Who was killed is for the test to look at before it is started again.
         self.end_all()?;
-        match kills() == before {
-            true => {
-                self.keep_up().and_then(|()| self.wine(["wineboot"])).map(|_| ()).context(error)
-            }
-            false => Ok(()),
+        if kills() != before {
+            return Ok(());
         }
+        self.keep_up().and_then(|()| self.wine(["wineboot"])).map(|_| ()).context(error)
     }
 
     /// Has this Windows stay up without programs, and starts its server where there is none.
