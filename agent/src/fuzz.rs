@@ -15,7 +15,7 @@ use crate::{
     state::{self, BootKind, BootRecord, Event, Me, Now, Start, State},
 };
 
-/// A job with everything in it that may be left out.
+/// A job with much in it that may be left out; what is missing is in the protocol's own tests.
 const JOB: &str = r#"{"version":1,"namespace":"tenant","device":"srv-1","rollout":"november",
 "stage":"test","slice":"s-1","key":{"rolloutUid":"u","deviceId":"e","attempt":1,"action":"Install"},
 "sequence":7,"updates":[{"kb":"KB5068787","product":"Windows Server 2022","kind":"Quality",
