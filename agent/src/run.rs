@@ -206,7 +206,9 @@ impl Ready {
                 }
             }
             let renewed = self.credentials.current();
-            while let Err(error) = self.gateway.use_identity(&renewed) {
+            while let Err(error) = self.gateway.use_identity(&renewed)
+                && wall_clock() < renewed.renew_at()
+            {
                 tracing::error!(device = self.setup.name, %error, "the new certificate is not in use yet");
                 tokio::time::sleep(chance::around(RENEWAL_RETRY)).await;
             }

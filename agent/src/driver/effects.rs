@@ -156,14 +156,15 @@ pub(super) fn restart(
     permit: Permit,
 ) -> Option<Answer> {
     // The journal write may have taken long.
-    if permit.is_alive() {
-        platform.before_restart(boot_before);
-    }
-    // And so may what Windows Update did.
     if !permit.is_alive() {
         return Some(Answer::PermitExpired);
     }
-    platform.reboot(key, boot_before, force).err().map(Answer::RebootRefused)
+    let is_forced = platform.before_restart(boot_before, force);
+    // And so may what Windows had to do and to tell.
+    if !permit.is_alive() {
+        return Some(Answer::PermitExpired);
+    }
+    platform.reboot(key, boot_before, is_forced).err().map(Answer::RebootRefused)
 }
 
 /// Who on the network answers.

@@ -70,8 +70,9 @@ impl Machine for Hanging {
     async fn surroundings(&self, _: Option<ActiveHours>) -> Surroundings {
         Surroundings::default()
     }
-    fn before_restart(&self, _: &str) {
+    fn before_restart(&self, _: &str, force: bool) -> bool {
         std::thread::sleep(COMMIT);
+        force
     }
     fn reboot(&self, _: &JobKey, _: &str, _: bool) -> Result<(), String> {
         self.begun.fetch_add(1, Ordering::SeqCst);

@@ -60,9 +60,9 @@ pub trait Machine: Send + Sync + 'static {
     fn surroundings(&self, hours: Option<ActiveHours>)
     -> impl Future<Output = Surroundings> + Send;
 
-    /// Does what Windows Update wants done before a restart, once for all that was installed since the last.
-    /// Takes 20 seconds at most. Nothing where the device runs another boot than `boot_before` already.
-    fn before_restart(&self, boot_before: &str);
+    /// Does what Windows Update wants done before a restart, once for all that was installed since the last,
+    /// and tells whether the order is forced. Takes 30 seconds at most.
+    fn before_restart(&self, boot_before: &str, force: bool) -> bool;
 
     /// Orders a restart, unless the device runs another boot than `boot_before` already. Programs that
     /// refuse to end are ended if it is forced, and else keep the device from restarting.

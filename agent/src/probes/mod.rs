@@ -25,8 +25,8 @@ use crate::state::ProbeSample;
 
 /// Longest that any probe may take, whatever the job says.
 const LIMIT: Duration = Duration::from_secs(60);
-/// What Windows is asked: twice as many as a job may name.
-static LOCAL: Questions = Questions::new("probe", 32);
+/// What Windows is asked. Answers that come after the time of a probe do not keep back the next samples.
+static LOCAL: Questions = Questions::new("probe", 4);
 
 /// What only the operating system can answer. May block; it is given a thread of its own.
 pub trait Local: Send + Sync + 'static {
@@ -88,10 +88,10 @@ async fn answer(
             let (tx, rx) = oneshot::channel();
             // A thread of its own and not the runtime's: one that Windows never answers must not
             // keep the agent from ending.
-            questions.ask(move || {
-                // Nobody listens any more when the time is over.
-                let _ = tx.send(local.answer(&check));
-            })?;
+            let what = format!("{check:?}");
+            // Nobody listens any more when the time is over.
+            let then = |answer| drop(tx.send(answer));
+            questions.ask(&what, move || local.answer(&check), then)?;
             rx.await.unwrap_or_else(|_| Err("the question was lost".to_owned()))
         }
     }

@@ -164,6 +164,10 @@ async fn a_system_that_never_answers_is_asked_a_few_times_however_often_it_is_lo
     assert_eq!(hanging.0.load(Ordering::SeqCst), 5);
     let samples = ask_as(&[asked], &hanging, &FEW).await;
     assert!(why(samples["probe"].clone()).contains("no answer yet"));
+    // What else is asked has nothing to do with it.
+    let other = probe(Check::Disk { drive: None, min_free_gb: 10 });
+    let samples = ask_as(&[other], &Arc::new(Answers(Ok(()))), &FEW).await;
+    assert_eq!(samples["probe"], ProbeSample::Good);
 }
 
 #[tokio::test]

@@ -308,7 +308,10 @@ async fn until_stopped(
                 }
             }
             was_in_contact = gateway.has_contact();
-            refusal = not_now(folder, device).await;
+            refusal = tokio::select! {
+                refusal = not_now(folder, device) => refusal,
+                () = told(&mut stopped) => return Ok(End::Stopped),
+            };
         }
         // The lock on the folder is free: the new program takes it.
         let (data, stop) = (folder.to_owned(), stop.clone());

@@ -23,8 +23,9 @@ const REFUSED_RETRY_MS: u64 = 60_000;
 const WARNING_LIFE_MS: u64 = 10 * 60_000;
 /// Longest that a look at who is there may take; without an answer somebody is.
 const LOOK_LIMIT_MS: u64 = 60_000;
-/// What Windows waits between the order and the end of the boot, as the platform asks it to.
-const GRACE_MS: u64 = 30_000;
+/// Longest between asking for a restart and the end of the boot: Windows waits 30 s after the order, as the
+/// platform asks it to, and what comes before the order may take as long.
+const GRACE_MS: u64 = 60_000;
 /// Pause between two questions for the permit in that time.
 const GRACE_LOOK_MS: u64 = 10_000;
 

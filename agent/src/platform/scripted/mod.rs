@@ -305,8 +305,8 @@ impl Machine for Scripted {
         self.world.surroundings(self.boot().uptime_ms, hours, hour)
     }
 
-    fn before_restart(&self, _boot_before: &str) {
-        // What is installed here needs no word more.
+    fn before_restart(&self, _boot_before: &str, force: bool) -> bool {
+        force
     }
 
     fn reboot(&self, key: &JobKey, boot_before: &str, force: bool) -> Result<(), String> {

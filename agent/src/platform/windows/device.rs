@@ -212,20 +212,22 @@ impl Machine for Windows {
     }
 
     async fn surroundings(&self, hours: Option<ActiveHours>) -> Surroundings {
-        power::surroundings(hours).await
+        blocking(move || power::surroundings(hours)).await
     }
 
-    fn before_restart(&self, boot_before: &str) {
-        if boot_before == self.boot.id
-            && let Err(error) = self.updates.commit()
-        {
+    fn before_restart(&self, boot_before: &str, force: bool) -> bool {
+        if boot_before != self.boot.id {
+            return force;
+        }
+        if let Err(error) = self.updates.commit() {
             // Only feature updates need it, and the proof after the restart would miss one.
             tracing::warn!(error, "what was installed is not committed");
         }
+        power::is_forced(&self.boot, force)
     }
 
-    fn reboot(&self, key: &JobKey, boot_before: &str, force: bool) -> Result<(), String> {
-        power::reboot(&self.boot, key, boot_before, force)
+    fn reboot(&self, key: &JobKey, boot_before: &str, is_forced: bool) -> Result<(), String> {
+        power::reboot(&self.boot, key, boot_before, is_forced)
     }
 
     fn take_back_restart(&self) {

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use wardring_seal::{Action, ActiveHours, JobKey};
 use windows::Win32::Foundation::{ERROR_SHUTDOWN_IN_PROGRESS, ERROR_SHUTDOWN_IS_SCHEDULED};
 use windows::Win32::System::Shutdown::{
@@ -38,30 +37,39 @@ const _: () = {
 static LOOKS: Questions = Questions::new("look around", 4);
 static MESSAGES: Questions = Questions::new("messages", 4);
 static TAKE_BACKS: Questions = Questions::new("take back", 4);
-/// Longest that an order waits for who is logged on.
+/// Longest that it is waited for who is logged on, and until a restart is taken back.
 const LOOK_LIMIT: Duration = Duration::from_secs(10);
+const TAKE_BACK_LIMIT: Duration = Duration::from_secs(5);
 /// A message is shown at least so long.
 const SHORTEST_MESSAGE: Duration = Duration::from_secs(60);
 
+/// Whether an order is forced: where the rollout says so, and the second time where nobody is logged on
+/// who could lose anything.
+pub(super) fn is_forced(boot: &OwnBoot, force: bool) -> bool {
+    force || (boot.was_ordered() && here_within() == Some(People::NOBODY))
+}
+
 /// Orders a restart, unless another boot runs already. An order for this boot that was given before
-/// and did not happen is repeated. It is forced where the rollout says so, and the second time where
-/// nobody is logged on who could lose anything.
+/// and did not happen is repeated.
 ///
 /// Errors and what they ask for: ansible.windows `plugins/plugin_utils/_reboot.py`.
 pub(super) fn reboot(
     boot: &OwnBoot,
     key: &JobKey,
     boot_before: &str,
-    force: bool,
+    is_forced: bool,
 ) -> Result<(), String> {
     if boot.id != boot_before {
         return Ok(());
     }
-    let is_repeated = boot.was_ordered();
+    // It would take back the new one, or make it look as if there were none.
+    if TAKE_BACKS.is_any_open() {
+        return Err("Windows has not answered when an earlier restart was taken back".to_owned());
+    }
     let order = Restart {
         message: "Wardring restarts this computer to finish its updates.",
         grace_s: GRACE_S,
-        is_forced: force || (is_repeated && is_nobody_here()),
+        is_forced,
         reason: if key.action == Action::Rollback { REMOVED } else { INSTALLED },
     };
     let is_ours = boot.is_order_open();
@@ -95,15 +103,16 @@ fn refusal(error: &windows::core::Error) -> Refusal {
     }
 }
 
-/// Takes back the restart that we ordered, without waiting for it. Where Windows cannot any more, the
-/// order stays noted: the boot that follows is ours.
+/// Takes back the restart that we ordered. Where Windows cannot any more, the order stays noted: the
+/// boot that follows is ours. A Windows that does not answer is left to it after a moment.
 pub(super) fn take_back(boot: &OwnBoot) {
     if !boot.is_order_open() {
         return;
     }
     let taken_back = boot.clone();
-    if let Err(why) = TAKE_BACKS.ask(move || take_back_now(&taken_back)) {
-        tracing::error!(boot = boot.id, why, "the restart is not taken back");
+    let answer = TAKE_BACKS.answer(TAKE_BACK_LIMIT, move || take_back_now(&taken_back));
+    if let Err(why) = answer {
+        tracing::error!(boot = boot.id, why, "nobody knows whether the restart is taken back");
     }
 }
 
@@ -128,36 +137,22 @@ fn here() -> Option<People> {
     people(&sessions)
 }
 
-/// Whether it is known that nobody is logged on.
-fn is_nobody_here() -> bool {
-    LOOKS.answer(LOOK_LIMIT, || here() == Some(People::NOBODY)).unwrap_or_else(|why| {
-        tracing::warn!(why, "nobody knows who is logged on");
-        false
+/// The same, and nobody knows where Windows does not answer.
+fn here_within() -> Option<People> {
+    LOOKS.answer(LOOK_LIMIT, here).unwrap_or_else(|why| {
+        tracing::warn!(why, "Windows does not tell who is logged on");
+        None
     })
 }
 
-/// What a restart would be in the way of; nothing is known where Windows has not answered earlier looks.
-pub(super) async fn surroundings(hours: Option<ActiveHours>) -> Surroundings {
-    let (tx, rx) = oneshot::channel();
-    let asked = LOOKS.ask(move || {
-        // Nobody listens any more when the agent ends.
-        let _ = tx.send(look_around(hours));
-    });
-    if let Err(why) = asked {
-        tracing::warn!(why, "Windows is not asked who is there");
-        return Surroundings::default();
-    }
-    rx.await.unwrap_or_default()
-}
-
-/// May wait for BitLocker.
-fn look_around(hours: Option<ActiveHours>) -> Surroundings {
+/// What a restart would be in the way of. May wait for BitLocker.
+pub(super) fn surroundings(hours: Option<ActiveHours>) -> Surroundings {
     let hours = hours.map(|hours| match hours {
         ActiveHours::Device {} => around::active_hours(&LocalMachine),
         ActiveHours::Fixed { start, end } => (start, end),
     });
     Surroundings {
-        people: here(),
+        people: here_within(),
         active_until: hours.and_then(|(start, end)| until(start, end, ffi::local_hour())),
         power: power(),
         startup: bitlocker::startup(),
@@ -195,7 +190,7 @@ pub(super) fn ask_to_leave(message: Option<&str>, within_ms: u64) {
 fn tell(message: Option<&str>, what: &str, shown: Duration) {
     let text = message.map_or(what.to_owned(), |message| format!("{message}\n\n{what}"));
     tracing::info!(what, "people are told");
-    if let Err(why) = MESSAGES.ask(move || tell_now(&text, shown)) {
+    if let Err(why) = MESSAGES.ask("", move || tell_now(&text, shown), drop) {
         tracing::warn!(why, "people are not told");
     }
 }

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use windows::Win32::Foundation::{ERROR_SERVICE_NOT_ACTIVE, WIN32_ERROR};
@@ -162,7 +162,8 @@ fn explain(id: &str, lasting: &Key, volatile: &Key) -> windows::core::Result<Boo
         is_ordered: !before.is_empty() && ordered == before,
         program: &program.to_string_lossy(),
     };
-    match found(&Wevtapi, &known, uptime_ms, thread::sleep) {
+    let log = Wevtapi { until: Instant::now() + LIMIT };
+    match found(&log, &known, uptime_ms, thread::sleep) {
         Ok((kind, evidence, record)) => {
             tracing::info!(boot = id, kind = kind.as_str(), evidence, "this boot");
             volatile.set_string(KIND, kind.as_str())?;
@@ -182,11 +183,14 @@ fn kind(word: &str) -> Option<BootKind> {
 }
 
 /// The real log. Its service may hang, and what the agent is for does not wait for it.
-struct Wevtapi;
+struct Wevtapi {
+    /// Until when it is asked, all looks together.
+    until: Instant,
+}
 
 /// One question that hangs is enough.
 static LOG: Questions = Questions::new("event log", 1);
-/// Longest that the log may take to answer.
+/// Longest that all looks at it may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
 impl SystemLog for Wevtapi {
@@ -196,7 +200,8 @@ impl SystemLog for Wevtapi {
             code == ERROR_SERVICE_NOT_ACTIVE.to_hresult()
                 || NOBODY_THERE.map(WIN32_ERROR::to_hresult).contains(&code)
         };
-        let asked = LOG.answer(LIMIT, || ffi::newest_events("System", QUERY, EVENTS));
+        let left = self.until.saturating_duration_since(Instant::now());
+        let asked = LOG.answer(left, || ffi::newest_events("System", QUERY, EVENTS));
         asked.map_err(LogError::Unreadable)?.map_err(|error| {
             match error.code() {
                 _ if is_starting(&error) => LogError::NotReady,
