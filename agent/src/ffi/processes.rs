@@ -4,7 +4,7 @@ use std::os::windows::io::AsRawHandle;
 use std::process::Child;
 
 use windows::Win32::Foundation::{
-    CloseHandle, ERROR_INVALID_PARAMETER, ERROR_NO_MORE_FILES, FILETIME, HANDLE,
+    CloseHandle, ERROR_INVALID_PARAMETER, ERROR_NO_MORE_FILES, HANDLE,
 };
 use windows::Win32::Security::{GetTokenInformation, TOKEN_ELEVATION, TOKEN_QUERY, TokenElevation};
 use windows::Win32::System::Diagnostics::ToolHelp::{
@@ -15,10 +15,9 @@ use windows::Win32::System::JobObjects::{
     JOBOBJECT_EXTENDED_LIMIT_INFORMATION, JobObjectExtendedLimitInformation,
     SetInformationJobObject,
 };
-use windows::Win32::System::SystemInformation::GetSystemTimeAsFileTime;
 use windows::Win32::System::Threading::{
-    GetProcessTimes, OpenProcess, OpenProcessToken, PROCESS_NAME_WIN32,
-    PROCESS_QUERY_LIMITED_INFORMATION, QueryFullProcessImageNameW,
+    OpenProcess, OpenProcessToken, PROCESS_NAME_WIN32, PROCESS_QUERY_LIMITED_INFORMATION,
+    QueryFullProcessImageNameW,
 };
 use windows::core::{PCWSTR, PWSTR};
 
@@ -39,78 +38,21 @@ pub fn process_images() -> windows::core::Result<Vec<String>> {
 /// # Errors
 /// Windows does not tell what runs.
 pub fn is_at_work(image: &str) -> windows::core::Result<bool> {
-    Ok(looks(image)?.iter().any(|(_, seen)| *seen != Some(Seen::Other)))
-}
-
-/// Those of them that let themselves be looked at, with the moment in which each was made: ticks of 100 ns
-/// since 1601.
-///
-/// # Errors
-/// Windows does not tell what runs.
-pub fn at_work(image: &str) -> windows::core::Result<Vec<(u32, u64)>> {
-    let at_work = |(pid, seen)| match seen {
-        Some(Seen::AtWork { made }) => Some((pid, made)),
-        Some(Seen::Other) | None => None,
-    };
-    Ok(looks(image)?.into_iter().filter_map(at_work).collect())
-}
-
-/// What a process turns out to be.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Seen {
-    AtWork { made: u64 },
-    Other,
-}
-
-/// The programs of this name that run; none for what does not let itself be looked at.
-fn looks(image: &str) -> windows::core::Result<Vec<(u32, Option<Seen>)>> {
     let system = super::system_folder()?;
     let windows = system.parent().unwrap_or(&system).join("").to_string_lossy().to_lowercase();
     let own = open(std::process::id()).and_then(|process| is_elevated(&process));
     let tells_rights = own.unwrap_or(false);
-    let look = |pid| {
+    let named = processes()?.into_iter().filter(|(_, name)| name.eq_ignore_ascii_case(image));
+    let looked = |pid| {
         let process = open(pid)?;
         // Where it runs from comes first: whoever starts a program says who may ask for its rights.
-        let is_windows_own = path(&process)?.to_lowercase().starts_with(&windows);
-        windows::core::Result::Ok(if is_windows_own && (!tells_rights || is_elevated(&process)?) {
-            Seen::AtWork { made: made_at(process.0)? }
-        } else {
-            Seen::Other
-        })
+        let is_of_windows = path(&process)?.to_lowercase().starts_with(&windows);
+        windows::core::Result::Ok(is_of_windows && (!tells_rights || is_elevated(&process)?))
     };
-    let named = processes()?.into_iter().filter(|(_, name)| name.eq_ignore_ascii_case(image));
-    let seen = named.filter_map(|(pid, _)| match look(pid) {
-        Ok(seen) => Some((pid, Some(seen))),
-        // It ended since it was listed.
-        Err(error) if error.code() == ERROR_INVALID_PARAMETER.to_hresult() => None,
-        Err(_) => Some((pid, None)),
-    });
-    Ok(seen.collect())
-}
-
-/// When a process was made: ticks of 100 ns since 1601, by the clock as it was then.
-///
-/// # Errors
-/// Windows does not tell.
-pub fn made(child: &Child) -> windows::core::Result<u64> {
-    made_at(HANDLE(child.as_raw_handle()))
-}
-
-/// The clock, in the same unit.
-pub fn clock() -> u64 {
-    // SAFETY: there is nothing that could go wrong.
-    ticks(unsafe { GetSystemTimeAsFileTime() })
-}
-
-fn made_at(process: HANDLE) -> windows::core::Result<u64> {
-    let [mut made, mut ended, mut kernel, mut user] = [FILETIME::default(); 4];
-    // SAFETY: the process is open, and the records live through the call.
-    unsafe { GetProcessTimes(process, &mut made, &mut ended, &mut kernel, &mut user)? };
-    Ok(ticks(made))
-}
-
-fn ticks(time: FILETIME) -> u64 {
-    u64::from(time.dwHighDateTime) << 32 | u64::from(time.dwLowDateTime)
+    // One that ended since it was listed has no such number any more.
+    let ended = ERROR_INVALID_PARAMETER.to_hresult();
+    let is_it = |pid| looked(pid).unwrap_or_else(|error| error.code() != ended);
+    Ok(named.map(|(pid, _)| pid).any(is_it))
 }
 
 fn open(pid: u32) -> windows::core::Result<Owned> {

@@ -1,14 +1,11 @@
 //! Removing packages with Windows' own `dism.exe`, and looking afterwards whether they are gone.
 
 use std::collections::BTreeMap;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::{Command, Stdio};
 
 use wardring_seal::UpdateTarget;
 
-use super::super::boots::OwnBoot;
 use super::super::registry::LocalMachine;
-use super::beside::{Begun, Now, Process, is_waited_for};
 use super::package::{Identity, State, installed};
 use super::plan::plan;
 use super::table;
@@ -26,22 +23,14 @@ const UNEXPECTED: u32 = 0x8000_FFFF;
 const FAIL: u32 = 0x8000_4005;
 /// ERROR_SUCCESS_REBOOT_REQUIRED.
 const REBOOT_REQUIRED: u32 = 3010;
-/// How often it is looked whether another DISM is done.
-const BUSY_POLL: Duration = Duration::from_secs(1);
-const PROGRAM: &str = "dism.exe";
 
 /// Removes an update by the identities that its installation brought, in reverse order. Blocks for
-/// as long as DISM takes. One that is gone, or goes with the next restart, counts as removed, whoever
-/// removed it.
+/// as long as DISM takes. One that is gone, or goes with the next restart, counts as removed.
 pub(in crate::platform::windows) fn uninstall(
-    boot: &OwnBoot,
     update: &UpdateTarget,
     identities: &[String],
     permit: Permit,
 ) -> Performed {
-    if !is_alone(boot, permit) {
-        return Performed::PermitExpired;
-    }
     let packages = match installed(&LocalMachine) {
         Ok(packages) => packages,
         Err(error) => {
@@ -61,10 +50,8 @@ pub(in crate::platform::windows) fn uninstall(
     }
     let mut reboot_required = plan.is_going;
     for identity in &plan.left {
-        match remove(boot, identity) {
+        match remove(identity) {
             Ok(asks) => reboot_required |= asks,
-            // Another one may have come first, and have left this one nothing to do.
-            Err(_) if listed().is_ok_and(|listed| is_gone(&listed, identity)) => {}
             // What the removals before it asked for stands all the same.
             Err(hresult) => {
                 return Performed::Ended(ServicingResult { reboot_required, ..failed(hresult) });
@@ -74,49 +61,10 @@ pub(in crate::platform::windows) fn uninstall(
     Performed::Ended(verify(&plan.known, reboot_required))
 }
 
-/// Waits as long as the permit lives for a DISM that removes already; whether none does.
-fn is_alone(boot: &OwnBoot, permit: Permit) -> bool {
-    let mut is_told = false;
-    while let Some(Process { pid, .. }) = other(boot) {
-        if !permit.is_alive() {
-            return false;
-        }
-        if !is_told {
-            tracing::info!(pid, "the removal waits for a DISM that runs already");
-            is_told = true;
-        }
-        std::thread::sleep(BUSY_POLL);
-    }
-    true
-}
-
-/// A DISM that a removal waits for.
-fn other(boot: &OwnBoot) -> Option<Process> {
-    let running = ffi::at_work(PROGRAM).unwrap_or_else(|error| {
-        // Two at a time are better than an update that stays: what one of them fails at is looked at.
-        tracing::warn!(%error, "Windows does not tell whether a DISM runs");
-        Vec::new()
-    });
-    let begun = boot.last_removal().and_then(|text| Begun::parse(&text));
-    let now = Now { clock: ffi::clock(), uptime_ms: ffi::uptime_ms() };
-    let mut running = running.into_iter().map(|(pid, made)| Process { pid, made });
-    running.find(|process| is_waited_for(*process, begun, now))
-}
-
 /// Removes one package; whether Windows asks for a restart.
-fn remove(boot: &OwnBoot, identity: &Identity) -> Result<bool, u32> {
+fn remove(identity: &Identity) -> Result<bool, u32> {
     let name = format!("/PackageName:{}", identity.as_str());
-    let arguments = ["/Online", "/English", "/Quiet", "/NoRestart", "/Remove-Package", &name];
-    let ran = dism_noted(&arguments, |child| {
-        let uptime_ms = ffi::uptime_ms();
-        let noted = ffi::made(child).and_then(|made| {
-            let process = Process { pid: child.id(), made };
-            boot.note_removal(&Begun { process, uptime_ms }.to_string())
-        });
-        if let Err(error) = noted {
-            tracing::warn!(%error, "another agent of this boot would not know that this DISM runs");
-        }
-    })?;
+    let ran = dism(&["/Online", "/English", "/Quiet", "/NoRestart", "/Remove-Package", &name])?;
     tracing::info!(package = identity.as_str(), code = format!("0x{:08X}", ran.code), "dism ended");
     match ran.code {
         0 => Ok(false),
@@ -135,7 +83,11 @@ fn verify(known: &[Identity], reboot_required: bool) -> ServicingResult {
         Ok(listed) => listed,
         Err(hresult) => return ServicingResult { reboot_required, ..failed(hresult) },
     };
-    if let Some(left) = known.iter().find(|identity| !is_gone(&listed, identity)) {
+    let is_gone = |identity: &Identity| {
+        let state = listed.get(identity);
+        matches!(state, None | Some(State::Absent | State::UninstallPending))
+    };
+    if let Some(left) = known.iter().find(|identity| !is_gone(identity)) {
         tracing::error!(package = left.as_str(), "dism says that it removed what is still there");
         return ServicingResult { reboot_required, ..failed(UNEXPECTED) };
     }
@@ -146,11 +98,6 @@ fn verify(known: &[Identity], reboot_required: bool) -> ServicingResult {
         reboot_required: reboot_required || pends,
         packages: known.iter().map(|identity| identity.as_str().to_owned()).collect(),
     }
-}
-
-/// Whether a package is not in force any more, or will not be after the next restart.
-fn is_gone(listed: &BTreeMap<Identity, State>, identity: &Identity) -> bool {
-    matches!(listed.get(identity), None | Some(State::Absent | State::UninstallPending))
 }
 
 /// The packages as DISM lists them.
@@ -187,26 +134,16 @@ struct Ran {
 /// Runs Windows' own DISM: by its absolute path, which Windows tells, never by a search path or a
 /// setting. It is not ended when it takes long: a removal that is cut leaves Windows half changed.
 fn dism(arguments: &[&str]) -> Result<Ran, u32> {
-    dism_noted(arguments, |_| ())
-}
-
-/// The same; `note` is told the process as soon as it runs.
-fn dism_noted(arguments: &[&str], note: impl FnOnce(&Child)) -> Result<Ran, u32> {
-    let failed = |error: std::io::Error| {
-        tracing::error!(%error, "dism does not start");
-        FAIL
-    };
     let folder = ffi::system_folder().map_err(|error| error.code().0.cast_unsigned())?;
-    let child = Command::new(folder.join(PROGRAM))
+    let ran = Command::new(folder.join("dism.exe"))
         .args(arguments)
         .current_dir(&folder)
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(failed)?;
-    note(&child);
-    let ran = child.wait_with_output().map_err(failed)?;
+        .output()
+        .map_err(|error| {
+            tracing::error!(%error, "dism does not start");
+            FAIL
+        })?;
     let code = ran.status.code().map_or(FAIL, i32::cast_unsigned);
     Ok(Ran { code, output: String::from_utf8_lossy(&ran.stdout).into_owned() })
 }
