@@ -31,7 +31,7 @@ pub use milestones::{EventSource, Weight};
 pub use neighbours::{answers_echo, can_echo, find_neighbours, neighbours};
 pub use ports::{find_listening_ports, listening_ports};
 pub use power::{Restart, abort_restart, power_status, restart};
-pub use processes::{ProcessGroup, is_at_work, process_images};
+pub use processes::{ProcessGroup, is_at_work, made, process_images, running_since};
 pub use roots::roots;
 pub use secret::{unwrap, wrap};
 pub use security::{create_folder, is_link, own_account, security_of};

@@ -1,6 +1,7 @@
 /* A DISM for tests: its packages are those of the registry. What it does beside removing a package
-   stands in HKLM\SOFTWARE\WardringTests\Dism: Fail is an exit code, Lie makes it succeed without
-   doing anything, Store is the state of the component store (1 repairable, 2 damaged), Garble prints other things around its table. Every call is added to C:\dism.log. */
+   stands in HKLM\SOFTWARE\WardringTests\Dism: Fail is an exit code, FailLate one of a removal that is
+   done all the same, Lie makes it succeed without doing anything, TakesMs is how long a removal takes, also
+   when it is changed meanwhile, Store is the state of the component store (1 repairable, 2 damaged), Garble prints other things around its table. Every call is added to C:\dism.log. */
 #include <stdio.h>
 #include <string.h>
 #include <windows.h>
@@ -54,6 +55,7 @@ static int drop(const char *name) {
     HKEY package, pending;
     DWORD state = 0x05;
     snprintf(key, sizeof key, CBS "\\Packages\\%s", name);
+    for (DWORD took = 0; took < setting("TakesMs"); took += 50) Sleep(50);
     if (setting("Fail")) return refuse(setting("Fail"));
     if (setting("Lie")) return 0;
     if (RegOpenKeyExA(HKEY_LOCAL_MACHINE, key, 0, KEY_WRITE, &package)) return refuse(0x800F0805);
@@ -61,6 +63,7 @@ static int drop(const char *name) {
     RegSetValueExA(package, "CurrentState", 0, REG_DWORD, (BYTE *)&state, sizeof state);
     RegCreateKeyExA(HKEY_LOCAL_MACHINE, CBS "\\RebootPending", 0, NULL, REG_OPTION_VOLATILE,
                     KEY_WRITE, NULL, &pending, NULL);
+    if (setting("FailLate")) return refuse(setting("FailLate"));
     return 3010;
 }
 

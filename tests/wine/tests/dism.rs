@@ -112,6 +112,13 @@ fn what_cannot_be_taken_back_is_said_and_no_exit_code_is_believed() {
     assert_eq!(hresult(&uninstall(&prefix, [ROLLUP])), "0x800F081F");
     prefix.set(SETTINGS, "Fail", "REG_DWORD", "0").unwrap();
 
+    // A DISM that fails where another one was first has nothing left to do, and that is no failure.
+    prefix.set(SETTINGS, "FailLate", "REG_DWORD", "0x800f0902").unwrap();
+    let late = uninstall(&prefix, [ROLLUP]);
+    assert_eq!((&late["code"], &late["rebootRequired"]), (&2.into(), &true.into()), "{late}");
+    prefix.set(SETTINGS, "FailLate", "REG_DWORD", "0").unwrap();
+    put(&prefix, ROLLUP, "0x70");
+
     let single = ["KB5034441", "Other", "-"];
     assert_eq!(hresult(&remove(&prefix, "uninstall", single, [])), "0x800F0825", "permanent");
     let before = calls(&prefix).len();

@@ -15,6 +15,7 @@ use wardring_wine_tests::jobs::job;
 use wardring_wine_tests::prefix::{Agent, Prefix, build_agent};
 use wardring_wine_tests::programs::compile;
 
+const DISM: &str = r"SOFTWARE\WardringTests\Dism";
 const CURRENT_VERSION: &str = r"SOFTWARE\Microsoft\Windows NT\CurrentVersion";
 const CBS: &str = r"SOFTWARE\Microsoft\Windows\CurrentVersion\Component Based Servicing";
 const ROLLUP: &str = "Package_for_RollupFix~31bf3856ad364e35~amd64~~20348.2762.1.12";
@@ -120,5 +121,46 @@ async fn what_stays_for_good_is_said_before_anything_is_touched() {
     let seen = gateway.wait_for("srv-1", "an outcome", |seen| !seen.outcomes.is_empty()).await;
     assert_eq!(seen.outcomes[0].result, OutcomeResult::NotReversible);
     assert_eq!((seen.granted.len(), removals(&prefix)), (0, 0));
+    drop(agent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_that_outlives_a_killed_agent_is_waited_for_and_not_begun_beside_itself() {
+    let gateway = TestGateway::start(SignedDuration::from_hours(24)).await.unwrap();
+    let made = tokio::task::spawn_blocking(|| {
+        let (prefix, fake) = server()?;
+        prefix.set(DISM, "TakesMs", "REG_DWORD", "600000")?;
+        anyhow::Ok((prefix, fake))
+    });
+    let (prefix, _fake) = made.await.unwrap().unwrap();
+    let agent = start(&prefix, &gateway);
+    gateway.wait_for("srv-1", "a run", |seen| !seen.runs.is_empty()).await;
+    gateway.give("srv-1", rollback(1));
+    // Which process removes stands there once it was set going, and not before.
+    let noted = ["reg", "query", r"HKLM\SOFTWARE\Wardring\Boot", "/v", "Removal"];
+    let removes = async {
+        while removals(&prefix) == 0 || prefix.wine(noted).is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(120), removes).await.expect("DISM runs");
+    drop(agent);
+
+    // Longer than a permit lives: it goes back, and is asked for anew.
+    let before = gateway.seen("srv-1").granted.len();
+    let agent = start(&prefix, &gateway);
+    gateway.wait_for("srv-1", "two permits", |seen| seen.granted.len() >= before + 2).await;
+    let second = async {
+        while removals(&prefix) == 1 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let second = tokio::time::timeout(Duration::from_secs(5), second).await;
+    assert!(second.is_err(), "another DISM was begun beside the first");
+
+    prefix.set(DISM, "TakesMs", "REG_DWORD", "0").unwrap();
+    let asked = |seen: &Seen| seen.granted.contains(&Step::Reboot);
+    let seen = gateway.wait_for("srv-1", "a permit to restart", asked).await;
+    assert_eq!((seen.outcomes.len(), removals(&prefix)), (0, 1), "what the first did is found");
     drop(agent);
 }

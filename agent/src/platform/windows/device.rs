@@ -310,8 +310,8 @@ impl Updates for Windows {
         permit: Permit,
     ) -> Performed {
         self.before_act();
-        let (target, packages) = (update.clone(), packages.to_vec());
-        let removal = move || dism::uninstall(&target, &packages, permit);
+        let (boot, target, packages) = (self.boot.clone(), update.clone(), packages.to_vec());
+        let removal = move || dism::uninstall(&boot, &target, &packages, permit);
         let performed = blocking(removal).await;
         if let Performed::Ended(result) = &performed {
             self.after_act(&format!("removal of {}", update.kb), result);

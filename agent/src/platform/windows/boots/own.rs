@@ -28,6 +28,8 @@ const KIND: &str = "Kind";
 const ASKED_FOR: &str = "RestartAskedFor";
 /// Volatile: whether we ever ordered the end of this boot.
 const WAS_ORDERED: &str = "RestartWasOrdered";
+/// Volatile: the process that removed something last.
+const REMOVAL: &str = "Removal";
 /// Volatile: the renames that were pending before our first act of this boot are kept.
 const RENAMES_KEPT: &str = "RenamesKept";
 /// Lasting: those renames, the last boot seen, the log's record that explained it, and the boot
@@ -111,6 +113,16 @@ impl OwnBoot {
     /// Remembers for the rest of this boot that an act of ours asked for a restart.
     pub fn note_restart_asked_for(&self, act: &str) -> windows::core::Result<()> {
         volatile()?.set_string(ASKED_FOR, act)
+    }
+
+    /// Remembers for the rest of this boot which process removes.
+    pub fn note_removal(&self, process: &str) -> windows::core::Result<()> {
+        volatile()?.set_string(REMOVAL, process)
+    }
+
+    /// The process that removed something last in this boot; none also where that cannot be read.
+    pub fn last_removal(&self) -> Option<String> {
+        volatile().and_then(|key| key.get_string(REMOVAL)).ok()
     }
 
     /// Keeps what is pending before our first act of this boot; later calls keep what was kept.

@@ -4,6 +4,8 @@
 //! 0x80240028), and a KB number names no package: so the packages are told by the difference that
 //! an installation makes, and removed by their identity with Windows' own `dism.exe`.
 
+#[cfg_attr(not(windows), allow(dead_code, reason = "DISM runs on Windows only"))]
+mod beside;
 #[cfg_attr(not(windows), allow(dead_code, reason = "asked on Windows only"))]
 mod health;
 mod package;

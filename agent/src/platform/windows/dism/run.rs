@@ -1,11 +1,14 @@
 //! Removing packages with Windows' own `dism.exe`, and looking afterwards whether they are gone.
 
 use std::collections::BTreeMap;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use wardring_seal::UpdateTarget;
 
+use super::super::boots::OwnBoot;
 use super::super::registry::LocalMachine;
+use super::beside::Begun;
 use super::package::{Identity, State, installed};
 use super::plan::plan;
 use super::table;
@@ -23,14 +26,21 @@ const UNEXPECTED: u32 = 0x8000_FFFF;
 const FAIL: u32 = 0x8000_4005;
 /// ERROR_SUCCESS_REBOOT_REQUIRED.
 const REBOOT_REQUIRED: u32 = 3010;
+/// How often it is looked whether an earlier DISM is done.
+const BUSY_POLL: Duration = Duration::from_secs(1);
 
 /// Removes an update by the identities that its installation brought, in reverse order. Blocks for
-/// as long as DISM takes. One that is gone, or goes with the next restart, counts as removed.
+/// as long as DISM takes. One that is gone, or goes with the next restart, counts as removed, whoever
+/// removed it.
 pub(in crate::platform::windows) fn uninstall(
+    boot: &OwnBoot,
     update: &UpdateTarget,
     identities: &[String],
     permit: Permit,
 ) -> Performed {
+    if !is_alone(boot, permit) {
+        return Performed::PermitExpired;
+    }
     let packages = match installed(&LocalMachine) {
         Ok(packages) => packages,
         Err(error) => {
@@ -50,8 +60,10 @@ pub(in crate::platform::windows) fn uninstall(
     }
     let mut reboot_required = plan.is_going;
     for identity in &plan.left {
-        match remove(identity) {
+        match remove(boot, identity) {
             Ok(asks) => reboot_required |= asks,
+            // Another one may have come first, and have left this one nothing to do.
+            Err(_) if listed().is_ok_and(|listed| is_gone(&listed, identity)) => {}
             // What the removals before it asked for stands all the same.
             Err(hresult) => {
                 return Performed::Ended(ServicingResult { reboot_required, ..failed(hresult) });
@@ -61,10 +73,41 @@ pub(in crate::platform::windows) fn uninstall(
     Performed::Ended(verify(&plan.known, reboot_required))
 }
 
+/// Waits as long as the permit lives for a DISM that an agent before this one left at work; whether none
+/// is.
+fn is_alone(boot: &OwnBoot, permit: Permit) -> bool {
+    let mut is_told = false;
+    while let Some(begun) = left_at_work(boot) {
+        if !permit.is_alive() {
+            return false;
+        }
+        if !is_told {
+            tracing::info!(pid = begun.pid, "the removal waits for one that is under way already");
+            is_told = true;
+        }
+        std::thread::sleep(BUSY_POLL);
+    }
+    true
+}
+
+fn left_at_work(boot: &OwnBoot) -> Option<Begun> {
+    let begun = Begun::parse(&boot.last_removal()?)?;
+    let made = ffi::running_since(begun.pid)?;
+    begun.is_waited_for(made, ffi::uptime_ms()).then_some(begun)
+}
+
 /// Removes one package; whether Windows asks for a restart.
-fn remove(identity: &Identity) -> Result<bool, u32> {
+fn remove(boot: &OwnBoot, identity: &Identity) -> Result<bool, u32> {
     let name = format!("/PackageName:{}", identity.as_str());
-    let ran = dism(&["/Online", "/English", "/Quiet", "/NoRestart", "/Remove-Package", &name])?;
+    let arguments = ["/Online", "/English", "/Quiet", "/NoRestart", "/Remove-Package", &name];
+    let ran = dism_noted(&arguments, |child| {
+        let (pid, uptime_ms) = (child.id(), ffi::uptime_ms());
+        let noted = ffi::made(child)
+            .and_then(|made| boot.note_removal(&Begun { pid, made, uptime_ms }.to_string()));
+        if let Err(error) = noted {
+            tracing::warn!(%error, "another agent of this boot would not know that this DISM runs");
+        }
+    })?;
     tracing::info!(package = identity.as_str(), code = format!("0x{:08X}", ran.code), "dism ended");
     match ran.code {
         0 => Ok(false),
@@ -83,11 +126,7 @@ fn verify(known: &[Identity], reboot_required: bool) -> ServicingResult {
         Ok(listed) => listed,
         Err(hresult) => return ServicingResult { reboot_required, ..failed(hresult) },
     };
-    let is_gone = |identity: &Identity| {
-        let state = listed.get(identity);
-        matches!(state, None | Some(State::Absent | State::UninstallPending))
-    };
-    if let Some(left) = known.iter().find(|identity| !is_gone(identity)) {
+    if let Some(left) = known.iter().find(|identity| !is_gone(&listed, identity)) {
         tracing::error!(package = left.as_str(), "dism says that it removed what is still there");
         return ServicingResult { reboot_required, ..failed(UNEXPECTED) };
     }
@@ -98,6 +137,11 @@ fn verify(known: &[Identity], reboot_required: bool) -> ServicingResult {
         reboot_required: reboot_required || pends,
         packages: known.iter().map(|identity| identity.as_str().to_owned()).collect(),
     }
+}
+
+/// Whether a package is not in force any more, or will not be after the next restart.
+fn is_gone(listed: &BTreeMap<Identity, State>, identity: &Identity) -> bool {
+    matches!(listed.get(identity), None | Some(State::Absent | State::UninstallPending))
 }
 
 /// The packages as DISM lists them.
@@ -134,16 +178,26 @@ struct Ran {
 /// Runs Windows' own DISM: by its absolute path, which Windows tells, never by a search path or a
 /// setting. It is not ended when it takes long: a removal that is cut leaves Windows half changed.
 fn dism(arguments: &[&str]) -> Result<Ran, u32> {
+    dism_noted(arguments, |_| ())
+}
+
+/// The same; `note` is told the process as soon as it runs.
+fn dism_noted(arguments: &[&str], note: impl FnOnce(&Child)) -> Result<Ran, u32> {
+    let failed = |error: std::io::Error| {
+        tracing::error!(%error, "dism does not start");
+        FAIL
+    };
     let folder = ffi::system_folder().map_err(|error| error.code().0.cast_unsigned())?;
-    let ran = Command::new(folder.join("dism.exe"))
+    let child = Command::new(folder.join("dism.exe"))
         .args(arguments)
         .current_dir(&folder)
         .stdin(Stdio::null())
-        .output()
-        .map_err(|error| {
-            tracing::error!(%error, "dism does not start");
-            FAIL
-        })?;
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    note(&child);
+    let ran = child.wait_with_output().map_err(failed)?;
     let code = ran.status.code().map_or(FAIL, i32::cast_unsigned);
     Ok(Ran { code, output: String::from_utf8_lossy(&ran.stdout).into_owned() })
 }
