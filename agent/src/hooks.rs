@@ -60,21 +60,23 @@ pub fn run(folder: &std::path::Path, hook: &Hook) -> Result<(), String> {
     use std::process::Stdio;
     use std::time::{Duration, Instant};
 
+    const CREATE_SUSPENDED: u32 = 0x4;
     const CREATE_NO_WINDOW: u32 = 0x0800_0000;
     const LOOK_EVERY: Duration = Duration::from_millis(200);
 
     let mut command = command(folder, hook)?;
     command.current_dir(folder).env("WARDRING_HOOK", hook.moment.as_str());
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command.creation_flags(CREATE_NO_WINDOW);
+    // It runs once we have hold of it: what it started before that would not be ended with it.
+    command.creation_flags(CREATE_NO_WINDOW | CREATE_SUSPENDED);
     let limit = Duration::from_millis(hook.timeout_ms);
     let began = Instant::now();
     // Everything in it ends with it, and it ends with this function or with the agent.
     let group = crate::ffi::ProcessGroup::new()
         .map_err(|error| format!("cannot keep hold of a program: {error}"))?;
     let mut child = command.spawn().map_err(|error| format!("cannot start it: {error}"))?;
-    if let Err(error) = group.add(&child) {
-        // Without a hold on it, what it starts could not be ended.
+    if let Err(error) = group.begin(&child) {
+        // It never ran, and would be there for good.
         let _ = child.kill();
         return Err(format!("cannot keep hold of it: {error}"));
     }

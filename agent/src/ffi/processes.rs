@@ -9,6 +9,7 @@ use windows::Win32::Foundation::{
 use windows::Win32::Security::{GetTokenInformation, TOKEN_ELEVATION, TOKEN_QUERY, TokenElevation};
 use windows::Win32::System::Diagnostics::ToolHelp::{
     CreateToolhelp32Snapshot, PROCESSENTRY32W, Process32FirstW, Process32NextW, TH32CS_SNAPPROCESS,
+    TH32CS_SNAPTHREAD, THREADENTRY32, Thread32First, Thread32Next,
 };
 use windows::Win32::System::JobObjects::{
     AssignProcessToJobObject, CreateJobObjectW, JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE,
@@ -16,8 +17,9 @@ use windows::Win32::System::JobObjects::{
     SetInformationJobObject,
 };
 use windows::Win32::System::Threading::{
-    GetExitCodeProcess, GetProcessTimes, OpenProcess, OpenProcessToken, PROCESS_NAME_WIN32,
-    PROCESS_QUERY_LIMITED_INFORMATION, QueryFullProcessImageNameW,
+    GetExitCodeProcess, GetProcessTimes, OpenProcess, OpenProcessToken, OpenThread,
+    PROCESS_NAME_WIN32, PROCESS_QUERY_LIMITED_INFORMATION, QueryFullProcessImageNameW,
+    ResumeThread, THREAD_SUSPEND_RESUME,
 };
 use windows::core::{PCWSTR, PWSTR};
 
@@ -163,6 +165,15 @@ impl ProcessGroup {
         Ok(group)
     }
 
+    /// Takes in a process that was made suspended, and sets it going: nothing that it starts is outside.
+    ///
+    /// # Errors
+    /// Windows refuses; the process never runs, and is there until it is ended.
+    pub fn begin(&self, child: &Child) -> windows::core::Result<()> {
+        self.add(child)?;
+        resume(child.id())
+    }
+
     /// Takes in a process; what it starts from here on is taken in, too.
     ///
     /// # Errors
@@ -171,6 +182,33 @@ impl ProcessGroup {
         // SAFETY: both handles are open as long as they are borrowed.
         unsafe { AssignProcessToJobObject(self.0.0, HANDLE(child.as_raw_handle())) }
     }
+}
+
+/// Sets the threads of a process going: one that was made suspended has one.
+fn resume(pid: u32) -> windows::core::Result<()> {
+    // SAFETY: plain values go in; the handle is closed by Owned.
+    let snapshot = Owned(unsafe { CreateToolhelp32Snapshot(TH32CS_SNAPTHREAD, 0)? });
+    let mut entry =
+        THREADENTRY32 { dwSize: size_of::<THREADENTRY32>() as u32, ..THREADENTRY32::default() };
+    let mut is_going = false;
+    // SAFETY: the record lives through the call and says how long it is.
+    let mut found = unsafe { Thread32First(snapshot.0, &mut entry) };
+    while found.is_ok() {
+        if entry.th32OwnerProcessID == pid {
+            let id = entry.th32ThreadID;
+            // SAFETY: plain values go in; the handle is closed by Owned.
+            let thread = Owned(unsafe { OpenThread(THREAD_SUSPEND_RESUME, false, id)? });
+            // SAFETY: the thread is open.
+            if unsafe { ResumeThread(thread.0) } == u32::MAX {
+                return Err(windows::core::Error::from_thread());
+            }
+            is_going = true;
+        }
+        // SAFETY: as above.
+        found = unsafe { Thread32Next(snapshot.0, &mut entry) };
+    }
+    // The end of the list is an error as well.
+    if is_going { Ok(()) } else { found }
 }
 
 struct Owned(HANDLE);

@@ -62,10 +62,15 @@ fn a_hook_runs_from_a_protected_folder_alone_and_is_ended_with_all_it_started() 
     }
 
     write(&folder, "forever.cmd", &[":again", "@goto again", ""]);
+    let left = || probe(&prefix, json!({ "type": "Process", "image": "cmd.exe" }));
+    // One that starts another at once and ends leaves nothing behind.
+    write(&folder, "leave.cmd", &["@start /b cmd.exe /c forever.cmd", "@exit 0", ""]);
+    assert_eq!(hook(&prefix, "leave.cmd"), "");
+    assert!(left()["Failed"].is_string(), "what it started runs: {}", left());
+
     let ended = hook_within(&prefix, "forever.cmd", 3_000);
     assert!(ended.contains("was not over in 3 s and was ended"), "{ended}");
-    let left = probe(&prefix, json!({ "type": "Process", "image": "cmd.exe" }));
-    assert!(left["Failed"].is_string(), "it still runs: {left}");
+    assert!(left()["Failed"].is_string(), "it still runs: {}", left());
 }
 
 /// The answer to one probe.
