@@ -133,11 +133,13 @@ impl Desk<'_> {
             let read = self.read().await?;
             let now = Timestamp::now();
             let verdict = self.rule(&read, now);
-            let job = match (&verdict, read.job) {
-                (PermitVerdict::Granted { repeated: false }, Some(job)) => job,
+            let (job, expedited) = match (&verdict, read.job) {
+                (&PermitVerdict::Granted { repeated: false, expedited }, Some(job)) => {
+                    (job, expedited)
+                }
                 _ => return Ok(verdict),
             };
-            if self.record(job, now).await? {
+            if self.record(job, now, expedited).await? {
                 return Ok(verdict);
             }
         }
@@ -339,7 +341,12 @@ impl Desk<'_> {
     }
 
     /// Appends the permit; false if the job changed since it was read.
-    async fn record(&self, mut job: PatchJob, now: Timestamp) -> Result<bool, DeskError> {
+    async fn record(
+        &self,
+        mut job: PatchJob,
+        now: Timestamp,
+        expedited: bool,
+    ) -> Result<bool, DeskError> {
         let device = &self.speaker.device;
         let api: Api<PatchJob> = Api::namespaced(self.gateway.client.clone(), &device.namespace);
         let slot = self.slot();
@@ -357,6 +364,7 @@ impl Desk<'_> {
                 boot_id: self.request.boot_id.clone(),
                 agent_run: self.request.agent_run.clone(),
                 accepted_in: self.request.accepted_in.clone(),
+                expedited,
             },
         );
         job.status = Some(status);

@@ -181,6 +181,11 @@ pub struct Permit {
     #[serde(default)]
     #[schemars(length(max = 64))]
     pub accepted_in: String,
+    /// Maintenance windows would have kept the installation back, had its stage not been expedited with
+    /// somebody's approval. Its restart waits for no window either, as long as the rollout says
+    /// `expedite.ignoreWindows`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub expedited: bool,
 }
 
 /// An irreversible step.

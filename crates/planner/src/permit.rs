@@ -2,23 +2,21 @@
 //! on a fresh read right before it appends to `permitted`.
 
 mod holds;
+mod hours;
 
 pub use holds::{begins_installation, missing_group};
 
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
     AwaitingRebootAction, DeviceMode, GateState, JobAction, LineState, PatchRollback, PatchRollout,
-    Permit, PermitStep, RollbackWindows, SliceLine, StageState, StageStatus, UpdateSpec,
-    WindowAction, reasons::Reason,
+    PermitStep, SliceLine, StageState, StageStatus, UpdateSpec, reasons::Reason,
 };
 
 use std::sync::Arc;
 
 use crate::{
-    DeviceRow, HoldView, JobView, StopView, WindowView, emergency, expedite,
-    explain::one_line,
-    gates, rollback_is_approved, supersede,
-    windows::{self, Hours, installed_at},
+    DeviceRow, HoldView, JobView, StopView, WindowView, emergency, explain::one_line, gates,
+    rollback_is_approved, supersede,
 };
 
 /// Everything the rule looks at. Objects are as just read from the API server.
@@ -121,6 +119,8 @@ pub enum PermitVerdict {
     Granted {
         /// The same run already holds this permit: nothing needs to be appended.
         repeated: bool,
+        /// What [`Permit::expedited`] of the permit that is appended has to say.
+        expedited: bool,
     },
     /// Not now; ask again.
     Refused {
@@ -145,8 +145,6 @@ pub const MAX_PERMITS: usize = 8;
 
 /// How long an agent waits before it asks again when a person or the run is in the way.
 const ASK_LATER: SignedDuration = SignedDuration::from_secs(30);
-/// The longest that it waits for a window: windows are edited, too.
-const ASK_AT_LAST: SignedDuration = SignedDuration::from_mins(5);
 /// The same when only a moment is needed: a leader, a read, a slice write.
 const ASK_SOON: SignedDuration = SignedDuration::from_secs(5);
 
@@ -165,7 +163,7 @@ pub fn permit(facts: &PermitFacts<'_>) -> PermitVerdict {
         .or_else(|| gate(facts))
         .or_else(|| holds::stage_without_group(facts))
         .or_else(|| bounds(facts))
-        .or_else(|| window(facts))
+        .or_else(|| hours::window(facts))
         .or_else(|| holds::group(facts))
         .or_else(|| another_agent(facts));
     refusal.unwrap_or_else(|| grant(facts))
@@ -418,43 +416,6 @@ fn bounds(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
     None
 }
 
-/// Nothing starts outside a window, whatever was granted inside it.
-fn window(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
-    let (job, row, rollout) = (facts.job?, facts.device?, facts.rollout?);
-    let spec = &rollout.spec;
-    let is_ordered = facts.line.is_some_and(|line| line.ordered);
-    let status = rollout.status.as_ref().filter(|_| is_ordered);
-    let of_rollbacks = windows::of_rollbacks(spec, status);
-    if job.action == JobAction::Rollback && of_rollbacks == RollbackWindows::Ignore {
-        return None;
-    }
-    let Some(stage) = spec.stages.iter().find(|stage| stage.name == job.stage) else {
-        // Nobody knows what windows it has to keep to.
-        return refused(Reason::NotGranted, ASK_LATER);
-    };
-    let groups = facts.group_windows.iter().copied();
-    let known = rollout.status.as_ref().filter(|_| job.action != JobAction::Rollback);
-    let expedite = known.and_then(|status| expedite::in_force(rollout, status, stage));
-    let mut hours = Hours::new(stage, expedite);
-    if job.action == JobAction::Install && facts.request.step == PermitStep::Reboot {
-        let (wish, since) = (spec.expedite.as_ref(), installed_at(job));
-        hours = hours.of_restart(wish, since, facts.windows, groups.clone(), row);
-    }
-    let mut agenda = hours.agenda(facts.windows, groups, row);
-    let goes_on =
-        |permit: &Permit| permit.attempt == job.attempt && permit.step == facts.request.step;
-    if job.permitted.iter().any(goes_on) {
-        agenda = agenda.begun();
-    }
-    let closed = match facts.request.step {
-        PermitStep::Install => agenda.may_begin(WindowAction::Install, facts.now).err(),
-        PermitStep::Uninstall => agenda.may_begin(WindowAction::Uninstall, facts.now).err(),
-        PermitStep::Reboot => agenda.may_restart(installed_at(job), facts.now).err(),
-    }?;
-    let until = closed.until.map_or(ASK_LATER, |until| until.duration_since(facts.now));
-    refused_because(closed.reason, closed.message, until.clamp(ASK_LATER, ASK_AT_LAST))
-}
-
 /// A restarted agent remembers which run accepted the job; two that accepted it are two agents with
 /// one key, and the one that was permitted first goes on alone.
 fn another_agent(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
@@ -478,18 +439,21 @@ fn another_agent(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
 /// Yes: once per run and boot, and not without end.
 fn grant(facts: &PermitFacts<'_>) -> PermitVerdict {
     let given = facts.job.map(|job| job.permitted.as_slice()).unwrap_or_default();
-    let request = &facts.request;
+    let (request, expedited) = (&facts.request, hours::is_expedited(facts));
+    let is_full = given.len() >= MAX_PERMITS;
     let repeated = given.iter().any(|permit| {
         permit.step == request.step
             && permit.attempt == request.attempt
             && permit.agent_run == request.agent_run
             && permit.boot_id == request.boot_id
+            // One from when windows let it begin does not tell that it begins in haste now.
+            && (permit.expedited || !expedited || is_full)
     });
-    if !repeated && given.len() >= MAX_PERMITS {
+    if !repeated && is_full {
         return PermitVerdict::Ended {
             reason: Reason::BootLoop,
             message: format!("The job has had its {MAX_PERMITS} permits."),
         };
     }
-    PermitVerdict::Granted { repeated }
+    PermitVerdict::Granted { repeated, expedited }
 }

@@ -9,7 +9,7 @@ use std::{
 use jiff::{Timestamp, tz::TimeZone};
 use wardring_api::{
     Expedite, JobAction, LineState, MaintenanceWindowStatus, PatchRolloutSpec, PatchRolloutStatus,
-    PermitStep, RollbackWindows, Stage, StageState, WindowAction, WindowType,
+    Permit, PermitStep, RollbackWindows, Stage, StageState, WindowAction, WindowType,
     conditions::{self, Truth},
     reasons::Reason,
 };
@@ -44,23 +44,16 @@ impl<'a> Hours<'a> {
         Hours { only_freezes: false, ..self }
     }
 
-    /// Those that count for the restart of a device that installed at `installed`. What it did while the stage
-    /// was expedited, it may finish, whatever was edited since: half installed is the worst place to be.
-    pub fn of_restart(
-        self,
-        expedite: Option<&Expedite>,
-        installed: Option<Timestamp>,
-        windows: &'a [Arc<WindowView>],
-        groups: impl Iterator<Item = &'a [String]>,
-        row: &'a DeviceRow,
-    ) -> Hours<'a> {
+    /// Those that count for the restart after the job's installation. What began in haste that somebody approved
+    /// may be finished, whatever was edited since, as long as the rollout is still in a hurry: half installed is
+    /// the worst place to be. The permit tells; what the rollout and the windows say by now does not.
+    pub fn of_restart(self, expedite: Option<&Expedite>, job: &JobView) -> Hours<'a> {
         let hurries = expedite.is_some_and(|expedite| expedite.ignore_windows);
-        let Some(installed) = installed.filter(|_| hurries && !self.only_freezes) else {
-            return self;
+        let began_in_haste = |permit: &Permit| {
+            permit.attempt == job.attempt && permit.step == PermitStep::Install && permit.expedited
         };
-        let agenda = self.agenda(windows, groups, row).begun();
-        let was_shut = agenda.may_begin(WindowAction::Install, installed).is_err();
-        Hours { only_freezes: was_shut, ..self }
+        let finishes = hurries && job.permitted.iter().any(began_in_haste);
+        Hours { only_freezes: self.only_freezes || finishes, ..self }
     }
 
     /// The windows that concern the device, whose groups name `groups`.
@@ -224,9 +217,7 @@ fn restart(
     if job.action != JobAction::Install || doing(job) != Doing::AwaitingReboot {
         return None;
     }
-    let (row, lists) = (&scene.table.rows()[position], lists(scene, position));
-    let expedite = run.rollout.spec.expedite.as_ref();
-    let hours = hours.of_restart(expedite, installed_at(job), &scene.windows, lists, row);
+    let hours = hours.of_restart(run.rollout.spec.expedite.as_ref(), job);
     agenda(scene, hours, position).may_restart(installed_at(job), scene.now).err()
 }
 

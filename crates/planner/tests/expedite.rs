@@ -185,20 +185,128 @@ fn a_device_that_has_to_restart_first_does_not_wait_for_a_window_either() {
     assert!(!world.permits.is_empty(), "{:?}", world.status("november").waiting_for);
 }
 
+fn steps(world: &World) -> Vec<PermitStep> {
+    world.permits.iter().map(|given| given.step).collect()
+}
+
+/// The window of the stage, edited.
+fn window(world: &mut World, schedule: &str) {
+    let allows = "type: Allow, allows: [Install, Reboot, Uninstall], overrun: {action: Hold}";
+    world.window("saturday", &format!("{{{allows}, {schedule}}}"));
+}
+
+/// The approval was for another version of the stage.
+fn edit_caps(world: &mut World) {
+    let two = Some(wardring_api::Cap::Count(2));
+    world.edit("november", |spec| spec.stages[0].max_concurrency = two);
+}
+
 #[test]
 fn what_installed_in_haste_may_restart_whatever_was_edited_since() {
+    for edit in ["caps", "window", "window gone", "version"] {
+        let mut world = world(SPEC);
+        approve(&mut world, "bob");
+        while world.permits.is_empty() {
+            world.minute(|_| {});
+        }
+        assert!(world.jobs["test-1"].permitted[0].expedited);
+        let soon = world.permits[0].at + jiff::SignedDuration::from_secs(30);
+        match edit {
+            // By now it looks as though it had begun in its window.
+            "window" => window(
+                &mut world,
+                &format!("schedule: {{once: {{from: 2026-11-20T20:00:00Z, until: '{soon}'}}}}"),
+            ),
+            "window gone" => world.windows.clear(),
+            _ => {}
+        }
+        if edit == "version" {
+            let stages =
+                &mut world.rollouts.get_mut("november").unwrap().status.as_mut().unwrap().stages;
+            let asked = stages[0].gates[0].approval.as_mut().unwrap();
+            asked.parts[0] = "form=of-an-older-version".to_owned();
+        } else {
+            edit_caps(&mut world);
+        }
+        for _ in 0..90 {
+            world.minute(|_| {});
+            let told = explained(&world);
+            assert!(!told.contains("waits with its restart"), "{edit}: {told}");
+        }
+        assert_eq!(asked(&world).decided, None, "{edit}: it is asked anew");
+        let expected = [PermitStep::Install, PermitStep::Reboot];
+        assert_eq!(steps(&world), expected, "{edit}: and nobody else began");
+        assert_eq!(world.state("november", "test-1"), Some(LineState::Succeeded), "{edit}");
+    }
+}
+
+#[test]
+fn haste_that_nobody_approved_lets_no_device_restart_outside_of_its_windows() {
+    let calm =
+        SPEC.replace("expedite:", "onHalt: {}\n#").replace("[saturday]", "[saturday, sunday]");
+    let mut world = world(&calm);
+    let apart = |allows: &str, cron: &str| {
+        format!(
+            "{{type: Allow, allows: [{allows}], schedule: {{cron: {cron}}}, duration: 4h, timeZone: UTC}}"
+        )
+    };
+    world.window("saturday", &apart("Install", "0 20 * * SAT"));
+    world.window("sunday", &apart("Reboot", "0 8 * * SUN"));
+    approve(&mut world, "bob");
+    world.now = at("2026-11-21T20:00:00Z");
+    minutes(&mut world, 30);
+    assert_eq!(steps(&world), [PermitStep::Install]);
+
+    // Alice is in a hurry, nobody has agreed, and the window in which it installed is moved.
+    let hurried: wardring_api::PatchRolloutSpec = serde_yaml::from_str(SPEC).unwrap();
+    world.edit("november", |spec| spec.expedite = hurried.expedite);
+    world.window("saturday", &apart("Install", "0 20 * * WED"));
+    minutes(&mut world, 180);
+    assert_eq!(steps(&world), [PermitStep::Install]);
+    assert!(explained(&world).contains("MaintenanceWindow sunday opens"), "{}", explained(&world));
+    world.now = at("2026-11-22T08:00:00Z");
+    minutes(&mut world, 60);
+    assert_eq!(steps(&world), [PermitStep::Install, PermitStep::Reboot]);
+}
+
+#[test]
+fn haste_that_was_not_needed_to_begin_is_none_to_restart() {
+    let mut world = world(SPEC);
+    window(
+        &mut world,
+        "schedule: {once: {from: 2026-11-20T21:00:00Z, until: 2026-11-20T22:05:00Z}}",
+    );
+    approve(&mut world, "bob");
+    while world.permits.is_empty() {
+        world.minute(|_| {});
+    }
+    assert!(world.now < at("2026-11-20T22:05:00Z"), "it installs in its window");
+    assert!(!world.jobs["test-1"].permitted[0].expedited);
+    edit_caps(&mut world);
+    world.now = at("2026-11-20T22:05:00Z");
+    window(&mut world, "schedule: {cron: 0 20 * * SAT}, duration: 4h, timeZone: UTC");
+    minutes(&mut world, 90);
+    assert_eq!(steps(&world), [PermitStep::Install]);
+}
+
+#[test]
+fn whoever_takes_the_haste_back_has_the_restarts_wait_for_a_window_again() {
     let mut world = world(SPEC);
     approve(&mut world, "bob");
     while world.permits.is_empty() {
         world.minute(|_| {});
     }
-    world.edit("november", |spec| {
-        spec.stages[0].max_concurrency = Some(wardring_api::Cap::Count(2))
-    });
+    world.edit("november", |spec| spec.expedite = None);
     minutes(&mut world, 90);
-    let steps: Vec<PermitStep> = world.permits.iter().map(|given| given.step).collect();
-    assert_eq!(steps, [PermitStep::Install, PermitStep::Reboot], "and nobody else began");
-    assert_eq!(world.state("november", "test-1"), Some(LineState::Succeeded));
+    assert_eq!(steps(&world), [PermitStep::Install]);
+    assert!(
+        explained(&world).contains("MaintenanceWindow saturday opens"),
+        "{}",
+        explained(&world)
+    );
+    world.now = at("2026-11-21T20:00:00Z");
+    minutes(&mut world, 30);
+    assert_eq!(steps(&world)[..2], [PermitStep::Install, PermitStep::Reboot]);
 }
 
 #[test]

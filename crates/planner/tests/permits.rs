@@ -11,8 +11,8 @@ use wardring_api::{
 };
 use wardring_planner::{
     Circumstances, DeviceRow, GroupView, HoldView, JobOutcome, JobView, MAX_PERMITS, PermitFacts,
-    PermitRequest, PermitVerdict, StopView, WindowView, missing_group, permit, rollback_hash,
-    rollback_parts,
+    PermitRequest, PermitVerdict, StopView, WindowView, approval_hash, approval_parts,
+    missing_group, permit, rollback_hash, rollback_parts,
 };
 
 /// A request that is granted, to be spoiled in one way at a time.
@@ -36,6 +36,8 @@ struct Desk {
     windows: Vec<Arc<WindowView>>,
     circumstances: Circumstances,
 }
+
+const GRANTED: PermitVerdict = PermitVerdict::Granted { repeated: false, expedited: false };
 
 fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
@@ -199,8 +201,8 @@ impl Desk {
 
     fn verdict(&self) -> &'static str {
         match self.ask() {
-            PermitVerdict::Granted { repeated: false } => "granted",
-            PermitVerdict::Granted { repeated: true } => "granted again",
+            PermitVerdict::Granted { repeated: false, .. } => "granted",
+            PermitVerdict::Granted { repeated: true, .. } => "granted again",
             PermitVerdict::Refused { .. } => "refused",
             PermitVerdict::Ended { .. } => "ended",
         }
@@ -229,6 +231,7 @@ fn given(step: PermitStep, run: &str, boot: &str) -> Permit {
         boot_id: boot.to_owned(),
         agent_run: run.to_owned(),
         accepted_in: "run-0".to_owned(),
+        expedited: false,
     }
 }
 
@@ -665,6 +668,7 @@ fn in_window(step: PermitStep, action: JobAction, spec: &str, now: &str, install
             boot_id: "boot-0".to_owned(),
             agent_run: "run-0".to_owned(),
             accepted_in: "run-0".to_owned(),
+            expedited: false,
         };
         desk.job().permitted = vec![permit];
     }
@@ -733,6 +737,100 @@ fn nothing_begins_outside_its_window_and_what_installed_may_finish_for_a_while()
     }
 }
 
+const HASTE: &str = "{reason: CVE-2026-1234, ignoreWindows: true}";
+
+/// The same with a rollout that is in a hurry, which nobody approved.
+fn wished(desk: Desk) -> Desk {
+    desk.with(|desk| desk.rollout().spec.expedite = Some(serde_yaml::from_str(HASTE).unwrap()))
+}
+
+/// The same, approved by somebody else than its author.
+fn hurried(desk: Desk) -> Desk {
+    wished(desk).with(|desk| {
+        let rollout = desk.rollout();
+        rollout.spec.authors = vec!["alice".to_owned()];
+        rollout.spec.stages[0].gates =
+            serde_yaml::from_str("before: [{name: sign-off, type: Approval}]").unwrap();
+        let gate = "{name: sign-off, phase: Before, state: Passed, since: '2026-11-20T21:00:00Z', startedAt: '2026-11-20T21:00:00Z', \
+                    definition: v1, approval: {round: 1, nonce: n, decided: {decision: Approve, \
+                    by: bob, reason: r, at: '2026-11-20T21:00:00Z', approval: a, uid: u}}}";
+        let stage =
+            format!("{{name: test, state: Open, counts: {{}}, freezeId: v1, gates: [{gate}]}}");
+        let status = rollout.status.as_mut().unwrap();
+        status.plan_hash = Some("v1:0".to_owned());
+        status.stages = vec![serde_yaml::from_str(&stage).unwrap()];
+        let parts = approval_parts(rollout, "test").unwrap();
+        let mut asked =
+            rollout.status.as_ref().unwrap().stages[0].gates[0].approval.clone().unwrap();
+        asked.parts = parts;
+        asked.hash = approval_hash(rollout, "test", "sign-off", &asked);
+        rollout.status.as_mut().unwrap().stages[0].gates[0].approval = Some(asked);
+    })
+}
+
+#[test]
+fn the_desk_says_that_an_installation_begins_by_haste_alone_and_when_that_has_to_be_noted() {
+    let (inside, outside) = ("2026-11-20T23:00:00Z", "2026-11-21T00:30:00Z");
+    let asks = |now: &str| in_window(PermitStep::Install, JobAction::Install, TONIGHT, now, "");
+    let said = |repeated: bool, expedited: bool| PermitVerdict::Granted { repeated, expedited };
+    assert_eq!(hurried(asks(outside)).ask(), said(false, true));
+    assert_eq!(hurried(asks(inside)).ask(), said(false, false), "it would begin without");
+    assert_eq!(wished(asks(outside)).reason(), Some(Reason::WindowNeverOpens));
+
+    // The same run asks again: because the answer was lost, or before the next update of the job.
+    let again = |now: &str, expedited: bool, count: usize| {
+        hurried(asks(now)).with(|desk| {
+            let first = Permit { expedited, ..given(PermitStep::Install, "run-1", "boot-1") };
+            desk.job().permitted = vec![first; count];
+        })
+    };
+    assert_eq!(again(outside, true, 1).ask(), said(true, true));
+    assert_eq!(again(inside, true, 1).ask(), said(true, false));
+    assert_eq!(again(inside, false, 1).ask(), said(true, false));
+    assert_eq!(again(outside, false, 1).ask(), said(false, true), "the first began in its window");
+    assert_eq!(again(outside, false, MAX_PERMITS).ask(), said(true, true), "there is no room");
+}
+
+#[test]
+fn a_restart_follows_from_how_the_installation_was_permitted_and_not_from_what_is_written_now() {
+    let installed = "2026-11-20T21:00:00Z";
+    let waits = || {
+        let now = "2026-11-21T01:30:00Z";
+        wished(in_window(PermitStep::Reboot, JobAction::Install, TONIGHT, now, installed))
+    };
+    let noted = || waits().with(|desk| desk.job().permitted[0].expedited = true);
+    assert_eq!(waits().reason(), Some(Reason::WindowNeverOpens), "nobody approved the haste");
+    assert_eq!(noted().ask(), GRANTED, "somebody did, when it installed");
+
+    let moved = noted().with(|desk| {
+        desk.windows = vec![window(&TONIGHT.replace("22:00:00Z", "20:00:00Z"))];
+    });
+    assert_eq!(moved.ask(), GRANTED);
+    let doubled = noted().with(|desk| {
+        let other = given(PermitStep::Install, "run-0", "boot-2");
+        desk.job().permitted.push(other);
+    });
+    assert_eq!(doubled.ask(), GRANTED, "another run asked again, in a window");
+
+    type Spoil = fn(&mut Desk);
+    let spoils: &[(Reason, Spoil)] = &[
+        (Reason::WindowNeverOpens, |desk| desk.rollout().spec.expedite = None),
+        (Reason::WindowNeverOpens, |desk| {
+            desk.rollout().spec.expedite.as_mut().unwrap().ignore_windows = false;
+        }),
+        (Reason::WindowNeverOpens, |desk| desk.job().permitted[0].attempt = 1),
+        (Reason::WindowNeverOpens, |desk| desk.job().permitted[0].step = PermitStep::Reboot),
+        (Reason::Frozen, |desk| {
+            let freeze = TONIGHT.replace("type: Allow", "type: Deny, reason: r");
+            desk.windows = vec![window(&freeze.replace("23:30:00Z", "23:59:00Z"))];
+            desk.now = at("2026-11-20T23:45:00Z");
+        }),
+    ];
+    for (row, (reason, spoil)) in spoils.iter().enumerate() {
+        assert_eq!(noted().with(spoil).reason(), Some(*reason), "row {row}");
+    }
+}
+
 #[test]
 fn a_rollback_that_respects_windows_waits_for_one_that_allows_it() {
     let now = "2026-11-20T23:00:00Z";
@@ -797,7 +895,7 @@ fn ordered() -> Desk {
 
 #[test]
 fn what_a_person_ordered_begins_only_while_the_order_stands() {
-    assert_eq!(ordered().ask(), PermitVerdict::Granted { repeated: false });
+    assert_eq!(ordered().ask(), GRANTED);
     let refused = |desk: &Desk| match desk.ask() {
         PermitVerdict::Refused { reason, .. } => reason,
         other => panic!("{other:?}"),
@@ -822,20 +920,20 @@ fn what_a_person_ordered_begins_only_while_the_order_stands() {
         let permit = permit_of(desk, PermitStep::Uninstall);
         desk.job().permitted.push(permit);
     });
-    assert_eq!(begun.ask(), PermitVerdict::Granted { repeated: false });
+    assert_eq!(begun.ask(), GRANTED);
     let automatic = ordered().with(|desk| {
         desk.order = None;
         let status = desk.rollout().status.as_mut().unwrap();
         status.rollback.as_mut().unwrap().order = None;
     });
-    assert_eq!(automatic.ask(), PermitVerdict::Granted { repeated: false });
+    assert_eq!(automatic.ask(), GRANTED);
 }
 
 #[test]
 fn an_order_on_an_aborted_rollout_permits_its_own_devices_and_in_its_own_windows_only() {
     let aborted =
         || ordered().with(|desk| desk.rollout().status.as_mut().unwrap().aborted = latch());
-    assert_eq!(aborted().ask(), PermitVerdict::Granted { repeated: false });
+    assert_eq!(aborted().ask(), GRANTED);
     let unmarked = aborted().with(|desk| desk.line().ordered = false);
     assert!(matches!(unmarked.ask(), PermitVerdict::Ended { reason: Reason::AbortedByPerson, .. }));
 
@@ -846,7 +944,7 @@ fn an_order_on_an_aborted_rollout_permits_its_own_devices_and_in_its_own_windows
         desk.windows = vec![Arc::new(WindowView::new(&window))];
         desk.rollout().spec.on_failure.windows = RollbackWindows::Respect;
     });
-    assert_eq!(frozen.ask(), PermitVerdict::Granted { repeated: false });
+    assert_eq!(frozen.ask(), GRANTED);
     let unmarked = frozen.with(|desk| desk.line().ordered = false);
     assert!(matches!(unmarked.ask(), PermitVerdict::Refused { reason: Reason::Frozen, .. }));
 }
@@ -867,9 +965,9 @@ fn a_group_that_forbids_rollbacks_lets_none_begin_and_those_that_began_end() {
         let permit = permit_of(desk, PermitStep::Uninstall);
         desk.job().permitted.push(permit);
     });
-    assert_eq!(begun.ask(), PermitVerdict::Granted { repeated: false });
+    assert_eq!(begun.ask(), GRANTED);
     let install = Desk::install().with(|desk| desk.forbids = Some("theatre"));
-    assert_eq!(install.ask(), PermitVerdict::Granted { repeated: false });
+    assert_eq!(install.ask(), GRANTED);
 }
 
 /// A permit that the job has.
@@ -881,6 +979,7 @@ fn permit_of(desk: &Desk, step: PermitStep) -> Permit {
         boot_id: "boot-0".to_owned(),
         agent_run: "run-1".to_owned(),
         accepted_in: "run-0".to_owned(),
+        expedited: false,
     }
 }
 
@@ -925,7 +1024,6 @@ fn approve(desk: &mut Desk) {
 
 #[test]
 fn a_rollback_beyond_the_share_is_permitted_by_an_approval_of_exactly_that_only() {
-    const GRANTED: PermitVerdict = PermitVerdict::Granted { repeated: false };
     assert_eq!(automatic(1).ask(), GRANTED);
     assert_eq!(refused(&automatic(2)), Reason::RollbackAwaitsApproval);
     // Those that could not be taken back count, too.
@@ -969,7 +1067,6 @@ fn a_healthy_device_is_not_rolled_back_while_a_person_is_asked_or_said_no_also_w
             desk.line().was = Some(was);
         })
     }
-    const GRANTED: PermitVerdict = PermitVerdict::Granted { repeated: false };
     for state in [GateState::Failed, GateState::Waiting, GateState::Error] {
         let healthy = with(state, LineState::Succeeded);
         assert_eq!(refused(&healthy), Reason::RollbackAwaitsApproval, "{state:?}");
@@ -986,7 +1083,6 @@ fn a_healthy_device_is_not_rolled_back_while_a_person_is_asked_or_said_no_also_w
 
 #[test]
 fn a_device_whose_group_asks_is_rolled_back_by_an_approval_or_an_order_only() {
-    const GRANTED: PermitVerdict = PermitVerdict::Granted { repeated: false };
     let asks = automatic(0).with(|desk| desk.asks = Some("theatre"));
     match asks.ask() {
         PermitVerdict::Refused { reason, message, .. } => {

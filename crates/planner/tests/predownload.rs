@@ -473,6 +473,7 @@ fn forge(world: &mut World) {
             boot_id: "boot-1".to_owned(),
             agent_run: "run-1".to_owned(),
             accepted_in: "run-1".to_owned(),
+            expedited: false,
         };
         job.permitted = vec![permit(PermitStep::Install), permit(PermitStep::Reboot)];
     }

@@ -380,7 +380,7 @@ impl Gateway {
         ));
         let job = stored.as_ref().and_then(|stored| stored.object.job());
         match (&verdict, job, &stored) {
-            (PermitVerdict::Granted { repeated: false }, Some(job), Some(stored)) => {
+            (&PermitVerdict::Granted { repeated: false, expedited }, Some(job), Some(stored)) => {
                 let mut job = (**job).clone();
                 let mut status = job.status.take().unwrap_or_default();
                 let attempt = job.spec.attempt;
@@ -394,6 +394,7 @@ impl Gateway {
                         boot_id: request.boot_id.clone(),
                         agent_run: request.agent_run.clone(),
                         accepted_in: request.accepted_in.clone(),
+                        expedited,
                     },
                 );
                 job.status = Some(status);
@@ -625,7 +626,7 @@ impl Gateway {
                 let op = op.clone();
                 self.ops.remove(&number);
                 self.told(hub, &op, &request);
-                let verdict = PermitVerdict::Granted { repeated: false };
+                let verdict = PermitVerdict::Granted { repeated: false, expedited: false };
                 self.answer_permit(hub, op.caller, verdict);
             }
             (_, false) if op.tries >= TRIES => self.give_up(hub, number),

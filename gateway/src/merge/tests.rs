@@ -275,6 +275,7 @@ fn progress_of_an_earlier_attempt_leaves_with_it_and_permits_stay() {
             boot_id: "boot-1".to_owned(),
             agent_run: "run-1".to_owned(),
             accepted_in: "run-1".to_owned(),
+            expedited: false,
         },
     );
     apply_progress(&mut status, 1, &progress(9, "Installing"));
@@ -301,6 +302,7 @@ fn progress_that_is_written_late_says_when_it_was_heard() {
             boot_id: "boot-1".to_owned(),
             agent_run: "run-1".to_owned(),
             accepted_in: "run-1".to_owned(),
+            expedited: false,
         },
     );
     apply_progress(&mut status, 1, &ProgressReport { seq: 3, ..report });
@@ -314,7 +316,15 @@ fn the_first_permit_is_never_forgotten() {
         let step = if number == 0 { PermitStep::Install } else { PermitStep::Reboot };
         let agent_run = format!("run-{number}");
         let (boot_id, accepted_in) = ("boot-1".to_owned(), "run-0".to_owned());
-        let permit = Permit { step, at: now(), attempt: 1, boot_id, agent_run, accepted_in };
+        let permit = Permit {
+            step,
+            at: now(),
+            attempt: 1,
+            boot_id,
+            agent_run,
+            accepted_in,
+            expedited: false,
+        };
         apply_permit(&mut status, permit);
     }
     assert_eq!(status.permitted.len(), 8);

@@ -7,6 +7,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 use wardring_api::{DeviceGroup, MaintenanceWindow, PatchRollout};
+use wardring_planner::{approval_hash, approval_parts};
 use wardring_protocol::{PermitAnswer, Step};
 
 use crate::support::*;
@@ -140,4 +141,86 @@ async fn a_stage_whose_group_was_deleted_begins_and_restarts_nothing_until_it_is
     assert_eq!(reason, "RebootsHeld", "nobody has counted its devices: {message}");
     groups.patch_status("prod", &change, &counted).await.unwrap();
     assert_eq!(gateway.permit(&agent, &key, Step::Reboot).await, PermitAnswer::Granted);
+}
+
+/// The status of a rollout whose only stage somebody approved, as it is written now.
+fn approved(rollout: &PatchRollout) -> Value {
+    let gate = |approval: Value| {
+        json!({ "planHash": "v1:0", "stages": [{
+            "name": "all", "state": "Open", "counts": {}, "freezeId": "v1:0",
+            "gates": [{
+                "name": "sign-off", "phase": "Before", "state": "Passed", "definition": "v1",
+                "since": "2026-11-20T22:00:00Z", "startedAt": "2026-11-20T22:00:00Z",
+                "approval": approval,
+            }],
+        }] })
+    };
+    let said = json!({
+        "decision": "Approve", "by": "bob", "reason": "r", "at": "2026-11-20T22:00:00Z",
+        "approval": "a", "uid": "u",
+    });
+    let mut asked = json!({ "round": 1, "nonce": "n", "decided": said });
+    let mut rollout = rollout.clone();
+    rollout.status = Some(object(gate(asked.clone())));
+    asked["parts"] = json!(approval_parts(&rollout, "all").unwrap());
+    let hash = approval_hash(&rollout, "all", "sign-off", &object(asked.clone()));
+    asked["hash"] = json!(hash);
+    json!({ "status": gate(asked) })
+}
+
+#[tokio::test]
+async fn a_permit_outside_of_windows_says_that_it_was_given_in_haste_and_its_restart_goes_by_that()
+{
+    let site = Site::new().await;
+    let rollout: PatchRollout = object(json!({
+        "apiVersion": "wardring.dev/v1alpha1", "kind": "PatchRollout",
+        "metadata": { "name": "november" },
+        "spec": {
+            "updates": { "kbs": ["KB5068787"] }, "authors": ["alice"],
+            "expedite": { "reason": "it is exploited", "ignoreWindows": true },
+            "stages": [{
+                "name": "all", "selector": { "matchLabels": { "ring": "all" } }, "windows": ["tonight"],
+                "gates": { "before": [{ "name": "sign-off", "type": "Approval", "approval": {} }] },
+            }],
+        },
+    }));
+    let (make, change) = (PostParams::default(), PatchParams::default());
+    let rollout = site.rollouts().create(&make, &rollout).await.unwrap();
+    window(&site, "tonight", json!({ "type": "Allow", "schedule": once(60) })).await;
+    let (hasty, calm) = (site.device("ws-1").await, site.device("ws-2").await);
+    let (first, second) = (site.grant(&hasty, &rollout).await, site.grant(&calm, &rollout).await);
+    let gateway = site.gateway(&[]).await;
+    gateway.sees_leader().await;
+
+    let (reason, ..) = refusal(gateway.permit(&hasty, &first, Step::Install).await);
+    assert_eq!(reason, "OutsideWindow", "nobody has approved the haste");
+    let approval = Patch::Merge(approved(&rollout));
+    site.rollouts().patch_status("november", &change, &approval).await.unwrap();
+    for _ in 0..2 {
+        // The answer may be lost, and the agent asks again.
+        let answer = gateway.permit(&hasty, &first, Step::Install).await;
+        assert_eq!(answer, PermitAnswer::Granted);
+    }
+    let permitted = site.job_status(&hasty).await.permitted;
+    assert_eq!(permitted.iter().map(|permit| permit.expedited).collect::<Vec<_>>(), [true]);
+
+    // The window opens: what begins now needs no haste.
+    let api: Api<MaintenanceWindow> = Api::namespaced(site.client.clone(), &site.tenant);
+    let schedule = async |schedule: Value| {
+        let edit = Patch::Merge(
+            json!({ "spec": { "schedule": schedule, "overrun": { "action": "Hold" } } }),
+        );
+        api.patch("tonight", &change, &edit).await.unwrap();
+    };
+    schedule(once(-30)).await;
+    assert_eq!(gateway.permit(&calm, &second, Step::Install).await, PermitAnswer::Granted);
+    assert!(!site.job_status(&calm).await.permitted[0].expedited);
+
+    // It closes, and an edit has ended the haste.
+    schedule(once(60)).await;
+    let gone = Patch::Merge(json!({ "status": { "stages": [] } }));
+    site.rollouts().patch_status("november", &change, &gone).await.unwrap();
+    let (reason, ..) = refusal(gateway.permit(&calm, &second, Step::Reboot).await);
+    assert_eq!(reason, "OutsideWindow");
+    assert_eq!(gateway.permit(&hasty, &first, Step::Reboot).await, PermitAnswer::Granted);
 }

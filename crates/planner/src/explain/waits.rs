@@ -24,11 +24,11 @@ use crate::{
     windows::{self, Hours, installed_at},
 };
 
-/// The windows that the device has to keep to with an action, or with the restart after the installation.
+/// The windows that the device has to keep to with an action, or with the restart of its job.
 fn agenda<'a>(
     story: &DeviceStory<'a>,
     action: JobAction,
-    installed: Option<Timestamp>,
+    restarts: Option<&JobView>,
 ) -> Option<Agenda<'a>> {
     let rollout = story.rollout;
     let known = rollout.status.as_ref().filter(|_| action != JobAction::Rollback);
@@ -41,9 +41,8 @@ fn agenda<'a>(
     let lists = mine.map(|group| group.spec.windows.as_slice());
     let expedite = known.and_then(|status| expedite::in_force(rollout, status, stage));
     let mut hours = Hours::new(stage, expedite);
-    if action == JobAction::Install && installed.is_some() {
-        let wish = rollout.spec.expedite.as_ref();
-        hours = hours.of_restart(wish, installed, story.windows, lists.clone(), row);
+    if let Some(job) = restarts.filter(|_| action == JobAction::Install) {
+        hours = hours.of_restart(rollout.spec.expedite.as_ref(), job);
     }
     Some(hours.agenda(story.windows, lists, row))
 }
@@ -72,7 +71,7 @@ pub(super) fn restart_window(story: &DeviceStory<'_>, job: &JobView) -> Option<C
     if job.action == JobAction::Rollback && ignores {
         return None;
     }
-    agenda(story, job.action, installed_at(job))?.may_restart(installed_at(job), story.now).err()
+    agenda(story, job.action, Some(job))?.may_restart(installed_at(job), story.now).err()
 }
 
 /// The stop that keeps a device without a job from starting.

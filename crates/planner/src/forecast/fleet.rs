@@ -145,13 +145,13 @@ impl World {
     fn act(&mut self, device: &str) -> Option<Timestamp> {
         match self.next_of(self.job(device)?)? {
             Next::Asks(step) => match self.ask(device, step)? {
-                PermitVerdict::Granted { .. } => {
+                PermitVerdict::Granted { expedited, .. } => {
                     let state = match step {
                         PermitStep::Install => JobState::Installing,
                         PermitStep::Uninstall => JobState::Uninstalling,
                         PermitStep::Reboot => JobState::Rebooting,
                     };
-                    self.permit(device, step, state);
+                    self.permit(device, step, state, expedited);
                 }
                 PermitVerdict::Refused { .. } => {
                     self.fleet.refused.insert(device.to_owned());
@@ -236,7 +236,7 @@ impl World {
         }))
     }
 
-    fn permit(&mut self, device: &str, step: PermitStep, state: JobState) {
+    fn permit(&mut self, device: &str, step: PermitStep, state: JobState, expedited: bool) {
         let at = self.now();
         self.report(device, state);
         let Some(job) = self.jobs.get_mut(device) else { return };
@@ -248,6 +248,7 @@ impl World {
             boot_id: RUN.to_owned(),
             agent_run: RUN.to_owned(),
             accepted_in: accepted_in(job).to_owned(),
+            expedited,
         });
     }
 

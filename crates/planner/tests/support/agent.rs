@@ -438,7 +438,7 @@ impl Agent {
                 ..Circumstances::GOOD
             },
         });
-        if let PermitVerdict::Granted { repeated: false } = verdict {
+        if let PermitVerdict::Granted { repeated: false, expedited } = verdict {
             assert!(line.is_some_and(|line| line.state == LineState::Granted));
             let at = world.now;
             let job = world.jobs.get_mut(&self.name).expect("a permit names its job");
@@ -452,6 +452,7 @@ impl Agent {
                 boot_id,
                 agent_run: "run-1".to_owned(),
                 accepted_in: "run-1".to_owned(),
+                expedited,
             });
         }
         verdict

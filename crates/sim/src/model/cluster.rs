@@ -289,7 +289,7 @@ impl Tenant {
     }
 }
 
-/// A permit that was given now.
+/// A permit that was given now; nothing is expedited here.
 pub fn permit(asked: &super::state::Asked, now: u32, boot: &str) -> Permit {
     Permit {
         step: asked.step,
@@ -298,6 +298,7 @@ pub fn permit(asked: &super::state::Asked, now: u32, boot: &str) -> Permit {
         boot_id: boot.to_owned(),
         agent_run: "run".to_owned(),
         accepted_in: "run".to_owned(),
+        expedited: false,
     }
 }
 

@@ -101,7 +101,7 @@ impl Tenant {
     /// A gateway that works answers at once.
     pub fn serve(&self, state: &mut State, asked: Asked) {
         let verdict = self.asked(state, &asked);
-        if let PermitVerdict::Granted { repeated } = verdict {
+        if let PermitVerdict::Granted { repeated, .. } = verdict {
             self.permits(state, &asked);
             if !repeated && self.flaw != Some(Flaw::PermitUnrecorded) {
                 self.record(state, &asked);
@@ -141,7 +141,7 @@ impl Tenant {
         let again = |stand| Some(Request { asked, stand });
         match stand {
             Stand::ReadJob(job, current) => match self.verdict(state, &asked, job.as_deref()) {
-                PermitVerdict::Granted { repeated } => {
+                PermitVerdict::Granted { repeated, .. } => {
                     self.permits(state, &asked);
                     let stand = if repeated { Stand::Recorded } else { Stand::Decided(current) };
                     state.frozen = again(stand);
@@ -161,7 +161,8 @@ impl Tenant {
                 state.frozen = again(Stand::ReadJob(job, true));
             }
             Stand::Recorded => {
-                self.tells(state, asked, &PermitVerdict::Granted { repeated: false });
+                let granted = PermitVerdict::Granted { repeated: false, expedited: false };
+                self.tells(state, asked, &granted);
             }
         }
     }
