@@ -6,7 +6,7 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
-use wardring_api::{DeviceGroup, PatchJob, PatchRollout, Update, UpdateHold};
+use wardring_api::{PatchJob, PatchRollout, Update, UpdateHold};
 use wardring_harness::wait_until;
 use wardring_protocol::{PermitAnswer, Step};
 use wardring_seal::JobKey;
@@ -63,24 +63,14 @@ async fn what_was_granted_before_a_bar_does_not_begin_under_it_and_what_began_re
 async fn a_group_that_comes_to_watch_only_lets_nothing_begin_that_was_granted_before() {
     let site = Site::new().await;
     let agent = site.device("ws-1").await;
-    let labels = Patch::Merge(json!({ "metadata": { "labels": { "site": site.tenant } } }));
-    site.devices().patch(&agent.name, &PatchParams::default(), &labels).await.unwrap();
-    let groups: Api<DeviceGroup> = Api::namespaced(site.client.clone(), &site.tenant);
-    let group: DeviceGroup = object(json!({
-        "apiVersion": "wardring.dev/v1alpha1", "kind": "DeviceGroup",
-        "metadata": { "name": "controllers", "namespace": site.tenant },
-        "spec": {
-            "selector": { "matchLabels": { "site": site.tenant } }, "patchAuthority": "Observe",
-        },
-    }));
-    groups.create(&PostParams::default(), &group).await.unwrap();
+    group_of(&site, &agent, "controllers", json!({ "patchAuthority": "Observe" })).await;
     let key = site.grant(&agent, &site.rollout().await).await;
     let gateway = site.gateway(&[]).await;
     gateway.sees_leader().await;
     let (reason, message) = refusal(gateway.permit(&agent, &key, Step::Install).await);
     assert_eq!(reason, "PatchAuthority");
     assert!(message.contains("controllers"), "{message}");
-    groups.delete("controllers", &DeleteParams::default()).await.unwrap();
+    groups(&site).delete("controllers", &DeleteParams::default()).await.unwrap();
     assert_eq!(gateway.permit(&agent, &key, Step::Install).await, PermitAnswer::Granted);
 }
 

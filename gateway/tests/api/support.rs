@@ -1,5 +1,9 @@
 //! A tenant with devices, a gateway in front of it, and a pretended leader.
 
+mod groups;
+
+pub use groups::*;
+
 use std::{
     path::PathBuf,
     sync::{

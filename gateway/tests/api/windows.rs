@@ -6,7 +6,7 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
-use wardring_api::{DeviceGroup, MaintenanceWindow, PatchRollout};
+use wardring_api::{MaintenanceWindow, PatchRollout};
 use wardring_planner::{approval_hash, approval_parts};
 use wardring_protocol::{PermitAnswer, Step};
 
@@ -58,18 +58,7 @@ async fn nothing_begins_in_a_freeze_and_it_is_asked_again_in_time() {
 async fn a_group_s_window_holds_at_the_desk_whatever_the_rollout_says() {
     let site = Site::new().await;
     let agent = site.device("ws-1").await;
-    let labels = Patch::Merge(json!({ "metadata": { "labels": { "site": site.tenant } } }));
-    site.devices().patch(&agent.name, &PatchParams::default(), &labels).await.unwrap();
-    let groups: Api<DeviceGroup> = Api::namespaced(site.client.clone(), &site.tenant);
-    let group: DeviceGroup = object(json!({
-        "apiVersion": "wardring.dev/v1alpha1", "kind": "DeviceGroup",
-        "metadata": { "name": "controllers", "namespace": site.tenant },
-        "spec": {
-            "selector": { "matchLabels": { "site": site.tenant } },
-            "windows": ["tonight"],
-        },
-    }));
-    groups.create(&PostParams::default(), &group).await.unwrap();
+    group_of(&site, &agent, "controllers", json!({ "windows": ["tonight"] })).await;
     let key = site.grant(&agent, &site.rollout().await).await;
     let gateway = site.gateway(&[]).await;
     gateway.sees_leader().await;
@@ -92,21 +81,12 @@ async fn a_stage_whose_group_was_deleted_begins_and_restarts_nothing_until_it_is
 {
     let site = Site::new().await;
     let agent = site.device("ws-1").await;
-    let labels = Patch::Merge(json!({ "metadata": { "labels": { "site": site.tenant } } }));
-    site.devices().patch(&agent.name, &PatchParams::default(), &labels).await.unwrap();
-    let groups: Api<DeviceGroup> = Api::namespaced(site.client.clone(), &site.tenant);
-    let group: DeviceGroup = object(json!({
-        "apiVersion": "wardring.dev/v1alpha1", "kind": "DeviceGroup",
-        "metadata": { "name": "prod", "namespace": site.tenant },
-        "spec": {
-            "selector": { "matchLabels": { "site": site.tenant } },
-            "windows": ["tonight"], "maxUnavailable": 1,
-        },
-    }));
+    let groups = groups(&site);
+    let limits = json!({ "windows": ["tonight"], "maxUnavailable": 1 });
+    let group = group_of(&site, &agent, "prod", limits).await;
     let counted =
         Patch::Merge(json!({ "status": { "devices": 1, "unavailable": 0, "reboots": "Open" } }));
     let (make, change) = (PostParams::default(), PatchParams::default());
-    groups.create(&make, &group).await.unwrap();
     groups.patch_status("prod", &change, &counted).await.unwrap();
     window(&site, "tonight", json!({ "type": "Allow", "schedule": once(-30) })).await;
     let rollout: PatchRollout = object(json!({
