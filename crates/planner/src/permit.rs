@@ -9,7 +9,7 @@ pub use holds::{begins_installation, missing_group};
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
     AwaitingRebootAction, DeviceMode, GateState, JobAction, LineState, PatchRollback, PatchRollout,
-    PermitStep, SliceLine, StageState, StageStatus, UpdateSpec, reasons::Reason,
+    Permit, PermitStep, SliceLine, StageState, StageStatus, UpdateSpec, reasons::Reason,
 };
 
 use std::sync::Arc;
@@ -436,20 +436,23 @@ fn another_agent(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
     )
 }
 
-/// Yes: once per run and boot, and not without end.
+/// Yes: once per run and boot, and not without end. One from when windows let it begin does not tell that haste
+/// alone does now, so another is noted: once, should the note get lost, and never the one that the restart needs.
 fn grant(facts: &PermitFacts<'_>) -> PermitVerdict {
     let given = facts.job.map(|job| job.permitted.as_slice()).unwrap_or_default();
     let (request, expedited) = (&facts.request, hours::is_expedited(facts));
-    let is_full = given.len() >= MAX_PERMITS;
-    let repeated = given.iter().any(|permit| {
+    let is_mine = |permit: &&Permit| {
         permit.step == request.step
             && permit.attempt == request.attempt
             && permit.agent_run == request.agent_run
             && permit.boot_id == request.boot_id
-            // One from when windows let it begin does not tell that it begins in haste now.
-            && (permit.expedited || !expedited || is_full)
-    });
-    if !repeated && is_full {
+    };
+    let mine = given.iter().filter(is_mine);
+    let is_noted = mine.clone().any(|permit| permit.expedited);
+    let has_room = mine.clone().count() == 1 && given.len() + 1 < MAX_PERMITS;
+    let tells_more = expedited && !is_noted && has_room;
+    let repeated = mine.count() > 0 && !tells_more;
+    if !repeated && given.len() >= MAX_PERMITS {
         return PermitVerdict::Ended {
             reason: Reason::BootLoop,
             message: format!("The job has had its {MAX_PERMITS} permits."),
