@@ -301,9 +301,7 @@ fn told(
         let reason = expedite.reason.replace(char::is_control, " ");
         lines.push(format!("EXPEDITED: the stage {}. Reason: {reason}", what.join(" and ")));
     }
-    if let Some(older) = &rollout.spec.supersedes {
-        lines.push(format!("Once a stage of it opens, it takes the place of rollout {older}: that one halts, and ends."));
-    }
+    lines.extend(takeover(rollout, asked));
     lines.push("The stage as it is written, all of which is approved:".to_owned());
     let written = serde_yaml::to_string(stage).unwrap_or_default();
     lines.extend(written.lines().map(|line| format!("  {line}")));
@@ -320,6 +318,26 @@ fn told(
         lines.push(format!("  and {} more; -o wide shows all", devices.len() - shown));
     }
     lines
+}
+
+/// Whose place the rollout takes with this approval, or took before.
+fn takeover(rollout: &PatchRollout, asked: &Asked<'_>) -> Option<String> {
+    let older = rollout.spec.supersedes.as_ref()?;
+    let known = rollout.status.as_ref().and_then(|status| status.takeover.as_ref());
+    let is_first = rollout.spec.stages.first().is_some_and(|first| first.name == asked.stage.name);
+    match known {
+        Some(takeover) => {
+            let by: Vec<String> =
+                takeover.approvals.iter().map(|said| printable(&said.by)).collect();
+            let by = by.join(" and ");
+            Some(format!("It took the place of rollout {older}, as {by} approved."))
+        }
+        None if is_first && asked.phase == GatePhase::Before => Some(format!(
+            "ENDS ROLLOUT {older}: once the stage opens, nothing begins there any more, and it is over when \
+             nothing is at work."
+        )),
+        None => None,
+    }
 }
 
 /// What the stages have in common, without what people may change at any time.

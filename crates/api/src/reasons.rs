@@ -50,6 +50,8 @@ reasons! {
     SupersededByRollout,
     /// The rollout that `supersedes` names does not exist, or is not older.
     SupersedesNotFound,
+    /// The rollout would take another one's place, and its first stage asks no second person.
+    SupersedesUnapproved,
     /// More devices failed than `maxFailures` allows.
     FailureBudgetSpent,
     /// More devices fell silent than `maxUnreachable` allows.

@@ -69,9 +69,10 @@ pub struct PatchRolloutSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(min = 1, max = 253)))]
     pub authors: Vec<String>,
-    /// Name of an older rollout of this namespace whose place this one takes. When a stage of this one has
-    /// opened, the older one is halted: nothing begins there any more, and what is at work comes to its end.
-    /// When it is quiet, it is over.
+    /// Name of an older rollout of this namespace whose place this one takes. When the first stage of this one
+    /// has opened, the older one is halted: nothing begins there any more, and what is at work comes to its
+    /// end. When it is quiet, it is over. Needs a second person: an enforced gate of type Approval in
+    /// `gates.before` of the first stage, without `authorMayApprove`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub supersedes: Option<String>,

@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CanaryGap, GateStatus, KbId, PackageSource, RollbackApproval, RollbackScope, RollbackWindows,
-    UpdateKind,
+    CanaryGap, GateDecision, GateStatus, KbId, PackageSource, RollbackApproval, RollbackScope,
+    RollbackWindows, UpdateKind,
 };
 
 /// Where a rollout stands.
@@ -72,6 +72,10 @@ pub struct PatchRolloutStatus {
     /// The latched end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aborted: Option<Latch>,
+    /// Whose place the rollout took, and by whose word. Written with the opening of its first stage, and never
+    /// changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub takeover: Option<Takeover>,
     /// The rollback procedure, once it began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback: Option<RollbackStatus>,
@@ -82,6 +86,21 @@ pub struct PatchRolloutStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub last_handled_retry: Option<String>,
+}
+
+/// That a rollout took another one's place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Takeover {
+    /// The older rollout, as `spec.supersedes` names it.
+    #[schemars(length(max = 63))]
+    pub rollout: String,
+    /// The approvals that it was by, one for each gate of the first stage that asks somebody else than the
+    /// authors.
+    #[schemars(length(max = 8))]
+    pub approvals: Vec<GateDecision>,
+    /// When the first stage opened.
+    pub at: Timestamp,
 }
 
 /// One word for people; machines read conditions.

@@ -151,7 +151,7 @@ pub(crate) fn parts(
         "offline",
     ]);
     caps.as_array_mut()?.push(json!(rollout.spec.correlated_failures));
-    let all = [
+    let mut all = vec![
         (FORM, json!(env!("CARGO_PKG_VERSION"))),
         ("updates", json!(plan_hash?)),
         ("devices", json!([status.freeze_id.as_deref()?, selection])),
@@ -162,7 +162,9 @@ pub(crate) fn parts(
         ("authors", json!(rollout.spec.authors)),
         ("haste", json!(rollout.spec.expedite)),
     ];
-    Some(all.map(|(name, value)| format!("{name}={}", &digest(&value)[..16])).to_vec())
+    all.extend(rollout.spec.supersedes.as_ref().map(|older| ("superseded rollout", json!(older))));
+    let part = |(name, value): (&str, Value)| format!("{name}={}", &digest(&value)[..16]);
+    Some(all.into_iter().map(part).collect())
 }
 
 /// Whether what stands in an asking is what would happen now. Another version words the same differently;

@@ -175,6 +175,7 @@ impl<'a> Replay<'a> {
             self.breaks("S12", format!("the resolved updates of rollout {name} would change"));
         }
         self.ends(rollout, &before, status);
+        self.takeover(rollout, &before, status);
         self.order_begins(uid, &before, status);
         for (position, stage) in status.stages.iter().enumerate() {
             let was = before.stages.iter().find(|known| known.name == stage.name);

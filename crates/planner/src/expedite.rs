@@ -34,13 +34,17 @@ pub(crate) fn in_force<'a>(
                 && asked.hash == hash
         })
     };
-    // Haste needs two people, whatever the gate thinks of one.
-    let is_for_two = |gate: &Gate| gate.approval.as_ref().is_none_or(|all| !all.author_may_approve);
-    let asks = |gate: &&Gate| {
-        gate.kind == GateType::Approval && gate.mode != GateMode::DryRun && is_for_two(gate)
-    };
-    let mut all = stage.gates.before.iter().filter(asks).peekable();
+    let mut all = for_two(stage).peekable();
     (all.peek().is_some() && all.all(|gate| is_approved(&gate))).then_some(expedite)
+}
+
+/// The gates by which somebody else than the authors has to agree before anything of the stage begins. What
+/// needs two people goes by these alone, whatever a gate thinks of one.
+pub(crate) fn for_two(stage: &Stage) -> impl Iterator<Item = &Gate> {
+    let is_for_two = |gate: &Gate| gate.approval.as_ref().is_none_or(|all| !all.author_may_approve);
+    stage.gates.before.iter().filter(move |gate| {
+        gate.kind == GateType::Approval && gate.mode != GateMode::DryRun && is_for_two(gate)
+    })
 }
 
 /// What is left out, as a sentence.

@@ -11,7 +11,7 @@ use crate::{
     caps::later,
     explain, freeze, gates, halt,
     plan::Lanes,
-    rollback, tail,
+    rollback, supersede, tail,
     validate::{Complaint, Run, Scene},
     wake::Wake,
 };
@@ -123,13 +123,19 @@ fn prove(
 
 /// Opens a stage whose devices are frozen, once its gates have passed.
 fn open(run: &mut Run<'_>, position: usize, scene: &Scene<'_>) -> Option<Complaint> {
-    let (stage, status) = (run.stages[position].spec, &mut run.status.stages[position]);
+    let (stage, status) = (run.stages[position].spec, &run.status.stages[position]);
     if !gates::have_passed(stage, status, GatePhase::Before) {
         return None;
     }
     if let Some(unvouched) = approvals::unvouched(stage, GatePhase::Before, scene) {
         return Some(unvouched);
     }
+    if position == 0
+        && let Err(unapproved) = supersede::begin(run, scene)
+    {
+        return Some(unapproved);
+    }
+    let (stage, status) = (run.stages[position].spec, &mut run.status.stages[position]);
     status.state = StageState::Open;
     (status.started_at, status.progress_since) = (Some(whole_seconds(scene.now)), None);
     let devices = explain::devices(status.counts.total as usize);

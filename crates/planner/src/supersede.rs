@@ -1,19 +1,22 @@
-//! `spec.supersedes`: a rollout takes the place of an older one of its namespace, once a stage of it has
-//! opened: until then it may still turn out to be unable to do anything. The older one is halted, like by a
-//! failure: nothing begins, what is at work comes to its end and is judged, and rollbacks go on. When it is
-//! quiet, it ends, by the same latch as if a person had aborted it; devices that wait for their restart are
-//! free then for the newer one, and restart under its limits.
+//! `spec.supersedes`: a rollout takes the place of an older one of its namespace, once its first stage has
+//! opened: until then it may still turn out to be unable to do anything. That stage opens by the word of
+//! somebody who did not write the rollout, and with it the status keeps whose word that was; what becomes of
+//! the approval later changes nothing any more. The older one is halted, like by a failure: nothing begins,
+//! what is at work comes to its end and is judged, and rollbacks go on. When it is quiet, it ends, by the same
+//! latch as if a person had aborted it; devices that wait for their restart are free then for the newer one,
+//! and restart under its limits.
 
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use wardring_api::{
-    AwaitingRebootAction, JobAction, LineState, PatchRollout, PatchRolloutStatus, StageState,
+    AwaitingRebootAction, Decided, Gate, GateDecision, GatePhase, GateState, JobAction, LineState,
+    PatchRollout, PatchRolloutStatus, StageState, Takeover, conditions::whole_seconds,
     reasons::Reason,
 };
 
 use crate::{
-    EventKind, explain, freeze,
+    EventKind, expedite, explain, freeze,
     halt::{self, Latched},
     line::{Doing, Line, doing},
     rollback,
@@ -41,38 +44,118 @@ pub(crate) fn is_older(older: &PatchRollout, newer: &PatchRollout) -> bool {
     older.metadata.uid != newer.metadata.uid && made(older) <= made(newer) && !is_mutual
 }
 
-/// Whether the rollout is one that takes the places of others: a stage of it has opened, so its devices are
-/// known and enough, and whoever had to be asked said yes. What became of it since changes nothing.
-pub(crate) fn is_in_command(rollout: &PatchRollout, status: &PatchRolloutStatus) -> bool {
-    let is_open = |stage: &wardring_api::StageStatus| {
-        !matches!(stage.state, StageState::Pending | StageState::Gated) && stage.counts.total > 0
-    };
+/// Whether the rollout is one that takes the place of `older`: a stage of it has opened, so its devices are
+/// known and enough, and it did so by the word of a second person. What became of either since changes
+/// nothing. What was begun is brought to its end, also where an older version of ours began it.
+pub(crate) fn is_in_command(
+    rollout: &PatchRollout,
+    status: &PatchRolloutStatus,
+    older: &PatchRolloutStatus,
+) -> bool {
+    let has_begun = older
+        .halted
+        .as_ref()
+        .is_some_and(|latch| latch.reason == Reason::SupersededByRollout.as_str());
+    let is_by_two = status
+        .takeover
+        .as_ref()
+        .is_some_and(|takeover| Some(&takeover.rollout) == rollout.spec.supersedes.as_ref());
     rollout.metadata.deletion_timestamp.is_none()
         && rollout.spec.abort.is_none()
         && status.aborted.is_none()
-        && status.stages.iter().any(is_open)
+        && has_opened(status)
+        && (is_by_two || has_begun)
 }
 
-/// Finds out whose place is taken, and says where a name leads nowhere.
+/// Whether a stage that has devices has opened.
+fn has_opened(status: &PatchRolloutStatus) -> bool {
+    status.stages.iter().any(|stage| {
+        !matches!(stage.state, StageState::Pending | StageState::Gated) && stage.counts.total > 0
+    })
+}
+
+/// Finds out whose place is taken, and says where a name leads nowhere or where nobody else was asked.
 pub(crate) fn find(runs: &mut [Run<'_>]) {
     for newer in 0..runs.len() {
         let Some(name) = runs[newer].rollout.spec.supersedes.clone() else { continue };
         let older = runs
             .iter()
             .position(|run| run.id.name == name && is_older(run.rollout, runs[newer].rollout));
-        let has_begun = runs[newer].before.stages.iter().any(|stage| stage.freeze_id.is_some());
-        match older {
-            Some(older) if is_in_command(runs[newer].rollout, &runs[newer].before) => {
+        let run = &runs[newer];
+        let has_frozen = run.before.stages.iter().any(|stage| stage.freeze_id.is_some());
+        let has_opened = has_opened(&run.before);
+        let complaint = match older {
+            Some(older) if is_in_command(run.rollout, &run.before, &runs[older].before) => {
                 runs[older].successor = Some(newer);
+                continue;
             }
-            Some(_) => {}
+            // An older version of ours let it open, and ended nobody yet.
+            Some(older) if has_opened && run.before.takeover.is_none() => {
+                goes_on(&runs[older]).then(|| unapproved(&name))
+            }
+            Some(_) if !has_opened && !asks_two(run) => Some(unasked(&name)),
+            Some(_) => None,
             // Later it may be deleted, or made anew for another purpose.
-            None if has_begun => {}
-            None => {
-                runs[newer].complaint.get_or_insert_with(|| not_found(&name));
-            }
+            None if has_frozen => None,
+            None => Some(not_found(&name)),
+        };
+        if let Some(complaint) = complaint {
+            runs[newer].complaint.get_or_insert(complaint);
         }
     }
+}
+
+/// Whether the rollout still hands out its updates.
+fn goes_on(run: &Run<'_>) -> bool {
+    let is_stopped = run.before.halted.is_some() || run.before.aborted.is_some();
+    !is_stopped && !run.is_deleting() && !halt::is_completed(run)
+}
+
+/// Whether nothing of the rollout begins before somebody else than its authors has agreed.
+fn asks_two(run: &Run<'_>) -> bool {
+    run.stages.first().is_some_and(|stage| expedite::for_two(stage.spec).next().is_some())
+}
+
+/// Notes whose place the rollout takes, and by whose word, in the write that opens its first stage.
+pub(crate) fn begin(run: &mut Run<'_>, scene: &Scene<'_>) -> Result<(), Complaint> {
+    let Some(older) = run.rollout.spec.supersedes.clone() else { return Ok(()) };
+    if run.status.takeover.is_some() {
+        return Ok(());
+    }
+    let approvals = approvals(run).ok_or_else(|| unasked(&older))?;
+    let by = names(&approvals);
+    run.status.takeover =
+        Some(Takeover { rollout: older.clone(), approvals, at: whole_seconds(scene.now) });
+    let note = format!("It takes the place of rollout {older}, as {by} approved.");
+    run.emit(EventKind::Normal, Reason::InProgress, note);
+    Ok(())
+}
+
+/// What people other than the authors said to the opening of the first stage, if all who are asked agreed.
+fn approvals(run: &Run<'_>) -> Option<Vec<GateDecision>> {
+    let (stage, status) = (run.stages.first()?.spec, run.status.stages.first()?);
+    let said = |gate: &Gate| {
+        let mut all = status.gates.iter();
+        let known =
+            all.find(|known| known.phase == GatePhase::Before && known.name == gate.name)?;
+        let asked = known.approval.as_ref().filter(|_| known.state == GateState::Passed)?;
+        let said = asked.decided.clone().filter(|said| said.decision == Decided::Approve)?;
+        let is_author = run.rollout.spec.authors.contains(&said.by);
+        (!is_author).then_some(said)
+    };
+    let all: Option<Vec<GateDecision>> = expedite::for_two(stage).map(said).collect();
+    all.filter(|all| !all.is_empty())
+}
+
+fn names(approvals: &[GateDecision]) -> String {
+    let names: Vec<&str> = approvals.iter().map(|said| said.by.as_str()).collect();
+    names.join(" and ")
+}
+
+/// By whose word the rollout takes another one's place, as a part of a sentence.
+fn by_whom(newer: &Run<'_>) -> String {
+    let takeover = newer.before.takeover.as_ref();
+    takeover.map_or(String::new(), |all| format!(", as {} approved", names(&all.approvals)))
 }
 
 /// Halts rollouts whose place another one took, and ends those that have become quiet.
@@ -123,11 +206,34 @@ fn not_found(name: &str) -> Complaint {
     )
 }
 
+/// Nobody else than the authors is asked before the first device is taken.
+fn unasked(older: &str) -> Complaint {
+    Complaint::new(
+        Reason::SupersedesUnapproved,
+        format!(
+            "It would end rollout {older}, and that needs a second person. Nothing starts; give its first stage \
+             an enforced gate of type Approval in `gates.before`, without `authorMayApprove`."
+        ),
+    )
+}
+
+fn unapproved(older: &str) -> Complaint {
+    Complaint::new(
+        Reason::SupersedesUnapproved,
+        format!(
+            "It would end rollout {older}, and began before a second person was needed for that. Nothing more \
+             starts while both go on; abort rollout {older} yourself, or abort this one and make a new one whose \
+             first stage has a gate of type Approval."
+        ),
+    )
+}
+
 fn halt(runs: &mut [Run<'_>], older: usize, newer: usize, scene: &Scene<'_>) {
     let left = left_out(&runs[older], &runs[newer], scene);
     let message = format!(
-        "Rollout {} takes its place: nothing begins here any more, and what is at work comes to its end.{}",
+        "Rollout {} takes its place{}: nothing begins here any more, and what is at work comes to its end.{}",
         runs[newer].id.name,
+        by_whom(&runs[newer]),
         told(&left)
     );
     let kind = if left.is_empty() { EventKind::Normal } else { EventKind::Warning };
@@ -140,7 +246,8 @@ fn halt(runs: &mut [Run<'_>], older: usize, newer: usize, scene: &Scene<'_>) {
 
 fn end(runs: &mut [Run<'_>], older: usize, newer: usize, scene: &Scene<'_>) {
     let left = left_out(&runs[older], &runs[newer], scene);
-    let message = format!("Rollout {} took its place.{}", runs[newer].id.name, told(&left));
+    let (name, by) = (&runs[newer].id.name, by_whom(&runs[newer]));
+    let message = format!("Rollout {name} took its place{by}.{}", told(&left));
     let run = &mut runs[older];
     let latch = halt::latched(run, Reason::SupersededByRollout, &message, scene);
     run.status.aborted = Some(latch);

@@ -141,8 +141,9 @@ fn the_next_rollout_leaves_it_alone_also_when_nothing_else_is_left_of_the_failur
 fn a_rollout_that_takes_the_place_of_the_failed_one_leaves_it_alone_too() {
     let mut world = failed();
     world.settle();
-    world.rollout("fix", &NEXT.replace("stages", "supersedes: november\nstages"));
-    world.settle();
+    let gates = "minProven: 0, gates: {before: [{name: sign-off, type: Approval}]}";
+    let fix = NEXT.replace("stages", "authors: [alice]\nsupersedes: november\nstages");
+    world.approved_rollout("fix", &fix.replace("minProven: 0", gates));
     pass(&mut world, 120);
     assert!(world.status("november").aborted.is_some());
     world.now += SignedDuration::from_hours(72);

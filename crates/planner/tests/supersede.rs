@@ -8,9 +8,7 @@ use support::{
     SERVER, World,
     agent::{Agent, Script},
 };
-use wardring_api::{
-    Decided, Latch, LineState, PermitStep, RolloutPhase, StageState, reasons::Reason,
-};
+use wardring_api::{Latch, LineState, PermitStep, RolloutPhase, StageState, reasons::Reason};
 use wardring_planner::{Action, Decision, check, plan};
 
 const OLD: &str = "
@@ -20,10 +18,11 @@ stages:
 - {name: production, group: production, maxConcurrency: 1}";
 
 const FIX: &str = "
+authors: [alice]
 updates: {kbs: [KB5068787]}
 supersedes: november
 stages:
-- {name: all, selector: {matchExpressions: [{key: stage, operator: Exists}]}, maxConcurrency: 2, minProven: 0}";
+- {name: all, selector: {matchExpressions: [{key: stage, operator: Exists}]}, maxConcurrency: 2, minProven: 0, gates: {before: [{name: sign-off, type: Approval}]}}";
 
 /// Three test servers and one of production, some minutes into the rollout of November.
 fn world(minutes: u32) -> World {
@@ -71,11 +70,10 @@ fn permits(world: &World, rollout: &str, step: PermitStep) -> usize {
 fn the_older_one_ends_when_the_newer_one_opens_and_says_so() {
     let mut world = world(0);
     assert_eq!(world.state("november", "test-1"), Some(LineState::Granted));
-    world.rollout("fix", FIX);
-    world.settle();
+    world.approved_rollout("fix", FIX);
     let latch = end(&world).unwrap();
     assert_eq!(latch.reason, "SupersededByRollout");
-    assert_eq!(latch.message, "Rollout fix took its place.");
+    assert_eq!(latch.message, "Rollout fix took its place, as bob approved.");
     assert_eq!(phase(&world, "november"), Some(RolloutPhase::Aborted));
     pass(&mut world, 60);
     assert_eq!(permits(&world, "november", PermitStep::Install), 0);
@@ -90,13 +88,13 @@ fn the_older_one_ends_when_the_newer_one_opens_and_says_so() {
 fn what_is_at_work_is_waited_for_and_restarts_under_the_newer_ones_limits() {
     let mut world = world(4);
     assert!(world.jobs["test-1"].may_have_begun());
-    world.rollout("fix", FIX);
+    world.approved_rollout("fix", FIX);
     let plan = world.settle();
     assert_eq!(world.state("november", "test-1"), Some(LineState::Granted));
     let halted = world.status("november").halted.unwrap();
     assert_eq!(
         halted.message,
-        "Rollout fix takes its place: nothing begins here any more, and what is at work comes to its end."
+        "Rollout fix takes its place, as bob approved: nothing begins here any more, and what is at work comes to its end."
     );
     assert!(end(&world).is_none(), "it is not quiet yet");
     let fix = plan.rollouts.iter().find(|all| all.rollout.name == "fix").unwrap();
@@ -120,50 +118,21 @@ fn what_is_at_work_is_waited_for_and_restarts_under_the_newer_ones_limits() {
 
 #[test]
 fn one_that_cannot_begin_ends_nobody() {
-    let stage = "- {name: all, selector: {matchExpressions: [{key: stage, operator: Exists}]}, maxConcurrency: 2, minProven: 0}";
+    let selector = "selector: {matchExpressions: [{key: stage, operator: Exists}]}";
     let fixes = [
-        (
-            "nobody is selected",
-            FIX.replace(stage, "- {name: all, selector: {matchLabels: {no: such}}}"),
-        ),
+        ("nobody is selected", FIX.replace(selector, "selector: {matchLabels: {no: such}}")),
         ("too few", FIX.replace("minProven: 0", "minDevices: 40")),
-        ("no such group", FIX.replace(stage, "- {name: all, group: tset}")),
+        ("no such group", FIX.replace(selector, "group: tset")),
         ("no such update", FIX.replace("KB5068787", "KB1111111")),
         ("suspended", format!("{FIX}\nsuspend: true")),
-        (
-            "nobody approved",
-            format!("authors: [alice]\n{}", FIX.trim_start()).replace(
-                "minProven: 0",
-                "minProven: 0, gates: {before: [{name: sign-off, type: Approval}]}",
-            ),
-        ),
     ];
     for (why, fix) in fixes {
         let mut world = world(1);
-        world.rollout("fix", &fix);
-        world.settle();
+        world.approved_rollout("fix", &fix);
         pass(&mut world, 180);
         assert!(end(&world).is_none(), "{why}: {:?}", end(&world));
         assert_eq!(phase(&world, "november"), Some(RolloutPhase::Completed), "{why}");
     }
-}
-
-#[test]
-fn with_the_approval_of_the_newer_one_the_older_one_ends() {
-    let spec = format!("authors: [alice]\n{}", FIX.trim_start()).replace(
-        "minProven: 0",
-        "minProven: 0, gates: {before: [{name: sign-off, type: Approval}]}",
-    );
-    let mut world = world(1);
-    world.rollout("fix", &spec);
-    world.settle();
-    assert!(end(&world).is_none());
-    let asked = world.status("fix").stages[0].gates[0].approval.clone().unwrap();
-    let spec = &mut world.approvals.get_mut(&asked.request).unwrap().spec;
-    (spec.decision, spec.approver) = (Some(Decided::Approve), Some("bob".to_owned()));
-    spec.reason = Some("r".to_owned());
-    world.settle();
-    assert!(end(&world).is_some());
 }
 
 #[test]
@@ -180,8 +149,7 @@ fn a_halted_one_gives_its_devices_free_and_restarts_none() {
     assert!(world.status("november").halted.is_some());
     let restarts = permits(&world, "november", PermitStep::Reboot);
     world.agents.get_mut("test-1").unwrap().script = Script::Good;
-    world.rollout("fix", FIX);
-    world.settle();
+    world.approved_rollout("fix", FIX);
     pass(&mut world, 180);
     assert!(end(&world).is_some());
     assert_eq!(permits(&world, "november", PermitStep::Reboot), restarts);
@@ -204,8 +172,7 @@ fn a_rollback_comes_to_its_end_first() {
         }
     }
     assert!(world.status("november").rollback.unwrap().completed_at.is_none());
-    world.rollout("fix", FIX);
-    world.settle();
+    world.approved_rollout("fix", FIX);
     assert!(end(&world).is_none(), "what is broken is taken back first");
     pass(&mut world, 180);
     assert_eq!(world.state("november", "test-1"), Some(LineState::RolledBack));
@@ -220,8 +187,7 @@ fn a_rollback_within_the_budget_does_not_let_the_older_one_go_on() {
     while world.status("november").rollback.is_none() {
         world.minute(|_| {});
     }
-    world.rollout("fix", FIX);
-    world.settle();
+    world.approved_rollout("fix", FIX);
     let begun = permits(&world, "november", PermitStep::Install);
     assert!(world.status("november").halted.is_some());
     pass(&mut world, 240);
@@ -245,8 +211,7 @@ fn what_fails_after_the_handover_is_taken_back_and_the_others_do_not_restart() {
         "all, selector: {matchExpressions: [{key: stage, operator: Exists}]}",
         "production, group: production",
     );
-    world.rollout("fix", &fix);
-    world.settle();
+    world.approved_rollout("fix", &fix);
     assert!(end(&world).is_none());
     pass(&mut world, 300);
     let installs = world.permits.iter().filter(|given| given.rollout.contains("november"));
@@ -276,7 +241,7 @@ fn a_newer_one_that_fails_itself_stalls_nobody() {
             "all, selector: {matchExpressions: [{key: stage, operator: Exists}]}",
             "production, group: production",
         );
-        world.rollout("fix", &fix);
+        world.approved_rollout("fix", &fix);
         pass(&mut world, wait % 8);
         // Every plan on the way passes the second look, or the world says so.
         pass(&mut world, 240);
@@ -290,6 +255,9 @@ fn of_three_in_a_row_only_the_newest_goes_on() {
     let mut world = world(1);
     world.rollout("a-mend", FIX);
     world.rollout("fix", &FIX.replace("november", "a-mend"));
+    world.settle();
+    world.say_yes("a-mend", "bob");
+    world.say_yes("fix", "bob");
     world.settle();
     pass(&mut world, 240);
     assert!(end(&world).is_some());
@@ -306,8 +274,7 @@ fn a_retry_brings_nothing_back_and_loses_no_failure() {
     while permits(&world, "november", PermitStep::Install) < 2 {
         world.minute(|_| {});
     }
-    world.rollout("fix", FIX);
-    world.settle();
+    world.approved_rollout("fix", FIX);
     let before = world.status("november").halted.unwrap();
     assert!(end(&world).is_none());
     world.retry("november");
@@ -322,8 +289,7 @@ fn a_retry_brings_nothing_back_and_loses_no_failure() {
 #[test]
 fn a_name_that_nobody_older_has_starts_nothing() {
     let mut world = world(1);
-    world.rollout("fix", &FIX.replace("november", "novmeber"));
-    world.settle();
+    world.approved_rollout("fix", &FIX.replace("november", "novmeber"));
     let status = world.status("fix");
     assert_eq!(status.waiting_for[0].reason, "SupersedesNotFound");
     pass(&mut world, 180);
@@ -334,8 +300,7 @@ fn a_name_that_nobody_older_has_starts_nothing() {
 #[test]
 fn once_it_has_begun_nobody_misses_the_older_one() {
     let mut world = world(0);
-    world.rollout("fix", FIX);
-    world.settle();
+    world.approved_rollout("fix", FIX);
     pass(&mut world, 3);
     world.delete_rollout("november");
     pass(&mut world, 120);
@@ -345,8 +310,7 @@ fn once_it_has_begun_nobody_misses_the_older_one() {
 #[test]
 fn a_later_rollout_of_the_same_name_is_another_one() {
     let mut world = world(0);
-    world.rollout("fix", FIX);
-    world.settle();
+    world.approved_rollout("fix", FIX);
     pass(&mut world, 3);
     world.delete_rollout("november");
     pass(&mut world, 3);
@@ -363,10 +327,11 @@ fn two_that_name_each_other_end_at_most_the_older_one() {
         let mut world = World::new();
         world.group("test");
         world.device("test-1", "test", SERVER);
-        let spec = "{updates: {select: {release: 2026-11}}, stages: [{name: test, group: test, minProven: 0}], supersedes: NAME}";
+        let spec = "{authors: [alice], updates: {select: {release: 2026-11}}, stages: [{name: test, group: test, minProven: 0, gates: {before: [{name: sign-off, type: Approval}]}}], supersedes: NAME}";
         world.rollout("november", &spec.replace("NAME", "fix"));
         world.now += SignedDuration::from_mins(minutes);
-        world.rollout("fix", &spec.replace("NAME", "november"));
+        world.approved_rollout("fix", &spec.replace("NAME", "november"));
+        world.say_yes("november", "bob");
         world.settle();
         pass(&mut world, 60);
         assert!(world.status("fix").aborted.is_none(), "{minutes}");
@@ -380,14 +345,13 @@ fn two_that_name_each_other_end_at_most_the_older_one() {
 fn who_is_dropped_is_named() {
     let mut world = world(1);
     world.device("old-1", "test", "Windows Server 2019");
-    world.rollout(
+    world.approved_rollout(
         "fix",
         &FIX.replace(
             "all, selector: {matchExpressions: [{key: stage, operator: Exists}]}",
             "production, group: production",
         ),
     );
-    world.settle();
     let message = end(&world).unwrap().message;
     assert!(world.events.iter().any(|event| event.contains("test-1, test-2, test-3")));
     assert!(
@@ -404,8 +368,7 @@ fn a_device_that_fell_silent_is_free_once_its_job_is_over() {
     world.agents.get_mut("test-1").unwrap().script = Script::Silent;
     pass(&mut world, 240);
     assert_eq!(world.state("november", "test-1"), Some(LineState::Unreachable));
-    world.rollout("fix", FIX);
-    world.settle();
+    world.approved_rollout("fix", FIX);
     assert!(world.jobs.contains_key("test-1"), "until then its answer is waited for");
     world.now += SignedDuration::from_hours(30);
     // Somebody set it up anew; it has the certificate that it had.
@@ -427,7 +390,7 @@ fn a_device_that_could_not_be_mended_is_not_handed_over() {
     while world.state("november", "test-1") != Some(LineState::RollbackFailed) {
         world.minute(|_| {});
     }
-    world.rollout("fix", FIX);
+    world.approved_rollout("fix", FIX);
     pass(&mut world, 60);
     assert!(end(&world).is_some());
     world.now += SignedDuration::from_hours(72);
@@ -439,8 +402,7 @@ fn a_device_that_could_not_be_mended_is_not_handed_over() {
 #[test]
 fn a_person_who_stops_the_older_one_as_well_stops_its_restarts() {
     let mut world = world(4);
-    world.rollout("fix", FIX);
-    world.settle();
+    world.approved_rollout("fix", FIX);
     assert!(world.jobs["test-1"].may_have_begun());
     world.edit("november", |spec| spec.suspend = Some(true));
     world.settle();
@@ -456,6 +418,8 @@ fn whatever_dies_in_between_no_plan_is_refused_and_nobody_ends_unasked() {
     for writes in 0..14 {
         let mut world = world(3);
         world.rollout("fix", FIX);
+        world.settle();
+        world.say_yes("fix", "bob");
         world.crash_after(writes, |_| {});
         world.settle();
         pass(&mut world, 120);
@@ -468,6 +432,8 @@ fn whatever_dies_in_between_no_plan_is_refused_and_nobody_ends_unasked() {
 fn the_second_opinion_refuses_an_end_that_nobody_ordered() {
     let mut world = world(1);
     world.rollout("fix", FIX);
+    world.settle();
+    world.say_yes("fix", "bob");
     let mut plans = Vec::new();
     for _ in 0..20 {
         let snapshot = world.snapshot();

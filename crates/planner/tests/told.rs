@@ -99,8 +99,11 @@ fn a_superseded_rollout_calls_nobody_left_out_whom_the_newer_one_proved_meanwhil
     while !world.permits.iter().any(|given| given.step == PermitStep::Reboot) {
         world.minute(|_| {});
     }
-    let newer = format!("{{updates: {{kbs: [KB5068787]}}, supersedes: november, {stages}}}");
-    world.rollout("fix", &newer);
+    let stages = "stages: [{name: test, group: test, maxConcurrency: 1, minProven: 0, gates: {before: [{name: sign-off, type: Approval}]}}]";
+    let newer = format!(
+        "{{authors: [alice], updates: {{kbs: [KB5068787]}}, supersedes: november, {stages}}}"
+    );
+    world.approved_rollout("fix", &newer);
     for _ in 0..60 {
         world.minute(|_| {});
     }
@@ -111,5 +114,5 @@ fn a_superseded_rollout_calls_nobody_left_out_whom_the_newer_one_proved_meanwhil
         world.minute(|_| {});
     }
     let message = world.status("november").aborted.unwrap().message;
-    assert_eq!(message, "Rollout fix took its place.");
+    assert_eq!(message, "Rollout fix took its place, as bob approved.");
 }

@@ -1,13 +1,18 @@
 //! Every rule of the CRDs, held against a real API server.
 
-use anyhow::Result;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
 use futures::{StreamExt, stream};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::Client;
-use serde_json::Value;
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
 use wardring_admission::{Expect, Fixture, fixtures, in_own_namespace, install};
-use wardring_api::crd::all_crds;
-use wardring_harness::DevCluster;
+use wardring_api::{PatchRollout, crd::all_crds};
+use wardring_harness::{DevCluster, wait_until_ok};
 
 /// A rule as it stands in a CRD.
 struct Rule {
@@ -120,6 +125,56 @@ async fn without_the_rules_the_api_server_takes_what_they_refuse() {
     .await;
 
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+/// Whoever upgrades has rollouts that the rules of today refuse.
+#[tokio::test]
+async fn a_rollout_that_ends_another_one_unasked_since_an_older_schema_can_be_stopped_and_mended() {
+    let cluster = DevCluster::start().await.unwrap();
+    let client = cluster.client().await.unwrap();
+    install(&client, &crds_without_rules()).await.unwrap();
+    in_own_namespace(&client, async |namespace| {
+        let api: Api<PatchRollout> = Api::namespaced(client.clone(), namespace);
+        let spec = json!({
+            "updates": { "kbs": ["KB5068787"] },
+            "supersedes": "november",
+            "stages": [{ "name": "test", "group": "test-servers" }],
+        });
+        let object = |name: &str| {
+            serde_json::from_value::<PatchRollout>(json!({
+                "apiVersion": "wardring.dev/v1alpha1", "kind": "PatchRollout",
+                "metadata": { "name": name }, "spec": spec.clone(),
+            }))
+            .expect("it reads")
+        };
+        let params = PostParams::default();
+        for name in ["suspended", "aborted", "mended"] {
+            api.create(&params, &object(name)).await?;
+        }
+        install(&client, &all_crds()).await?;
+        // Until the new schema is served everywhere.
+        wait_until_ok(Duration::from_secs(30), "another one to be refused", async || {
+            let dry = PostParams { dry_run: true, ..PostParams::default() };
+            match api.create(&dry, &object("another")).await {
+                Err(refused) if refused.to_string().contains("a second person") => Ok(()),
+                answer => Err(format!("{answer:?}")),
+            }
+        })
+        .await?;
+        let change = async |name: &str, change: Value| {
+            api.patch(name, &PatchParams::default(), &Patch::Merge(json!({ "spec": change }))).await
+        };
+        change("suspended", json!({ "suspend": true })).await?;
+        change("aborted", json!({ "abort": { "reason": "made anew" } })).await?;
+        let asks = |gates: Value| json!({ "stages": [{ "name": "test", "group": "test-servers", "gates": gates }] });
+        let gate = json!({ "before": [{ "name": "on-call", "type": "Approval", "approval": {} }] });
+        change("mended", asks(gate)).await?;
+        let back = change("mended", asks(json!({}))).await.unwrap_err().to_string();
+        ensure!(back.contains("a second person has to agree"), "{back}");
+        Ok(())
+    })
+    .await
+    .unwrap();
 }
 
 #[test]

@@ -60,6 +60,12 @@ const PARTS: &[Part] = &[
                  take over. `kubectl get prollout` shows the names and ages.",
             ),
             (
+                SupersedesUnapproved,
+                "Give the first stage a gate of type Approval in `gates.before`, enforced and without \
+                 `authorMayApprove`. Where that stage has opened already, abort this rollout and make a new one \
+                 that asks; or abort the older one yourself, and this one goes on.",
+            ),
+            (
                 FailureBudgetSpent,
                 "`kubectl wardring status NAME` shows the failed devices and the first words of each. Mend \
                  or hold them, then `kubectl wardring retry NAME`; or raise `maxFailures` if these \

@@ -70,7 +70,12 @@ fn attach(schema: &mut Value, rule: &Rule) {
         *list = Value::Array(Vec::new());
     }
     let list = list.as_array_mut().expect("validations are a list");
-    list.push(serde_json::json!({ "rule": rule.rule, "message": rule.message }));
+    let mut written = serde_json::json!({ "rule": rule.rule, "message": rule.message });
+    // A rule that also holds at creation reads what was there before as something that may be missing.
+    if rule.rule.contains("oldSelf.hasValue()") {
+        written["optionalOldSelf"] = true.into();
+    }
+    list.push(written);
 }
 
 #[cfg(test)]

@@ -343,6 +343,16 @@ const PATCH_ROLLOUT: &[Rule] = &[
          (!has(self.supersedes) || self.supersedes == oldSelf.supersedes)",
         "spec.supersedes: cannot change after creation; make a new PatchRollout",
     ),
+    // One that an older schema let pass can still be suspended and ended, as long as nobody changes whom its
+    // first stage asks.
+    rule(
+        "spec",
+        "!has(self.supersedes) || (has(self.stages[0].gates) && has(self.stages[0].gates.before) && \
+         self.stages[0].gates.before.exists(g, g.type == 'Approval' && g.mode != 'DryRun' && !(has(g.approval) && g.approval.authorMayApprove))) || \
+         (oldSelf.hasValue() && (has(self.stages[0].gates) ? has(oldSelf.value().stages[0].gates) && \
+         self.stages[0].gates == oldSelf.value().stages[0].gates : !has(oldSelf.value().stages[0].gates)))",
+        "spec.supersedes: ends another rollout, so a second person has to agree before any device is taken; give the first stage an enforced gate of type Approval in `gates.before`, without `authorMayApprove`",
+    ),
     rule(
         "spec.expedite",
         "self.skipSoak || self.ignoreWindows",

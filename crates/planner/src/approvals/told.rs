@@ -38,9 +38,30 @@ pub(super) fn approved(
     decided: &GateDecision,
 ) -> String {
     let GateDecision { by, reason, .. } = decided;
-    let (gate, haste) = (&gate.name, haste(run, gate.phase));
-    let text = format!("Stage {stage}: {by} approved it (gate {gate}){}.{haste}", because(reason));
+    let (phase, haste) = (gate.phase, haste(run, gate.phase));
+    let gate = &gate.name;
+    let ends = ends(run, stage, phase, Some(decided));
+    let ends =
+        ends.map_or(String::new(), |older| format!(", and that rollout {older} ends for it"));
+    let text =
+        format!("Stage {stage}: {by} approved it (gate {gate}){ends}{}.{haste}", because(reason));
     clip(&text, 512)
+}
+
+/// The rollout that ends when the stage opens. Of what was said once that had happened, only what it was by
+/// ended anybody.
+fn ends<'r>(
+    run: &'r Run<'_>,
+    stage: &str,
+    phase: GatePhase,
+    said: Option<&GateDecision>,
+) -> Option<&'r str> {
+    let older = run.rollout.spec.supersedes.as_deref()?;
+    let is_first = run.stages.first().is_some_and(|first| first.spec.name == stage);
+    let is_by_it = run.status.takeover.as_ref().is_none_or(|takeover| {
+        said.is_some_and(|said| takeover.approvals.iter().any(|all| all.uid == said.uid))
+    });
+    (is_first && phase == GatePhase::Before && is_by_it).then_some(older)
 }
 
 /// What an approval in this phase makes the stage leave out, as a further sentence.
@@ -88,9 +109,11 @@ pub(super) fn asks(
         .because
         .as_ref()
         .map_or(String::new(), |why| format!(" It is asked anew, because {why}."));
+    let ends = ends(run, &stage.name, phase, None)
+        .map_or(String::new(), |older| format!(" Rollout {older} ends once the stage opens."));
     let text = format!(
         "Stage {} waits for a person's approval of {} (gate {}): `kubectl wardring approve {} --stage {}` \
-         shows what is asked.{again}{}",
+         shows what is asked.{ends}{again}{}",
         stage.name,
         devices(status.counts.total as usize),
         gate.name,

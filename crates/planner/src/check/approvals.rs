@@ -99,18 +99,31 @@ impl Replay<'_> {
         if (is_same && !begins) || status.halted.is_some() {
             return;
         }
-        let mut written = rollout.clone();
-        written.status = Some(status.clone());
-        let about = About {
-            subject: ApprovalSubject::stage_gate(&now.name, &gate.name),
-            may_author: gate.approval.as_ref().is_some_and(|all| all.author_may_approve),
-            parts: approval_parts(&written, &now.name),
-            written: earlier.and_then(|earlier| earlier.approval.as_ref()),
-        };
-        if let Some(why) = self.doubt(rollout, &about, asked) {
+        let written = earlier.and_then(|earlier| earlier.approval.as_ref());
+        if let Some(why) = self.stage_doubt(rollout, status, (&now.name, gate), written, asked) {
             let message = format!("gate {} of stage {} would pass: {why}", gate.name, now.name);
             self.breaks("S7", message);
         }
+    }
+
+    /// Why the approval that a stage's asking names is none. `written` is the asking as it was before.
+    pub(super) fn stage_doubt(
+        &self,
+        rollout: &PatchRollout,
+        status: &PatchRolloutStatus,
+        (stage, gate): (&str, &Gate),
+        written: Option<&GateApproval>,
+        asked: &GateApproval,
+    ) -> Option<&'static str> {
+        let mut with_status = rollout.clone();
+        with_status.status = Some(status.clone());
+        let about = About {
+            subject: ApprovalSubject::stage_gate(stage, &gate.name),
+            may_author: gate.approval.as_ref().is_some_and(|all| all.author_may_approve),
+            parts: approval_parts(&with_status, stage),
+            written,
+        };
+        self.doubt(rollout, &about, asked)
     }
 
     /// A rollback goes beyond its share by a person's word only.

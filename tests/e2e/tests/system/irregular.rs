@@ -77,6 +77,11 @@ async fn a_fix_that_cannot_wait_takes_the_place_of_a_running_rollout_by_the_word
     });
     let mut object = rollout(&[with(stage("erp"), held)], haste);
     object["metadata"]["name"] = json!("fix");
+    let mut unasked = object.clone();
+    unasked["spec"].as_object_mut().expect("a spec").remove("expedite");
+    unasked["spec"]["stages"][0].as_object_mut().expect("a stage").remove("gates");
+    let refusal = write(installation, &place, unasked).await.unwrap_err();
+    assert!(format!("{refusal:#}").contains("a second person has to agree"), "{refusal:#}");
     write(installation, &place, object).await?;
     let asked = request(&place, "fix", "erp", "").await?;
     let tenant = installation.tenant_in(&place.namespace);
@@ -87,8 +92,8 @@ async fn a_fix_that_cannot_wait_takes_the_place_of_a_running_rollout_by_the_word
     let look = ["--as", "bob", "approve", "fix", "--reason", "INC-4711", "--dry-run"];
     let shown = tenant.plugin(&look).await?;
     let haste = "EXPEDITED: the stage does not wait for its `soak` and does not wait for windows";
-    let place_of = "it takes the place of rollout november";
-    for part in [haste, "Reason: it is exploited", place_of, "3 devices", FIX[0]] {
+    let place_of = format!("ENDS ROLLOUT {ROLLOUT}: once the stage opens");
+    for part in [haste, "Reason: it is exploited", &place_of, "3 devices", FIX[0]] {
         assert!(shown.contains(part), "no {part} in {shown}");
     }
     let older = place.api::<PatchRollout>().get(ROLLOUT).await?.status.unwrap_or_default();
@@ -101,14 +106,19 @@ async fn a_fix_that_cannot_wait_takes_the_place_of_a_running_rollout_by_the_word
     // Outside of its window, which opens in a month, and without its soak of an hour.
     place.until::<PatchRollout>(2 * LONG, "fix", "to be completed", done).await?;
     let why = phase(&place, &asked.request, ApprovalPhase::Used).await?;
-    assert!(why.contains("bob approved it"), "{why}");
+    let said =
+        format!("bob approved it (gate on-call), and that rollout {ROLLOUT} ends for it: INC-4711");
+    assert!(why.contains(&said), "{why}");
+    let kept = place.api::<PatchRollout>().get("fix").await?.status.and_then(|all| all.takeover);
+    let kept = kept.expect("whose place it took");
+    assert_eq!((&*kept.rollout, &*kept.approvals[0].approval), (ROLLOUT, &*asked.request));
     place.until_builds(|builds| builds.values().all(|build| build == FIX[1])).await?;
 
     // The older one ended, at a moment in which nothing of it was at work.
     let status = place.until_phase(RolloutPhase::Aborted).await?;
     let ended = status.aborted.expect("it is over");
     assert_eq!(ended.reason, Reason::SupersededByRollout.as_str());
-    assert_eq!(ended.message, "Rollout fix took its place.");
+    assert_eq!(ended.message, "Rollout fix took its place, as bob approved.");
     let lines = place.lines().await?;
     assert!(lines.values().all(|line| line.state != LineState::Granted), "{lines:?}");
     let jobs = place.api::<PatchJob>().list(&ListParams::default()).await?.items;
