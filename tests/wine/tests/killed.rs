@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
@@ -56,7 +57,8 @@ struct Rig {
     jobs: i64,
     /// Kills after which the agent was started again.
     recovered: u64,
-    /// Whole writes of the journal when the agent was last ended between the two renames of another.
+    /// Whole writes of the journal when the agent was last ended between the two renames of another, by us
+    /// or with its Windows.
     cut_at: Option<u64>,
     /// Where jobs stood when the agent was killed.
     places: BTreeSet<String>,
@@ -131,6 +133,10 @@ impl Rig {
                 // before anybody saw what it left.
                 tokio::task::block_in_place(|| self.server.prefix.switch_off()).unwrap();
                 is_off = true;
+                // It writes what gateways acknowledged, and may have been in the middle of that.
+                if self.killer().kills() == self.recovered && !self.journal().exists() {
+                    self.cut_at = Some(self.killer().writes());
+                }
             }
             if self.killer().kills() > self.recovered {
                 assert!(planned.is_some() || self.everywhere, "who was killed was to be");
@@ -169,6 +175,10 @@ impl Rig {
         Ended { outcome, writes: self.killer().writes() - begin, restarts, left, places }
     }
 
+    fn journal(&self) -> PathBuf {
+        self.server.prefix.drive().join("ProgramData/Wardring/journal")
+    }
+
     fn arm(&self, begin: u64, kill: Option<&(u64, Moment)>) {
         if let Some((write, moment)) = kill {
             self.killer().arm(begin + write, *moment);
@@ -187,7 +197,7 @@ impl Rig {
         }
         // Until a whole write has come after a cut one, none is in its place, also not at the next flush.
         let is_cut = self.cut_at == Some(writes);
-        assert_eq!(data.join("journal").exists(), !is_cut, "{moment:?} after {writes} writes");
+        assert_eq!(self.journal().exists(), !is_cut, "{moment:?} after {writes} writes");
         let place = self.server.place().unwrap().unwrap_or_else(|| "at rest".to_owned());
         self.places.insert(place.clone());
         place
