@@ -183,15 +183,20 @@ fn by_windows(
         }
         // To fetch what a window lets it install is its purpose.
         JobAction::Download => return (Timestamp::MAX, granted_at),
-        JobAction::Rollback => (WindowAction::Uninstall, stage.hours.of_rollbacks()),
+        JobAction::Rollback => (WindowAction::Uninstall, stage.hours.without_haste()),
         JobAction::Install => (WindowAction::Install, stage.hours),
     };
     let agenda = windows::agenda(scene, hours, line.row as usize);
+    // What installs in haste has to wait for a window with its restart when the haste is taken back meanwhile.
+    let calm = windows::agenda(scene, hours.without_haste(), line.row as usize);
+    let counts_from = match calm.is_free() {
+        true => granted_at,
+        false => calm.counts_from(granted_at, stage.rules.device_deadline),
+    };
     if agenda.is_free() {
-        return (Timestamp::MAX, granted_at);
+        return (Timestamp::MAX, counts_from);
     }
     // The cutoff is for the first step; further updates of the job may begin until the end.
-    let counts_from = agenda.counts_from(granted_at, stage.rules.device_deadline);
     let last_start = agenda.begun().may_begin(begins, granted_at).unwrap_or(granted_at);
     (last_start, counts_from)
 }

@@ -39,8 +39,8 @@ impl<'a> Hours<'a> {
         Hours { stage: &stage.windows, only_freezes }
     }
 
-    /// Those that count for taking updates back, which nobody's haste is about.
-    pub fn of_rollbacks(self) -> Hours<'a> {
+    /// Those that count without anybody's haste, and always for taking updates back.
+    pub fn without_haste(self) -> Hours<'a> {
         Hours { only_freezes: false, ..self }
     }
 
@@ -118,7 +118,7 @@ impl<'a> StageWindows<'a> {
         let answer = || match action {
             WindowAction::Install => agenda(scene, hours, position).may_install(scene.now),
             WindowAction::Uninstall => {
-                agenda(scene, hours.of_rollbacks(), position).may_begin(action, scene.now)
+                agenda(scene, hours.without_haste(), position).may_begin(action, scene.now)
             }
             _ => agenda(scene, hours, position).may_begin(action, scene.now),
         };
