@@ -93,7 +93,7 @@ async fn a_fix_that_cannot_wait_takes_the_place_of_a_running_rollout_by_the_word
     let shown = tenant.plugin(&look).await?;
     let haste = "EXPEDITED: the stage does not wait for its `soak` and does not wait for windows";
     let place_of = format!("ENDS ROLLOUT {ROLLOUT}: once the stage opens");
-    for part in [haste, "Reason: it is exploited", &place_of, "3 devices", FIX[0]] {
+    for part in [haste, "Reason: it is exploited", place_of.as_str(), "3 devices", FIX[0]] {
         assert!(shown.contains(part), "no {part} in {shown}");
     }
     let older = place.api::<PatchRollout>().get(ROLLOUT).await?.status.unwrap_or_default();
