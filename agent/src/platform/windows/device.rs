@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::ToSocketAddrs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use wardring_protocol::Facts;
@@ -157,6 +158,29 @@ fn told_free() -> Option<u32> {
     *told
 }
 
+/// Acts under way that change what is installed.
+static ACTS: AtomicUsize = AtomicUsize::new(0);
+
+/// One of them.
+struct Act;
+
+impl Act {
+    fn begin() -> Act {
+        ACTS.fetch_add(1, Ordering::SeqCst);
+        Act
+    }
+}
+
+impl Drop for Act {
+    fn drop(&mut self) {
+        ACTS.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn is_at_rest() -> bool {
+    ACTS.load(Ordering::SeqCst) == 0
+}
+
 impl Machine for Windows {
     fn refuses(&self) -> Option<&'static str> {
         None
@@ -195,7 +219,9 @@ impl Machine for Windows {
             services: services::facts(),
             startup: Some(startup_fact(&bitlocker::reported())),
             free_disk_gb: told_free(),
-            component_store: store::store().known().map(|state| state.as_str().to_owned()),
+            component_store: store::store()
+                .known(is_at_rest())
+                .map(|state| state.as_str().to_owned()),
             other_patch_sources: neighbours::others(&LocalMachine),
             ..Facts::default()
         };
@@ -278,6 +304,7 @@ impl Updates for Windows {
         terms: Terms,
         permit: Permit,
     ) -> Performed {
+        let _act = Act::begin();
         self.before_act();
         let performed = self.updates.install(key, update, tries, terms, permit).await;
         if let Performed::Ended(result) = &performed {
@@ -311,7 +338,10 @@ impl Updates for Windows {
     ) -> Performed {
         self.before_act();
         let (boot, target, packages) = (self.boot.clone(), update.clone(), packages.to_vec());
-        let removal = move || dism::uninstall(&boot, &target, &packages, permit);
+        let removal = move || {
+            let _act = Act::begin();
+            dism::uninstall(&boot, &target, &packages, permit)
+        };
         let performed = blocking(removal).await;
         if let Performed::Ended(result) = &performed {
             self.after_act(&format!("removal of {}", update.kb), result);

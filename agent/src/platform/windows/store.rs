@@ -58,14 +58,19 @@ impl Store {
 
     /// What is known by now; asks in the background where that is nothing or old. Unknown where DISM does
     /// not answer: what was said long ago is no answer of today.
-    pub fn known(self: &Arc<Store>) -> Option<StoreState> {
+    /// Does not ask beside an installation or a removal (`is_at_rest`): nobody says that DISM bears that, and
+    /// the answer would be of a store that changes.
+    pub fn known(self: &Arc<Store>, is_at_rest: bool) -> Option<StoreState> {
         let answer = self.lock().answer.clone();
         let told_for = |state: &StoreState| match state {
             StoreState::Healthy => REPORTED_FOR,
             _ => BAD_FOR,
         };
         let is_due = answer.as_ref().is_none_or(|(at, state)| at.elapsed() >= told_for(state));
-        if is_due && let Err(error) = self.ask() {
+        if is_at_rest
+            && is_due
+            && let Err(error) = self.ask()
+        {
             tracing::warn!(%error, "DISM cannot be asked for the state of the component store");
         }
         // Nobody waits for it: the next report tells.
@@ -165,9 +170,16 @@ mod tests {
     }
 
     #[test]
+    fn the_report_asks_nothing_beside_other_work() {
+        let store = Store::new(|| unreachable!("nobody may ask"));
+        assert_eq!(store.known(false), None);
+        assert_eq!((store.lock().open, store.lock().answers), (0, 0));
+    }
+
+    #[test]
     fn a_job_waits_for_a_question_that_the_report_has_asked() {
         let (store, dism) = asked();
-        assert_eq!(store.known(), None);
+        assert_eq!(store.known(true), None);
         let (told, job) = channel();
         let shared = Arc::clone(&store);
         thread::spawn(move || told.send(shared.fresh()).unwrap());
@@ -184,17 +196,17 @@ mod tests {
         let (store, dism) = asked();
         dism.send(StoreState::Repairable).unwrap();
         assert_eq!(store.fresh(), StoreState::Repairable);
-        assert_eq!(store.known(), Some(StoreState::Repairable));
+        assert_eq!(store.known(true), Some(StoreState::Repairable));
         assert_eq!(store.lock().asked, None, "not at every report");
 
         age(&store, BAD_FOR);
         dism.send(StoreState::Healthy).unwrap();
-        while store.known() != Some(StoreState::Healthy) {
+        while store.known(true) != Some(StoreState::Healthy) {
             thread::yield_now();
         }
         assert_eq!(store.fresh(), StoreState::Healthy, "good news hold for minutes");
         age(&store, BAD_FOR);
-        assert_eq!(store.known(), Some(StoreState::Healthy), "and half a day for the report");
+        assert_eq!(store.known(true), Some(StoreState::Healthy), "and half a day for the report");
         assert_eq!(store.lock().asked, None);
 
         dism.send(StoreState::Damaged).unwrap();
