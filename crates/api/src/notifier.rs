@@ -25,7 +25,7 @@ pub struct NotifierSpec {
     /// What is told. Without it, everything but `DeviceRebootExpected`, which is told of every restart, and
     /// `DeviceNeedsRecovery`, which somebody acts on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 20))]
+    #[schemars(length(max = 40))]
     pub events: Vec<AlertKind>,
     /// Whom it is told to.
     #[schemars(length(min = 1, max = 8))]

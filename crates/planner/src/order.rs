@@ -130,9 +130,10 @@ pub(crate) fn begin(run: &mut Run<'_>, scene: &Scene<'_>, lanes: &mut Lanes) -> 
 }
 
 /// Whether what is wrong with the run, if something is, leaves orders a way: stages whose record is whole
-/// can be taken back without the others.
+/// can be taken back without the others, and whoever may not end another rollout may take back what it brought.
 pub(crate) fn may_go_on(run: &Run<'_>) -> bool {
-    run.complaint.as_ref().is_none_or(|complaint| complaint.reason == Reason::RecordLost)
+    let leaves_a_way = [Reason::RecordLost, Reason::SupersedesUnapproved];
+    run.complaint.as_ref().is_none_or(|complaint| leaves_a_way.contains(&complaint.reason))
 }
 
 /// Whether grants are being taken back in this pass: a permit may still win.

@@ -89,9 +89,9 @@ pub(crate) fn find(runs: &mut [Run<'_>]) {
                 runs[older].successor = Some(newer);
                 continue;
             }
-            // An older version of ours let it open, and ended nobody yet.
+            // An older version of ours let it open. Where it has ended itself meanwhile, it is in nobody's way.
             Some(older) if has_opened && run.before.takeover.is_none() => {
-                goes_on(&runs[older]).then(|| unapproved(&name))
+                (goes_on(&runs[older]) && goes_on(run)).then(|| unapproved(&name))
             }
             Some(_) if !has_opened && !asks_two(run) => Some(unasked(&name)),
             Some(_) => None,
@@ -105,10 +105,10 @@ pub(crate) fn find(runs: &mut [Run<'_>]) {
     }
 }
 
-/// Whether the rollout still hands out its updates.
+/// Whether the rollout is not over: it hands out its updates, or holds devices and may be resumed.
 fn goes_on(run: &Run<'_>) -> bool {
-    let is_stopped = run.before.halted.is_some() || run.before.aborted.is_some();
-    !is_stopped && !run.is_deleting() && !halt::is_completed(run)
+    let is_over = run.before.aborted.is_some() || run.rollout.spec.abort.is_some();
+    !is_over && !run.is_deleting() && !halt::is_completed(run)
 }
 
 /// Whether nothing of the rollout begins before somebody else than its authors has agreed.
@@ -212,7 +212,8 @@ fn unasked(older: &str) -> Complaint {
         Reason::SupersedesUnapproved,
         format!(
             "It would end rollout {older}, and that needs a second person. Nothing starts; give its first stage \
-             an enforced gate of type Approval in `gates.before`, without `authorMayApprove`."
+             an enforced gate of type Approval in `gates.before`, without `authorMayApprove`, or make it anew \
+             with one."
         ),
     )
 }
@@ -222,7 +223,7 @@ fn unapproved(older: &str) -> Complaint {
         Reason::SupersedesUnapproved,
         format!(
             "It would end rollout {older}, and began before a second person was needed for that. Nothing more \
-             starts while both go on; abort rollout {older} yourself, or abort this one and make a new one whose \
+             is granted while both go on; abort rollout {older} yourself, or abort this one and make a new one whose \
              first stage has a gate of type Approval."
         ),
     )

@@ -7,7 +7,8 @@ mod support;
 use jiff::SignedDuration;
 use support::{SERVER, World};
 use wardring_api::{
-    ApprovalPhase, Decided, GateMode, PatchRolloutStatus, PermitStep, RolloutPhase, StageState,
+    ApprovalPhase, Decided, GateMode, Latch, PatchRolloutStatus, PermitStep, RolloutPhase,
+    StageState,
 };
 use wardring_planner::{Action, Plan, RolloutRef, Snapshot, check, plan};
 
@@ -83,7 +84,8 @@ fn where_nobody_else_is_asked_before_the_first_device_nothing_starts_and_nobody_
         assert_eq!(
             message,
             "It would end rollout november, and that needs a second person. Nothing starts; give its first stage \
-             an enforced gate of type Approval in `gates.before`, without `authorMayApprove`.",
+             an enforced gate of type Approval in `gates.before`, without `authorMayApprove`, or make it anew \
+             with one.",
             "{why}"
         );
         pass(&mut world, 180);
@@ -260,23 +262,33 @@ fn what_an_older_version_began_is_brought_to_its_end() {
 
 #[test]
 fn one_that_an_older_version_opened_and_that_ended_nobody_yet_waits_for_a_person() {
-    let mut world = world(4);
-    world.rollout("fix", &fix(GATES));
-    world.settle();
-    world.say_yes("fix", "bob");
-    until_it_opens(&mut world);
-    of_an_older_version(&mut world);
-    world.settle();
-    assert!(!is_stopped(&world));
-    let (reason, message) = waits(&world);
-    assert_eq!(reason, "SupersedesUnapproved");
-    assert!(message.contains("abort rollout november yourself"), "{message}");
-    pass(&mut world, 3);
-    assert_eq!(installs(&world, "fix"), 0);
-    world
-        .edit("november", |spec| spec.abort = Some(wardring_api::Abort { reason: "r".to_owned() }));
-    pass(&mut world, 120);
-    assert_eq!(world.status("fix").stages[0].state, StageState::Completed);
+    // The older one goes on, or has halted for a reason of its own and holds its devices.
+    for reason in [None, Some("FailureBudgetSpent")] {
+        let mut world = world(4);
+        world.rollout("fix", &fix(GATES));
+        world.settle();
+        world.say_yes("fix", "bob");
+        until_it_opens(&mut world);
+        of_an_older_version(&mut world);
+        let (at, status) = (world.now, &mut world.rollouts.get_mut("november").unwrap().status);
+        status.as_mut().unwrap().halted = reason.map(|reason| Latch {
+            reason: reason.to_owned(),
+            message: "Too many failed.".to_owned(),
+            at,
+            stage: None,
+        });
+        world.settle();
+        assert!(world.status("november").aborted.is_none());
+        let (reason, message) = waits(&world);
+        assert_eq!(reason, "SupersedesUnapproved");
+        assert!(message.contains("abort rollout november yourself"), "{message}");
+        pass(&mut world, 3);
+        assert_eq!(installs(&world, "fix"), 0);
+        let abort = wardring_api::Abort { reason: "r".to_owned() };
+        world.edit("november", |spec| spec.abort = Some(abort));
+        pass(&mut world, 120);
+        assert_eq!(world.status("fix").stages[0].state, StageState::Completed);
+    }
 }
 
 /// The first plan that does it, with what it was made from.

@@ -347,7 +347,7 @@ const PATCH_ROLLOUT: &[Rule] = &[
     // first stage asks.
     rule(
         "spec",
-        "!has(self.supersedes) || (has(self.stages[0].gates) && has(self.stages[0].gates.before) && \
+        "!has(self.supersedes) || size(self.stages) == 0 || (has(self.stages[0].gates) && has(self.stages[0].gates.before) && \
          self.stages[0].gates.before.exists(g, g.type == 'Approval' && g.mode != 'DryRun' && !(has(g.approval) && g.approval.authorMayApprove))) || \
          (oldSelf.hasValue() && (has(self.stages[0].gates) ? has(oldSelf.value().stages[0].gates) && \
          self.stages[0].gates == oldSelf.value().stages[0].gates : !has(oldSelf.value().stages[0].gates)))",
