@@ -91,7 +91,9 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
             }
             Ask::Reboot { key, boot_before, force, not_after_mono_ms } => {
                 let permit = self.permit(not_after_mono_ms);
-                if let Some(answer) = restart(&*platform, &key, &boot_before, force, permit) {
+                let order = Order { key: &key, boot_before: &boot_before, force };
+                let is_stopping = || *self.stop.borrow();
+                if let Some(answer) = restart(&*platform, order, permit, is_stopping) {
                     self.answer_with(turn, async { answer });
                 }
             }
@@ -147,21 +149,29 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
     }
 }
 
-/// Orders a restart as long as its permit lives; there is no answer where it comes.
+/// A restart that is asked for.
+#[derive(Clone, Copy)]
+pub(super) struct Order<'a> {
+    pub key: &'a JobKey,
+    pub boot_before: &'a str,
+    pub force: bool,
+}
+
+/// Orders a restart as long as its permit lives and nobody stops the agent; there is no answer where it
+/// comes.
 pub(super) fn restart(
     platform: &impl Platform,
-    key: &JobKey,
-    boot_before: &str,
-    force: bool,
+    Order { key, boot_before, force }: Order<'_>,
     permit: Permit,
+    is_stopping: impl Fn() -> bool,
 ) -> Option<Answer> {
     // The journal write may have taken long.
     if !permit.is_alive() {
         return Some(Answer::PermitExpired);
     }
     let is_forced = platform.before_restart(boot_before, force);
-    // And so may what Windows had to do and to tell.
-    if !permit.is_alive() {
+    // And so may what Windows had to do and to tell. Whoever is stopped could not take it back any more.
+    if !permit.is_alive() || is_stopping() {
         return Some(Answer::PermitExpired);
     }
     platform.reboot(key, boot_before, is_forced).err().map(Answer::RebootRefused)

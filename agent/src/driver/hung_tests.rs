@@ -237,12 +237,18 @@ fn nobody_restarts_by_a_permit_that_ended_while_windows_update_was_at_work() {
     let (_let_go, platform) = Hanging::new();
     let (rollout_uid, device_id) = ("r".to_owned(), "srv-1".to_owned());
     let key = JobKey { rollout_uid, device_id, attempt: 1, action: Action::Install };
-    let restart = |lives: Duration| {
+    let restart = |lives: Duration, is_stopping: bool| {
         let permit = Permit { until: Instant::now() + lives };
-        effects::restart(&platform, &key, "boot", false, permit)
+        let order = effects::Order { key: &key, boot_before: "boot", force: false };
+        effects::restart(&platform, order, permit, || is_stopping)
     };
-    assert_eq!(restart(COMMIT / 2), Some(Answer::PermitExpired));
+    assert_eq!(restart(COMMIT / 2, false), Some(Answer::PermitExpired));
+    assert_eq!(
+        restart(100 * COMMIT, true),
+        Some(Answer::PermitExpired),
+        "it was stopped meanwhile"
+    );
     assert_eq!(platform.begun.load(Ordering::SeqCst), 0);
-    assert_eq!(restart(100 * COMMIT), None);
+    assert_eq!(restart(100 * COMMIT, false), None);
     assert_eq!(platform.begun.load(Ordering::SeqCst), 1);
 }

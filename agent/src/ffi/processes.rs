@@ -184,31 +184,42 @@ impl ProcessGroup {
     }
 }
 
-/// Sets the threads of a process going: one that was made suspended has one.
+/// Sets the threads of a process going: one that was made suspended has one. Others may be put there by
+/// guards of the device, and may be gone by now; they are none of ours.
 fn resume(pid: u32) -> windows::core::Result<()> {
     // SAFETY: plain values go in; the handle is closed by Owned.
     let snapshot = Owned(unsafe { CreateToolhelp32Snapshot(TH32CS_SNAPTHREAD, 0)? });
     let mut entry =
         THREADENTRY32 { dwSize: size_of::<THREADENTRY32>() as u32, ..THREADENTRY32::default() };
-    let mut is_going = false;
+    let (mut is_going, mut refused) = (false, None);
     // SAFETY: the record lives through the call and says how long it is.
     let mut found = unsafe { Thread32First(snapshot.0, &mut entry) };
     while found.is_ok() {
         if entry.th32OwnerProcessID == pid {
-            let id = entry.th32ThreadID;
-            // SAFETY: plain values go in; the handle is closed by Owned.
-            let thread = Owned(unsafe { OpenThread(THREAD_SUSPEND_RESUME, false, id)? });
-            // SAFETY: the thread is open.
-            if unsafe { ResumeThread(thread.0) } == u32::MAX {
-                return Err(windows::core::Error::from_thread());
+            match resume_thread(entry.th32ThreadID) {
+                Ok(()) => is_going = true,
+                Err(error) => refused = Some(error),
             }
-            is_going = true;
         }
         // SAFETY: as above.
         found = unsafe { Thread32Next(snapshot.0, &mut entry) };
     }
-    // The end of the list is an error as well.
-    if is_going { Ok(()) } else { found }
+    match refused {
+        _ if is_going => Ok(()),
+        Some(error) => Err(error),
+        // The end of the list is an error as well.
+        None => found,
+    }
+}
+
+fn resume_thread(id: u32) -> windows::core::Result<()> {
+    // SAFETY: plain values go in; the handle is closed by Owned.
+    let thread = Owned(unsafe { OpenThread(THREAD_SUSPEND_RESUME, false, id)? });
+    // SAFETY: the thread is open.
+    if unsafe { ResumeThread(thread.0) } == u32::MAX {
+        return Err(windows::core::Error::from_thread());
+    }
+    Ok(())
 }
 
 struct Owned(HANDLE);

@@ -173,7 +173,8 @@ mod tests {
     fn the_report_asks_nothing_beside_other_work() {
         let store = Store::new(|| unreachable!("nobody may ask"));
         assert_eq!(store.known(false), None);
-        assert_eq!((store.lock().open, store.lock().answers), (0, 0));
+        let known = store.lock();
+        assert_eq!((known.open, known.answers), (0, 0));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wardring_seal::UpdateTarget;
 
@@ -26,6 +26,8 @@ const UNEXPECTED: u32 = 0x8000_FFFF;
 const FAIL: u32 = 0x8000_4005;
 /// ERROR_SUCCESS_REBOOT_REQUIRED.
 const REBOOT_REQUIRED: u32 = 3010;
+/// After this long no further package is begun: five minutes before the job calls the removal a failure.
+const GIVEN_UP: Duration = Duration::from_secs(3 * 3600 - 300);
 /// How often it is looked whether an earlier DISM is done.
 const BUSY_POLL: Duration = Duration::from_secs(1);
 
@@ -59,7 +61,13 @@ pub(in crate::platform::windows) fn uninstall(
         return Performed::PermitExpired;
     }
     let mut reboot_required = plan.is_going;
+    let began = Instant::now();
     for identity in &plan.left {
+        // Nobody waits for it any more, and its job has ended.
+        if began.elapsed() >= GIVEN_UP {
+            tracing::error!(kb = update.kb, "the removal took too long, and is not gone on with");
+            return Performed::Ended(ServicingResult { reboot_required, ..failed(FAIL) });
+        }
         match remove(boot, identity) {
             Ok(asks) => reboot_required |= asks,
             // Another one may have come first, and have left this one nothing to do.
