@@ -228,7 +228,7 @@ pub struct RollbackOrder {
     /// Whether it waits for maintenance windows and freezes.
     #[serde(default)]
     pub windows: RollbackWindows,
-    /// Rollbacks that had failed before: its brake counts from there.
+    /// Rollbacks that had failed before, or were still at work: its brake counts from there.
     #[serde(default)]
     pub failed_before: u32,
 }

@@ -101,7 +101,9 @@ pub(crate) fn begin(run: &mut Run<'_>, scene: &Scene<'_>, lanes: &mut Lanes) -> 
     }
     mark(run, &reached.lines);
     let first = reached.lines.first().map_or(0, |(stage, _)| *stage);
-    let failed_before = run.stages.iter().map(|stage| stage.tally.rollback_bad as u32).sum();
+    // One that is at work since before an abort may still fail, and is none of the order's devices.
+    let tallies = run.stages.iter().map(|stage| &stage.tally);
+    let failed_before = tallies.map(|all| (all.rollback_bad + all.rolling_back) as u32).sum();
     run.status.rollback = Some(RollbackStatus {
         scope: RollbackScope::Device,
         stage: run.stages[first].spec.name.clone(),

@@ -164,7 +164,8 @@ fn decide(
         halt::add_up(run, scene);
         let moved = gates::follow(run, scene, wake, measure);
         let mut halted = halt::judge(run, scene, wake);
-        if !halted {
+        // A stop is the first write of a pass, so what an order rests on would come after it.
+        if !halted && !latched.stopped {
             halted = order::begin(run, scene, lanes);
         }
         run.gating |= moved;
