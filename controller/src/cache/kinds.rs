@@ -224,8 +224,14 @@ impl Cached for PatchJob {
     const KIND: Kind = Kind::Job;
 
     fn put(self, space: &mut Namespace, _: &mut Interner, version: u64) -> bool {
-        let item = stored(&self, version, CachedJob::new(&self));
-        put_newer(&mut space.jobs, name_of(&self), item)
+        let (name, job) = (name_of(&self), CachedJob::new(&self));
+        let was_open = space.jobs.get(&name).is_none_or(|known| known.value.signed.is_none());
+        // A device that failed may have to stop all others: neither the rest of a plan nor the pause
+        // between two passes comes before that look.
+        let is_bad_news = was_open && job.is_bad_news();
+        let changed = put_newer(&mut space.jobs, name, stored(&self, version, job));
+        space.intent += u64::from(changed && is_bad_news);
+        changed
     }
 
     fn known<'a>(space: &'a mut Namespace, name: &str) -> Option<&'a mut u64> {
@@ -395,6 +401,51 @@ mod tests {
             "spec": { "kbs": ["KB5068787"], "reason": "It was rolled back." },
         }))
         .expect("a hold")
+    }
+
+    fn job(version: u64, action: &str, result: Option<&str>) -> PatchJob {
+        let outcome = result.map(|result| {
+            let payload = serde_json::json!({
+                "version": 1, "sequence": 7, "namespace": "clinic", "device": "ward-1", "result": result,
+                "key": { "rolloutUid": "u", "deviceId": "d", "attempt": 1, "action": action }, "message": "", "bootId": "b",
+                "rebootRequired": false, "started": true, "build": "20348.1", "reboots": 0,
+                "at": "2026-11-10T02:00:00Z",
+            });
+            serde_json::json!({ "payload": payload.to_string(), "signature": "", "certificate": "" })
+        });
+        let job = serde_json::json!({
+            "apiVersion": "wardring.dev/v1alpha1", "kind": "PatchJob",
+            "metadata": {
+                "name": "ward-1", "namespace": "clinic", "resourceVersion": version.to_string(),
+            },
+            "spec": {
+                "sealed": { "payload": "", "signature": "", "keyId": "", "certificate": "" },
+                "rollout": "november",
+                "rolloutUid": "u", "stage": "wards", "slice": "november-0", "enrolmentId": "d",
+                "attempt": 1, "sequence": 7, "action": action, "kbs": ["KB5068787"],
+                "startBy": "2026-11-10T02:00:00Z", "finishBy": "2026-11-10T06:00:00Z",
+            },
+            "status": { "outcome": outcome },
+        });
+        serde_json::from_value(job).expect("a job")
+    }
+
+    #[test]
+    fn a_device_that_failed_is_looked_at_at_once_and_one_that_is_done_is_not() {
+        let news = |action, result| {
+            let (mut space, mut pool) = (Namespace::default(), Interner::default());
+            for (version, result) in [(1, None), (2, Some(result)), (3, Some(result))] {
+                assert!(job(version, action, result).put(&mut space, &mut pool, version));
+            }
+            space.intent
+        };
+        for result in ["Failed", "RevertedByWindows", "RolledBack"] {
+            assert_eq!(news("Install", result), 1, "{result}");
+        }
+        for result in ["Succeeded", "NotApplicable", "NotStarted", "PoweredOff"] {
+            assert_eq!(news("Install", result), 0, "{result}");
+        }
+        assert_eq!((news("Rollback", "RollbackFailed"), news("Rollback", "RolledBack")), (1, 0));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use wardring_api::{
     PatchRollout, RolloutPhase, SignedBytes, UpdateSpec,
 };
 use wardring_planner::{DeviceTable, GroupView, HoldView, JobView, SliceView, WindowView};
+use wardring_seal::{Action as JobAction, OutcomePayload, OutcomeResult};
 
 use super::Kind;
 
@@ -42,6 +43,29 @@ impl CachedJob {
         CachedJob {
             view: Arc::new(JobView::new(job, wardring_planner::JobOutcome::None)),
             signed: job.status.as_ref().and_then(|status| status.outcome.clone()),
+        }
+    }
+
+    /// Whether it has an answer that may have to stop others: something went wrong on the device. The
+    /// answer is not verified yet, so all that may follow from it is an earlier look.
+    pub fn is_bad_news(&self) -> bool {
+        let said = self.signed.as_ref().map(|signed| serde_json::from_str(&signed.payload));
+        let Some(Ok(OutcomePayload { key, result, .. })) = said else { return false };
+        match result {
+            OutcomeResult::Failed
+            | OutcomeResult::RevertedByWindows
+            | OutcomeResult::NotReversible
+            | OutcomeResult::RollbackFailed => true,
+            // What was taken back although it was to be installed has failed.
+            OutcomeResult::RolledBack => key.action == JobAction::Install,
+            OutcomeResult::Succeeded
+            | OutcomeResult::AlreadyInstalled
+            | OutcomeResult::NotApplicable
+            | OutcomeResult::NotOffered
+            | OutcomeResult::Superseded
+            | OutcomeResult::NotStarted
+            | OutcomeResult::PatchedOutside
+            | OutcomeResult::PoweredOff => false,
         }
     }
 }
