@@ -106,7 +106,7 @@ impl Prefix {
             .args(["-O2", "-shared", "-o"])
             .arg(system.join("bcryptprimitives.dll"))
             .arg(shim)
-            .arg("-ladvapi32")
+            .args(["-ladvapi32", "-luser32"])
             .status()
             .with_context(|| format!("failed to start {COMPILER}"))?;
         ensure!(built.success(), "the shim does not build");

@@ -47,6 +47,8 @@ const ROLLBACK: [&str; 7] = [
     "Settling",
     "Verifying",
 ];
+/// OperationResultCode: aborted.
+const ABORTED: u64 = 5;
 /// How long a job may take with all its kills.
 const PATIENCE: Duration = Duration::from_secs(480);
 
@@ -73,6 +75,8 @@ struct Ended {
     writes: u64,
     /// Restarts of Windows.
     restarts: usize,
+    /// Calls of Windows Update's `Commit`.
+    commits: usize,
     /// Kills that were planned and did not come: the job ended before.
     left: usize,
     /// Where the job stood when the agent was killed.
@@ -126,6 +130,7 @@ impl Rig {
         self.gateway.give(DEVICE, job);
         let orders = self.server.restarts_ordered();
         let (mut carried, mut restarts, mut places) = (orders, 0, Vec::new());
+        let commits_before = self.server.updates.calls("Commit").len();
         let outcome = loop {
             let mut is_off = false;
             if self.server.restarts_ordered() > carried {
@@ -172,7 +177,8 @@ impl Rig {
             self.server.recover_agent().unwrap();
         }
         let left = usize::from(planned.is_some()) + kills.len();
-        Ended { outcome, writes: self.killer().writes() - begin, restarts, left, places }
+        let commits = self.server.updates.calls("Commit").len() - commits_before;
+        Ended { outcome, writes: self.killer().writes() - begin, restarts, commits, left, places }
     }
 
     fn journal(&self) -> PathBuf {
@@ -201,6 +207,20 @@ impl Rig {
         let place = self.server.place().unwrap().unwrap_or_else(|| "at rest".to_owned());
         self.places.insert(place.clone());
         place
+    }
+
+    /// Whether the agent wrote down that it begins to install an update, and never that this was done.
+    fn is_marked(&self, update: &Change) -> bool {
+        let path = self.server.prefix.drive().join("ProgramData/Wardring/installations");
+        let book: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let of_update = format!(" KB{}", update.kb);
+        let is_it =
+            |entry: &&Value| entry["act"].as_str().is_some_and(|act| act.ends_with(&of_update));
+        let marked = book["installations"].as_array().into_iter().flatten().find(is_it);
+        // Nobody saw an end, or what Windows Update knows was looked for and there was nothing.
+        marked.is_some_and(|entry| {
+            entry["result"]["code"].as_u64().is_none_or(|code| code == ABORTED)
+        })
     }
 
     /// Nothing that a job can stand at was left out.
@@ -294,6 +314,10 @@ async fn an_agent_killed_at_any_write_of_its_journal_installs_once_and_restarts_
             assert_eq!((mine, ended.restarts), (0, 0), "{kills:?}: {installs:?}");
             let places = &ended.places;
             assert!(places.iter().any(|place| place == "Installing"), "{kills:?}: {places:?}");
+            assert!(
+                rig.is_marked(&update),
+                "{kills:?}: it was cancelled and never marked as begun"
+            );
             // It takes a write that happens to fall between the two: that of a report beside the job.
             unbegun += 1;
             assert!(unbegun <= 4, "{kills:?}: it happens in more jobs than can be chance");
@@ -302,6 +326,10 @@ async fn an_agent_killed_at_any_write_of_its_journal_installs_once_and_restarts_
         assert_eq!(outcome.result, OutcomeResult::Succeeded, "{kills:?}: {}", outcome.message);
         assert_eq!(mine, 1, "{kills:?}: {installs:?}");
         assert_eq!(ended.restarts, 1, "{kills:?}");
+        // A second one before the restart may make the update fail. Who is killed right before the call
+        // leaves it out, which only upgrades of Windows would miss.
+        let committed = if kills.is_empty() { 1..=1 } else { 0..=1 };
+        assert!(committed.contains(&ended.commits), "{kills:?}: {} commits", ended.commits);
         assert!((1..=MAX_REBOOTS).contains(&outcome.reboots), "{kills:?}: {outcome:?}");
         ended
     })
