@@ -1,6 +1,7 @@
-//! `approve` and `reject`: a person's word on what a rollout asks for. It is shown first, and the word goes
+//! `approve` and `reject`: a person's word on what a rollout, or an order about it, asks for. It is shown first, and the word goes
 //! out with the hash of what was shown, so it counts for nothing else.
 
+mod order;
 mod rollback;
 
 use std::io::{self, BufRead, IsTerminal, Write};
@@ -14,18 +15,20 @@ use kube::{
 };
 use serde_json::{Value, json};
 use wardring_api::{
-    ApprovalSubject, Cap, Decided, GateApproval, GatePhase, GateState, PatchApproval,
-    PatchApprovalSpec, PatchRollout, PatchRolloutSlice, RollbackApproval, Stage, names,
+    ApprovalSubject, Cap, Decided, GateApproval, GatePhase, GateState, OrderApproval,
+    PatchApproval, PatchApprovalSpec, PatchRollback, PatchRollout, PatchRolloutSlice,
+    RollbackApproval, Stage, names,
 };
 use wardring_planner::{
-    DEFAULT_CONCURRENCY, SliceView, approval_hash, approval_parts, freeze_id, rollback_hash,
-    rollback_parts, same_form,
+    DEFAULT_CONCURRENCY, SliceView, approval_hash, approval_parts, freeze_id, order_hash,
+    order_parts, rollback_hash, rollback_parts, same_form,
 };
 
 use crate::{
     args::{Approve, Format},
     cluster::{Cluster, pages},
     output::{done, resource_name},
+    rollback::preview,
     table::printable,
 };
 
@@ -36,6 +39,7 @@ const SHOWN: usize = 20;
 enum Question<'r> {
     Gate(Asked<'r>),
     Rollback(&'r RollbackApproval),
+    Order(&'r PatchRollback, &'r OrderApproval),
 }
 
 impl<'r> Question<'r> {
@@ -43,6 +47,7 @@ impl<'r> Question<'r> {
         match self {
             Question::Gate(gate) => gate.asked,
             Question::Rollback(known) => &known.asked,
+            Question::Order(_, known) => &known.asked,
         }
     }
 
@@ -51,6 +56,7 @@ impl<'r> Question<'r> {
         match self {
             Question::Gate(gate) => format!("--stage {} --gate {}", gate.stage.name, gate.gate),
             Question::Rollback(_) => "--rollback".to_owned(),
+            Question::Order(order, _) => format!("--order {}", order.name_any()),
         }
     }
 
@@ -58,10 +64,17 @@ impl<'r> Question<'r> {
         match self {
             Question::Gate(gate) => {
                 !args.rollback
+                    && args.order.is_none()
                     && args.stage.as_ref().is_none_or(|stage| *stage == gate.stage.name)
                     && args.gate.as_ref().is_none_or(|name| name == gate.gate)
             }
-            Question::Rollback(_) => args.stage.is_none() && args.gate.is_none(),
+            Question::Rollback(_) => {
+                args.stage.is_none() && args.gate.is_none() && args.order.is_none()
+            }
+            Question::Order(order, _) => {
+                let is_it = args.order.as_ref().is_none_or(|name| *name == order.name_any());
+                !args.rollback && args.stage.is_none() && args.gate.is_none() && is_it
+            }
         }
     }
 
@@ -69,6 +82,7 @@ impl<'r> Question<'r> {
         match self {
             Question::Gate(gate) => ApprovalSubject::stage_gate(&gate.stage.name, gate.gate),
             Question::Rollback(known) => known.subject(),
+            Question::Order(order, known) => known.subject(order),
         }
     }
 
@@ -82,8 +96,30 @@ impl<'r> Question<'r> {
             Question::Rollback(known) => {
                 (rollback_parts(rollout), rollback_hash(rollout, &known.asked))
             }
+            Question::Order(order, known) => {
+                (order_parts(order, rollout), order_hash(order, rollout, &known.asked))
+            }
         };
         (parts.unwrap_or_default(), hash)
+    }
+
+    /// Who wrote what is asked about, and may not approve it.
+    fn authors(&self, rollout: &PatchRollout) -> Vec<String> {
+        match self {
+            Question::Order(order, _) => order.spec.authors.clone(),
+            _ if self.may_author() => Vec::new(),
+            _ => rollout.spec.authors.clone(),
+        }
+    }
+
+    /// What asks anew after a no.
+    fn after_no(&self, rollout: &PatchRollout) -> String {
+        match self {
+            Question::Order(order, _) => {
+                format!("PatchRollback {} has ended; another one asks anew", order.name_any())
+            }
+            _ => format!("`kubectl wardring retry {}` asks anew", rollout.name_any()),
+        }
     }
 
     /// Whether those who wrote the rollout may approve it.
@@ -109,7 +145,8 @@ struct Asked<'r> {
 /// `approve NAME --reason TEXT` and `reject NAME --reason TEXT`.
 pub async fn run(cluster: &Cluster, args: &Approve, decision: Decided) -> Result<()> {
     let rollout: PatchRollout = cluster.here().get(&args.name).await?;
-    let asked = only_one(&rollout, args)?;
+    let orders = order::waiting(cluster, args).await?;
+    let asked = only_one(&rollout, &orders, args)?;
     if let Some(why) = refusal(&rollout, &asked, Timestamp::now()) {
         bail!(why);
     }
@@ -124,6 +161,10 @@ pub async fn run(cluster: &Cluster, args: &Approve, decision: Decided) -> Result
             &rollback::devices(cluster, &rollout, known).await?,
             is_wide,
         ),
+        Question::Order(order, known) => {
+            let preview = preview(cluster, &rollout, &order.spec).await?;
+            order::told(&rollout, order, known, &preview, is_wide)
+        }
     };
     if let Some(hash) = &args.hash {
         if *hash != asked.asked().hash {
@@ -143,6 +184,9 @@ pub async fn run(cluster: &Cluster, args: &Approve, decision: Decided) -> Result
         (Decided::Approve, true) => "would be approved (dry run)",
         (Decided::Reject, true) => "would be rejected (dry run)",
         (Decided::Approve, false) => "is approved; the controller looks at it now",
+        (Decided::Reject, false) if matches!(asked, Question::Order(..)) => {
+            "is rejected; the order ends, and another one asks anew"
+        }
         (Decided::Reject, false) => "is rejected; the rollout asks again only after a retry",
     };
     done(&approval, did, args.output)
@@ -174,10 +218,19 @@ fn refusal(rollout: &PatchRollout, asked: &Question<'_>, now: Timestamp) -> Opti
 }
 
 /// The one thing that is meant.
-fn only_one<'r>(rollout: &'r PatchRollout, args: &Approve) -> Result<Question<'r>> {
+fn only_one<'r>(
+    rollout: &'r PatchRollout,
+    orders: &'r [PatchRollback],
+    args: &Approve,
+) -> Result<Question<'r>> {
     let gates = pending(rollout).into_iter().map(Question::Gate);
     let mut all: Vec<Question<'r>> = gates.collect();
     all.extend(rollback::pending(rollout).map(Question::Rollback));
+    all.extend(
+        orders
+            .iter()
+            .filter_map(|order| order::pending(order).map(|known| Question::Order(order, known))),
+    );
     let count = all.iter().filter(|asked| asked.is_meant(args)).count();
     let named: Vec<String> = all.iter().map(Question::name).collect();
     match (count, all.is_empty()) {
@@ -351,7 +404,7 @@ fn common(rollout: &PatchRollout) -> Value {
     spec
 }
 
-async fn whoami(cluster: &Cluster) -> Result<String> {
+pub(crate) async fn whoami(cluster: &Cluster) -> Result<String> {
     let api: Api<SelfSubjectReview> = cluster.everywhere();
     let review = api.create(&PostParams::default(), &SelfSubjectReview::default()).await?;
     let user = review.status.and_then(|status| status.user_info).and_then(|user| user.username);
@@ -391,9 +444,9 @@ async fn send(
                 bail!("{} has that decision already, by {by}", resource_name(&known));
             }
             Some(Decided::Reject) => bail!(
-                "{} was rejected by {by}; `kubectl wardring retry {}` asks anew",
+                "{} was rejected by {by}; {}",
                 resource_name(&known),
-                rollout.name_any()
+                question.after_no(rollout)
             ),
             Some(Decided::Approve) => break,
         }
@@ -416,7 +469,7 @@ async fn send(
         rollout_uid: rollout.uid().unwrap_or_default(),
         subject: question.subject(),
         approval_hash: asked.hash.clone(),
-        authors: if question.may_author() { Vec::new() } else { rollout.spec.authors.clone() },
+        authors: question.authors(rollout),
         expires_at: asked.expires_at,
         decision: Some(decision),
         approver: Some(who.to_owned()),
@@ -484,6 +537,7 @@ mod tests {
             stage: stage.map(ToOwned::to_owned),
             gate: None,
             rollback: false,
+            order: None,
             reason: "r".to_owned(),
             hash: None,
             dry_run: false,
@@ -492,9 +546,9 @@ mod tests {
     }
 
     fn gate(rollout: &PatchRollout) -> Asked<'_> {
-        match only_one(rollout, &args(None)).unwrap() {
+        match only_one(rollout, &[], &args(None)).unwrap() {
             Question::Gate(gate) => gate,
-            Question::Rollback(_) => panic!("a gate asks"),
+            _ => panic!("a gate asks"),
         }
     }
 
@@ -550,7 +604,7 @@ mod tests {
         let why = |change: fn(&mut PatchRollout)| {
             let mut rollout = whole();
             change(&mut rollout);
-            let asked = only_one(&rollout, &args(None)).unwrap();
+            let asked = only_one(&rollout, &[], &args(None)).unwrap();
             refusal(&rollout, &asked, "2026-11-22T01:00:00Z".parse().unwrap()).unwrap_or_default()
         };
         fn asked(rollout: &mut PatchRollout) -> &mut GateApproval {
@@ -603,10 +657,10 @@ mod tests {
     #[test]
     fn what_is_not_asked_is_said() {
         let mut rollout = rollout();
-        let error = only_one(&rollout, &args(Some("lab"))).err().unwrap().to_string();
+        let error = only_one(&rollout, &[], &args(Some("lab"))).err().unwrap().to_string();
         assert_eq!(error, "that is not asked; what is: --stage ward --gate sign-off");
         rollout.status.as_mut().unwrap().stages[0].gates.clear();
-        let error = only_one(&rollout, &args(None)).err().unwrap().to_string();
+        let error = only_one(&rollout, &[], &args(None)).err().unwrap().to_string();
         assert!(error.contains("waits for no approval now"), "{error}");
     }
 }

@@ -257,6 +257,9 @@ pub struct Approve {
     /// The rollback that waits for it, where more than one thing is asked
     #[arg(long, conflicts_with_all = ["stage", "gate"])]
     pub rollback: bool,
+    /// The PatchRollback that waits for it, where more than one thing is asked
+    #[arg(long, value_name = "NAME", value_parser = object, conflicts_with_all = ["stage", "gate", "rollback"])]
+    pub order: Option<String>,
     /// Why; the rollout and the record of approvals say it
     #[arg(long, value_parser = reason)]
     pub reason: String,
@@ -301,6 +304,10 @@ pub struct Rollback {
     /// Name of the order; default: made of the rollout and the time
     #[arg(long = "order-name", value_name = "NAME", value_parser = object)]
     pub order: Option<String>,
+    /// Asks a second person before the updates are taken back from more devices than this, a number or a share,
+    /// with those from which they were taken back already; default: nobody is asked
+    #[arg(long, value_name = "N|N%")]
+    pub approval_above: Option<Cap>,
     /// Only asks the API server, and tells whom it reaches and which fixes go missing
     #[arg(long)]
     pub dry_run: bool,

@@ -9,7 +9,7 @@ use kube::{
     api::{ListParams, PostParams},
 };
 use wardring_api::{
-    Device, DeviceGroup, IncludeSuperseding, LabelSelector, PatchRollback, PatchRollbackSpec,
+    Cap, Device, DeviceGroup, IncludeSuperseding, LabelSelector, PatchRollback, PatchRollbackSpec,
     PatchRollout, PatchRolloutSlice, RollbackWindows, Update, names,
 };
 use wardring_planner::{
@@ -18,6 +18,7 @@ use wardring_planner::{
 };
 
 use crate::{
+    approve::whoami,
     args::{Format, Rollback},
     cluster::{Cluster, pages},
     output::{done, resource_name},
@@ -30,7 +31,10 @@ const SHOWN: usize = 20;
 /// `rollback NAME --reason TEXT`.
 pub async fn run(cluster: &Cluster, args: &Rollback) -> Result<()> {
     let rollout: PatchRollout = cluster.here().get(&args.name).await?;
-    let spec = spec(args);
+    let mut spec = spec(args);
+    if spec.approval_above.is_some() {
+        spec.authors = vec![whoami(cluster).await?];
+    }
     exists(cluster, &spec).await?;
     let name = args.order.clone().unwrap_or_else(|| name_of(&args.name, Timestamp::now()));
     let params =
@@ -42,12 +46,20 @@ pub async fn run(cluster: &Cluster, args: &Rollback) -> Result<()> {
         let preview = preview(cluster, &rollout, &wanted.spec).await?;
         let order = api.create(&params, &wanted).await?;
         done(&order, "would be made (dry run)", args.output)?;
-        tell(&told(&preview), args.output);
+        tell(&told(&preview, SHOWN), args.output);
+        tell(&asks(&preview, &wanted.spec), args.output);
         return Ok(());
     }
     let order = api.create(&params, &wanted).await?;
-    done(&order, "is made; it halts the rollout and takes back what it reaches", args.output)?;
     let place = format!("-n {}", cluster.namespace);
+    if let Some(above) = args.approval_above {
+        let does = "is made; what is under way halts, and what goes beyond approvalAbove waits for a second person";
+        done(&order, does, args.output)?;
+        tell(&[asking(&args.name, &name, above, &place)], args.output);
+    } else {
+        let does = "is made; it halts the rollout and takes back what it reaches";
+        done(&order, does, args.output)?;
+    }
     tell(
         &[
             format!("How far it is: `kubectl get patchrollback {name} {place} -w`."),
@@ -76,7 +88,33 @@ fn spec(args: &Rollback) -> PatchRollbackSpec {
         } else {
             IncludeSuperseding::Warn
         },
+        approval_above: args.approval_above,
+        // Filled in by whoever makes it.
+        authors: Vec::new(),
     }
+}
+
+/// For whom an order waits that asks somebody.
+fn asking(rollout: &str, order: &str, above: Cap, place: &str) -> String {
+    format!(
+        "Beyond {above}, nothing of it begins until somebody else approves, who has the role wardring-approve: \
+         `kubectl wardring approve {rollout} --order {order} {place} --reason …`."
+    )
+}
+
+/// Whether a second person would be asked now.
+fn asks(preview: &RollbackPreview, spec: &PatchRollbackSpec) -> Vec<String> {
+    let Some(above) = spec.approval_above else { return Vec::new() };
+    let share = above.of(preview.size);
+    let reach = preview.devices.len() + preview.taken;
+    let what = format!(
+        "{reach} of {} devices would be without the updates, and approvalAbove lets {share} go unasked",
+        preview.size
+    );
+    vec![match preview.devices.is_empty() || reach <= share {
+        true => format!("Nobody else is asked: {what}."),
+        false => format!("It would wait for a second person's approval: {what}."),
+    }]
 }
 
 /// An order for a name that is mistyped would reach nothing, and halt the rollout all the same.
@@ -99,7 +137,7 @@ fn name_of(rollout: &str, now: Timestamp) -> String {
 }
 
 /// What the order would reach, by the same function that decides it in the controller.
-async fn preview(
+pub(crate) async fn preview(
     cluster: &Cluster,
     rollout: &PatchRollout,
     spec: &PatchRollbackSpec,
@@ -158,7 +196,7 @@ async fn devices(cluster: &Cluster, spec: &PatchRollbackSpec) -> Result<Vec<Devi
     Ok(found)
 }
 
-fn told(preview: &RollbackPreview) -> Vec<String> {
+pub(crate) fn told(preview: &RollbackPreview, shown: usize) -> Vec<String> {
     let count = |number: usize| match number {
         1 => "1 device".to_owned(),
         number => format!("{number} devices"),
@@ -167,10 +205,10 @@ fn told(preview: &RollbackPreview) -> Vec<String> {
         0 => "It reaches no device: nothing of the rollout is on those that it names.".to_owned(),
         number => format!("It reaches {}, those of later stages first:", count(number)),
     }];
-    let devices = preview.devices.iter().take(SHOWN);
+    let devices = preview.devices.iter().take(shown);
     lines.extend(devices.map(|(stage, device)| format!("  {device} (stage {stage})")));
-    if preview.devices.len() > SHOWN {
-        lines.push(format!("  and {} more", preview.devices.len() - SHOWN));
+    if preview.devices.len() > shown {
+        lines.push(format!("  and {} more", preview.devices.len() - shown));
     }
     if preview.forbidden > 0 {
         let number = count(preview.forbidden as usize);
@@ -218,9 +256,11 @@ mod tests {
             forbidden: 2,
             beyond: 0,
             missing_fixes: vec!["KB5068787".to_owned()],
+            taken: 1,
+            size: 10,
         };
         assert_eq!(
-            told(&preview),
+            told(&preview, SHOWN),
             [
                 "It reaches 1 device, those of later stages first:",
                 "  erp-01 (stage ward)",
@@ -229,7 +269,17 @@ mod tests {
                 "  KB5068787",
             ]
         );
+        let spec = |above| PatchRollbackSpec {
+            approval_above: above,
+            ..serde_yaml::from_str("{rollout: november, reason: r}").unwrap()
+        };
+        let asked = |above| asks(&preview, &spec(above)).join("");
+        assert_eq!(asked(None), "");
+        assert!(asked(Some(Cap::Count(2))).starts_with("Nobody else is asked: 2 of 10 devices"));
+        let more = asked(Some(Cap::Percent(19)));
+        assert!(more.starts_with("It would wait for a second person"), "{more}");
+        assert!(more.contains("lets 1 go unasked"), "{more}");
         let nobody = RollbackPreview::default();
-        assert!(told(&nobody)[0].contains("no device"));
+        assert!(told(&nobody, SHOWN)[0].contains("no device"));
     }
 }

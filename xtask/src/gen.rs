@@ -73,6 +73,10 @@ fn files() -> Result<BTreeMap<PathBuf, String>> {
         crds.push(crd);
     }
     files.insert("charts/wardring/files/approval-policies.yaml".into(), approval_policies()?);
+    files.insert(
+        "charts/wardring/files/order-demand.yaml".into(),
+        policies(approval_policy::demand(approval_policy::CHART_DEMAND))?,
+    );
     files.insert("docs/reference/api.md".into(), reference::api(&crds));
     files.insert("docs/reference/reasons.md".into(), reference::reasons());
     files.insert("docs/operations/reasons.md".into(), advice::page());
@@ -83,8 +87,12 @@ fn files() -> Result<BTreeMap<PathBuf, String>> {
 /// The admission policies that vouch for approvals, as the chart fills them in.
 fn approval_policies() -> Result<String> {
     let (namespace, accounts) = approval_policy::CHART;
+    policies(approval_policy::objects(namespace, &[accounts.to_owned()]))
+}
+
+fn policies(objects: Vec<Value>) -> Result<String> {
     let mut text = format!("# {NOTICE}\n");
-    for object in approval_policy::objects(namespace, &[accounts.to_owned()]) {
+    for object in objects {
         let yaml = serde_yaml::to_string(&sorted(object)).context("failed to write a policy")?;
         text.push_str("---\n");
         text.push_str(&yaml);

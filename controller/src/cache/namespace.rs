@@ -145,8 +145,8 @@ impl Namespace {
             || !self.approvals.is_empty()
     }
 
-    /// Whether a rollout here that is not over has a gate that waits for a person, or takes nothing back beyond
-    /// a share without one.
+    /// Whether a rollout here that is not over has a gate that waits for a person, or it or an order takes
+    /// nothing back beyond a share without one.
     pub fn asks_people(&self) -> bool {
         let asks = |rollout: &PatchRollout| {
             let status = rollout.status.as_ref();
@@ -163,7 +163,13 @@ impl Namespace {
                 }
             }
         };
+        // A person's order may ask on a rollout that has ended long ago.
+        let waits = |order: &PatchRollback| {
+            let is_over = order.status.as_ref().is_some_and(|status| status.completed_at.is_some());
+            order.spec.approval_above.is_some() && !is_over
+        };
         self.rollouts.values().any(|stored| asks(&stored.value))
+            || self.rollbacks.values().any(|stored| waits(&stored.value))
     }
 
     /// Takes the groups into the device table, with as little work as the change needs.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures::{StreamExt, stream};
-use wardring_api::{DeviceGroupStatus, PatchApproval, PatchRollout};
+use wardring_api::{DeviceGroupStatus, PatchApproval, PatchRollback, PatchRollout};
 use wardring_planner::{Action, GrantId, NewJob, Plan, RecordCause, RefusedHold, SliceView};
 
 use super::{
@@ -37,6 +37,8 @@ pub struct Basis {
     pub rewritten: BTreeMap<String, (u64, Vec<String>)>,
     /// Jobs by device.
     pub jobs: BTreeMap<String, Stored<CachedJob>>,
+    /// PatchRollbacks by name.
+    pub orders: BTreeMap<String, Stored<PatchRollback>>,
     /// PatchApprovals by name.
     pub approvals: BTreeMap<String, Stored<PatchApproval>>,
     /// Version of the ledger.
@@ -53,6 +55,7 @@ impl Basis {
             slices: space.slices.clone(),
             rewritten: BTreeMap::new(),
             jobs: space.jobs.clone(),
+            orders: space.rollbacks.clone(),
             approvals: space.approvals.clone(),
             ledger: space.ledger.as_ref().map(|ledger| ledger.version),
             statuses: BTreeMap::new(),
@@ -278,8 +281,9 @@ async fn carry_out(
             Action::WriteWindowStatus { window, status } => {
                 writer.write_window_status(&window, status).await;
             }
+            Action::WriteRollbackStatus { uid, .. } if unconfirmed.contains(&uid) => {}
             Action::WriteRollbackStatus { rollback, uid, status } => {
-                writer.write_rollback_status(&rollback, &uid, &status).await;
+                writer.write_rollback_status(basis, &rollback, &uid, &status).await;
             }
             Action::ConfirmApproval(used) => {
                 if let Err(stop) = writer.confirm_approval(basis, &used).await {
@@ -293,6 +297,7 @@ async fn carry_out(
                         "an approval is not (any more) what the plan relies on"
                     );
                     unconfirmed.insert(used.rollout.uid.clone());
+                    unconfirmed.extend(used.subject.order.as_ref().map(|order| order.uid.clone()));
                     writer.memory.unconfirmed = true;
                 }
             }

@@ -5,7 +5,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{GateState, RollbackScope};
+use crate::{GateState, PatchRollback, RollbackScope};
 
 /// A person's word, bound to exactly what was asked. The controller asks by making one without a
 /// decision; the decision is filled in once, by whoever decides, and stays. Also the whole object may be
@@ -33,9 +33,10 @@ pub struct PatchApprovalSpec {
     pub rollout_uid: String,
     /// What the word is about.
     pub subject: ApprovalSubject,
-    /// What exactly was asked, as `status.stages[].gates[].approval.hash` of the rollout says, or
-    /// `status.rollbackApproval.asked.hash`. It covers the updates, the frozen devices, caps, windows and gates
-    /// of the stage, or how far the rollback may go, and is a new one with every asking.
+    /// What exactly was asked, as `status.stages[].gates[].approval.hash` of the rollout says, or its
+    /// `status.rollbackApproval.asked.hash`, or `status.approval.asked.hash` of the PatchRollback. It covers the
+    /// updates, the frozen devices, caps, windows and gates of the stage, or how far the rollback or the order
+    /// may go, and is a new one with every asking.
     #[schemars(length(min = 67, max = 67))]
     pub approval_hash: String,
     /// Who wrote what is asked about and may not approve it. The controller fills it in; it looks at the
@@ -72,18 +73,29 @@ pub struct ApprovalSubject {
     /// For type Rollback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback: Option<RollbackSubject>,
+    /// For type Order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<OrderSubject>,
 }
 
 impl ApprovalSubject {
     /// A gate of a stage.
     pub fn stage_gate(stage: &str, gate: &str) -> ApprovalSubject {
         let of = StageGateSubject { stage: stage.to_owned(), gate: gate.to_owned() };
-        ApprovalSubject { kind: SubjectType::StageGate, stage_gate: Some(of), rollback: None }
+        let kind = SubjectType::StageGate;
+        ApprovalSubject { kind, stage_gate: Some(of), rollback: None, order: None }
     }
 
     /// Taking the rollout's updates back.
     pub fn rollback(of: RollbackSubject) -> ApprovalSubject {
-        ApprovalSubject { kind: SubjectType::Rollback, stage_gate: None, rollback: Some(of) }
+        let kind = SubjectType::Rollback;
+        ApprovalSubject { kind, stage_gate: None, rollback: Some(of), order: None }
+    }
+
+    /// What a person ordered with a PatchRollback.
+    pub fn order(of: OrderSubject) -> ApprovalSubject {
+        let kind = SubjectType::Order;
+        ApprovalSubject { kind, stage_gate: None, rollback: None, order: Some(of) }
     }
 }
 
@@ -94,6 +106,8 @@ pub enum SubjectType {
     StageGate,
     /// A rollback that goes beyond `onFailure.approvalAbove`, or that reaches devices whose group says Ask.
     Rollback,
+    /// A PatchRollback that goes beyond its `approvalAbove`.
+    Order,
 }
 
 /// A gate of a stage.
@@ -120,6 +134,22 @@ pub struct RollbackSubject {
     pub stage: Option<String>,
     /// Devices from which it may take the updates back in all, those included from which they are taken back
     /// already.
+    #[schemars(range(min = 1))]
+    pub up_to: u32,
+}
+
+/// A PatchRollback that waits for a second person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OrderSubject {
+    /// Name of the PatchRollback.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+    /// Its uid: one that is made later under the same name is not meant.
+    #[schemars(length(min = 1, max = 64))]
+    pub uid: String,
+    /// Devices from which the updates may be taken back in all of the rollout, those included from which they
+    /// were taken back before.
     #[schemars(range(min = 1))]
     pub up_to: u32,
 }
@@ -271,6 +301,38 @@ impl RollbackApproval {
     pub fn subject(&self) -> ApprovalSubject {
         let (scope, stage, up_to) = (self.scope, self.stage.clone(), self.up_to);
         ApprovalSubject::rollback(RollbackSubject { scope, stage, up_to })
+    }
+}
+
+/// A PatchRollback that waits for a second person's approval, or waited for one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OrderApproval {
+    /// Where the asking stands: Waiting, Passed (approved), Failed (rejected) or Error (no approval can count).
+    pub state: GateState,
+    /// Since when.
+    pub since: Timestamp,
+    /// One sentence for people.
+    #[serde(default)]
+    #[schemars(length(max = 512))]
+    pub message: String,
+    /// Devices in all of the rollout from which an approval lets the updates be taken back. More are asked about
+    /// anew.
+    #[serde(default)]
+    pub up_to: u32,
+    /// What was asked, and what was said.
+    #[serde(default)]
+    pub asked: GateApproval,
+}
+
+impl OrderApproval {
+    /// What a PatchApproval must say that it is about.
+    pub fn subject(&self, order: &PatchRollback) -> ApprovalSubject {
+        ApprovalSubject::order(OrderSubject {
+            name: order.metadata.name.clone().unwrap_or_default(),
+            uid: order.metadata.uid.clone().unwrap_or_default(),
+            up_to: self.up_to,
+        })
     }
 }
 

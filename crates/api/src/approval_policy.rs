@@ -7,10 +7,12 @@ use serde_json::{Value, json};
 pub const APPROVALS: &str = "wardring-approvals";
 /// Policy on who writes PatchRollouts with gates of type Approval.
 pub const AUTHORS: &str = "wardring-rollout-authors";
+/// Policy on who writes PatchRollbacks with `approvalAbove`.
+pub const ORDERS: &str = "wardring-order-authors";
 /// Policy on who deletes PatchApprovals.
 pub const RECORDS: &str = "wardring-approval-records";
 /// Every one of them; each has a binding of the same name.
-pub const NAMES: [&str; 3] = [APPROVALS, RECORDS, AUTHORS];
+pub const NAMES: [&str; 4] = [APPROVALS, RECORDS, AUTHORS, ORDERS];
 
 /// Part of the refusal of a decision in somebody else's name; the controller tries that, dry, before it
 /// believes that the policies are enforced.
@@ -118,7 +120,7 @@ pub fn objects(system_namespace: &str, accounts: &[String]) -> Vec<Value> {
             validation(
                 "!variables.decides || object.spec.decision != 'Approve' || !has(object.spec.authors) || \
                  !(variables.user in object.spec.authors)",
-                "spec.approver: whoever wrote the rollout may not approve it; somebody else has to look",
+                "spec.approver: whoever wrote the rollout, or the PatchRollback, may not approve it; somebody else has to look",
             ),
         ]),
     );
@@ -226,7 +228,67 @@ pub fn objects(system_namespace: &str, accounts: &[String]) -> Vec<Value> {
             ),
         ]),
     );
-    vec![approvals, binding(APPROVALS), records, binding(RECORDS), authors, binding(AUTHORS)]
+    let orders = policy(
+        ORDERS,
+        json!(["CREATE", "UPDATE"]),
+        json!(["patchrollbacks", "patchrollbacks/status"]),
+        json!([
+            { "name": "user", "expression": "request.userInfo.username" },
+            { "name": "isStatus",
+              "expression": "has(request.subResource) && request.subResource == 'status'" },
+            { "name": "asks", "expression": "has(object.spec.approvalAbove)" },
+        ]),
+        json!([
+            validation(
+                &format!(
+                    "!variables.isStatus || !variables.asks || variables.user == '{controller}'"
+                ),
+                "status: of a PatchRollback with `approvalAbove` is written by Wardring's controller alone, because it says what was approved",
+            ),
+            // It cannot change afterwards.
+            validation(
+                "!variables.asks || oldObject != null || \
+                 (has(object.spec.authors) && variables.user in object.spec.authors)",
+                "spec.authors: a PatchRollback with `approvalAbove` names whoever wrote it; add your user name (`kubectl auth whoami` tells it)",
+            ),
+        ]),
+    );
+    [(approvals, APPROVALS), (records, RECORDS), (authors, AUTHORS), (orders, ORDERS)]
+        .into_iter()
+        .flat_map(|(policy, name)| [policy, binding(name)])
+        .collect()
+}
+
+/// Policy that demands of PatchRollbacks that they ask a second person. It vouches for nothing, so the controller
+/// does not look at it.
+pub const DEMAND: &str = "wardring-order-demand";
+
+/// What the demand stands as in the chart's copy.
+pub const CHART_DEMAND: &str = "ORDER_APPROVAL_ABOVE";
+
+/// The policy, with its binding, that refuses PatchRollbacks which say nothing of `approvalAbove`, or more than
+/// `most`: `any`, a number of devices or a share such as `10%`. A number is held against numbers and a share
+/// against shares, and nothing (`0`) is less than both.
+pub fn demand(most: &str) -> Vec<Value> {
+    let policy = policy(
+        DEMAND,
+        json!(["CREATE"]),
+        json!(["patchrollbacks"]),
+        json!([
+            { "name": "most", "expression": format!("'{most}'") },
+            { "name": "given",
+              "expression": "has(object.spec.approvalAbove) ? string(object.spec.approvalAbove) : ''" },
+        ]),
+        json!([validation(
+            "variables.given != '' && (variables.most == 'any' || int(variables.given.replace('%', '')) == 0 || \
+             (variables.given.endsWith('%') == variables.most.endsWith('%') && \
+             int(variables.given.replace('%', '')) <= int(variables.most.replace('%', ''))))",
+            &format!(
+                "spec.approvalAbove: is demanded in this cluster (the chart's `rollbacks.approvalAbove`), and at most {most}, in the same unit, or 0"
+            ),
+        )]),
+    );
+    vec![policy, binding(DEMAND)]
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Cap, IncludeSuperseding, LabelSelector, RollbackWindows};
+use crate::{Cap, IncludeSuperseding, LabelSelector, OrderApproval, RollbackWindows};
 
 /// Takes back what a rollout brought to devices, also long after it was completed. It halts the
 /// rollout. Which devices it reaches is frozen when it begins; deleting it ends it, and what had not
@@ -53,6 +53,17 @@ pub struct PatchRollbackSpec {
     /// What the UpdateHold that it leaves means for updates that contain the barred ones. Default Warn.
     #[serde(default)]
     pub include_superseding: IncludeSuperseding,
+    /// Devices from which the updates may be taken back before a second person approves (PatchApproval): those
+    /// that the order reaches and those of the whole rollout from which they were taken back already, by
+    /// whatever. A share is of the devices of the stages that have opened, rounded down. Beyond it nothing of the
+    /// order begins until somebody approves who is none of `authors`. Without it nobody is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval_above: Option<Cap>,
+    /// User names of whoever wrote the order, and may not approve it. An admission policy sees to it that whoever
+    /// makes an order with `approvalAbove` stands here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 253)))]
+    pub authors: Vec<String>,
 }
 
 /// How far the order is. The controller's word.
@@ -94,7 +105,11 @@ pub struct PatchRollbackStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20), inner(length(max = 256)))]
     pub missing_fixes: Vec<String>,
-    /// Ready: accepted. Completed: it has ended. Stalled: a person is needed.
+    /// What a second person is asked, and said, if the order is beyond its `approvalAbove`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<OrderApproval>,
+    /// Ready: accepted. Completed: it has ended. Stalled: a person is needed. AwaitingApproval: a second person
+    /// is asked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub conditions: Vec<Condition>,

@@ -12,8 +12,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 use wardring_api::{
-    AlertKind, FailureAction, GateState, GateStatus, JobAction, LineState, PatchRollout,
-    PatchRolloutStatus, RollbackPolicy, RolloutPhase, SliceLine, StageState,
+    AlertKind, FailureAction, GateState, GateStatus, JobAction, LineState, PatchRollback,
+    PatchRollout, PatchRolloutStatus, RollbackPolicy, RolloutPhase, SliceLine, StageState,
     conditions::{self, whole_seconds},
     reasons::Reason,
 };
@@ -73,7 +73,7 @@ pub struct Alert {
     pub kind: AlertKind,
     /// Rollout.
     pub rollout: String,
-    /// Stage, if it is about one; the object, if it is about an UpdateHold or an EmergencyStop.
+    /// Stage, if it is about one; the object, if it is about an UpdateHold, an EmergencyStop or a PatchRollback.
     pub stage: String,
     /// Device, if it is about a single one.
     pub device: String,
@@ -174,6 +174,7 @@ pub fn alerts(snapshot: &Snapshot) -> Alerts {
         active.extend(wanted(rollout));
         notices.extend(milestones(rollout));
     }
+    active.extend(snapshot.orders.iter().filter_map(|order| wanted_of_order(order)));
     active.extend(stops::in_force(snapshot, &in_flight));
     notices.extend(words::holds(&snapshot.holds));
     // A device is told of once for each kind, also where two jobs of two rollouts crossed.
@@ -444,6 +445,25 @@ fn wanted(rollout: &PatchRollout) -> Vec<Alert> {
         Some(words::about(AlertKind::ApprovalWanted, name, "", known.asked.asked_at?, summary))
     });
     of_gates.chain(of_rollback).collect()
+}
+
+/// The same for a person's order, also on a rollout that has ended.
+fn wanted_of_order(order: &PatchRollback) -> Option<Alert> {
+    let status = order.status.as_ref().filter(|status| status.completed_at.is_none())?;
+    let known = status.approval.as_ref()?;
+    let is_open = matches!(known.state, GateState::Waiting | GateState::Error);
+    if !is_open || known.asked.hash.is_empty() || order.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let (name, rollout) = (order.metadata.name.as_deref().unwrap_or_default(), &order.spec.rollout);
+    let summary = format!(
+        "PatchRollback {name} waits for a second person's approval to take the updates of rollout {rollout} back \
+         from up to {}: `kubectl wardring approve {rollout} --order {name}`",
+        devices(known.up_to as usize)
+    );
+    // Several orders of one rollout may ask, and each answer ends its own.
+    let at = known.asked.asked_at?;
+    Some(words::about(AlertKind::ApprovalWanted, rollout, name, at, summary))
 }
 
 fn milestones(rollout: &PatchRollout) -> Vec<Alert> {

@@ -4,6 +4,7 @@
 //! have answered before it was asked, and an answer to anything else is none. An answer is read anew in
 //! every pass until it is used; a rejection is latched by the first pass that sees it.
 
+mod orders;
 mod rollback;
 mod told;
 
@@ -14,7 +15,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use wardring_api::{
     ApprovalSubject, Decided, Gate, GateApproval, GateDecision, GatePhase, GateState, GateStatus,
-    GateType, PatchApproval, PatchRollout, ResolvedCaps, Stage, StageState, StageStatus,
+    GateType, PatchApproval, PatchRollback, PatchRollout, PatchRolloutStatus, ResolvedCaps, Stage,
+    StageState, StageStatus,
     conditions::{clip, whole_seconds},
     reasons::Reason,
 };
@@ -23,10 +25,16 @@ use crate::{
     RolloutRef,
     caps::later,
     explain::one_line,
+    order::assent::Assent,
     validate::{Complaint, Run, Scene},
     wake::Wake,
 };
 
+pub(crate) use orders::{
+    approval_of as approval_of_order, is_approved as order_is_let, new_use as use_of_order,
+    rejection as rejection_of_order,
+};
+pub use orders::{order_hash, order_is_approved, order_is_rejected, order_parts};
 pub(crate) use rollback::{
     approved_at as rollback_approved_at, follow as follow_rollback,
     is_newer as is_newer_than_rollback, latch as latch_rollback, lets_roll_back,
@@ -235,7 +243,7 @@ fn request_name(rollout: &str, stage: &str, hash: &str) -> String {
 
 /// The answers to exactly what is asked, rejections first, then the oldest.
 fn answers<'a>(
-    run: &Run<'_>,
+    rollout: &RolloutRef,
     subject: &ApprovalSubject,
     asked: &GateApproval,
     scene: &Scene<'a>,
@@ -245,7 +253,7 @@ fn answers<'a>(
         .approvals
         .iter()
         .map(AsRef::as_ref)
-        .filter(|approval| answers_to(approval, &run.id, subject, &asked.hash))
+        .filter(|approval| answers_to(approval, rollout, subject, &asked.hash))
         .filter(|approval| approval.spec.decision.is_some())
         .collect();
     found.sort_by_key(|approval| {
@@ -283,18 +291,39 @@ fn may_author(gate: &Gate) -> bool {
     gate.approval.as_ref().is_some_and(|all| all.author_may_approve)
 }
 
+/// Who wrote what is asked about, so that somebody else has to look.
+struct Writers<'w> {
+    /// What they wrote.
+    of: &'static str,
+    names: &'w [String],
+    /// When it was made.
+    made: Option<Timestamp>,
+    may_approve: bool,
+}
+
+impl<'w> Writers<'w> {
+    fn of_rollout(rollout: &'w PatchRollout, may_approve: bool) -> Writers<'w> {
+        let made = rollout.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        Writers { of: "rollout", names: &rollout.spec.authors, made, may_approve }
+    }
+
+    fn of_order(order: &'w PatchRollback) -> Writers<'w> {
+        let made = order.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        Writers { of: "PatchRollback", names: &order.spec.authors, made, may_approve: false }
+    }
+}
+
 /// Why an approval that names what is asked does not count all the same.
 fn refusal(
     approval: &PatchApproval,
-    run: &Run<'_>,
-    may_author: bool,
+    writers: &Writers<'_>,
     asked: &GateApproval,
     scene: &Scene<'_>,
 ) -> Option<String> {
+    let of = writers.of;
     let by = approval.spec.approver.as_deref().unwrap_or_default();
     let expires = asked.expires_at.into_iter().chain(approval.spec.expires_at).min();
     let policy = &scene.snapshot.approval_policy;
-    let made = run.rollout.metadata.creation_timestamp.as_ref().map(|time| time.0);
     let (fingerprint, since) = match policy {
         ApprovalPolicy::Broken { why } | ApprovalPolicy::Unknown { why } => {
             return Some(format!("no approval counts: {why}"));
@@ -311,22 +340,20 @@ fn refusal(
         Some("the admission policies were changed since it was asked".to_owned())
     } else if expires.is_none_or(|expires| scene.now >= expires) {
         Some("it has expired".to_owned())
-    } else if may_author {
+    } else if writers.may_approve {
         None
-    } else if run.rollout.spec.authors.iter().any(|author| author == by) {
-        Some(format!("{} wrote the rollout, and somebody else has to look", one_line(by)))
-    } else if run.rollout.spec.authors.is_empty() {
-        Some("the rollout does not say who wrote it (`spec.authors`)".to_owned())
-    } else if run.rollout.spec.authors.iter().all(|author| is_account(author)) {
-        Some(
-            "only service accounts stand in the rollout's `authors`: nobody knows which person wrote it"
-                .to_owned(),
-        )
-    } else if made.is_none_or(|made| made <= since) {
-        Some(
-            "the rollout is older than the admission policies as they stand, so nobody vouches for its `authors`; make it anew"
-                .to_owned(),
-        )
+    } else if writers.names.iter().any(|author| author == by) {
+        Some(format!("{} wrote the {of}, and somebody else has to look", one_line(by)))
+    } else if writers.names.is_empty() {
+        Some(format!("the {of} does not say who wrote it (`spec.authors`)"))
+    } else if writers.names.iter().all(|author| is_account(author)) {
+        Some(format!(
+            "only service accounts stand in the {of}'s `authors`: nobody knows which person wrote it"
+        ))
+    } else if writers.made.is_none_or(|made| made <= since) {
+        Some(format!(
+            "the {of} is older than the admission policies as they stand, so nobody vouches for its `authors`; make it anew"
+        ))
     } else {
         None
     }
@@ -343,7 +370,7 @@ pub(crate) fn latch(run: &mut Run<'_>, position: usize, scene: &Scene<'_>) -> bo
             || (status.state == GateState::Passed
                 && is_used(status.phase, &run.status.stages[position]));
         let subject = ApprovalSubject::stage_gate(&stage.name, &status.name);
-        let said = answers(run, &subject, asked, scene);
+        let said = answers(&run.id, &subject, asked, scene);
         let no = said.iter().find(|said| said.spec.decision == Some(Decided::Reject));
         let Some(decided) = no.filter(|_| !is_over).and_then(|said| decision(said, scene.now))
         else {
@@ -467,7 +494,8 @@ pub(crate) fn follow(
         status.state = GateState::Waiting;
     } else {
         let subject = ApprovalSubject::stage_gate(&stage.name, &gate.name);
-        asked.decided = said(&subject, may_author(gate), &mut asked, run, scene);
+        let writers = Writers::of_rollout(run.rollout, may_author(gate));
+        asked.decided = said(&run.id, &subject, &writers, &mut asked, scene);
         let passes = asked.decided.is_some();
         status.state = if passes { GateState::Passed } else { GateState::Waiting };
     }
@@ -483,14 +511,14 @@ pub(crate) fn follow(
 
 /// The approval that counts, if there is one.
 fn said(
+    rollout: &RolloutRef,
     subject: &ApprovalSubject,
-    may_author: bool,
+    writers: &Writers<'_>,
     asked: &mut GateApproval,
-    run: &Run<'_>,
     scene: &Scene<'_>,
 ) -> Option<GateDecision> {
-    let said = answers(run, subject, asked, scene);
-    let yes = said.iter().find(|said| refusal(said, run, may_author, asked, scene).is_none());
+    let said = answers(rollout, subject, asked, scene);
+    let yes = said.iter().find(|said| refusal(said, writers, asked, scene).is_none());
     let known = asked.decided.take();
     yes.and_then(|yes| decision(yes, scene.now)).map(|new| match known {
         // When it was first counted.
@@ -510,7 +538,8 @@ fn ask(
     scene: &Scene<'_>,
 ) -> GateApproval {
     let expires_after = gate.approval.clone().unwrap_or_default().expires_after().duration();
-    let mut asked = anew(run, before, parts, policy, expires_after, scene);
+    let generation = run.rollout.metadata.generation;
+    let mut asked = anew(generation, before, parts, policy, expires_after, scene);
     asked.hash = approval_hash(run.rollout, stage, &gate.name, &asked);
     asked.request = request_name(&run.id.name, stage, &asked.hash);
     asked
@@ -518,7 +547,7 @@ fn ask(
 
 /// A new asking, without its hash and the name of its request.
 fn anew(
-    run: &Run<'_>,
+    generation: Option<i64>,
     before: &GateApproval,
     parts: Vec<String>,
     policy: String,
@@ -538,7 +567,7 @@ fn anew(
     GateApproval {
         round: before.round.max(1),
         parts,
-        generation: run.rollout.metadata.generation,
+        generation,
         // Two gates of one pass differ in their names; the rest of the hash sees to it.
         nonce: clip(&scene.snapshot.nonce, 64),
         policy,
@@ -546,6 +575,119 @@ fn anew(
         expires_at: Some(later(now, expires_after)),
         because: because.map(|why| clip(&why, 256)),
         ..GateApproval::default()
+    }
+}
+
+/// What a person is asked, whatever it is about.
+struct Question<'q> {
+    rollout: &'q RolloutRef,
+    subject: ApprovalSubject,
+    writers: Writers<'q>,
+    /// What would happen now.
+    parts: Vec<String>,
+    generation: Option<i64>,
+    expires_after: jiff::SignedDuration,
+}
+
+/// Where an asking stands.
+struct Asking {
+    state: GateState,
+    asked: GateApproval,
+    /// Why no answer can count, if none can.
+    trouble: Option<String>,
+}
+
+/// Asks, counts an answer, or asks anew where what was asked is no longer what would happen. None where it
+/// stays as it is because nobody can tell for a moment. `name` gives an asking its hash and its request.
+fn look(
+    question: &Question<'_>,
+    known: Option<(GateState, &GateApproval)>,
+    name: impl Fn(&mut GateApproval),
+    scene: &Scene<'_>,
+    wake: &mut Wake,
+) -> Option<Asking> {
+    let (mut state, mut asked) =
+        known.map_or((GateState::Waiting, GateApproval::default()), |(s, a)| (s, a.clone()));
+    let parts = &question.parts;
+    let expired = asked.expires_at.is_none_or(|expires| wake.is_due(expires));
+    let is_other = asked.parts != *parts || expired;
+    let trouble = match &scene.snapshot.approval_policy {
+        ApprovalPolicy::Intact { fingerprint, .. } if !scene.snapshot.nonce.is_empty() => {
+            if asked.hash.is_empty() || asked.policy != *fingerprint || is_other {
+                let (policy, holds) = (fingerprint.clone(), question.expires_after);
+                asked = anew(question.generation, &asked, parts.clone(), policy, holds, scene);
+                name(&mut asked);
+                state = GateState::Waiting;
+            } else {
+                let Question { rollout, subject, writers, .. } = question;
+                asked.decided = said(rollout, subject, writers, &mut asked, scene);
+                let passes = asked.decided.is_some();
+                state = if passes { GateState::Passed } else { GateState::Waiting };
+            }
+            if let Some(expires) = asked.expires_at {
+                wake.at(expires);
+            }
+            None
+        }
+        policy => {
+            wake.at(later(scene.now, LOOK_AGAIN));
+            // What was said about something else is about nothing now.
+            if is_other && !asked.hash.is_empty() {
+                asked.because = Some(match changed(&asked.parts, parts) {
+                    what if what.is_empty() => "the last asking has expired".to_owned(),
+                    what => format!("{what} changed since it was last asked"),
+                });
+                (asked.hash, asked.decided) = (String::new(), None);
+                state = GateState::Waiting;
+            }
+            match policy {
+                ApprovalPolicy::Broken { why } => {
+                    asked.decided = None;
+                    state = GateState::Error;
+                    Some(why.clone())
+                }
+                ApprovalPolicy::Unknown { .. } if !is_other && known.is_some() => return None,
+                ApprovalPolicy::Unknown { why } => Some(why.clone()),
+                ApprovalPolicy::Intact { .. } => return None,
+            }
+        }
+    };
+    Some(Asking { state, asked, trouble })
+}
+
+/// Whether the answer that an asking relies on is there as it was counted, and nobody rejects the same.
+fn is_there(
+    rollout: &RolloutRef,
+    subject: &ApprovalSubject,
+    asked: &GateApproval,
+    scene: &Scene<'_>,
+) -> bool {
+    let said = answers(rollout, subject, asked, scene);
+    let named = asked.decided.as_ref().map(|said| &said.uid);
+    said.iter().all(|one| one.spec.decision == Some(Decided::Approve))
+        && said.iter().any(|one| one.metadata.uid.as_ref() == named && named.is_some())
+}
+
+/// Whether the answer that an asking relies on still counts, read anew. Where nobody can tell for a moment, what
+/// was confirmed stays.
+fn still_counts(
+    rollout: &RolloutRef,
+    subject: &ApprovalSubject,
+    writers: &Writers<'_>,
+    asked: &GateApproval,
+    scene: &Scene<'_>,
+) -> bool {
+    let is_there = is_there(rollout, subject, asked, scene);
+    match &scene.snapshot.approval_policy {
+        ApprovalPolicy::Intact { fingerprint, .. } => {
+            *fingerprint == asked.policy
+                && is_there
+                && answers(rollout, subject, asked, scene)
+                    .iter()
+                    .any(|said| refusal(said, writers, asked, scene).is_none())
+        }
+        ApprovalPolicy::Unknown { .. } => is_there,
+        ApprovalPolicy::Broken { .. } => false,
     }
 }
 
@@ -621,6 +763,13 @@ pub(crate) fn awaited<'s>(stage: &Stage, status: &'s StageStatus) -> Option<&'s 
 /// or ends.
 pub(crate) fn uses(run: &Run<'_>) -> Vec<ApprovalUse> {
     let mut uses: Vec<ApprovalUse> = rollback::new_use(run).into_iter().collect();
+    let begun =
+        |status: &PatchRolloutStatus| Some(status.rollback.as_ref()?.order.as_ref()?.uid.clone());
+    if let Some(uid) = begun(&run.status).filter(|uid| Some(uid) != begun(&run.before).as_ref()) {
+        let named = |assent: &&Assent<'_>| assent.order.metadata.uid.as_ref() == Some(&uid);
+        let assent = run.assents.iter().filter(|assent| assent.asks).find(named);
+        uses.extend(assent.and_then(|assent| orders::new_use(run, assent, true)));
+    }
     for (stage, status) in run.stages.iter().zip(&run.status.stages) {
         let was = run.before.stages.iter().find(|was| was.name == status.name);
         let moves = was.is_none_or(|was| was.state != status.state);

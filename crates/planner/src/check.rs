@@ -130,6 +130,7 @@ impl<'a> Replay<'a> {
         match action {
             Action::WriteStatus { rollout, status } => self.status(&rollout.uid, status),
             Action::ConfirmApproval(approval) => self.confirmed.push(approval),
+            Action::WriteRollbackStatus { uid, status, .. } => self.order_approval(uid, status),
             Action::OpenBatch { expected_sequence, batch } => self.open(*expected_sequence, batch),
             Action::RecordLines { slice, cause, changes } => {
                 for change in changes {
@@ -157,7 +158,6 @@ impl<'a> Replay<'a> {
             | Action::WriteQuarantine { .. }
             | Action::WriteGroupStatus { .. }
             | Action::WriteWindowStatus { .. }
-            | Action::WriteRollbackStatus { .. }
             | Action::CreateApproval(_)
             | Action::WriteApprovalStatus { .. }
             | Action::DeleteApproval { .. }

@@ -62,8 +62,9 @@ pub use alerts::{
     Told, ToldState, alerts, is_in_trouble, to_tell,
 };
 pub use approvals::{
-    ApprovalPolicy, ApprovalUse, answers_to, approval_hash, approval_parts, rollback_hash,
-    rollback_is_approved, rollback_parts, same_form,
+    ApprovalPolicy, ApprovalUse, answers_to, approval_hash, approval_parts, order_hash,
+    order_is_approved, order_is_rejected, order_parts, rollback_hash, rollback_is_approved,
+    rollback_parts, same_form,
 };
 pub use autonomy::{JobAutonomy, NoAutonomy, network_lost};
 pub use bars::bars_successors;

@@ -3,7 +3,9 @@
 //! An order halts its rollout, then marks the lines that it reaches, and begins with the status write
 //! that names it: from then on the procedure of `rollback.rs` takes marked devices back like those that
 //! failed. Whoever deletes the order withdraws it: what had not begun is left as it is.
+//! One that asks a second person begins and goes on by that person's word; whoever rejects it ends it.
 
+pub(crate) mod assent;
 mod told;
 
 use jiff::Timestamp;
@@ -28,10 +30,11 @@ use crate::{
 /// The order that is being carried out on the run, unless it was withdrawn.
 pub(crate) fn in_force<'a>(run: &Run<'_>, scene: &Scene<'a>) -> Option<&'a PatchRollback> {
     let named = run.status.rollback.as_ref()?.ordered()?;
-    scene.orders.iter().copied().find(|order| uid(order) == named.uid && !is_deleting(order))
+    let stands = |order: &PatchRollback| !is_deleting(order) && !assent::is_rejected(order);
+    scene.orders.iter().copied().find(|order| uid(order) == named.uid && stands(order))
 }
 
-/// Whether the order that the run carries out was deleted.
+/// Whether the order that the run carries out was deleted, or rejected.
 pub(crate) fn is_withdrawn(run: &Run<'_>, scene: &Scene<'_>) -> bool {
     run.status.rollback.as_ref().is_some_and(|rollback| rollback.ordered().is_some())
         && in_force(run, scene).is_none()
@@ -77,13 +80,17 @@ pub(crate) fn begin(run: &mut Run<'_>, scene: &Scene<'_>, lanes: &mut Lanes) -> 
     if cannot || run.stop == Some(Stop::Deleting) || !run.has_finalizer() || is_open(run, scene) {
         return false;
     }
-    let Some(order) = scene.orders.iter().copied().find(|order| is_next(order, run)) else {
+    // One that waits for a second person keeps no other one waiting.
+    let next = || scene.orders.iter().copied().filter(|order| is_next(order, run));
+    let Some(order) = next().find(|order| !assent::waits(run, order)).or_else(|| next().next())
+    else {
         return false;
     };
+    let waits = assent::waits(run, order);
     let name = order.metadata.name.clone().unwrap_or_default();
     let reached = reached(run, &order.spec, scene);
-    if reached.lines.is_empty() && halt::is_completed(run) {
-        // What is completed brings nothing any more, and there is nothing to take back.
+    if (reached.lines.is_empty() || waits) && halt::is_completed(run) {
+        // What is completed brings nothing any more, and there is nothing to take back, or not yet.
         return false;
     }
     if run.status.halted.is_none() {
@@ -95,7 +102,7 @@ pub(crate) fn begin(run: &mut Run<'_>, scene: &Scene<'_>, lanes: &mut Lanes) -> 
         return true;
     }
     // A recall may be refused, and then its line is written as it was: the mark would be lost.
-    let waits = is_taking_back(run) || waits_for_failures(run) || !may_go_on(run);
+    let waits = waits || is_taking_back(run) || waits_for_failures(run) || !may_go_on(run);
     if reached.lines.is_empty() || waits {
         return false;
     }
@@ -147,6 +154,7 @@ pub(crate) fn is_taking_back(run: &Run<'_>) -> bool {
 fn is_next(order: &PatchRollback, run: &Run<'_>) -> bool {
     is_for(order, run)
         && !is_deleting(order)
+        && !assent::is_rejected(order)
         && order.status.as_ref().is_none_or(|status| status.started_at.is_none())
         && !is_over(order)
         && run.status.rollback.as_ref().and_then(|all| all.order.as_ref()).map(|all| &*all.uid)

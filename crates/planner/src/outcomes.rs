@@ -58,6 +58,8 @@ struct Facts<'s, 'a> {
     withdrawn: bool,
     /// A PatchRollback is being carried out, withdrawn or not.
     ordered: bool,
+    /// It waits for a second person.
+    unassented: bool,
     consent: &'s Consent,
     /// The rollout has devices download ahead, and no gate of the stage is in the way.
     downloads: bool,
@@ -71,6 +73,7 @@ pub(crate) fn fold(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) {
     let awaits = run.awaits.is_some();
     let withdrawn = order::is_withdrawn(run, scene);
     let ordered = order::is_carried_out(run);
+    let unassented = order::assent::is_awaited(run, scene);
     let downloads = run.rollout.spec.predownload.is_some();
     let are_unlimited: Vec<bool> = (0..run.stages.len())
         .map(|position| freeze::missing_group(run, position, scene).is_some())
@@ -93,6 +96,7 @@ pub(crate) fn fold(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) {
             is_unlimited,
             withdrawn,
             ordered,
+            unassented,
             consent,
             downloads: downloads && gates::bars_starts(stage.spec, stage_status).is_none(),
             spec: &rollout.spec,

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use crate::{
     DeviceRow, HoldView, JobView, StopView, WindowView, emergency, explain::one_line, gates,
-    rollback_is_approved, supersede,
+    order_is_approved, order_is_rejected, rollback_is_approved, supersede,
 };
 
 /// Everything the rule looks at. Objects are as just read from the API server.
@@ -343,11 +343,54 @@ fn rollback(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
     let named = rollout.status.as_ref().and_then(|all| all.rollback.as_ref()?.ordered());
     let is_ordered = facts.line.is_some_and(|line| line.ordered);
     let Some(named) = named.filter(|_| is_ordered) else { return unapproved(facts, rollout) };
-    let stands = facts.order.is_some_and(|order| {
+    let is_it = |order: &&PatchRollback| {
         order.metadata.uid.as_ref() == Some(&named.uid)
             && order.metadata.deletion_timestamp.is_none()
-    });
-    if stands { None } else { refused(Reason::RollbackWithdrawn, ASK_LATER) }
+    };
+    match facts.order.filter(is_it) {
+        Some(order) => second_person(facts, rollout, order),
+        None => refused(Reason::RollbackWithdrawn, ASK_LATER),
+    }
+}
+
+/// What goes beyond an order's own share begins by the word of a second person only, and what that person
+/// rejected not at all. The order says whether one was asked; the counters never tell more than there was.
+fn second_person(
+    facts: &PermitFacts<'_>,
+    rollout: &PatchRollout,
+    order: &PatchRollback,
+) -> Option<PermitVerdict> {
+    let name = order.metadata.name.as_deref().unwrap_or_default();
+    if order_is_rejected(order) {
+        let message = format!("A person rejected PatchRollback {name}.");
+        return refused_because(Reason::RollbackRejected, message, ASK_LATER);
+    }
+    let share = order.spec.approval_above?;
+    let refused =
+        |message: String| refused_because(Reason::RollbackAwaitsApproval, message, ASK_LATER);
+    let (size, taken) = counted(rollout);
+    match order.status.as_ref().and_then(|status| status.approval.as_ref()) {
+        Some(_) if !order_is_approved(order, rollout, facts.now) => {
+            refused(format!("PatchRollback {name} waits for a second person's approval."))
+        }
+        Some(known) if taken >= known.up_to as usize => {
+            let up_to = known.up_to;
+            refused(format!("A second person approved PatchRollback {name} for {up_to} devices."))
+        }
+        Some(_) => None,
+        None if taken >= share.of(size) => refused(format!(
+            "PatchRollback {name} takes back no more than {share} without a second person's approval."
+        )),
+        None => None,
+    }
+}
+
+/// Devices of the run, and those of them whose rollback has ended.
+fn counted(rollout: &PatchRollout) -> (usize, usize) {
+    let stages = || rollout.status.iter().flat_map(|status| &status.stages);
+    let total: u32 = stages().map(|stage| stage.counts.total).sum();
+    let taken = |stage: &StageStatus| stage.counts.rolled_back + stage.counts.rollback_failed;
+    (total as usize, stages().map(|stage| taken(stage) as usize).sum())
 }
 
 /// Where nobody ordered it, a rollback beyond the rollout's share, or of a device whose group asks, begins by a
@@ -355,10 +398,7 @@ fn rollback(facts: &PermitFacts<'_>) -> Option<PermitVerdict> {
 fn unapproved(facts: &PermitFacts<'_>, rollout: &PatchRollout) -> Option<PermitVerdict> {
     let refused =
         |message: String| refused_because(Reason::RollbackAwaitsApproval, message, ASK_LATER);
-    let stages = || rollout.status.iter().flat_map(|status| &status.stages);
-    let total: u32 = stages().map(|stage| stage.counts.total).sum();
-    let taken = |stage: &StageStatus| stage.counts.rolled_back + stage.counts.rollback_failed;
-    let taken: usize = stages().map(|stage| taken(stage) as usize).sum();
+    let (total, taken) = counted(rollout);
     let known = rollout.status.as_ref().and_then(|status| status.rollback_approval.as_ref());
     if rollback_is_approved(rollout, facts.now) {
         let up_to = known.map_or(0, |known| known.up_to as usize);
@@ -369,7 +409,7 @@ fn unapproved(facts: &PermitFacts<'_>, rollout: &PatchRollout) -> Option<PermitV
     if let Some(group) = facts.rollbacks_asked_by {
         return refused(format!("Group {group} asks a person before its devices are rolled back."));
     }
-    let share = rollout.spec.on_failure.approval_above?.of(total as usize);
+    let share = rollout.spec.on_failure.approval_above?.of(total);
     // Where more is to be taken back than the share, what is healthy waits, also where there would be room. A
     // group that asks says nothing of the others.
     let is_healthy = facts

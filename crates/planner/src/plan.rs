@@ -96,6 +96,7 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     supersede::latch(&mut runs, &mut latched, &scene);
     for run in &mut runs {
         run.consent = rollback::Consent::of(run, &scene);
+        run.assents = order::assent::weigh(run, &scene);
     }
     let mut measure = Vec::new();
     let waits = if scene.guard.is_none() {
@@ -142,10 +143,10 @@ fn turns(runs: &[Run<'_>]) -> Vec<usize> {
 }
 
 /// Everything up to the grants: what happened, what it means, and how far the stages move.
-fn decide(
-    runs: &mut [Run<'_>],
+fn decide<'a>(
+    runs: &mut [Run<'a>],
     latched: &[Latched],
-    scene: &Scene<'_>,
+    scene: &Scene<'a>,
     lanes: &mut Lanes,
     measure: &mut Vec<MeasureOrder>,
     wake: &mut Wake,
@@ -164,6 +165,10 @@ fn decide(
         halt::add_up(run, scene);
         let moved = gates::follow(run, scene, wake, measure);
         let mut halted = halt::judge(run, scene, wake);
+        if !halted {
+            // What just ended, and whoever was just heard of, counts.
+            run.assents = order::assent::weigh(run, scene);
+        }
         // A stop is the first write of a pass, so what an order rests on would come after it.
         if !halted && !latched.stopped {
             halted = order::begin(run, scene, lanes);
@@ -174,6 +179,7 @@ fn decide(
         // A stop is written without looking at what anybody approved.
         if !halted && !latched.stopped {
             crate::approvals::follow_rollback(run, scene, wake);
+            order::assent::follow(run, scene, wake);
         }
         if !halted {
             rollback::steer(run, scene, wake, lanes);

@@ -16,7 +16,7 @@ use wardring_api::{
 
 pub(crate) use clock::stand_aside;
 use clock::{is_over_time, keep_time};
-pub(crate) use consent::Consent;
+pub(crate) use consent::{Consent, is_taken};
 
 use crate::{
     EventKind, JobOutcome, approvals, barring,
@@ -137,6 +137,9 @@ pub(crate) fn begin_hold(
     }
     if let Some(reason) = rollback_hold(row, wake) {
         return Some(reason);
+    }
+    if order::assent::is_awaited(run, scene) {
+        return Some(Reason::RollbackAwaitsApproval);
     }
     if let Some(reason) = claim_hold(line, run, claims, scene) {
         return Some(reason);

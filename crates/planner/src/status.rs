@@ -19,7 +19,7 @@ use crate::{
     emergency, explain, freeze, gates,
     halt::{current_stage, is_completed},
     line::SAMPLE,
-    tail,
+    order, tail,
     validate::{Complaint, Run, Scene, Stop},
     windows::{self, StageWindows},
 };
@@ -137,6 +137,12 @@ fn waiting_for(
             devices: Some(run.consent.waits as u32),
             until: known.asked.expires_at.filter(|_| reason == Reason::RollbackAwaitsApproval),
             ..waiting(reason, &known.message)
+        });
+    }
+    for known in order::assent::wanted(run) {
+        list.push(Waiting {
+            until: known.asked.expires_at,
+            ..waiting(Reason::RollbackAwaitsApproval, &known.message)
         });
     }
     if run.stop == Some(Stop::Deleting) {
@@ -451,8 +457,10 @@ fn set_conditions(run: &mut Run<'_>, decisions: &[Vec<Decision>], scene: &Scene<
         (awaited.state == GateState::Waiting).then(|| (Reason::AwaitingApproval, message()))
     });
     let of_rollback = unconsented(run).filter(|known| known.state == GateState::Waiting);
-    let asks =
-        of_rollback.map(|known| (Reason::RollbackAwaitsApproval, known.message.clone())).or(asks);
+    let of_order = order::assent::wanted(run).find(|known| known.state == GateState::Waiting);
+    let of_rollback = of_rollback.map(|known| &known.message);
+    let wanted = of_rollback.or(of_order.map(|known| &known.message));
+    let asks = wanted.map(|text| (Reason::RollbackAwaitsApproval, text.clone())).or(asks);
     let list = &mut run.status.conditions;
     let mut set = |kind: &str, truth: Truth, reason: Reason, message: &str| {
         conditions::set(list, kind, truth, reason, message, generation, scene.now);

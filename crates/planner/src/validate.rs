@@ -18,7 +18,8 @@ use crate::{
     expedite, freeze,
     line::{Doing, Frozen, Line, NONE, Tally, doing},
     names::NameKey,
-    order, packages,
+    order::{self, assent::Assent},
+    packages,
     resolve::Coverage,
     rollback::Consent,
     tail,
@@ -167,6 +168,8 @@ pub(crate) struct Run<'a> {
     pub awaits: Option<Closed>,
     /// How far a rollback goes without a person, as this pass counts it.
     pub consent: Consent,
+    /// Orders that may have to wait for a second person.
+    pub assents: Vec<Assent<'a>>,
     pub events: Vec<Event>,
 }
 
@@ -281,6 +284,7 @@ fn run<'a>(rollout: &'a PatchRollout, slices: &[&'a Arc<SliceView>], scene: &Sce
         successor: None,
         gating: false,
         consent: Consent::default(),
+        assents: Vec::new(),
         events: Vec::new(),
     }
 }

@@ -214,6 +214,7 @@ mod tests {
             stage: stage.map(ToOwned::to_owned),
             gate: None,
             rollback: stage.is_none(),
+            order: None,
             reason: "r".to_owned(),
             hash: None,
             dry_run: false,
@@ -285,7 +286,7 @@ mod tests {
         let why = |change: fn(&mut PatchRollout)| {
             let mut rollout = asking();
             change(&mut rollout);
-            let asked = only_one(&rollout, &args(None)).unwrap();
+            let asked = only_one(&rollout, &[], &args(None)).unwrap();
             assert!(matches!(asked, Question::Rollback(_)));
             let now: Timestamp = "2026-11-22T01:00:00Z".parse().unwrap();
             refusal(&rollout, &asked, now).unwrap_or_default()
@@ -306,7 +307,7 @@ mod tests {
             assert!(why.contains("not been asked about anew"), "{index}: {why}");
         }
         let rollout = asking();
-        let error = only_one(&rollout, &args(Some("ward"))).err().unwrap().to_string();
+        let error = only_one(&rollout, &[], &args(Some("ward"))).err().unwrap().to_string();
         assert_eq!(error, "that is not asked; what is: --rollback");
     }
 }

@@ -176,7 +176,7 @@ async fn nobody_decides_in_another_name_and_no_author_approves() {
         let said = clinic.patch(account, asked, &decision(account, "Approve"), &[]).await;
         refused(said, unnamed);
     }
-    let author = "whoever wrote the rollout may not approve it";
+    let author = "may not approve it; somebody else has to look";
     refused(clinic.patch("alice", asked, &decision("alice", "Approve"), &[]).await, author);
     let mine = json!({ "spec": { "authors": [] , "decision": "Approve", "approver": "alice", "reason": "r" } });
     refused(clinic.patch("alice", asked, &mine, &[]).await, "spec.authors: cannot change");
@@ -362,7 +362,7 @@ async fn a_rollback_is_approved_by_somebody_who_did_not_write_its_rollout() {
     // What is asked cannot grow under whoever looks at it.
     let more = json!({ "spec": { "subject": { "rollback": { "upTo": 500 } } } });
     refused(clinic.patch("bob", asked, &more, &[]).await, "spec.subject: cannot change");
-    let author = "whoever wrote the rollout may not approve it";
+    let author = "may not approve it; somebody else has to look";
     refused(clinic.patch("alice", asked, &decision("alice", "Approve"), &[]).await, author);
     let not_you = "must be the user name of whoever decides";
     refused(clinic.patch("bob", asked, &decision("carol", "Approve"), &[]).await, not_you);
@@ -398,6 +398,146 @@ async fn a_rollback_is_approved_by_somebody_who_did_not_write_its_rollout() {
     let said = clinic.patch("alice", november, &approved, &as_status).await;
     refused(said, "written by Wardring's controller alone");
     clinic.patch(CONTROLLER, november, &approved, &as_status).await.unwrap();
+}
+
+/// An order that asks a second person, above `above`, by these authors.
+fn order(name: &str, authors: &[&str], above: &Value) -> Value {
+    let mut object = json!({
+        "apiVersion": "wardring.dev/v1alpha1", "kind": "PatchRollback", "metadata": { "name": name },
+        "spec": { "rollout": "november", "reason": "the ERP is down", "authors": authors },
+    });
+    if !above.is_null() {
+        object["spec"]["approvalAbove"] = above.clone();
+    }
+    object
+}
+
+#[tokio::test]
+async fn an_order_that_asks_is_approved_by_somebody_who_did_not_write_it() {
+    let clinic = Clinic::open().await.unwrap();
+    // Whoever makes it stands in it. Another policy may be at work sooner than this one.
+    let authors = "names whoever wrote it";
+    wait_until_ok(PATIENCE, "the policy for orders", async || {
+        match clinic.create("alice", &order("trial", &["bob"], &json!("10%"))).await {
+            Err(error) if error.contains(authors) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+    .unwrap();
+    refused(clinic.create("alice", &order("nobody", &[], &json!(0))).await, authors);
+    clinic.create("alice", &order("erp-down", &["alice"], &json!("10%"))).await.unwrap();
+    clinic.create(FLUX, &order("git", &[FLUX, "alice"], &json!(3))).await.unwrap();
+    // At 8:01 an order that asks nobody needs no author.
+    clinic.create("carol", &order("plain", &[], &Value::Null)).await.unwrap();
+
+    // What it asks, of whom, and how fast it goes never changes.
+    let erp = ["patchrollback", "erp-down"];
+    for (field, value) in [
+        ("approvalAbove", json!("50%")),
+        ("approvalAbove", json!(10)),
+        ("approvalAbove", Value::Null),
+        ("authors", json!(["alice", "carol"])),
+        ("authors", Value::Null),
+        ("maxConcurrency", json!(9)),
+    ] {
+        let change = json!({ "spec": { field: value } });
+        for user in ["alice", "bob", CONTROLLER] {
+            refused(clinic.patch(user, erp, &change, &[]).await, "cannot change");
+        }
+    }
+    let demand = json!({ "spec": { "approvalAbove": 0 } });
+    refused(
+        clinic.patch("alice", ["patchrollback", "plain"], &demand, &[]).await,
+        "spec.approvalAbove: cannot change",
+    );
+    let faster = json!({ "spec": { "maxConcurrency": 9 } });
+    clinic.patch("carol", ["patchrollback", "plain"], &faster, &[]).await.unwrap();
+
+    // That somebody approved it is the controller's word alone.
+    let approved = json!({ "status": { "approval": {
+        "state": "Passed", "since": "2026-11-21T02:00:00Z", "upTo": 500 } } });
+    let as_status = ["--subresource=status"];
+    for user in ["alice", "bob", GATEWAY] {
+        refused(
+            clinic.patch(user, erp, &approved, &as_status).await,
+            "written by Wardring's controller alone",
+        );
+    }
+    clinic.patch(CONTROLLER, erp, &approved, &as_status).await.unwrap();
+
+    // The asking names the order, and its author does not answer it.
+    let subject =
+        json!({ "type": "Order", "order": { "name": "erp-down", "uid": "o-1", "upTo": 8 } });
+    refused(
+        clinic.create("bob", &of_rollback("asked", &subject)).await,
+        "only Wardring's controller asks",
+    );
+    clinic.create(CONTROLLER, &of_rollback("asked", &subject)).await.unwrap();
+    for mixed in [
+        json!({ "type": "Order" }),
+        json!({ "type": "Rollback", "order": subject["order"] }),
+        json!({ "type": "Order", "order": subject["order"],
+                "stageGate": { "stage": "ward", "gate": "sign-off" } }),
+    ] {
+        let said = clinic.create(CONTROLLER, &of_rollback("mixed", &mixed)).await;
+        refused(said, "give exactly the field that `type` names");
+    }
+    let asked = ["patchapproval", "asked"];
+    let more = json!({ "spec": { "subject": { "order": { "upTo": 500 } } } });
+    refused(clinic.patch("bob", asked, &more, &[]).await, "spec.subject: cannot change");
+    refused(
+        clinic.patch("alice", asked, &decision("alice", "Approve"), &[]).await,
+        "may not approve it",
+    );
+    clinic.patch("bob", asked, &decision("bob", "Approve"), &[]).await.unwrap();
+}
+
+/// The chart's demand, filled in as Helm does it.
+fn demanded(most: &str) -> Result<String> {
+    let path = "../../charts/wardring/files/order-demand.yaml";
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path))?;
+    Ok(text.replace(approval_policy::CHART_DEMAND, most))
+}
+
+#[tokio::test]
+async fn a_cluster_can_demand_that_orders_ask_a_second_person() {
+    let clinic = Clinic::open().await.unwrap();
+    let demand = "spec.approvalAbove: is demanded in this cluster";
+    let plain = order("plain", &[], &Value::Null);
+    for (most, taken, too_much) in [
+        ("any", vec![json!("100%"), json!(5000), json!(0)], vec![]),
+        ("10%", vec![json!("10%"), json!("0%"), json!(0)], vec![json!("11%"), json!(1)]),
+        ("25", vec![json!(25), json!(3), json!("0%")], vec![json!(26), json!("1%")]),
+    ] {
+        let output = clinic.cluster.kubectl_apply(&demanded(most).unwrap()).await.unwrap();
+        assert!(output.succeeded(), "{}", output.stderr);
+        wait_until_ok(PATIENCE, "the demand", async || {
+            let dry = ["create", "--as", "carol", "-n", "ward", "--dry-run=server", "-f", "-"];
+            let output = clinic.cluster.kubectl_with_input(&dry, &plain.to_string()).await;
+            let error = output.map_err(|error| error.to_string())?.stderr;
+            let says = error.contains(demand) && error.contains(&format!("at most {most}"));
+            if says { Ok(()) } else { Err(error) }
+        })
+        .await
+        .unwrap();
+        for (number, above) in taken.iter().enumerate() {
+            let name = format!("taken-{number}-{}", most.replace('%', "p"));
+            clinic.create("alice", &order(&name, &["alice"], above)).await.unwrap();
+        }
+        for above in &too_much {
+            refused(clinic.create("alice", &order("more", &["alice"], above)).await, demand);
+        }
+        // One that is there already ends as it was made.
+        let name = format!("taken-0-{}", most.replace('%', "p"));
+        let label = json!({ "metadata": { "labels": { "example.com/change": "4711" } } });
+        clinic.patch("carol", ["patchrollback", &name], &label, &[]).await.unwrap();
+    }
+    let stored = Api::<ValidatingAdmissionPolicy>::all(clinic.cluster.client().await.unwrap());
+    let found = stored.get(approval_policy::DEMAND).await.unwrap();
+    let warnings = found.status.and_then(|status| status.type_checking);
+    let warnings = warnings.and_then(|checked| checked.expression_warnings).unwrap_or_default();
+    assert!(warnings.is_empty(), "{warnings:?}");
 }
 
 #[tokio::test]

@@ -344,3 +344,29 @@ fn secrets_are_reached_by_name_only() {
         }
     }
 }
+
+#[test]
+fn orders_are_asked_for_a_second_person_only_where_the_values_say_so() {
+    use wardring_api::approval_policy::{DEMAND, demand};
+    let policies = |args: &[&str]| -> Vec<serde_json::Value> {
+        let objects = template(args).unwrap();
+        objects.into_iter().filter(|object| object["metadata"]["name"] == DEMAND).collect()
+    };
+    assert!(policies(&[]).is_empty());
+    for most in ["any", "10%", "25"] {
+        let found = policies(&["--set", &format!("rollbacks.approvalAbove={most}")]);
+        let wanted = demand(most);
+        assert_eq!(found.len(), wanted.len());
+        for object in wanted {
+            let same = found
+                .iter()
+                .any(|one| (&one["kind"], &one["spec"]) == (&object["kind"], &object["spec"]));
+            assert!(same, "{most}: {}", object["kind"]);
+        }
+    }
+    for wrong in ["0", "-1", "101%", "half", "'; true"] {
+        let set = format!("rollbacks.approvalAbove={wrong}");
+        let error = template(&["--set", &set]).unwrap_err().to_string();
+        assert!(error.contains("approvalAbove"), "{wrong}: {error}");
+    }
+}

@@ -318,8 +318,9 @@ const PARTS: &[Part] = &[
             (
                 RollbackAwaitsApproval,
                 "`kubectl wardring approve NAME --rollback` shows which devices and takes the word of somebody who did not \
-                 write the rollout and has the role `wardring-approve`; `reject` says no. Where nobody can approve, \
-                 a PatchRollback asks nobody: `kubectl wardring rollback NAME --device DEVICE --reason …`.",
+                 write the rollout and has the role `wardring-approve`; `reject` says no. A PatchRollback that asks is answered with \
+                 `--order ORDER`, by somebody who did not write it. Where nobody can approve, one without `approvalAbove` asks \
+                 nobody: `kubectl wardring rollback NAME --device DEVICE --reason …`.",
             ),
             (
                 RollbackRejected,

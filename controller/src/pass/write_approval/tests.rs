@@ -11,7 +11,8 @@ use std::{
 
 use serde_json::{Value, json};
 use wardring_api::{
-    ApprovalSubject, PatchApproval, PatchRollout, PatchRolloutStatus, approval_policy,
+    ApprovalSubject, OrderSubject, PatchApproval, PatchRollback, PatchRollbackStatus, PatchRollout,
+    PatchRolloutStatus, approval_policy,
 };
 use wardring_planner::{Action, ApprovalUse, Plan, RolloutRef};
 
@@ -45,6 +46,15 @@ fn rollout() -> Value {
         "metadata": { "name": "november", "namespace": CLINIC, "uid": "u-1", "resourceVersion": "1" },
         "spec": { "updates": { "kbs": ["KB5068787"] }, "stages": [] },
     })
+}
+
+fn order(name: &str, uid: &str) -> PatchRollback {
+    let object = json!({
+        "apiVersion": "wardring.dev/v1alpha1", "kind": "PatchRollback",
+        "metadata": { "name": name, "namespace": CLINIC, "uid": uid, "resourceVersion": "7" },
+        "spec": { "rollout": "november", "reason": "r", "approvalAbove": 0, "authors": ["alice"] },
+    });
+    serde_json::from_value(object).unwrap()
 }
 
 fn policy(path: &str) -> Value {
@@ -186,4 +196,103 @@ async fn a_status_that_relies_on_an_approval_is_not_written_once_that_is_gone_or
         assert!(end.is_ok(), "{what}: {end:?}");
         assert_eq!(written, 1, "{what}");
     }
+}
+
+/// Writes the statuses of two orders, the first of which relies on an approval. Returns what was put where.
+async fn written_orders(said: &'static str) -> Vec<(String, Value)> {
+    let written = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let notes = written.clone();
+    let mut there = approval(said);
+    let subject = json!({ "type": "Order", "order": { "name": "erp", "uid": "o-1", "upTo": 8 } });
+    there["spec"]["subject"] = subject;
+    let planned = {
+        let mut planned = there.clone();
+        planned["spec"]["decision"] = json!("Approve");
+        planned
+    };
+    let (client, _) = api_server(move |path, body| {
+        if path.contains("admissionregistration") {
+            (200, policy(path))
+        } else if path.ends_with("/patchapprovals") && body.is_object() {
+            refusal(403, approval_policy::NOT_YOU)
+        } else if path.ends_with("/patchapprovals") {
+            (
+                200,
+                json!({ "apiVersion": "wardring.dev/v1alpha1", "kind": "PatchApprovalList",
+                "metadata": { "resourceVersion": "9" }, "items": [there] }),
+            )
+        } else {
+            notes.lock().unwrap().push((path.to_owned(), body));
+            (200, serde_json::to_value(order("erp", "o-1")).unwrap())
+        }
+    });
+    let cache = Cache::default();
+    let guardian = Guardian::new(client.clone(), "wardring-system", &[]).settling(Duration::ZERO);
+    guardian.look_again(CLINIC).await;
+    let policy = match guardian.look_again(CLINIC).await {
+        wardring_planner::ApprovalPolicy::Intact { fingerprint, .. } => fingerprint,
+        other => panic!("{other:?}"),
+    };
+    let desk = crate::pass::Desk { guardian, ..desk(client, &cache) };
+    let stored = |name: &str, uid: &str| {
+        let value = Arc::new(order(name, uid));
+        (name.to_owned(), Stored { uid: uid.into(), version: 7, value })
+    };
+    let planned: PatchApproval = serde_json::from_value(planned).unwrap();
+    let basis = Basis {
+        orders: BTreeMap::from([stored("erp", "o-1"), stored("other", "o-2")]),
+        approvals: BTreeMap::from([(
+            "sign-off".to_owned(),
+            Stored { uid: "a-1".into(), version: 5, value: planned.into() },
+        )]),
+        ..Basis::default()
+    };
+    let of = OrderSubject { name: "erp".to_owned(), uid: "o-1".to_owned(), up_to: 8 };
+    let used = ApprovalUse {
+        rollout: RolloutRef { name: "november".to_owned(), uid: "u-1".to_owned() },
+        subject: ApprovalSubject::order(of),
+        name: "sign-off".to_owned(),
+        uid: "a-1".to_owned(),
+        hash: "v1:1".to_owned(),
+        approver: "bob".to_owned(),
+        policy,
+    };
+    let write = |name: &str, uid: &str| Action::WriteRollbackStatus {
+        rollback: name.to_owned(),
+        uid: uid.to_owned(),
+        status: Box::new(PatchRollbackStatus::default()),
+    };
+    let actions = vec![
+        Action::ConfirmApproval(Box::new(used)),
+        write("erp", "o-1"),
+        write("other", "o-2"),
+        // One that was made anew meanwhile is another order.
+        write("other", "o-9"),
+    ];
+    let plan = Plan { actions, ..Plan::default() };
+    let mut memory = Memory::default();
+    apply(&desk, CLINIC, &mut memory, basis, plan, desk.intent(CLINIC)).await.unwrap();
+    let written = written.lock().unwrap();
+    written.clone()
+}
+
+#[tokio::test]
+async fn the_status_of_an_order_relies_on_an_approval_that_stands_and_replaces_what_the_plan_saw() {
+    let written = written_orders("Approve").await;
+    let names: Vec<&str> =
+        written.iter().map(|(path, _)| path.rsplit('/').nth(1).unwrap_or_default()).collect();
+    assert_eq!(names, ["erp", "other"], "{written:?}");
+    for (path, body) in &written {
+        assert!(path.ends_with("/status"), "{path}");
+        // An older leader's write, or one that comes twice, meets a newer version and is refused.
+        assert_eq!(body["metadata"]["resourceVersion"], "7");
+        assert_eq!(
+            body["kind"], "PatchRollback",
+            "the whole object, so that nothing old stays in it"
+        );
+    }
+    // Somebody rejected it meanwhile: what relies on it is left out, and nothing else.
+    let written = written_orders("Reject").await;
+    assert_eq!(written.len(), 1, "{written:?}");
+    assert!(written[0].0.contains("/other/"), "{written:?}");
 }

@@ -681,6 +681,24 @@ const PATCH_ROLLBACK: &[Rule] = &[
         FIXED,
         "spec.includeSuperseding: cannot change; edit the UpdateHold that the rollback leaves",
     ),
+    // What asks a second person is written with the order, or its question could be dodged.
+    rule(
+        "spec",
+        "has(self.approvalAbove) == has(oldSelf.approvalAbove) && (!has(self.approvalAbove) || self.approvalAbove == oldSelf.approvalAbove)",
+        "spec.approvalAbove: cannot change; make another PatchRollback",
+    ),
+    rule(
+        "spec",
+        "has(self.authors) == has(oldSelf.authors) && (!has(self.authors) || self.authors == oldSelf.authors)",
+        "spec.authors: cannot change; make another PatchRollback",
+    ),
+    // Whoever changed it would have written it, and could approve it all the same.
+    rule(
+        "spec",
+        "!has(self.approvalAbove) || (has(self.maxConcurrency) == has(oldSelf.maxConcurrency) && \
+         (!has(self.maxConcurrency) || self.maxConcurrency == oldSelf.maxConcurrency))",
+        "spec.maxConcurrency: cannot change where `approvalAbove` is given, because it is part of what is approved; suspend the rollout, or make another PatchRollback",
+    ),
 ];
 
 const ENROLLMENT_TOKEN: &[Rule] = &[

@@ -17,12 +17,11 @@ use wardring_api::{
 };
 
 use super::{
-    ApprovalPolicy, ApprovalUse, FORM, LOOK_AGAIN, anew, answers, answers_to, changed, decision,
-    digest, is_about, refusal, request_name, said, same_form,
+    ApprovalUse, FORM, Question, Writers, answers, answers_to, changed, decision, digest, is_about,
+    look, refusal, request_name, same_form, still_counts,
 };
 use crate::{
     EventKind, NewApproval,
-    caps::later,
     explain::{devices, one_line},
     validate::{Run, Scene, Stop},
     wake::Wake,
@@ -30,7 +29,7 @@ use crate::{
 use wardring_api::reasons::Reason;
 
 /// How long an answer is waited for, and holds, before it is asked for anew.
-const EXPIRES_AFTER: SignedDuration = SignedDuration::from_hours(7 * 24);
+pub(super) const EXPIRES_AFTER: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// Groups that are named.
 const GROUPS: usize = 64;
 
@@ -123,25 +122,8 @@ pub(crate) fn lets_roll_back(run: &Run<'_>, reach: usize, scene: &Scene<'_>) -> 
     {
         return false;
     }
-    // Where nobody can tell for a moment, what was confirmed stays.
-    let is_vouched = match &scene.snapshot.approval_policy {
-        ApprovalPolicy::Intact { fingerprint, .. } => *fingerprint == now.asked.policy,
-        ApprovalPolicy::Unknown { .. } => return is_there(run, now, scene),
-        ApprovalPolicy::Broken { .. } => false,
-    };
-    is_vouched
-        && is_there(run, now, scene)
-        && answers(run, &now.subject(), &now.asked, scene)
-            .iter()
-            .any(|said| refusal(said, run, false, &now.asked, scene).is_none())
-}
-
-/// Whether the approval is there as it was counted, and nobody rejects the same.
-fn is_there(run: &Run<'_>, known: &RollbackApproval, scene: &Scene<'_>) -> bool {
-    let said = answers(run, &known.subject(), &known.asked, scene);
-    let named = known.asked.decided.as_ref().map(|said| &said.uid);
-    said.iter().all(|one| one.spec.decision == Some(Decided::Approve))
-        && said.iter().any(|one| one.metadata.uid.as_ref() == named && named.is_some())
+    let writers = Writers::of_rollout(run.rollout, false);
+    still_counts(&run.id, &now.subject(), &writers, &now.asked, scene)
 }
 
 /// Whether a person approved since the procedure last ended: it goes on, however long ago it began.
@@ -191,7 +173,7 @@ pub(crate) fn latch(run: &mut Run<'_>, scene: &Scene<'_>) -> bool {
     if known.state == GateState::Failed {
         return false;
     }
-    let said = answers(run, &known.subject(), &known.asked, scene);
+    let said = answers(&run.id, &known.subject(), &known.asked, scene);
     let no = said.iter().find(|said| said.spec.decision == Some(Decided::Reject));
     let Some(decided) = no.and_then(|no| decision(no, scene.now)) else { return false };
     let message = clip(
@@ -215,7 +197,7 @@ pub(crate) fn latch(run: &mut Run<'_>, scene: &Scene<'_>) -> bool {
     true
 }
 
-fn because(reason: &str) -> String {
+pub(super) fn because(reason: &str) -> String {
     if reason.is_empty() { String::new() } else { format!(": {reason}") }
 }
 
@@ -297,68 +279,34 @@ fn asked(
         asked: known.map(|known| known.asked.clone()).unwrap_or_default(),
     };
     let parts = parts(run.rollout, &run.status, &next)?;
-    let expired = next.asked.expires_at.is_none_or(|expires| wake.is_due(expires));
-    let is_other = next.asked.parts != parts || expired;
+    let question = Question {
+        rollout: &run.id,
+        subject: next.subject(),
+        writers: Writers::of_rollout(run.rollout, false),
+        parts,
+        generation: run.rollout.metadata.generation,
+        expires_after: EXPIRES_AFTER,
+    };
+    let name = |asked: &mut GateApproval| {
+        asked.hash = rollback_hash(run.rollout, asked);
+        asked.request = request_name(&run.id.name, "rollback", &asked.hash);
+    };
     let before = next.state;
-    match &scene.snapshot.approval_policy {
-        ApprovalPolicy::Intact { fingerprint, .. } if !scene.snapshot.nonce.is_empty() => {
-            let is_new = next.asked.hash.is_empty() || next.asked.policy != *fingerprint;
-            if is_new || is_other {
-                let fingerprint = fingerprint.clone();
-                next.asked = anew(run, &next.asked, parts, fingerprint, EXPIRES_AFTER, scene);
-                next.asked.hash = rollback_hash(run.rollout, &next.asked);
-                next.asked.request = request_name(&run.id.name, "rollback", &next.asked.hash);
-                next.state = GateState::Waiting;
-            } else {
-                let subject = next.subject();
-                next.asked.decided = said(&subject, false, &mut next.asked, run, scene);
-                let passes = next.asked.decided.is_some();
-                next.state = if passes { GateState::Passed } else { GateState::Waiting };
-            }
-            if let Some(expires) = next.asked.expires_at {
-                wake.at(expires);
-            }
-            next.message = match &next.asked.decided {
-                Some(decided) => approved(&next, decided),
-                None => wanted(run, &next),
-            };
-        }
-        policy => {
-            wake.at(later(scene.now, LOOK_AGAIN));
-            // What was said about something else is about nothing now.
-            if is_other && !next.asked.hash.is_empty() {
-                next.asked.because = Some(match changed(&next.asked.parts, &parts) {
-                    what if what.is_empty() => "the last asking has expired".to_owned(),
-                    what => format!("{what} changed since it was last asked"),
-                });
-                (next.asked.hash, next.asked.decided) = (String::new(), None);
-                next.state = GateState::Waiting;
-            }
-            let why = match policy {
-                ApprovalPolicy::Broken { why } => {
-                    next.asked.decided = None;
-                    next.state = GateState::Error;
-                    why.as_str()
-                }
-                ApprovalPolicy::Unknown { why } if !is_other || known.is_none() => {
-                    if let Some(known) = known {
-                        return Some(known.clone());
-                    }
-                    why.as_str()
-                }
-                ApprovalPolicy::Unknown { why } => why.as_str(),
-                ApprovalPolicy::Intact { .. } => return known.cloned(),
-            };
-            next.message = clip(
-                &format!(
-                    "Taking the updates back from more devices waits for a person's approval, and none counts \
-                     now: {}. A PatchRollback asks nobody.",
-                    one_line(why)
-                ),
-                512,
-            );
-        }
-    }
+    let was = known.map(|known| (known.state, &known.asked));
+    let Some(asking) = look(&question, was, name, scene, wake) else { return known.cloned() };
+    (next.state, next.asked) = (asking.state, asking.asked);
+    next.message = match (&asking.trouble, &next.asked.decided) {
+        (Some(why), _) => clip(
+            &format!(
+                "Taking the updates back from more devices waits for a person's approval, and none counts \
+                 now: {}. A PatchRollback asks nobody unless it says so itself.",
+                one_line(why)
+            ),
+            512,
+        ),
+        (None, Some(decided)) => approved(&next, decided),
+        (None, None) => wanted(run, &next),
+    };
     if next.state != before {
         next.since = whole_seconds(scene.now);
     }
@@ -503,6 +451,6 @@ pub(super) fn standing(
     if approval.spec.decision.is_none() {
         return (ApprovalPhase::Asked, now.message.clone());
     }
-    let why = refusal(approval, run, false, asked, scene);
+    let why = refusal(approval, &Writers::of_rollout(run.rollout, false), asked, scene);
     void(why.unwrap_or_else(|| "somebody else's word was counted first".to_owned()))
 }

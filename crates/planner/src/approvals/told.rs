@@ -8,7 +8,7 @@ use wardring_api::{
     conditions::{clip, whole_seconds},
 };
 
-use super::{changed, is_about, is_for, is_used, may_author, refusal, rollback};
+use super::{Writers, changed, is_about, is_for, is_used, may_author, orders, refusal, rollback};
 use crate::{
     Action, NewApproval,
     caps::later,
@@ -127,7 +127,9 @@ pub(super) fn asks(
 /// Requests that are missing, and statuses that differ from what is written.
 pub(crate) fn write(runs: &[Run<'_>], scene: &Scene<'_>, lanes: &mut Lanes, wake: &mut Wake) {
     for run in runs {
-        let asked = requests(run, scene).chain(rollback::request(run, scene));
+        let asked = requests(run, scene)
+            .chain(rollback::request(run, scene))
+            .chain(orders::requests(run, scene));
         lanes.groups.extend(asked.map(|new| Action::CreateApproval(Box::new(new))));
     }
     let mut approvals: Vec<&PatchApproval> =
@@ -235,9 +237,13 @@ fn standing(
         let name = &approval.spec.rollout;
         return over(format!("There is no PatchRollout {name} with the uid that it names."));
     };
-    if approval.spec.subject.kind == SubjectType::Rollback {
-        let was_done = is_done.then(|| over(String::new()));
-        return rollback::standing(approval, known, was_done, run, scene);
+    let was_done = is_done.then(|| over(String::new()));
+    match approval.spec.subject.kind {
+        SubjectType::StageGate => {}
+        SubjectType::Rollback => {
+            return rollback::standing(approval, known, was_done, run, scene);
+        }
+        SubjectType::Order => return orders::standing(approval, known, was_done, run, scene),
     }
     let of = run.stages.iter().zip(&run.status.stages).find(|(all, _)| all.spec.name == stage);
     let found = of.and_then(|(all, status)| {
@@ -293,7 +299,7 @@ fn standing(
     if approval.spec.decision.is_none() {
         return (ApprovalPhase::Asked, gate_status.message.clone().unwrap_or_default());
     }
-    match refusal(approval, run, may_author(spec), asked, scene) {
+    match refusal(approval, &Writers::of_rollout(run.rollout, may_author(spec)), asked, scene) {
         Some(why) => (ApprovalPhase::Void, format!("Stage {stage}, gate {gate}: {why}.")),
         None => (
             ApprovalPhase::Void,

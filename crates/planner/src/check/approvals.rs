@@ -1,15 +1,17 @@
 //! Approvals: nothing opens, ends or passes by a person's word without that word, and a rejection stays.
 //! Read off the statuses as they are written, and off the PatchApprovals themselves.
 
+use jiff::Timestamp;
 use wardring_api::{
-    ApprovalSubject, Decided, Gate, GateApproval, GatePhase, GateState, GateStatus, PatchApproval,
-    PatchRollout, PatchRolloutStatus, RollbackApproval, StageState, StageStatus,
+    ApprovalSubject, Decided, Gate, GateApproval, GatePhase, GateState, GateStatus, OrderApproval,
+    PatchApproval, PatchRollback, PatchRollbackStatus, PatchRollout, PatchRolloutStatus,
+    RollbackApproval, StageState, StageStatus,
 };
 
 use super::Replay;
 use crate::{
     ApprovalPolicy, RolloutRef, answers_to,
-    approvals::{approval_parts, is_account, is_ours, rollback_parts},
+    approvals::{approval_parts, is_account, is_ours, order_parts, rollback_parts},
 };
 
 fn state_of<'s>(status: &'s StageStatus, phase: GatePhase, gate: &Gate) -> Option<&'s GateStatus> {
@@ -24,6 +26,9 @@ fn is_rejection(known: &GateStatus) -> bool {
 /// What an approval must be about to count.
 struct About<'s> {
     subject: ApprovalSubject,
+    /// Who wrote it, and when.
+    authors: &'s [String],
+    made: Option<Timestamp>,
     may_author: bool,
     /// What would happen now.
     parts: Option<Vec<String>>,
@@ -119,6 +124,8 @@ impl Replay<'_> {
         with_status.status = Some(status.clone());
         let about = About {
             subject: ApprovalSubject::stage_gate(stage, &gate.name),
+            authors: &rollout.spec.authors,
+            made: rollout.metadata.creation_timestamp.as_ref().map(|time| time.0),
             may_author: gate.approval.as_ref().is_some_and(|all| all.author_may_approve),
             parts: approval_parts(&with_status, stage),
             written,
@@ -152,12 +159,60 @@ impl Replay<'_> {
         written.status = Some(status.clone());
         let about = About {
             subject: now.subject(),
+            authors: &rollout.spec.authors,
+            made: rollout.metadata.creation_timestamp.as_ref().map(|time| time.0),
             may_author: false,
             parts: rollback_parts(&written),
             written: was.map(|was| &was.asked),
         };
         if let Some(why) = self.doubt(rollout, &about, &now.asked) {
             self.breaks("S7", format!("a rollback would count as approved: {why}"));
+        }
+    }
+
+    /// An order goes beyond its share by a second person's word only, and whoever says no ends it.
+    pub(super) fn order_approval(&mut self, uid: &str, status: &PatchRollbackStatus) {
+        let mut orders = self.snapshot.orders.iter().map(AsRef::as_ref);
+        let is_it = |order: &&PatchRollback| order.metadata.uid.as_deref() == Some(uid);
+        let Some(order) = orders.find(is_it) else { return };
+        let was = order.status.as_ref().and_then(|status| status.approval.as_ref());
+        let now = status.approval.as_ref();
+        let is_rejected = |known: &OrderApproval| known.state == GateState::Failed;
+        if was.is_some_and(is_rejected) && !now.is_some_and(is_rejected) {
+            self.breaks("S7", "the rejection of an order would vanish".to_owned());
+        }
+        if was.is_some() && now.is_none() {
+            self.breaks("S7", "what a second person is asked would vanish".to_owned());
+        }
+        let passes = |known: &&OrderApproval| known.state == GateState::Passed;
+        let said =
+            |known: &OrderApproval| known.asked.decided.as_ref().map(|said| said.uid.clone());
+        let Some(now) = now.filter(passes) else { return };
+        let had = was.filter(passes);
+        if had.is_some_and(|had| had.asked.hash == now.asked.hash && said(had) == said(now)) {
+            return;
+        }
+        let named = self
+            .rollouts
+            .values()
+            .find(|(rollout, _)| rollout.metadata.name.as_ref() == Some(&order.spec.rollout));
+        let Some((rollout, written)) = named.cloned() else {
+            return self.breaks("S7", "an order of no rollout would count as approved".to_owned());
+        };
+        let mut rollout_then = rollout.clone();
+        rollout_then.status = Some(written);
+        let mut order_then = order.clone();
+        order_then.status = Some(status.clone());
+        let about = About {
+            subject: now.subject(order),
+            authors: &order.spec.authors,
+            made: order.metadata.creation_timestamp.as_ref().map(|time| time.0),
+            may_author: false,
+            parts: order_parts(&order_then, &rollout_then),
+            written: was.map(|was| &was.asked),
+        };
+        if let Some(why) = self.doubt(rollout, &about, &now.asked) {
+            self.breaks("S7", format!("an order would count as approved: {why}"));
         }
     }
 
@@ -205,7 +260,7 @@ impl Replay<'_> {
         };
         let expires = asked.expires_at.into_iter().chain(approval.spec.expires_at).min();
         let by = approval.spec.approver.as_deref().unwrap_or_default();
-        let made = rollout.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        let (authors, made) = (about.authors, about.made);
         if approval.spec.decision != Some(Decided::Approve) || by.is_empty() {
             Some("it is no approval")
         } else if is_ours(by) {
@@ -214,13 +269,10 @@ impl Replay<'_> {
             Some("it is being deleted")
         } else if expires.is_none_or(|expires| expires <= self.snapshot.now) {
             Some("it has expired")
-        } else if !may_author
-            && (rollout.spec.authors.is_empty() || rollout.spec.authors.iter().any(|all| all == by))
-        {
+        } else if !may_author && (authors.is_empty() || authors.iter().any(|all| all == by)) {
             Some("its author approved it, or nobody knows its authors")
         } else if !may_author
-            && (rollout.spec.authors.iter().all(|all| is_account(all))
-                || made.is_none_or(|made| made <= since))
+            && (authors.iter().all(|all| is_account(all)) || made.is_none_or(|made| made <= since))
         {
             Some("nobody vouches for its authors")
         } else if !self.confirmed.iter().any(|one| one.uid == said.uid && one.hash == asked.hash) {

@@ -7,7 +7,7 @@ use wardring_api::{
 };
 
 use super::Replay;
-use crate::{Selector, SliceView, rollback_is_approved};
+use crate::{Selector, SliceView, order_is_approved, rollback_is_approved};
 
 impl<'a> Replay<'a> {
     /// The order that the rollout's status names and that nobody deleted.
@@ -50,6 +50,7 @@ impl<'a> Replay<'a> {
         if status.halted.is_none() {
             self.breaks("S13", "an order would begin before its rollout is halted".to_owned());
         }
+        self.second_person(uid, order, Some(status), None);
         let slices: Vec<&SliceView> = self.slices.values().copied().collect();
         let is_whole = |view: &SliceView| {
             let same = |other: &&&SliceView| {
@@ -136,6 +137,8 @@ impl<'a> Replay<'a> {
         }
         if !self.is_carried_out(&view.name) {
             self.share(rollout, view, &before.device);
+        } else if let Some(order) = self.order_of(&view.rollout_uid) {
+            self.second_person(&view.rollout_uid, order, None, Some(&before.device));
         }
     }
 
@@ -153,18 +156,69 @@ impl<'a> Replay<'a> {
         is_there && rollback_is_approved(&written, self.snapshot.now)
     }
 
-    /// Without an approval no more devices are taken back than the rollout's share, and with one no more than
-    /// were asked about.
-    fn share(&mut self, rollout: &PatchRollout, view: &SliceView, device: &str) {
-        let Some(cap) = rollout.spec.on_failure.approval_above else { return };
-        let uid = view.rollout_uid.as_str();
-        let Some((_, status)) = self.rollouts.get(uid) else { return };
+    /// Without a second person's word an order takes back no more devices than its share, with those that were
+    /// taken back before; with one no more than were asked about. `begins` is the status that it begins with,
+    /// `device` the one that is about to be taken back.
+    fn second_person(
+        &mut self,
+        uid: &str,
+        order: &PatchRollback,
+        begins: Option<&PatchRolloutStatus>,
+        device: Option<&str>,
+    ) {
+        let known = order.status.as_ref().and_then(|status| status.approval.as_ref());
+        let name = order.metadata.name.as_deref().unwrap_or_default();
+        if known.is_some_and(|known| known.state == GateState::Failed) {
+            return self
+                .breaks("S13", format!("PatchRollback {name} was rejected and would go on"));
+        }
+        let Some(cap) = order.spec.approval_above else { return };
+        let Some((rollout, status)) = self.rollouts.get(uid).cloned() else { return };
+        let (size, taken) = self
+            .taken_with(uid, &status, |line| line.ordered || device == Some(line.device.as_str()));
+        let most = match cap {
+            Cap::Count(count) => count as usize,
+            Cap::Percent(percent) => size * usize::from(percent) / 100,
+        };
+        let asked = known.map_or(0, |known| known.up_to as usize);
+        let mut written = rollout.clone();
+        written.status = Some(begins.unwrap_or(&status).clone());
+        let said = known.and_then(|known| known.asked.decided.as_ref());
+        let is_there = said.is_some_and(|said| {
+            let mut approvals = self.snapshot.approvals.iter();
+            approvals.any(|approval| {
+                approval.metadata.uid.as_ref() == Some(&said.uid)
+                    && approval.spec.decision == Some(Decided::Approve)
+            })
+        });
+        // It begins by a word that is read once more right before.
+        let is_read = begins.is_none()
+            || said.is_some_and(|said| self.confirmed.iter().any(|one| one.uid == said.uid));
+        let is_let = is_there
+            && is_read
+            && taken <= asked
+            && order_is_approved(order, &written, self.snapshot.now);
+        if (taken > most || known.is_some()) && !is_let {
+            let message = format!(
+                "PatchRollback {name} would take back what is on {taken} devices, and nobody approved more than {most}"
+            );
+            self.breaks("S13", message);
+        }
+    }
+
+    /// Lines of the rollout, and those of them that are, or were, taken back, or are meant.
+    fn taken_with(
+        &self,
+        uid: &str,
+        status: &PatchRolloutStatus,
+        is_meant: impl Fn(&SliceLine) -> bool,
+    ) -> (usize, usize) {
         let is_frozen = |slice: &SliceView| {
             status.stages.iter().any(|stage| {
                 stage.name == slice.stage && stage.freeze_id.as_ref() == Some(&slice.freeze_id)
             })
         };
-        let (mut size, mut taken) = (0, 1);
+        let (mut size, mut taken) = (0, 0);
         for slice in self.slices.values().filter(|slice| slice.rollout_uid == uid) {
             if !is_frozen(slice) {
                 continue;
@@ -172,16 +226,19 @@ impl<'a> Replay<'a> {
             for index in 0..slice.lines.len() {
                 size += 1;
                 let Some(line) = self.line(&slice.name, index) else { continue };
-                let rolls = line.action == JobAction::Rollback;
-                let is_taken = match line.state {
-                    LineState::RolledBack | LineState::RollbackFailed => true,
-                    LineState::NotReversible => true,
-                    LineState::Granted | LineState::Unreachable => rolls,
-                    _ => false,
-                };
-                taken += usize::from(is_taken && line.device != device);
+                taken += usize::from(is_meant(&line) || is_taken(&line));
             }
         }
+        (size, taken)
+    }
+
+    /// Without an approval no more devices are taken back than the rollout's share, and with one no more than
+    /// were asked about.
+    fn share(&mut self, rollout: &PatchRollout, view: &SliceView, device: &str) {
+        let Some(cap) = rollout.spec.on_failure.approval_above else { return };
+        let uid = view.rollout_uid.as_str();
+        let Some((_, status)) = self.rollouts.get(uid) else { return };
+        let (size, taken) = self.taken_with(uid, status, |line| line.device == device);
         let most = match cap {
             Cap::Count(count) => count as usize,
             Cap::Percent(percent) => size * usize::from(percent) / 100,
@@ -193,6 +250,14 @@ impl<'a> Replay<'a> {
             );
             self.breaks("S13", message);
         }
+    }
+}
+
+fn is_taken(line: &SliceLine) -> bool {
+    match line.state {
+        LineState::RolledBack | LineState::RollbackFailed | LineState::NotReversible => true,
+        LineState::Granted | LineState::Unreachable => line.action == JobAction::Rollback,
+        _ => false,
     }
 }
 

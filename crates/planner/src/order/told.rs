@@ -3,15 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use wardring_api::{
-    JobAction, LineState, MsrcSeverity, PatchRollback, PatchRollbackSpec, PatchRollbackStatus,
-    RollbackCounts, RollbackPhase, RollbackStatus, UpdateKind, UpdateSpec,
+    GateState, JobAction, LineState, MsrcSeverity, PatchRollback, PatchRollbackSpec,
+    PatchRollbackStatus, RollbackCounts, RollbackPhase, RollbackStatus, UpdateKind, UpdateSpec,
     conditions::{self, Truth, clip, whole_seconds},
     reasons::Reason,
 };
 
-use super::{is_deleting, is_for, is_over, reached, uid};
+use super::{assent, is_deleting, is_for, is_over, reached, uid};
 use crate::{
-    Action, Decision, Snapshot,
+    Action, Decision, Snapshot, approvals,
     explain::{self, devices, lower_first},
     grants::Decisions,
     halt::is_completed,
@@ -25,6 +25,10 @@ use crate::{
 pub struct RollbackPreview {
     /// Stage and device, in order.
     pub devices: Vec<(String, String)>,
+    /// Devices of the rollout from which its updates were taken back already, or are.
+    pub taken: usize,
+    /// Devices of the stages of the rollout that have opened.
+    pub size: usize,
     /// Devices that a group of theirs keeps from it.
     pub forbidden: u32,
     /// Devices that it names and cannot reach: silent, enrolled anew, broken by an earlier rollback, or
@@ -44,12 +48,15 @@ pub fn preview_rollback(snapshot: &Snapshot, spec: &PatchRollbackSpec) -> Option
         let frozen = stage.frozen.as_ref()?;
         Some((stage.spec.name.clone(), frozen.record(index).device.clone()))
     };
+    let (taken, size) = assent::taken_of(run, |_| false);
     let lines = || reached.lines.iter().filter_map(|(stage, index)| line(run, *stage, *index));
     Some(RollbackPreview {
         missing_fixes: missing_fixes(run, lines(), &scene),
         devices: reached.lines.iter().filter_map(name).collect(),
         forbidden: reached.forbidden,
         beyond: reached.beyond,
+        taken,
+        size,
     })
 }
 
@@ -72,6 +79,11 @@ pub(crate) fn write_statuses(
             None => orphan(order, scene),
         };
         if Some(&status) != order.status.as_ref() {
+            // Nothing relies on a word that is not read anew before.
+            let run = position.map(|position| &runs[position]);
+            let used =
+                run.and_then(|run| approvals::use_of_order(run, assent::of(run, order)?, false));
+            lanes.groups.extend(used.map(|used| Action::ConfirmApproval(Box::new(used))));
             let rollback = order.metadata.name.clone().unwrap_or_default();
             let (uid, status) = (uid(order).to_owned(), Box::new(status));
             lanes.groups.push(Action::WriteRollbackStatus { rollback, uid, status });
@@ -112,6 +124,9 @@ fn status(
     scene: &Scene<'_>,
 ) -> PatchRollbackStatus {
     let mut status = known(order);
+    if let Some(assent) = assent::of(run, order) {
+        status.approval = assent.approval.clone();
+    }
     let rollback = run.status.rollback.as_ref();
     let named =
         |all: &&RollbackStatus| all.order.as_ref().is_some_and(|named| named.uid == uid(order));
@@ -128,6 +143,7 @@ fn status(
     status.rollout_uid = Some(run.uid().to_owned());
     status.started_at = status.started_at.or(Some(rollback.started_at));
     let is_ended = rollback.completed_at.is_some();
+    let rejected = rejected(&status);
     let (mut forbidden, mut beyond) = (status.counts.forbidden, status.counts.beyond);
     if is_first {
         let lines = marked(run).map(|(_, _, line)| line);
@@ -142,11 +158,24 @@ fn status(
     if is_ended {
         let whole = is_whole(&status.counts);
         let reason = if whole { Reason::RollbackSucceeded } else { Reason::RollbackFailed };
-        let message = ended(&status.counts);
+        let (reason, message) = match rejected {
+            Some(rejected) => {
+                (Reason::RollbackRejected, format!("{rejected} {}", at_work(&status.counts)))
+            }
+            None => (reason, ended(&status.counts)),
+        };
         end(&mut status, order, reason, message, scene);
         return status;
     }
     let mut message = at_work(&status.counts);
+    if assent::waits(run, order) {
+        if let Some(known) = &status.approval {
+            message = format!("{} {message}", known.message);
+        }
+        status.phase = Some(RollbackPhase::RollingBack);
+        say(&mut status, order, Reason::RollbackAwaitsApproval, message, scene);
+        return status;
+    }
     if run.stop == Some(Stop::Suspended) {
         message.push_str(
             " The rollout is suspended; when it is resumed, this goes on and nothing is installed.",
@@ -173,7 +202,16 @@ fn waiting(
 ) {
     let reached = reached(run, &order.spec, scene);
     (status.counts.forbidden, status.counts.beyond) = (reached.forbidden, reached.beyond);
+    if let Some(rejected) = rejected(status) {
+        status.rollout_uid = Some(run.uid().to_owned());
+        status.counts.left = reached.lines.len() as u32;
+        status.counts.total = status.counts.left;
+        end(status, order, Reason::RollbackRejected, rejected, scene);
+        return;
+    }
     let waits = |reason: Reason, message: &str| (reason, message.to_owned());
+    let asked = status.approval.as_ref().filter(|_| assent::waits(run, order));
+    let asked = asked.map(|known| known.message.clone()).filter(|message| !message.is_empty());
     let is_idle = run.complaint.is_none() && !run.gating && run.stop != Some(Stop::Deleting);
     let is_halted = run.before.halted.is_some() || is_completed(run);
     let is_quiet = !super::is_open(run, scene) && !super::is_taking_back(run);
@@ -191,6 +229,8 @@ fn waiting(
         (complaint.reason, complaint.message.clone())
     } else if run.stop == Some(Stop::Deleting) {
         waits(Reason::Deleting, Reason::Deleting.meaning())
+    } else if let Some(asked) = asked {
+        (Reason::RollbackAwaitsApproval, asked)
     } else if super::is_open(run, scene) {
         waits(Reason::Busy, "Another PatchRollback of the same rollout comes to its end first.")
     } else if super::waits_for_failures(run) {
@@ -202,6 +242,12 @@ fn waiting(
         waits(Reason::WriteInFlight, "It begins once the rollout is halted.")
     };
     stand(status, order, reason, message, scene);
+}
+
+/// What a second person's no is in words, if there was one.
+fn rejected(status: &PatchRollbackStatus) -> Option<String> {
+    let known = status.approval.as_ref()?;
+    (known.state == GateState::Failed).then(|| known.message.clone())
 }
 
 /// Every line that the run's last order reaches.
@@ -390,7 +436,11 @@ fn say(
     };
     set(conditions::READY, (reason != Reason::RolloutNotFound).into());
     set(conditions::COMPLETED, status.completed_at.is_some().into());
+    if status.approval.is_some() {
+        set(conditions::AWAITING_APPROVAL, (reason == Reason::RollbackAwaitsApproval).into());
+    }
     let needs_a_person = phase == Some(RollbackPhase::Incomplete)
+        || reason == Reason::RollbackAwaitsApproval
         || (phase == Some(RollbackPhase::Waiting)
             && !matches!(reason, Reason::Busy | Reason::WriteInFlight | Reason::RollingBack));
     if needs_a_person {

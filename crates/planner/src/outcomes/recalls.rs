@@ -41,6 +41,10 @@ impl Facts<'_, '_> {
         if self.withdrawn && line.ordered && line.action == JobAction::Rollback {
             return true;
         }
+        // Nor does what a second person let go on outlive that person's word.
+        if self.unassented && line.ordered && line.action == JobAction::Rollback {
+            return true;
+        }
         match self.stop {
             None => false,
             // A halt is what rollbacks are for.

@@ -9,6 +9,7 @@ use crate::{
     caps::later,
     emergency,
     line::Line,
+    order,
     validate::{Run, Scene},
     wake::Wake,
     windows,
@@ -55,7 +56,8 @@ fn last_failure(run: &Run<'_>, scene: &Scene<'_>) -> Option<Timestamp> {
 
 /// Whether people or the calendar keep the procedure from going on. That time is not the devices'.
 fn stands(run: &Run<'_>, scene: &Scene<'_>, wake: &mut Wake) -> bool {
-    if run.status.suspended.is_some() || emergency::stops_rollback(run) {
+    let waits_for_people = order::assent::is_awaited(run, scene);
+    if run.status.suspended.is_some() || waits_for_people || emergency::stops_rollback(run) {
         return true;
     }
     let waits = windows::rollback_waits(run, scene, |position, index, line| {

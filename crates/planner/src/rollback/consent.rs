@@ -131,7 +131,7 @@ fn policy(line: &Line, scene: &Scene<'_>) -> Option<RollbackPolicy> {
 
 /// Whether a rollback of the device was begun, whatever came of it, or the device itself took the update
 /// back.
-fn is_taken(line: &Line) -> bool {
+pub(crate) fn is_taken(line: &Line) -> bool {
     match line.state {
         LineState::RolledBack | LineState::RollbackFailed | LineState::NotReversible => true,
         LineState::Granted | LineState::Unreachable => line.action == JobAction::Rollback,

@@ -13,8 +13,9 @@ pub(super) const RULES: &[Rule] = &[
     rule("spec.subject", FIXED, "spec.subject: cannot change; make another PatchApproval"),
     rule(
         "spec.subject",
-        "has(self.stageGate) == (self.type == 'StageGate') && has(self.rollback) == (self.type == 'Rollback')",
-        "spec.subject: give exactly the field that `type` names, `stageGate` for type StageGate, `rollback` for type Rollback",
+        "has(self.stageGate) == (self.type == 'StageGate') && has(self.rollback) == (self.type == 'Rollback') && \
+         has(self.order) == (self.type == 'Order')",
+        "spec.subject: give exactly the field that `type` names, `stageGate` for type StageGate, `rollback` for type Rollback, `order` for type Order",
     ),
     rule(
         "spec.approvalHash",
@@ -24,7 +25,7 @@ pub(super) const RULES: &[Rule] = &[
     rule(
         "spec.approvalHash",
         "self.matches('^v1:[0-9a-f]{64}$')",
-        "spec.approvalHash: must be what the rollout's `status.stages[].gates[].approval.hash` says, or its `status.rollbackApproval.asked.hash`",
+        "spec.approvalHash: must be what the rollout's `status.stages[].gates[].approval.hash` says, or its `status.rollbackApproval.asked.hash`, or the PatchRollback's `status.approval.asked.hash`",
     ),
     rule(
         "spec",
