@@ -41,6 +41,16 @@ pub async fn run(cluster: &Cluster, args: &Rollback) -> Result<()> {
         PostParams { dry_run: args.dry_run, field_manager: Some(names::PLUGIN_MANAGER.to_owned()) };
     let wanted = PatchRollback::new(&name, spec);
     let api: Api<PatchRollback> = cluster.here();
+    if args.approval_above.is_some() {
+        // An API server that does not know the field leaves it out, and the order would ask nobody.
+        let trial = PostParams { dry_run: true, ..params.clone() };
+        let kept = api.create(&trial, &wanted).await?.spec.approval_above;
+        if kept != args.approval_above {
+            bail!(
+                "this cluster's PatchRollbacks do not know approvalAbove yet; nothing was ordered: upgrade the CRDs and the controller first"
+            );
+        }
+    }
     if args.dry_run {
         // What a person looks at before has to be whole, so it comes first and may fail.
         let preview = preview(cluster, &rollout, &wanted.spec).await?;

@@ -203,6 +203,9 @@ async fn carry_out(
             Action::OpenBatch { expected_sequence: _, batch } => {
                 writer.open_batch(basis, batch).await?;
             }
+            // Marks and bars of what was to begin by a word that is none.
+            Action::RecordLines { slice, cause: RecordCause::Order, .. }
+                if unconfirmed.contains(&rollout_uid_of(desk, namespace, &slice)) => {}
             Action::RecordLines { slice, cause, changes } => {
                 let granted: Vec<GrantId> = if cause == RecordCause::Grants {
                     let uid = rollout_uid_of(desk, namespace, &slice);
@@ -244,6 +247,7 @@ async fn carry_out(
                 delete_jobs(&mut writer, basis, jobs).await;
             }
             Action::DeleteSlice { name } => writer.delete_slice(basis, &name).await,
+            Action::CreateHold { rollout_uid, .. } if unconfirmed.contains(&rollout_uid) => {}
             Action::CreateHold { name, rollout_uid, spec } => {
                 let mut holds = vec![NewHold { name, rollout_uid, spec: *spec }];
                 while let Some(Action::CreateHold { .. }) = actions.peek() {
@@ -281,8 +285,11 @@ async fn carry_out(
             Action::WriteWindowStatus { window, status } => {
                 writer.write_window_status(&window, status).await;
             }
-            Action::WriteRollbackStatus { uid, .. } if unconfirmed.contains(&uid) => {}
-            Action::WriteRollbackStatus { rollback, uid, status } => {
+            // It tells what the rollout's status was to say, or rests on the word itself.
+            Action::WriteRollbackStatus { uid, rollout_uid, .. }
+                if unconfirmed.contains(&uid)
+                    || rollout_uid.as_ref().is_some_and(|of| unconfirmed.contains(of)) => {}
+            Action::WriteRollbackStatus { rollback, uid, status, .. } => {
                 writer.write_rollback_status(basis, &rollback, &uid, &status).await;
             }
             Action::ConfirmApproval(used) => {

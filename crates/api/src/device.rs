@@ -361,7 +361,7 @@ pub struct HealthSince {
     pub last_restart: Option<Timestamp>,
 }
 
-fn is_zero(number: &u32) -> bool {
+pub(crate) fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 

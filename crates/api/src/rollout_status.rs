@@ -82,6 +82,10 @@ pub struct PatchRolloutStatus {
     /// The approval that a rollback waits for, or waited for since the last retry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback_approval: Option<RollbackApproval>,
+    /// Devices from which the updates were taken back and that a retry lets begin anew, added up over all
+    /// retries. `approvalAbove` of a PatchRollback counts them.
+    #[serde(default, skip_serializing_if = "crate::device::is_zero")]
+    pub rolled_back_before: u32,
     /// Value of the retry annotation that was answered last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]

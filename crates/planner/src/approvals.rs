@@ -518,8 +518,14 @@ fn said(
     scene: &Scene<'_>,
 ) -> Option<GateDecision> {
     let said = answers(rollout, subject, asked, scene);
-    let yes = said.iter().find(|said| refusal(said, writers, asked, scene).is_none());
+    let counts = |said: &&&PatchApproval| refusal(said, writers, asked, scene).is_none();
+    let counting: Vec<&PatchApproval> = said.iter().filter(counts).copied().collect();
     let known = asked.decided.take();
+    // The one that was counted, as long as it counts: what begins by it names it.
+    let was = |one: &&&PatchApproval| {
+        known.as_ref().is_some_and(|known| one.metadata.uid.as_ref() == Some(&known.uid))
+    };
+    let yes = counting.iter().find(was).or(counting.first());
     yes.and_then(|yes| decision(yes, scene.now)).map(|new| match known {
         // When it was first counted.
         Some(known) if known.uid == new.uid => GateDecision { at: known.at, ..new },
@@ -623,6 +629,13 @@ fn look(
                 asked.decided = said(rollout, subject, writers, &mut asked, scene);
                 let passes = asked.decided.is_some();
                 state = if passes { GateState::Passed } else { GateState::Waiting };
+                // An approval may end sooner than the asking.
+                let said = answers(rollout, subject, &asked, scene);
+                for expires in said.iter().filter_map(|said| said.spec.expires_at) {
+                    if expires > scene.now {
+                        wake.at(expires);
+                    }
+                }
             }
             if let Some(expires) = asked.expires_at {
                 wake.at(expires);

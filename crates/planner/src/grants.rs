@@ -183,6 +183,12 @@ impl Desk<'_, '_> {
         }
         // An order on a rollout that is over, or damaged, goes on with its own devices only.
         let is_ordered = line.ordered && line.action == JobAction::Rollback;
+        // What has begun comes to its end, whoever takes back a word; what has not waits for that.
+        let has_begun =
+            self.scene.own_job(line, self.run.uid()).is_some_and(|job| job.may_have_begun());
+        if is_ordered && !has_begun && order::assent::is_awaited(self.run, self.scene) {
+            return false;
+        }
         let is_over = self.run.status.aborted.is_some() || self.run.complaint.is_some();
         if is_over && !is_ordered {
             return false;

@@ -207,8 +207,9 @@ fn retry(run: &mut Run<'_>, scene: &Scene<'_>) -> bool {
     if lines.any(|line| line.state == LineState::Granted && line.action == JobAction::Rollback) {
         return false;
     }
-    // What a person ordered comes to its end first, and is said.
-    if order::is_open(run, scene) {
+    // What a person ordered comes to its end first, and is said; also what waits for a second person: it would
+    // halt again what the retry lets go on.
+    if order::is_open(run, scene) || order::assent::stands_in_the_way(run) {
         return false;
     }
     run.status.last_handled_retry = Some(stamp);
@@ -241,6 +242,9 @@ fn retry(run: &mut Run<'_>, scene: &Scene<'_>) -> bool {
             // device is, until a person releases it.
             let has_answer = scene.own_job(line, &uid).is_some_and(|job| job.may_have_begun());
             if begins_anew(line) && !has_answer && scene.row(line).is_some() {
+                // What orders may take back without a second person does not begin anew.
+                let was_taken = u32::from(line.state == LineState::RolledBack);
+                run.status.rolled_back_before += was_taken;
                 reopens |= !is_late;
                 line.remember();
                 line.set(LineState::Pending, None, scene.now);

@@ -14,11 +14,11 @@ use wardring_api::{
     RollbackPolicy, RollbackScope, RollbackStatus, conditions::whole_seconds, reasons::Reason,
 };
 
-pub(crate) use told::write_statuses;
 pub use told::{RollbackPreview, preview_rollback};
+pub(crate) use told::{write_rejections, write_statuses};
 
 use crate::{
-    DeviceRow, DeviceTable, EventKind, Selector, Snapshot, barring,
+    Action, DeviceRow, DeviceTable, EventKind, Selector, Snapshot, approvals, barring,
     eligibility::rollback_policy,
     explain::one_line,
     halt,
@@ -106,6 +106,9 @@ pub(crate) fn begin(run: &mut Run<'_>, scene: &Scene<'_>, lanes: &mut Lanes) -> 
     if reached.lines.is_empty() || waits {
         return false;
     }
+    // Read once more before anything of it is written: marks, the bar, and the status that names it.
+    let used = assent::of(run, order).and_then(|assent| approvals::use_of_order(run, assent, true));
+    lanes.orders.extend(used.map(|used| Action::ConfirmApproval(Box::new(used))));
     mark(run, &reached.lines);
     let first = reached.lines.first().map_or(0, |(stage, _)| *stage);
     // One that is at work since before an abort may still fail, and is none of the order's devices.

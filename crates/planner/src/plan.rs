@@ -92,6 +92,9 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     }
     // What people ordered comes first, and takes effect whatever else is wrong.
     supersede::find(&mut runs);
+    for run in &mut runs {
+        run.assents = order::assent::weigh(run, &scene);
+    }
     let mut latched: Vec<Latched> = runs.iter_mut().map(|run| halt::latch(run, &scene)).collect();
     supersede::latch(&mut runs, &mut latched, &scene);
     for run in &mut runs {
@@ -123,6 +126,9 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     if scene.guard.is_none() {
         order::write_statuses(&runs, &decisions, &scene, &mut lanes);
         crate::approvals::write(&runs, &scene, &mut lanes, &mut wake);
+    }
+    if scene.guard.is_some() {
+        order::write_rejections(&runs, &scene, &mut lanes);
     }
     let rollouts = publish(&mut runs, decisions, &waits, &latched, &scene, &mut lanes, &wake);
     let actions = lanes.into_actions();
@@ -199,6 +205,7 @@ fn stand_still(runs: &mut [Run<'_>], scene: &Scene<'_>) -> Vec<(bool, Option<Com
             // What a person said is not forgotten because nothing moves.
             run.gating |= gates::latch(run, scene);
             run.gating |= crate::approvals::latch_rollback(run, scene);
+            order::assent::latch(run, scene);
             (false, None)
         })
         .collect()

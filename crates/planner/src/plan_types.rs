@@ -166,6 +166,8 @@ pub enum Action {
         rollback: String,
         /// Its uid.
         uid: String,
+        /// Uid of the rollout that it is about, if there is one: what its status says rests on that one's.
+        rollout_uid: Option<String>,
         /// The whole status.
         status: Box<PatchRollbackStatus>,
     },

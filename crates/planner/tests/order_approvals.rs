@@ -182,6 +182,238 @@ fn many_small_orders_are_one_large_one() {
 }
 
 #[test]
+fn a_retry_between_small_orders_makes_them_no_smaller() {
+    let mut world = completed();
+    for (number, device) in ["test-1", "ward-1", "ward-2"].into_iter().enumerate() {
+        order(&mut world, device, "2", &format!(", devices: [{device}]"));
+        minutes(&mut world, 60);
+        let is_beyond = number == 2;
+        assert_eq!(uninstalls(&world).len(), number + usize::from(!is_beyond), "{device}");
+        if is_beyond {
+            assert_eq!(phase(&world, device), RollbackPhase::Waiting);
+            break;
+        }
+        // Somebody lifts the bar, and the rollout brings the updates again.
+        world.holds.clear();
+        world.now += SignedDuration::from_mins(1);
+        world.retry("november");
+        minutes(&mut world, 90);
+        assert_eq!(world.state("november", device), Some(LineState::Succeeded));
+        assert_eq!(world.status("november").rolled_back_before, number as u32 + 1);
+    }
+}
+
+/// Carries out plans, write by write, until the order's status says that it is approved.
+fn counted(world: &mut World) {
+    for _ in 0..20 {
+        let plan = world.plan();
+        for action in &plan.actions {
+            world.apply(action);
+        }
+        if asking(world).state == GateState::Passed {
+            assert!(world.status("november").rollback.is_none(), "it has not begun yet");
+            return;
+        }
+    }
+    panic!("nobody's word was counted");
+}
+
+#[test]
+fn what_another_version_asked_is_asked_anew_before_an_order_begins() {
+    let mut world = asked();
+    decide(&mut world, Decided::Approve, "bob");
+    counted(&mut world);
+    // The same words as an older version would have made them.
+    let rollout = world.rollouts["november"].clone();
+    let order = world.orders.get_mut("erp-down").unwrap();
+    let mut asked = order.status.as_ref().unwrap().approval.as_ref().unwrap().asked.clone();
+    let was = asked.hash.clone();
+    let form = asked.parts.iter_mut().find(|part| part.starts_with("form=")).unwrap();
+    *form = "form=0123456789abcdef".to_owned();
+    asked.hash = wardring_planner::order_hash(order, &rollout, &asked);
+    let hash = asked.hash.clone();
+    order.status.as_mut().unwrap().approval.as_mut().unwrap().asked = asked;
+    for approval in world.approvals.values_mut().filter(|all| all.spec.approval_hash == was) {
+        approval.spec.approval_hash = hash.clone();
+    }
+    minutes(&mut world, 30);
+    assert!(world.permits.is_empty());
+    let because = asking(&world).asked.because.unwrap();
+    assert!(because.contains("the version of the controller"), "{because}");
+    decide(&mut world, Decided::Approve, "bob");
+    minutes(&mut world, 120);
+    assert_eq!(count(&world, LineState::RolledBack), 5);
+}
+
+#[test]
+fn the_word_that_was_counted_first_is_the_one_that_an_order_begins_by() {
+    let mut world = asked();
+    // dave's own object; the controller's request, which is older, is filled in by bob a moment later.
+    let mut own = request(&mut world).clone();
+    (own.metadata.name, own.metadata.uid) = (Some("own".to_owned()), Some("own".to_owned()));
+    own.metadata.creation_timestamp = Some(support::api_time(world.now));
+    own.spec.decision = Some(Decided::Approve);
+    (own.spec.approver, own.spec.reason) = (Some("dave".to_owned()), Some("r".to_owned()));
+    world.approvals.insert("own".to_owned(), own);
+    counted(&mut world);
+    assert_eq!(asking(&world).asked.decided.unwrap().by, "dave");
+    decide(&mut world, Decided::Approve, "bob");
+    minutes(&mut world, 120);
+    assert_eq!(count(&world, LineState::RolledBack), 5);
+    assert_eq!(asking(&world).asked.decided.unwrap().by, "dave");
+    // Where that one goes before the beginning, the other one is counted first, and then it begins.
+    let mut world = asked();
+    let mut own = request(&mut world).clone();
+    (own.metadata.name, own.metadata.uid) = (Some("own".to_owned()), Some("own".to_owned()));
+    own.spec.decision = Some(Decided::Approve);
+    (own.spec.approver, own.spec.reason) = (Some("dave".to_owned()), Some("r".to_owned()));
+    world.approvals.insert("own".to_owned(), own);
+    counted(&mut world);
+    world.approvals.remove("own");
+    decide(&mut world, Decided::Approve, "bob");
+    minutes(&mut world, 120);
+    assert_eq!(count(&world, LineState::RolledBack), 5);
+    assert_eq!(asking(&world).asked.decided.unwrap().by, "bob");
+}
+
+#[test]
+fn an_order_begins_only_while_somebody_vouches_for_its_approval_and_that_is_read_first() {
+    let mut world = asked();
+    decide(&mut world, Decided::Approve, "bob");
+    counted(&mut world);
+    let intact = world.approval_policy.clone();
+    world.approval_policy = ApprovalPolicy::Unknown { why: "it is restarting".to_owned() };
+    minutes(&mut world, 10);
+    assert!(world.permits.is_empty() && world.holds.is_empty() && world.jobs.is_empty());
+    assert_eq!(asking(&world).state, GateState::Passed, "what was said is not lost");
+    world.approval_policy = intact;
+    for _ in 0..10 {
+        let plan = world.plan();
+        let position = |is_it: fn(&Action) -> bool| plan.actions.iter().position(is_it);
+        let read = position(|all| matches!(all, Action::ConfirmApproval(_)));
+        let marks = position(|all| {
+            matches!(all, Action::RecordLines { cause: wardring_planner::RecordCause::Order, .. })
+        });
+        if let Some(marks) = marks {
+            let bar = position(|all| matches!(all, Action::CreateHold { .. })).unwrap();
+            assert!(read.unwrap() < marks && read.unwrap() < bar, "{:#?}", plan.actions);
+            return;
+        }
+        for action in &plan.actions {
+            world.apply(action);
+        }
+    }
+    panic!("it did not begin");
+}
+
+#[test]
+fn an_order_that_waits_takes_nothing_back_by_way_of_its_halt() {
+    let mut world = world();
+    world.edit("november", |spec| {
+        spec.on_halt = serde_yaml::from_str("{installedAwaitingReboot: Uninstall}").unwrap();
+    });
+    world.settle();
+    let waits = |world: &World| {
+        world.jobs.values().any(|job| job.state == Some(wardring_api::JobState::AwaitingReboot))
+    };
+    for _ in 0..60 {
+        if waits(&world) {
+            break;
+        }
+        world.minute(|_| {});
+    }
+    assert!(waits(&world), "a device has installed and waits for its restart");
+    ordered(&mut world, "0");
+    minutes(&mut world, 60);
+    assert!(uninstalls(&world).is_empty());
+    assert!(world.holds.is_empty());
+    // Nor does somebody's no take anything back.
+    if let Some(known) = world.order_status("erp-down").approval
+        && !known.asked.hash.is_empty()
+    {
+        decide(&mut world, Decided::Reject, "carol");
+    }
+    minutes(&mut world, 60);
+    assert!(uninstalls(&world).is_empty());
+}
+
+#[test]
+fn a_record_that_is_lost_makes_no_order_smaller_and_stops_no_plan() {
+    for (above, goes) in [("2", false), ("3", true)] {
+        let mut world = completed();
+        order(&mut world, "one", "100%", ", devices: [test-1]");
+        minutes(&mut world, 60);
+        assert_eq!(uninstalls(&world), ["test-1"]);
+        world.slices.retain(|_, slice| slice.spec.stage != "test");
+        order(&mut world, "erp-down", above, ", devices: [ward-1, ward-2]");
+        minutes(&mut world, 60);
+        assert_eq!(uninstalls(&world).len(), if goes { 3 } else { 1 }, "{above}");
+        if !goes {
+            decide(&mut world, Decided::Approve, "bob");
+            minutes(&mut world, 60);
+            assert_eq!(uninstalls(&world).len(), 3);
+        }
+    }
+}
+
+#[test]
+fn a_retry_waits_for_an_order_that_waits_and_is_carried_out_once_that_is_gone() {
+    let mut world = world();
+    world.settle();
+    while world.state("november", "test-1") != Some(LineState::Succeeded) {
+        world.minute(|_| {});
+    }
+    ordered(&mut world, "0");
+    minutes(&mut world, 60);
+    world.retry("november");
+    let stamp = world.now.to_string();
+    minutes(&mut world, 30);
+    assert!(world.status("november").halted.is_some());
+    assert_ne!(world.status("november").last_handled_retry.as_ref(), Some(&stamp));
+    decide(&mut world, Decided::Reject, "carol");
+    minutes(&mut world, 90);
+    assert_eq!(world.status("november").last_handled_retry, Some(stamp));
+    assert_eq!(world.status("november").phase, Some(RolloutPhase::Completed));
+}
+
+#[test]
+fn a_rejection_is_remembered_also_while_nothing_moves() {
+    let mut world = asked();
+    world.guards.clock_trusted = false;
+    decide(&mut world, Decided::Reject, "carol");
+    world.settle();
+    assert_eq!(asking(&world).state, GateState::Failed);
+    world.approvals.clear();
+    world.guards.clock_trusted = true;
+    minutes(&mut world, 30);
+    assert_eq!(phase(&world, "erp-down"), RollbackPhase::Incomplete);
+    assert!(world.permits.is_empty());
+}
+
+#[test]
+fn an_approval_that_ends_sooner_than_its_asking_is_looked_at_when_it_does() {
+    let mut world = asked();
+    decide(&mut world, Decided::Approve, "bob");
+    counted(&mut world);
+    let soon = world.now + SignedDuration::from_mins(10);
+    request(&mut world).spec.expires_at = Some(soon);
+    world.settle();
+    assert!(count(&world, LineState::Granted) > 0);
+    assert!(world.plan().next_evaluation.is_some_and(|next| next <= soon));
+}
+
+#[test]
+fn whoever_waits_behind_an_order_that_waits_learns_its_name() {
+    let mut world = under_way();
+    world.approvals.clear();
+    minutes(&mut world, 60);
+    order(&mut world, "other", "100%", ", devices: [test-1]");
+    minutes(&mut world, 2);
+    let message = world.order_status("other").message.unwrap();
+    assert!(message.contains("kubectl delete patchrollback erp-down"), "{message}");
+}
+
+#[test]
 fn whoever_wrote_the_order_and_our_own_processes_approve_nothing() {
     for by in ["alice", "system:serviceaccount:wardring-system:wardring-controller", ""] {
         let mut world = asked();
@@ -411,9 +643,10 @@ fn an_order_that_is_deleted_while_it_waits_leaves_everything_as_it_was() {
 fn an_order_on_an_aborted_rollout_asks_as_well() {
     let mut world = completed();
     world.edit("november", |spec| {
-        spec.abort = serde_yaml::from_str("{reason: r}").ok().or_else(|| spec.abort.clone());
+        spec.abort = Some(serde_yaml::from_str("{reason: r}").expect("an end"));
     });
     minutes(&mut world, 2);
+    assert!(world.status("november").aborted.is_some());
     ordered(&mut world, "0");
     minutes(&mut world, 30);
     assert!(world.permits.is_empty());

@@ -109,12 +109,13 @@ async fn an_order_that_asks_gets_no_permit_without_the_word_of_a_second_person_o
         "metadata": { "name": "erp-down" },
         "spec": {
             "rollout": "november", "reason": "the ERP does not answer", "authors": ["alice"],
-            "approvalAbove": 0,
+            "approvalAbove": 2,
         },
     }));
     let order = put(&orders, &order).await;
     let status = Patch::Merge(json!({ "status": {
         "planHash": "v1:0",
+        "stages": [{ "name": "all", "state": "Completed", "counts": { "total": 8, "rolledBack": 2 } }],
         "halted": { "reason": "RollbackOrdered", "message": "m", "at": Timestamp::now() },
         "rollback": {
             "scope": "Device", "stage": "all", "startedAt": Timestamp::now(),
@@ -133,7 +134,7 @@ async fn an_order_that_asks_gets_no_permit_without_the_word_of_a_second_person_o
     };
     let asks = async |device, job| reason(gateway.permit(device, job, Step::Uninstall).await);
 
-    // Nobody was asked, and the share is none; asked; approved by another hash; approved for something else.
+    // Two are rolled back, and the share is two: nobody was asked; asked; approved by another hash; too late.
     assert_eq!(asks(&one, &first).await, "RollbackAwaitsApproval");
     write(&asking(&order, &stored, "Waiting", 2)).await;
     assert_eq!(asks(&one, &first).await, "RollbackAwaitsApproval");
@@ -146,10 +147,13 @@ async fn an_order_that_asks_gets_no_permit_without_the_word_of_a_second_person_o
     write(&late).await;
     assert_eq!(asks(&one, &first).await, "RollbackAwaitsApproval");
 
+    // Approved for as many as are rolled back already, then for one more.
     write(&asking(&order, &stored, "Passed", 2)).await;
+    assert_eq!(asks(&one, &first).await, "RollbackAwaitsApproval");
+    write(&asking(&order, &stored, "Passed", 3)).await;
     assert_eq!(asks(&one, &first).await, "Granted");
     // Whoever says no in the middle keeps what has not begun; what has begun comes to its end.
-    write(&asking(&order, &stored, "Failed", 2)).await;
+    write(&asking(&order, &stored, "Failed", 3)).await;
     assert_eq!(asks(&two, &second).await, "RollbackRejected");
     assert_eq!(reason(gateway.permit(&one, &first, Step::Reboot).await), "Granted");
 }

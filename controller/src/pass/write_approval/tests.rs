@@ -222,8 +222,11 @@ async fn written_orders(said: &'static str) -> Vec<(String, Value)> {
                 "metadata": { "resourceVersion": "9" }, "items": [there] }),
             )
         } else {
-            notes.lock().unwrap().push((path.to_owned(), body));
-            (200, serde_json::to_value(order("erp", "o-1")).unwrap())
+            notes.lock().unwrap().push((path.to_owned(), body.clone()));
+            match path.ends_with("/updateholds") {
+                true => (201, body),
+                false => (200, serde_json::to_value(order("erp", "o-1")).unwrap()),
+            }
         }
     });
     let cache = Cache::default();
@@ -260,12 +263,28 @@ async fn written_orders(said: &'static str) -> Vec<(String, Value)> {
     let write = |name: &str, uid: &str| Action::WriteRollbackStatus {
         rollback: name.to_owned(),
         uid: uid.to_owned(),
+        // Another rollout's: nobody's word holds up others.
+        rollout_uid: Some(format!("of-{uid}")),
         status: Box::new(PatchRollbackStatus::default()),
     };
     let actions = vec![
         Action::ConfirmApproval(Box::new(used)),
         write("erp", "o-1"),
         write("other", "o-2"),
+        // What tells that the rollout carries it out, and the bar that goes with that.
+        Action::WriteRollbackStatus {
+            rollback: "other".to_owned(),
+            uid: "o-2".to_owned(),
+            rollout_uid: Some("u-1".to_owned()),
+            status: Box::new(PatchRollbackStatus::default()),
+        },
+        Action::CreateHold {
+            name: "bar".to_owned(),
+            rollout_uid: "u-1".to_owned(),
+            spec: Box::new(
+                serde_json::from_value(json!({ "kbs": ["KB5068787"], "reason": "r" })).unwrap(),
+            ),
+        },
         // One that was made anew meanwhile is another order.
         write("other", "o-9"),
     ];
@@ -281,8 +300,8 @@ async fn the_status_of_an_order_relies_on_an_approval_that_stands_and_replaces_w
     let written = written_orders("Approve").await;
     let names: Vec<&str> =
         written.iter().map(|(path, _)| path.rsplit('/').nth(1).unwrap_or_default()).collect();
-    assert_eq!(names, ["erp", "other"], "{written:?}");
-    for (path, body) in &written {
+    assert_eq!(names, ["erp", "other", "other", CLINIC], "{written:?}");
+    for (path, body) in &written[..3] {
         assert!(path.ends_with("/status"), "{path}");
         // An older leader's write, or one that comes twice, meets a newer version and is refused.
         assert_eq!(body["metadata"]["resourceVersion"], "7");

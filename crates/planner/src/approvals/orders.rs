@@ -12,8 +12,8 @@ use wardring_api::{
 };
 
 use super::{
-    ApprovalUse, FORM, Question, Writers, answers, answers_to, changed, decision, digest, is_about,
-    look, refusal, request_name,
+    ApprovalPolicy, ApprovalUse, FORM, Question, Writers, answers, answers_to, changed, decision,
+    digest, is_about, look, refusal, request_name,
     rollback::{EXPIRES_AFTER, because},
     same_form, still_counts,
 };
@@ -114,7 +114,10 @@ pub(crate) fn is_approved(
     let known = order.status.as_ref().and_then(|status| status.approval.as_ref());
     let Some(known) = known else { return false };
     let written = [&run.before, &run.status];
-    reach <= known.up_to as usize
+    let begun = run.status.rollback.as_ref().and_then(|rollback| rollback.ordered());
+    let has_begun = begun.is_some_and(|begun| Some(&begun.uid) == order.metadata.uid.as_ref());
+    (has_begun || may_begin(run, order, known, scene))
+        && reach <= known.up_to as usize
         && written.iter().all(|status| holds(order, run.rollout, status, scene.now))
         && still_counts(
             &run.id,
@@ -123,6 +126,24 @@ pub(crate) fn is_approved(
             &known.asked,
             scene,
         )
+}
+
+/// Whether an order begins by exactly the word that its status names. What it begins by is looked at by others, too,
+/// so nothing may be left to read into it: it is worded by this version, and that very approval counts.
+fn may_begin(
+    run: &Run<'_>,
+    order: &PatchRollback,
+    known: &OrderApproval,
+    scene: &Scene<'_>,
+) -> bool {
+    let (asked, writers) = (&known.asked, Writers::of_order(order));
+    let said = answers(&run.id, &known.subject(order), asked, scene);
+    let named = asked.decided.as_ref().map(|said| &said.uid);
+    asked.parts == parts(order, run.rollout, &run.status, known.up_to)
+        && matches!(scene.snapshot.approval_policy, ApprovalPolicy::Intact { .. })
+        && said.iter().any(|one| {
+            one.metadata.uid.as_ref() == named && refusal(one, &writers, asked, scene).is_none()
+        })
 }
 
 /// The order's asking with the rejection that was just given, if one was.

@@ -4,10 +4,11 @@
 use wardring_api::{
     AwaitingRebootAction, Cap, Decided, FailureAction, GateState, JobAction, JobState, LineState,
     PatchRollback, PatchRollout, PatchRolloutStatus, RollbackPolicy, RollbackScope, SliceLine,
+    StageStatus, reasons::Reason,
 };
 
 use super::Replay;
-use crate::{Selector, SliceView, order_is_approved, rollback_is_approved};
+use crate::{Selector, SliceView, freeze_id, order_is_approved, rollback_is_approved};
 
 impl<'a> Replay<'a> {
     /// The order that the rollout's status names and that nobody deleted.
@@ -103,7 +104,12 @@ impl<'a> Replay<'a> {
         });
         let follows = match before.state {
             LineState::Succeeded => is_covered,
-            LineState::Granted => on_halt == AwaitingRebootAction::Uninstall,
+            LineState::Granted => {
+                let halted = status.halted.as_ref();
+                let by_order =
+                    halted.is_some_and(|halt| halt.reason == Reason::RollbackOrdered.as_str());
+                on_halt == AwaitingRebootAction::Uninstall && !by_order
+            }
             _ => on_failure.action == FailureAction::Rollback || is_covered,
         };
         let table = &self.snapshot.devices;
@@ -174,8 +180,13 @@ impl<'a> Replay<'a> {
         }
         let Some(cap) = order.spec.approval_above else { return };
         let Some((rollout, status)) = self.rollouts.get(uid).cloned() else { return };
-        let (size, taken) = self
+        let (size, counted) = self
             .taken_with(uid, &status, |line| line.ordered || device == Some(line.device.as_str()));
+        // Of a record that is lost only the counters are left, and a retry undoes nothing.
+        let stages = status.stages.iter().filter(|stage| self.whole(uid, stage).is_none());
+        let lost: u32 =
+            stages.map(|stage| stage.counts.rolled_back + stage.counts.rollback_failed).sum();
+        let taken = counted + (lost + status.rolled_back_before) as usize;
         let most = match cap {
             Cap::Count(count) => count as usize,
             Cap::Percent(percent) => size * usize::from(percent) / 100,
@@ -206,6 +217,21 @@ impl<'a> Replay<'a> {
         }
     }
 
+    /// The slices of a stage, if all of them are there and say what was frozen.
+    fn whole(&self, uid: &str, stage: &StageStatus) -> Option<Vec<&'a SliceView>> {
+        let id = stage.freeze_id.as_ref()?;
+        let is_its = |slice: &&&SliceView| {
+            slice.rollout_uid == uid && slice.stage == stage.name && slice.freeze_id == *id
+        };
+        let mut found: Vec<&SliceView> = self.slices.values().filter(is_its).copied().collect();
+        found.sort_by_key(|slice| slice.index);
+        let digests = found.iter().map(|slice| slice.names_digest.digest());
+        let is_whole = found.iter().all(|slice| slice.damaged.is_none())
+            && found.first().is_some_and(|first| first.of as usize == found.len())
+            && freeze_id(digests) == *id;
+        is_whole.then_some(found)
+    }
+
     /// Lines of the rollout, and those of them that are, or were, taken back, or are meant.
     fn taken_with(
         &self,
@@ -213,16 +239,8 @@ impl<'a> Replay<'a> {
         status: &PatchRolloutStatus,
         is_meant: impl Fn(&SliceLine) -> bool,
     ) -> (usize, usize) {
-        let is_frozen = |slice: &SliceView| {
-            status.stages.iter().any(|stage| {
-                stage.name == slice.stage && stage.freeze_id.as_ref() == Some(&slice.freeze_id)
-            })
-        };
         let (mut size, mut taken) = (0, 0);
-        for slice in self.slices.values().filter(|slice| slice.rollout_uid == uid) {
-            if !is_frozen(slice) {
-                continue;
-            }
+        for slice in status.stages.iter().filter_map(|stage| self.whole(uid, stage)).flatten() {
             for index in 0..slice.lines.len() {
                 size += 1;
                 let Some(line) = self.line(&slice.name, index) else { continue };

@@ -62,6 +62,8 @@ fn count(run: &Run<'_>, order: &PatchRollback, scene: &Scene<'_>) -> (usize, usi
     let begun = run.status.rollback.as_ref().and_then(|all| all.order.as_ref());
     let has_begun = begun.is_some_and(|begun| begun.uid == uid(order));
     let (taken, size) = taken_of(run, |line| has_begun && line.ordered);
+    // A retry makes nothing of what was taken back undone.
+    let taken = taken + run.status.rolled_back_before as usize;
     let reached = if has_begun { 0 } else { reached(run, &order.spec, scene).lines.len() };
     (reached + taken, size)
 }
@@ -99,6 +101,11 @@ pub(crate) fn is_awaited(run: &Run<'_>, scene: &Scene<'_>) -> bool {
     super::in_force(run, scene).is_some_and(|order| waits(run, order))
 }
 
+/// Whether an order of the run that waits for a second person keeps a retry waiting.
+pub(crate) fn stands_in_the_way(run: &Run<'_>) -> bool {
+    run.assents.iter().any(|assent| !assent.is_let && !is_rejected(assent.order))
+}
+
 /// What is asked about an order of the run that keeps it from going on.
 pub(crate) fn wanted<'r>(run: &'r Run<'_>) -> impl Iterator<Item = &'r OrderApproval> {
     let waiting = run.assents.iter().filter(|assent| assent.asks && !assent.is_let);
@@ -127,6 +134,18 @@ pub(crate) fn follow(run: &mut Run<'_>, scene: &Scene<'_>, wake: &mut Wake) {
             None => known.clone(),
         };
         tell(run, known.as_ref(), assent.approval.as_ref());
+    }
+    run.assents = assents;
+}
+
+/// Latches rejections, whatever else stands still: the object may be gone in the next moment.
+pub(crate) fn latch(run: &mut Run<'_>, scene: &Scene<'_>) {
+    let mut assents = std::mem::take(&mut run.assents);
+    for assent in &mut assents {
+        let open = assent.approval.as_ref().filter(|known| known.state != GateState::Failed);
+        let no =
+            open.and_then(|known| approvals::rejection_of_order(run, assent.order, known, scene));
+        assent.approval = no.or_else(|| assent.approval.clone());
     }
     run.assents = assents;
 }

@@ -86,8 +86,30 @@ pub(crate) fn write_statuses(
             lanes.groups.extend(used.map(|used| Action::ConfirmApproval(Box::new(used))));
             let rollback = order.metadata.name.clone().unwrap_or_default();
             let (uid, status) = (uid(order).to_owned(), Box::new(status));
-            lanes.groups.push(Action::WriteRollbackStatus { rollback, uid, status });
+            let rollout_uid = run.map(|run| run.uid().to_owned());
+            let write = Action::WriteRollbackStatus { rollback, uid, rollout_uid, status };
+            lanes.groups.push(write);
         }
+    }
+}
+
+/// Rejections that were just given while nothing moves: their objects may be gone when it does.
+pub(crate) fn write_rejections(runs: &[Run<'_>], scene: &Scene<'_>, lanes: &mut Lanes) {
+    let namespace_goes = scene.snapshot.guards.namespace_terminating;
+    for (run, assent) in runs.iter().flat_map(|run| run.assents.iter().map(move |one| (run, one))) {
+        let failed = assent.approval.as_ref().filter(|known| known.state == GateState::Failed);
+        let was = assent.order.status.as_ref().and_then(|status| status.approval.as_ref());
+        if namespace_goes || failed.is_none() || failed == was {
+            continue;
+        }
+        let mut status = assent.order.status.clone().unwrap_or_default();
+        status.approval = assent.approval.clone();
+        lanes.groups.push(Action::WriteRollbackStatus {
+            rollback: assent.order.metadata.name.clone().unwrap_or_default(),
+            uid: uid(assent.order).to_owned(),
+            rollout_uid: Some(run.uid().to_owned()),
+            status: Box::new(status),
+        });
     }
 }
 
@@ -232,7 +254,7 @@ fn waiting(
     } else if let Some(asked) = asked {
         (Reason::RollbackAwaitsApproval, asked)
     } else if super::is_open(run, scene) {
-        waits(Reason::Busy, "Another PatchRollback of the same rollout comes to its end first.")
+        (Reason::Busy, busy(run, scene))
     } else if super::waits_for_failures(run) {
         waits(
             Reason::RollingBack,
@@ -242,6 +264,18 @@ fn waiting(
         waits(Reason::WriteInFlight, "It begins once the rollout is halted.")
     };
     stand(status, order, reason, message, scene);
+}
+
+/// Which order keeps this one waiting, and what ends that.
+fn busy(run: &Run<'_>, scene: &Scene<'_>) -> String {
+    let other = super::in_force(run, scene).filter(|other| assent::waits(run, other));
+    match other.and_then(|other| other.metadata.name.as_deref()) {
+        Some(name) => format!(
+            "PatchRollback {name} of the same rollout comes to its end first, and waits for a second person's \
+             approval; `kubectl delete patchrollback {name}` ends it."
+        ),
+        None => "Another PatchRollback of the same rollout comes to its end first.".to_owned(),
+    }
 }
 
 /// What a second person's no is in words, if there was one.

@@ -6,7 +6,9 @@ use wardring_api::{
     Decided, GateState, LineState, MaintenanceWindow, PatchRollback, Permit, PermitStep,
     RollbackWindows, reasons::Reason,
 };
-use wardring_planner::{PermitVerdict, WindowView, rollback_hash, rollback_parts};
+use wardring_planner::{
+    PermitVerdict, WindowView, order_hash, order_parts, rollback_hash, rollback_parts,
+};
 
 use crate::{Desk, GRANTED, latch};
 
@@ -233,4 +235,79 @@ fn a_device_whose_group_asks_is_rolled_back_by_an_approval_or_an_order_only() {
     assert_eq!(refused(&unmarked), Reason::RollbackAwaitsApproval);
     let install = Desk::install().with(|desk| desk.asks = Some("theatre"));
     assert_eq!(install.ask(), GRANTED);
+}
+
+/// An order that asks a second person above two devices, on a rollout of eight of which so many are rolled back.
+fn asking(rolled_back: u32) -> Desk {
+    ordered().with(|desk| {
+        let order = desk.order.as_mut().unwrap();
+        order.spec.approval_above = Some(wardring_api::Cap::Count(2));
+        order.spec.authors = vec!["alice".to_owned()];
+        let status = desk.rollout().status.as_mut().unwrap();
+        status.stages.push(wardring_api::StageStatus::default());
+        let stage = status.stages.last_mut().unwrap();
+        (stage.counts.total, stage.counts.rolled_back) = (8, rolled_back);
+    })
+}
+
+/// bob approved the order for up to so many devices, as the controller writes it.
+fn approved(desk: &mut Desk, up_to: u32) {
+    let rollout = desk.rollout().clone();
+    let order = desk.order.as_mut().unwrap();
+    let status = format!(
+        "{{approval: {{state: Passed, since: '2026-11-20T22:00:00Z', upTo: {up_to}, asked: {{round: 1, nonce: n, \
+         policy: p, request: r, expiresAt: '2099-01-01T00:00:00Z', decided: {{decision: Approve, by: bob, reason: r, \
+         at: '2026-11-20T22:00:00Z', approval: a, uid: u}}}}}}}}"
+    );
+    order.status = Some(serde_yaml::from_str(&status).unwrap());
+    let parts = order_parts(order, &rollout).unwrap();
+    order.status.as_mut().unwrap().approval.as_mut().unwrap().asked.parts = parts;
+    let of = order.status.as_ref().unwrap().approval.as_ref().unwrap().asked.clone();
+    let hash = order_hash(order, &rollout, &of);
+    order.status.as_mut().unwrap().approval.as_mut().unwrap().asked.hash = hash;
+}
+
+#[test]
+fn what_an_order_takes_beyond_its_share_is_permitted_by_a_second_person_on_exactly_it_only() {
+    assert_eq!(asking(1).ask(), GRANTED, "within the share");
+    assert_eq!(refused(&asking(2)), Reason::RollbackAwaitsApproval);
+    // A retry made nothing of what was taken back undone.
+    let retried = asking(0).with(|desk| {
+        desk.rollout().status.as_mut().unwrap().rolled_back_before = 2;
+    });
+    assert_eq!(refused(&retried), Reason::RollbackAwaitsApproval);
+    // A controller that does not know the field begins it; the order says how many it marked.
+    let unasked = asking(0).with(|desk| {
+        let order = desk.order.as_mut().unwrap();
+        order.status = Some(serde_yaml::from_str("{counts: {total: 3}}").unwrap());
+    });
+    assert_eq!(refused(&unasked), Reason::RollbackAwaitsApproval);
+
+    assert_eq!(asking(3).with(|desk| approved(desk, 4)).ask(), GRANTED);
+    let beyond = asking(4).with(|desk| approved(desk, 4));
+    assert_eq!(refused(&beyond), Reason::RollbackAwaitsApproval);
+    fn known(desk: &mut Desk) -> &mut wardring_api::OrderApproval {
+        let order = desk.order.as_mut().unwrap();
+        order.status.as_mut().unwrap().approval.as_mut().unwrap()
+    }
+    let spoils: [fn(&mut Desk); 9] = [
+        |desk| known(desk).state = GateState::Waiting,
+        |desk| known(desk).asked.decided.as_mut().unwrap().decision = Decided::Reject,
+        |desk| known(desk).asked.decided = None,
+        |desk| known(desk).up_to = 500,
+        |desk| known(desk).asked.nonce = "m".to_owned(),
+        |desk| known(desk).asked.expires_at = Some(desk.now),
+        |desk| desk.order.as_mut().unwrap().spec.authors.push("bob".to_owned()),
+        |desk| desk.order.as_mut().unwrap().spec.reason = "another".to_owned(),
+        |desk| desk.order.as_mut().unwrap().spec.devices = vec!["ward-9".to_owned()],
+    ];
+    for (index, spoil) in spoils.into_iter().enumerate() {
+        let spoiled = asking(3).with(|desk| approved(desk, 4)).with(spoil);
+        assert_eq!(refused(&spoiled), Reason::RollbackAwaitsApproval, "{index}");
+    }
+    let rejected = asking(0).with(|desk| {
+        approved(desk, 4);
+        known(desk).state = GateState::Failed;
+    });
+    assert_eq!(refused(&rejected), Reason::RollbackRejected);
 }
