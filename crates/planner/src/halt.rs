@@ -191,17 +191,23 @@ pub(crate) fn is_completed(run: &Run<'_>) -> bool {
     !run.status.stages.is_empty() && stages.all(|stage| stage.state == StageState::Completed)
 }
 
+/// The stamp of a person's retry that was not answered yet.
+fn unanswered(run: &Run<'_>) -> Option<String> {
+    let annotations = run.rollout.metadata.annotations.as_ref()?;
+    let stamp = clip(annotations.get(names::RETRY_ANNOTATION)?, 256);
+    let is_answered = run.status.last_handled_retry.as_ref() == Some(&stamp);
+    (!is_answered && !run.is_deleting()).then_some(stamp)
+}
+
+/// Whether a person asked for a retry that was not answered yet.
+pub(crate) fn asks_for_retry(run: &Run<'_>) -> bool {
+    unanswered(run).is_some()
+}
+
 /// Answers a person's retry, once per stamp: the halt is lifted, what is not proven begins anew with
 /// fresh attempts, and every deadline and budget counts from now.
 fn retry(run: &mut Run<'_>, scene: &Scene<'_>) -> bool {
-    let annotations = run.rollout.metadata.annotations.as_ref();
-    let Some(stamp) = annotations.and_then(|all| all.get(names::RETRY_ANNOTATION)) else {
-        return false;
-    };
-    let stamp = clip(stamp, 256);
-    if run.is_deleting() || run.status.last_handled_retry.as_ref() == Some(&stamp) {
-        return false;
-    }
+    let Some(stamp) = unanswered(run) else { return false };
     // A device in the middle of its rollback must come to an end first.
     let mut lines = run.stages.iter().flat_map(|stage| &stage.frozen).flat_map(|all| &all.lines);
     if lines.any(|line| line.state == LineState::Granted && line.action == JobAction::Rollback) {

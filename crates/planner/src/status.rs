@@ -17,7 +17,7 @@ use crate::{
     approvals, barring,
     caps::later,
     emergency, explain, freeze, gates,
-    halt::{current_stage, is_completed},
+    halt::{self, current_stage, is_completed},
     line::SAMPLE,
     order, tail,
     validate::{Complaint, Run, Scene, Stop},
@@ -139,10 +139,15 @@ fn waiting_for(
             ..waiting(reason, &known.message)
         });
     }
+    let retry = match order::assent::stands_in_the_way(run) && halt::asks_for_retry(run) {
+        true => " The retry that somebody asked for waits until it has ended.",
+        false => "",
+    };
     for known in order::assent::wanted(run) {
+        let message = format!("{}{retry}", known.message);
         list.push(Waiting {
             until: known.asked.expires_at,
-            ..waiting(Reason::RollbackAwaitsApproval, &known.message)
+            ..waiting(Reason::RollbackAwaitsApproval, &message)
         });
     }
     if run.stop == Some(Stop::Deleting) {
