@@ -324,7 +324,11 @@ fn an_order_that_waits_takes_nothing_back_by_way_of_its_halt() {
     }
     assert!(waits(&world), "a device has installed and waits for its restart");
     ordered(&mut world, "0");
+    // The halt is there before the device asks for its restart.
+    world.settle();
+    assert!(waits(&world) && world.status("november").halted.is_some());
     minutes(&mut world, 60);
+    assert!(waits(&world), "it waits for its restart still");
     assert!(uninstalls(&world).is_empty());
     assert!(world.holds.is_empty());
     // Nor does somebody's no take anything back.
@@ -552,7 +556,7 @@ fn whatever_voids_an_approval_stops_what_has_not_begun_and_it_is_asked_anew() {
             continue;
         }
         // However long it stood still, that time was not the devices'.
-        world.now += SignedDuration::from_hours(50);
+        world.now += SignedDuration::from_hours(20 * 24);
         minutes(&mut world, 2);
         decide(&mut world, Decided::Approve, "bob");
         minutes(&mut world, 200);
@@ -598,6 +602,68 @@ fn nobody_is_asked_twice_for_a_device_that_comes_back_and_beyond_the_bound_it_is
     assert_eq!((now.up_to, now.state), (5, GateState::Waiting));
     let because = now.asked.because.unwrap();
     assert!(because.contains("the number of devices"), "{because}");
+}
+
+#[test]
+fn more_than_was_approved_begins_nothing_also_where_the_word_was_counted_already() {
+    let mut world = completed();
+    order(&mut world, "erp-down", "1", ", selector: {matchLabels: {room: '3'}}");
+    let label = |world: &mut World, device: &str| {
+        let row = world.devices.get_mut(device).unwrap();
+        std::sync::Arc::make_mut(&mut row.labels).insert("room".to_owned(), "3".to_owned());
+    };
+    for device in ["ward-1", "ward-2"] {
+        label(&mut world, device);
+    }
+    minutes(&mut world, 2);
+    decide(&mut world, Decided::Approve, "bob");
+    counted(&mut world);
+    assert_eq!(asking(&world).up_to, 2);
+    label(&mut world, "ward-3");
+    minutes(&mut world, 30);
+    assert!(world.permits.is_empty());
+    assert_eq!((asking(&world).up_to, asking(&world).state), (4, GateState::Waiting));
+}
+
+#[test]
+fn the_pass_that_sees_an_approval_gone_grants_nothing_by_it() {
+    let mut world = completed();
+    ordered(&mut world, "0");
+    for device in ["ward-1", "ward-2", "ward-3", "test-1"] {
+        world.set_online(device, false);
+    }
+    minutes(&mut world, 2);
+    decide(&mut world, Decided::Approve, "bob");
+    minutes(&mut world, 60);
+    assert_eq!(uninstalls(&world), ["test-2"], "the only one that is there");
+    for device in ["ward-1", "ward-2", "ward-3", "test-1"] {
+        world.set_online(device, true);
+    }
+    let would = world.plan();
+    assert!(would.actions.iter().any(|action| matches!(action, Action::OpenBatch { .. })));
+    world.approvals.clear();
+    let plan = world.plan();
+    assert!(!plan.actions.iter().any(|action| matches!(action, Action::OpenBatch { .. })));
+}
+
+#[test]
+fn no_two_orders_are_asked_about_by_the_same_hash() {
+    let world = asked();
+    let (rollout, order) = (&world.rollouts["november"], &world.orders["erp-down"]);
+    let asked = asking(&world).asked;
+    let hash = |order: &wardring_api::PatchRollback, rollout: &wardring_api::PatchRollout| {
+        wardring_planner::order_hash(order, rollout, &asked)
+    };
+    assert_eq!(hash(order, rollout), asked.hash);
+    let mut other = order.clone();
+    other.metadata.uid = Some("another".to_owned());
+    assert_ne!(hash(&other, rollout), asked.hash);
+    let mut renamed = order.clone();
+    renamed.metadata.name = Some("another".to_owned());
+    assert_ne!(hash(&renamed, rollout), asked.hash);
+    let mut anew = rollout.clone();
+    anew.metadata.uid = Some("another".to_owned());
+    assert_ne!(hash(order, &anew), asked.hash);
 }
 
 #[test]
