@@ -237,7 +237,8 @@ fn what_another_version_asked_is_asked_anew_before_an_order_begins() {
         approval.spec.approval_hash = hash.clone();
     }
     minutes(&mut world, 30);
-    assert!(world.permits.is_empty());
+    assert!(world.permits.is_empty() && world.holds.is_empty());
+    assert!(world.status("november").rollback.is_none(), "it has not begun");
     let because = asking(&world).asked.because.unwrap();
     assert!(because.contains("the version of the controller"), "{because}");
     decide(&mut world, Decided::Approve, "bob");
