@@ -887,7 +887,9 @@ proptest! {
                 }
                 Happens::Withdrawn => world.approvals.retain(|_, all| all.spec.decision != Some(Decided::Approve)),
                 Happens::Deleted => {
-                    newest.take().map(|name| world.orders.remove(&name));
+                    if let Some(name) = newest.take() {
+                        world.orders.remove(&name);
+                    }
                 }
                 Happens::Retry => {
                     world.holds.clear();
