@@ -116,9 +116,13 @@ fn asking(rollout: &str, order: &str, above: Cap, place: &str) -> String {
 fn asks(preview: &RollbackPreview, spec: &PatchRollbackSpec) -> Vec<String> {
     let Some(above) = spec.approval_above else { return Vec::new() };
     let share = above.of(preview.size);
-    let reach = preview.devices.len() + preview.taken;
+    let reach = preview.devices.len() + preview.taken + preview.before;
+    let before = match preview.before {
+        0 => String::new(),
+        before => format!(" ({before} of them counted from before a retry)"),
+    };
     let what = format!(
-        "{reach} of {} devices would be without the updates, and approvalAbove lets {share} go unasked",
+        "the updates would be taken back from {reach} devices of {} in all{before}, and approvalAbove lets {share} go unasked",
         preview.size
     );
     vec![match preview.devices.is_empty() || reach <= share {
@@ -267,6 +271,7 @@ mod tests {
             beyond: 0,
             missing_fixes: vec!["KB5068787".to_owned()],
             taken: 1,
+            before: 0,
             size: 10,
         };
         assert_eq!(
@@ -285,7 +290,15 @@ mod tests {
         };
         let asked = |above| asks(&preview, &spec(above)).join("");
         assert_eq!(asked(None), "");
-        assert!(asked(Some(Cap::Count(2))).starts_with("Nobody else is asked: 2 of 10 devices"));
+        let two = asked(Some(Cap::Count(2)));
+        assert!(
+            two.starts_with("Nobody else is asked: the updates would be taken back from 2"),
+            "{two}"
+        );
+        let retried = RollbackPreview { before: 1, ..preview.clone() };
+        let both = asks(&retried, &spec(Some(Cap::Count(2)))).join("");
+        assert!(both.starts_with("It would wait for a second person"), "{both}");
+        assert!(both.contains("from 3 devices of 10 in all (1 of them counted"), "{both}");
         let more = asked(Some(Cap::Percent(19)));
         assert!(more.starts_with("It would wait for a second person"), "{more}");
         assert!(more.contains("lets 1 go unasked"), "{more}");

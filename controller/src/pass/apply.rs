@@ -251,7 +251,9 @@ async fn carry_out(
             Action::CreateHold { name, rollout_uid, spec } => {
                 let mut holds = vec![NewHold { name, rollout_uid, spec: *spec }];
                 while let Some(Action::CreateHold { .. }) = actions.peek() {
-                    if let Some(Action::CreateHold { name, rollout_uid, spec }) = actions.next() {
+                    if let Some(Action::CreateHold { name, rollout_uid, spec }) = actions.next()
+                        && !unconfirmed.contains(&rollout_uid)
+                    {
                         holds.push(NewHold { name, rollout_uid, spec: *spec });
                     }
                 }

@@ -86,6 +86,10 @@ pub struct PatchRolloutStatus {
     /// retries. `approvalAbove` of a PatchRollback counts them.
     #[serde(default, skip_serializing_if = "crate::device::is_zero")]
     pub rolled_back_before: u32,
+    /// Those that the retry which is under way lets begin anew. Noted before their record changes; `rolledBackBefore`
+    /// has them once the retry is answered.
+    #[serde(default, skip_serializing_if = "crate::device::is_zero")]
+    pub rolled_back_anew: u32,
     /// Value of the retry annotation that was answered last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
@@ -192,6 +196,10 @@ pub struct Latch {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub stage: Option<String>,
+    /// `onHalt: Uninstall` does not follow from this halt: the order that halted says whom it asks before anything
+    /// is taken back (`approvalAbove`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub uninstalls_nothing: bool,
 }
 
 /// The rollback procedure.
@@ -333,6 +341,11 @@ pub enum StageState {
 }
 
 impl StageState {
+    /// Whether anything could begin in it: shares of the run are of the devices of such stages.
+    pub fn has_opened(self) -> bool {
+        !matches!(self, StageState::Pending | StageState::Gated)
+    }
+
     /// Whether later stages may go on.
     pub fn is_promoted(self) -> bool {
         matches!(self, StageState::Tail | StageState::Completed)

@@ -678,7 +678,11 @@ fn is_there(
     let said = answers(rollout, subject, asked, scene);
     let named = asked.decided.as_ref().map(|said| &said.uid);
     said.iter().all(|one| one.spec.decision == Some(Decided::Approve))
-        && said.iter().any(|one| one.metadata.uid.as_ref() == named && named.is_some())
+        && said.iter().any(|one| {
+            one.metadata.uid.as_ref() == named
+                && named.is_some()
+                && one.spec.expires_at.is_none_or(|expires| scene.now < expires)
+        })
 }
 
 /// Whether the answer that an asking relies on still counts, read anew. Where nobody can tell for a moment, what

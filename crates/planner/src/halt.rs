@@ -177,6 +177,7 @@ fn set(run: &Run<'_>, reason: Reason, message: String, scene: &Scene<'_>) -> Lat
         message: clip(&message, 1024),
         at: whole_seconds(scene.now),
         stage: current_stage(run).map(|position| run.stages[position].spec.name.clone()),
+        uninstalls_nothing: false,
     }
 }
 
@@ -207,6 +208,9 @@ pub(crate) fn asks_for_retry(run: &Run<'_>) -> bool {
 /// Answers a person's retry, once per stamp: the halt is lifted, what is not proven begins anew with
 /// fresh attempts, and every deadline and budget counts from now.
 fn retry(run: &mut Run<'_>, scene: &Scene<'_>) -> bool {
+    // What of an earlier beginning is not written yet, whatever became of the stamp.
+    let taken = taken_anew(run, scene);
+    order::assent::settle_taken(run, taken);
     let Some(stamp) = unanswered(run) else { return false };
     // A device in the middle of its rollback must come to an end first.
     let mut lines = run.stages.iter().flat_map(|stage| &stage.frozen).flat_map(|all| &all.lines);
@@ -218,8 +222,13 @@ fn retry(run: &mut Run<'_>, scene: &Scene<'_>) -> bool {
     if order::is_open(run, scene) || order::assent::stands_in_the_way(run) {
         return false;
     }
-    run.status.last_handled_retry = Some(stamp);
     run.gating = true;
+    let begins = run.status.aborted.is_none() && run.successor.is_none();
+    // What orders may take back without a second person does not begin anew.
+    if begins && !order::assent::note_taken(run, taken) {
+        return false;
+    }
+    run.status.last_handled_retry = Some(stamp);
     if run.status.aborted.is_some() {
         return true;
     }
@@ -234,6 +243,7 @@ fn retry(run: &mut Run<'_>, scene: &Scene<'_>) -> bool {
     }
     let halted = halted.and_then(|halt| halt.stage);
     (run.status.rollback, run.status.rollback_approval) = (None, None);
+    run.status.rolled_back_before += std::mem::take(&mut run.status.rolled_back_anew);
     let uid = run.uid().to_owned();
     for (stage, status) in run.stages.iter_mut().zip(&mut run.status.stages) {
         let Some(frozen) = &mut stage.frozen else { continue };
@@ -244,13 +254,7 @@ fn retry(run: &mut Run<'_>, scene: &Scene<'_>) -> bool {
             if is_late && (line.state == LineState::NotStarted || !tail::is_open(status)) {
                 continue;
             }
-            // An answer that is still there would be read again, as one to the new beginning. That of a damaged
-            // device is, until a person releases it.
-            let has_answer = scene.own_job(line, &uid).is_some_and(|job| job.may_have_begun());
-            if begins_anew(line) && !has_answer && scene.row(line).is_some() {
-                // What orders may take back without a second person does not begin anew.
-                let was_taken = u32::from(line.state == LineState::RolledBack);
-                run.status.rolled_back_before += was_taken;
+            if begins_anew(line, &uid, scene) {
                 reopens |= !is_late;
                 line.remember();
                 line.set(LineState::Pending, None, scene.now);
@@ -287,9 +291,23 @@ fn is_late(line: &Line) -> bool {
     matches!(line.state, LineState::NotStarted | LineState::Deferred | LineState::PoweredOff)
 }
 
+/// Devices from which the updates were taken back and that a retry lets begin anew.
+fn taken_anew(run: &Run<'_>, scene: &Scene<'_>) -> u32 {
+    let lines = run.stages.iter().flat_map(|stage| &stage.frozen).flat_map(|all| &all.lines);
+    let taken = lines.filter(|line| line.state == LineState::RolledBack);
+    taken.filter(|line| begins_anew(line, run.uid(), scene)).count() as u32
+}
+
 /// Whether a retry gives the device a new attempt. What fell silent or could not be rolled back keeps
 /// its job as a lock, and stays.
-fn begins_anew(line: &Line) -> bool {
+fn begins_anew(line: &Line, uid: &str, scene: &Scene<'_>) -> bool {
+    // An answer that is still there would be read again, as one to the new beginning. That of a damaged
+    // device is, until a person releases it.
+    let has_answer = scene.own_job(line, uid).is_some_and(|job| job.may_have_begun());
+    !has_answer && scene.row(line).is_some() && is_to_begin_anew(line)
+}
+
+fn is_to_begin_anew(line: &Line) -> bool {
     matches!(
         line.state,
         LineState::Failed

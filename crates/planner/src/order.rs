@@ -10,7 +10,7 @@ mod told;
 
 use jiff::Timestamp;
 use wardring_api::{
-    JobAction, LineState, PatchRollback, PatchRollbackSpec, PatchRollout, RollbackOrder,
+    JobAction, Latch, LineState, PatchRollback, PatchRollbackSpec, PatchRollout, RollbackOrder,
     RollbackPolicy, RollbackScope, RollbackStatus, conditions::whole_seconds, reasons::Reason,
 };
 
@@ -82,10 +82,11 @@ pub(crate) fn begin(run: &mut Run<'_>, scene: &Scene<'_>, lanes: &mut Lanes) -> 
     }
     // One that waits for a second person keeps no other one waiting.
     let next = || scene.orders.iter().copied().filter(|order| is_next(order, run));
-    let Some(order) = next().find(|order| !assent::waits(run, order)).or_else(|| next().next())
-    else {
-        return false;
-    };
+    let goes = |order: &&PatchRollback| !assent::waits(run, order);
+    let takes = |order: &&PatchRollback| !reached(run, &order.spec, scene).lines.is_empty();
+    // Nor does one that reaches nothing, and cannot end while something is wrong with the run.
+    let order = next().filter(goes).find(takes).or_else(|| next().find(goes));
+    let Some(order) = order.or_else(|| next().next()) else { return false };
     let waits = assent::waits(run, order);
     let name = order.metadata.name.clone().unwrap_or_default();
     let reached = reached(run, &order.spec, scene);
@@ -96,7 +97,11 @@ pub(crate) fn begin(run: &mut Run<'_>, scene: &Scene<'_>, lanes: &mut Lanes) -> 
     if run.status.halted.is_none() {
         let reason = one_line(&order.spec.reason);
         let message = format!("A person ordered the rollback (PatchRollback {name}): {reason}");
-        run.status.halted = Some(halt::latched(run, Reason::RollbackOrdered, &message, scene));
+        run.status.halted = Some(Latch {
+            // One that says whom it asks takes nothing back by way of its halt, whatever becomes of it.
+            uninstalls_nothing: order.spec.approval_above.is_some(),
+            ..halt::latched(run, Reason::RollbackOrdered, &message, scene)
+        });
         run.stop = halt::stop_of(run);
         run.emit(EventKind::Warning, Reason::RollbackOrdered, message);
         return true;

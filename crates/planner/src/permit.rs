@@ -392,7 +392,8 @@ fn second_person(
 /// Devices of the run, and those of them whose rollback has ended.
 fn counted(rollout: &PatchRollout) -> (usize, usize) {
     let stages = || rollout.status.iter().flat_map(|status| &status.stages);
-    let total: u32 = stages().map(|stage| stage.counts.total).sum();
+    let opened = stages().filter(|stage| stage.state.has_opened());
+    let total: u32 = opened.map(|stage| stage.counts.total).sum();
     let taken = |stage: &StageStatus| stage.counts.rolled_back + stage.counts.rollback_failed;
     (total as usize, stages().map(|stage| taken(stage) as usize).sum())
 }

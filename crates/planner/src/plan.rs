@@ -92,7 +92,8 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     }
     // What people ordered comes first, and takes effect whatever else is wrong.
     supersede::find(&mut runs);
-    for run in &mut runs {
+    // A retry waits for an order that asks.
+    for run in runs.iter_mut().filter(|run| halt::asks_for_retry(run)) {
         run.assents = order::assent::weigh(run, &scene);
     }
     let mut latched: Vec<Latched> = runs.iter_mut().map(|run| halt::latch(run, &scene)).collect();

@@ -281,12 +281,9 @@ fn is_failure_target(run: &Run<'_>, position: usize, line: &Line, scene: &Scene<
         LineState::Succeeded => is_in_scope(run, position),
         LineState::Granted => {
             let on_halt = run.rollout.spec.on_halt.installed_awaiting_reboot;
-            // What a person ordered says itself what it takes back, and whom it asks first.
             let halted = run.status.halted.as_ref();
-            let is_ordered =
-                halted.is_some_and(|halt| halt.reason == Reason::RollbackOrdered.as_str());
             on_halt == AwaitingRebootAction::Uninstall
-                && !is_ordered
+                && halted.is_none_or(|halt| !halt.uninstalls_nothing)
                 && is_held_installed(run, line, scene)
         }
         _ => false,

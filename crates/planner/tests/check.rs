@@ -64,6 +64,7 @@ fn latch() -> Option<Latch> {
         message: "x".to_owned(),
         at: support::start(),
         stage: None,
+        uninstalls_nothing: false,
     })
 }
 

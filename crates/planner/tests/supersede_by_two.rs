@@ -276,6 +276,7 @@ fn one_that_an_older_version_opened_and_that_ended_nobody_yet_waits_for_a_person
             message: "Too many failed.".to_owned(),
             at,
             stage: None,
+            uninstalls_nothing: false,
         });
         world.settle();
         assert!(world.status("november").aborted.is_none());

@@ -267,6 +267,13 @@ async fn written_orders(said: &'static str) -> Vec<(String, Value)> {
         rollout_uid: Some(format!("of-{uid}")),
         status: Box::new(PatchRollbackStatus::default()),
     };
+    let bar = |name: &str, rollout: &str| Action::CreateHold {
+        name: name.to_owned(),
+        rollout_uid: rollout.to_owned(),
+        spec: Box::new(
+            serde_json::from_value(json!({ "kbs": ["KB5068787"], "reason": "r" })).unwrap(),
+        ),
+    };
     let actions = vec![
         Action::ConfirmApproval(Box::new(used)),
         write("erp", "o-1"),
@@ -278,13 +285,8 @@ async fn written_orders(said: &'static str) -> Vec<(String, Value)> {
             rollout_uid: Some("u-1".to_owned()),
             status: Box::new(PatchRollbackStatus::default()),
         },
-        Action::CreateHold {
-            name: "bar".to_owned(),
-            rollout_uid: "u-1".to_owned(),
-            spec: Box::new(
-                serde_json::from_value(json!({ "kbs": ["KB5068787"], "reason": "r" })).unwrap(),
-            ),
-        },
+        bar("of-another", "u-2"),
+        bar("bar", "u-1"),
         // One that was made anew meanwhile is another order.
         write("other", "o-9"),
     ];
@@ -300,7 +302,7 @@ async fn the_status_of_an_order_relies_on_an_approval_that_stands_and_replaces_w
     let written = written_orders("Approve").await;
     let names: Vec<&str> =
         written.iter().map(|(path, _)| path.rsplit('/').nth(1).unwrap_or_default()).collect();
-    assert_eq!(names, ["erp", "other", "other", CLINIC], "{written:?}");
+    assert_eq!(names, ["erp", "other", "other", CLINIC, CLINIC], "{written:?}");
     for (path, body) in &written[..3] {
         assert!(path.ends_with("/status"), "{path}");
         // An older leader's write, or one that comes twice, meets a newer version and is refused.
@@ -312,6 +314,7 @@ async fn the_status_of_an_order_relies_on_an_approval_that_stands_and_replaces_w
     }
     // Somebody rejected it meanwhile: what relies on it is left out, and nothing else.
     let written = written_orders("Reject").await;
-    assert_eq!(written.len(), 1, "{written:?}");
+    assert_eq!(written.len(), 2, "{written:?}");
     assert!(written[0].0.contains("/other/"), "{written:?}");
+    assert_eq!(written[1].1["metadata"]["name"], "of-another", "{written:?}");
 }

@@ -4,7 +4,7 @@
 use wardring_api::{
     AwaitingRebootAction, Cap, Decided, FailureAction, GateState, JobAction, JobState, LineState,
     PatchRollback, PatchRollout, PatchRolloutStatus, RollbackPolicy, RollbackScope, SliceLine,
-    StageStatus, reasons::Reason,
+    StageStatus,
 };
 
 use super::Replay;
@@ -106,9 +106,8 @@ impl<'a> Replay<'a> {
             LineState::Succeeded => is_covered,
             LineState::Granted => {
                 let halted = status.halted.as_ref();
-                let by_order =
-                    halted.is_some_and(|halt| halt.reason == Reason::RollbackOrdered.as_str());
-                on_halt == AwaitingRebootAction::Uninstall && !by_order
+                on_halt == AwaitingRebootAction::Uninstall
+                    && halted.is_none_or(|halt| !halt.uninstalls_nothing)
             }
             _ => on_failure.action == FailureAction::Rollback || is_covered,
         };
@@ -240,9 +239,13 @@ impl<'a> Replay<'a> {
         is_meant: impl Fn(&SliceLine) -> bool,
     ) -> (usize, usize) {
         let (mut size, mut taken) = (0, 0);
-        for slice in status.stages.iter().filter_map(|stage| self.whole(uid, stage)).flatten() {
+        let stages = status.stages.iter();
+        let whole = stages.filter_map(|stage| Some((stage, self.whole(uid, stage)?)));
+        for (stage, slice) in
+            whole.flat_map(|(stage, all)| all.into_iter().map(move |one| (stage, one)))
+        {
             for index in 0..slice.lines.len() {
-                size += 1;
+                size += usize::from(stage.state.has_opened());
                 let Some(line) = self.line(&slice.name, index) else { continue };
                 taken += usize::from(is_meant(&line) || is_taken(&line));
             }

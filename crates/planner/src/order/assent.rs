@@ -48,24 +48,25 @@ pub(crate) fn weigh<'a>(run: &Run<'_>, scene: &Scene<'a>) -> Vec<Assent<'a>> {
 
 fn weighed<'a>(run: &Run<'_>, order: &'a PatchRollback, scene: &Scene<'a>) -> Option<Assent<'a>> {
     let cap = order.spec.approval_above?;
-    let (reach, size) = count(run, order, scene);
+    let (reach, size, is_empty) = count(run, order, scene);
     let share = cap.of(size);
     let approval = order.status.as_ref().and_then(|status| status.approval.clone());
-    let asks = approval.is_some() || reach > share;
+    let asks = approval.is_some() || (reach > share && !is_empty);
     let is_let = !asks || approvals::order_is_let(run, order, reach, scene);
     Some(Assent { order, reach, share, size, asks, is_let, approval })
 }
 
 /// Devices from which the updates are, were or are to be taken back once the order is carried out, and devices
-/// of the run. What was taken back before counts, by whatever: many small orders are one large one.
-fn count(run: &Run<'_>, order: &PatchRollback, scene: &Scene<'_>) -> (usize, usize) {
+/// of the run; and whether it would take back nothing. What was taken back before counts, by whatever: many small
+/// orders are one large one.
+fn count(run: &Run<'_>, order: &PatchRollback, scene: &Scene<'_>) -> (usize, usize, bool) {
     let begun = run.status.rollback.as_ref().and_then(|all| all.order.as_ref());
     let has_begun = begun.is_some_and(|begun| begun.uid == uid(order));
     let (taken, size) = taken_of(run, |line| has_begun && line.ordered);
     // A retry makes nothing of what was taken back undone.
     let taken = taken + run.status.rolled_back_before as usize;
     let reached = if has_begun { 0 } else { reached(run, &order.spec, scene).lines.len() };
-    (reached + taken, size)
+    (reached + taken, size, !has_begun && reached == 0)
 }
 
 /// Devices of the run from which the updates are, or were, taken back, with those that are meant; and devices of
@@ -75,7 +76,7 @@ pub(crate) fn taken_of(run: &Run<'_>, is_meant: impl Fn(&Line) -> bool) -> (usiz
     for (stage, status) in run.stages.iter().zip(&run.status.stages) {
         match &stage.frozen {
             Some(frozen) => {
-                size += frozen.lines.len();
+                size += if status.state.has_opened() { frozen.lines.len() } else { 0 };
                 let lines = frozen.lines.iter();
                 taken += lines.filter(|line| is_taken(line) || is_meant(line)).count();
             }
@@ -84,6 +85,22 @@ pub(crate) fn taken_of(run: &Run<'_>, is_meant: impl Fn(&Line) -> bool) -> (usiz
         }
     }
     (taken, size)
+}
+
+/// Notes how many devices a retry lets begin anew that were taken back, and says whether that is durable. Their lines
+/// and the rollout's status are written one after the other: without the note a process that dies between the two, or
+/// a person who edits the rollout then, would make the next order smaller than it is.
+pub(crate) fn note_taken(run: &mut Run<'_>, taken: u32) -> bool {
+    run.status.rolled_back_anew = taken;
+    taken <= run.before.rolled_back_anew
+}
+
+/// Counts what was noted and is taken back no more: its lines were written, and the status that says so was not.
+/// `taken` devices are still to begin anew.
+pub(crate) fn settle_taken(run: &mut Run<'_>, taken: u32) {
+    let begun = run.before.rolled_back_anew.saturating_sub(taken);
+    run.status.rolled_back_before += begun;
+    run.status.rolled_back_anew -= begun;
 }
 
 /// What the run knows of the order, where that has an `approvalAbove`.

@@ -27,6 +27,8 @@ pub struct RollbackPreview {
     pub devices: Vec<(String, String)>,
     /// Devices of the rollout from which its updates were taken back already, or are.
     pub taken: usize,
+    /// Devices from which they were taken back and that a retry let begin anew; `approvalAbove` counts them, too.
+    pub before: usize,
     /// Devices of the stages of the rollout that have opened.
     pub size: usize,
     /// Devices that a group of theirs keeps from it.
@@ -56,6 +58,7 @@ pub fn preview_rollback(snapshot: &Snapshot, spec: &PatchRollbackSpec) -> Option
         forbidden: reached.forbidden,
         beyond: reached.beyond,
         taken,
+        before: run.status.rolled_back_before as usize,
         size,
     })
 }

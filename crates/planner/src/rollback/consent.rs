@@ -48,7 +48,9 @@ impl Consent {
         let Some(cap) = run.rollout.spec.on_failure.approval_above else {
             return Consent { is_counted: true, ..Consent::default() };
         };
-        let size = run.stages.iter().flat_map(|all| &all.frozen).map(|all| all.lines.len()).sum();
+        let stages = run.stages.iter().zip(&run.status.stages);
+        let opened = stages.filter(|(_, status)| status.state.has_opened());
+        let size = opened.flat_map(|(all, _)| &all.frozen).map(|all| all.lines.len()).sum();
         let share = cap.of(size);
         let mut all = Consent { share: Some(share), is_counted: true, ..Consent::default() };
         let (mut targets, mut asking, mut at_work, mut broken) = (0, 0, 0, Vec::new());

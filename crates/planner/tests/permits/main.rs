@@ -51,6 +51,7 @@ fn latch() -> Option<Latch> {
         message: "2 of 20 devices failed.".to_owned(),
         at: at("2026-11-20T22:00:00Z"),
         stage: None,
+        uninstalls_nothing: false,
     })
 }
 

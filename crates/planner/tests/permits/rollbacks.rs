@@ -134,7 +134,10 @@ fn automatic(taken: u32) -> Desk {
             serde_yaml::from_str("{action: Rollback, approvalAbove: 10%}").unwrap();
         let status = rollout.status.as_mut().unwrap();
         status.plan_hash = Some("v1:0".to_owned());
-        status.stages.push(wardring_api::StageStatus::default());
+        status.stages.push(wardring_api::StageStatus {
+            state: wardring_api::StageState::Open,
+            ..wardring_api::StageStatus::default()
+        });
         let stage = status.stages.last_mut().unwrap();
         (stage.counts.total, stage.counts.rolled_back) = (20, taken);
     })
@@ -244,7 +247,10 @@ fn asking(rolled_back: u32) -> Desk {
         order.spec.approval_above = Some(wardring_api::Cap::Count(2));
         order.spec.authors = vec!["alice".to_owned()];
         let status = desk.rollout().status.as_mut().unwrap();
-        status.stages.push(wardring_api::StageStatus::default());
+        status.stages.push(wardring_api::StageStatus {
+            state: wardring_api::StageState::Open,
+            ..wardring_api::StageStatus::default()
+        });
         let stage = status.stages.last_mut().unwrap();
         (stage.counts.total, stage.counts.rolled_back) = (8, rolled_back);
     })

@@ -1,11 +1,11 @@
 //! People who approve and reject, under their own names, through the plugin and the policies of the chart.
 
 use anyhow::{Context, Result};
-use kube::api::DeleteParams;
+use kube::api::{DeleteParams, ListParams};
 use serde_json::json;
 use wardring_api::{
-    ApprovalPhase, LineState, PatchApproval, PatchRollout, RolloutPhase, StageState,
-    approval_policy,
+    ApprovalPhase, LineState, PatchApproval, PatchRollback, PatchRollout, RollbackPhase,
+    RolloutPhase, StageState, UpdateHold, approval_policy,
 };
 use wardring_e2e::Installation;
 use wardring_harness::wait_until_ok;
@@ -223,5 +223,70 @@ async fn healthy_devices_are_taken_back_by_the_word_of_somebody_else_only() -> R
     }
     let why = phase(&place, &asked.request, ApprovalPhase::Used).await?;
     assert!(why.contains("bob approved taking the updates back from up to 3 devices"), "{why}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_order_beyond_its_share_takes_back_by_the_word_of_somebody_else_only() -> Result<()> {
+    let installation = install("ordered", &CONTROLLER).await?;
+    let plan = Plan::default().group("test", 1, &world()).group("production", 2, &world());
+    let (place, fleet) = Place::open(&installation, "ordered", &plan).await?;
+    let stages = [stage("test"), stage("production")];
+    write(&installation, &place, rollout(&stages, json!({ "authors": ["alice"] }))).await?;
+    place.until_phase(RolloutPhase::Completed).await?;
+
+    let tenant = installation.tenant_in("ordered");
+    let order = ["--as", "alice", "rollback", ROLLOUT, "--order-name", "erp-down"];
+    let whom = ["--group", "production", "--max-concurrency", "2", "--approval-above", "1"];
+    let why = ["--reason", "the ERP does not answer"];
+    tenant.plugin(&[&order[..], &whom, &why].concat()).await?;
+    let asked = place
+        .until::<PatchRollback>(LONG, "erp-down", "to ask", |order| {
+            let known = order.status.as_ref().and_then(|status| status.approval.as_ref());
+            known.is_some_and(|known| !known.asked.hash.is_empty())
+        })
+        .await?;
+    let asked = asked.status.and_then(|status| status.approval).context("it asks")?.asked;
+    wait_until_ok(LONG, "the request to appear", async || {
+        let found = place.api::<PatchApproval>().get_opt(&asked.request).await;
+        found.map_err(|error| error.to_string())?.ok_or("no object yet".to_owned())
+    })
+    .await?;
+
+    // Whoever wrote it cannot help it on, and nothing of it begins meanwhile.
+    let word = |user, hash| {
+        let which = ["--as", user, "approve", ROLLOUT, "--order", "erp-down"];
+        [&which[..], &["--reason", "INC-4712", "--hash", hash]].concat()
+    };
+    let refusal = tenant.plugin(&word("alice", &asked.hash)).await.unwrap_err();
+    assert!(format!("{refusal:#}").contains("may not approve it"), "{refusal:#}");
+    let look = ["--as", "bob", "approve", ROLLOUT, "--reason", "INC-4712", "--dry-run"];
+    let shown = tenant.plugin(&look).await?;
+    let devices = "production-1 (stage production)";
+    for part in ["up to 2 devices", devices, "Written by alice", &asked.hash] {
+        assert!(shown.contains(part), "no {part} in {shown}");
+    }
+    for (device, line) in place.lines().await? {
+        assert_eq!((line.state, line.ordered), (LineState::Succeeded, false), "{device}");
+    }
+    let holds = place.api::<UpdateHold>();
+    assert!(holds.list(&ListParams::default()).await?.items.is_empty());
+
+    tenant.plugin(&word("bob", &asked.hash)).await?;
+    let ended = place
+        .until::<PatchRollback>(LONG, "erp-down", "to end", |order| {
+            order.status.as_ref().is_some_and(|status| status.completed_at.is_some())
+        })
+        .await?;
+    let status = ended.status.context("it has ended")?;
+    assert_eq!(status.phase, Some(RollbackPhase::Completed), "{status:?}");
+    for (device, line) in place.lines().await? {
+        let is_reached = device.contains("production");
+        let state = if is_reached { LineState::RolledBack } else { LineState::Succeeded };
+        assert_eq!(line.state, state, "{device}");
+        assert_eq!(count(&fleet, &device, "uninstall")?, usize::from(is_reached), "{device}");
+    }
+    let why = phase(&place, &asked.request, ApprovalPhase::Used).await?;
+    assert!(why.contains("bob approved PatchRollback erp-down for up to 2 devices"), "{why}");
     Ok(())
 }

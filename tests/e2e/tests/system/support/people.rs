@@ -1,4 +1,5 @@
-//! People with rights of their own: alice writes rollouts, bob and carol may approve what she wrote.
+//! People with rights of their own: alice writes rollouts and takes them back, bob and carol may approve what she
+//! wrote.
 
 use anyhow::Result;
 use jiff::Timestamp;
@@ -14,7 +15,7 @@ use wardring_harness::wait_until_ok;
 
 use super::{LONG, Place, SHORT};
 
-/// alice writes rollouts, bob and carol may approve.
+/// alice writes rollouts and takes them back, bob and carol may approve.
 async fn people(installation: &Installation, place: &Place) -> Result<()> {
     let bind = |name: &str, role: &str, user: &str| {
         json!({
@@ -29,6 +30,7 @@ async fn people(installation: &Installation, place: &Place) -> Result<()> {
           "metadata": { "name": "writes-rollouts" },
           "rules": [{ "apiGroups": ["wardring.dev"], "resources": ["patchrollouts"], "verbs": ["*"] }] },
         bind("alice-writes", "writes-rollouts", "alice"),
+        bind("alice-takes-back", "wardring-rollback", "alice"),
         bind("alice-approves", "wardring-approve", "alice"),
         bind("bob-approves", "wardring-approve", "bob"),
         bind("carol-approves", "wardring-approve", "carol"),
