@@ -86,8 +86,8 @@ pub struct PatchRolloutStatus {
     /// retries. `approvalAbove` of a PatchRollback counts them.
     #[serde(default, skip_serializing_if = "crate::device::is_zero")]
     pub rolled_back_before: u32,
-    /// Those that the retry which is under way lets begin anew. Noted before their record changes; `rolledBackBefore`
-    /// has them once the retry is answered.
+    /// Devices that are taken back while a retry is under way, which may let them begin anew. Noted before their
+    /// record changes; `rolledBackBefore` has those that did once the retry is answered.
     #[serde(default, skip_serializing_if = "crate::device::is_zero")]
     pub rolled_back_anew: u32,
     /// Value of the retry annotation that was answered last.

@@ -209,9 +209,13 @@ pub(crate) fn asks_for_retry(run: &Run<'_>) -> bool {
 /// fresh attempts, and every deadline and budget counts from now.
 fn retry(run: &mut Run<'_>, scene: &Scene<'_>) -> bool {
     // What of an earlier beginning is not written yet, whatever became of the stamp.
-    let taken = taken_anew(run, scene);
+    let taken = taken_back(run);
     order::assent::settle_taken(run, taken);
     let Some(stamp) = unanswered(run) else { return false };
+    // Nothing is decided of any device before that is over, and the answer is about all of them.
+    if scene.guard.is_some() {
+        return false;
+    }
     // A device in the middle of its rollback must come to an end first.
     let mut lines = run.stages.iter().flat_map(|stage| &stage.frozen).flat_map(|all| &all.lines);
     if lines.any(|line| line.state == LineState::Granted && line.action == JobAction::Rollback) {
@@ -243,7 +247,7 @@ fn retry(run: &mut Run<'_>, scene: &Scene<'_>) -> bool {
     }
     let halted = halted.and_then(|halt| halt.stage);
     (run.status.rollback, run.status.rollback_approval) = (None, None);
-    run.status.rolled_back_before += std::mem::take(&mut run.status.rolled_back_anew);
+    run.status.rolled_back_anew = 0;
     let uid = run.uid().to_owned();
     for (stage, status) in run.stages.iter_mut().zip(&mut run.status.stages) {
         let Some(frozen) = &mut stage.frozen else { continue };
@@ -256,6 +260,7 @@ fn retry(run: &mut Run<'_>, scene: &Scene<'_>) -> bool {
             }
             if begins_anew(line, &uid, scene) {
                 reopens |= !is_late;
+                run.status.rolled_back_before += u32::from(line.state == LineState::RolledBack);
                 line.remember();
                 line.set(LineState::Pending, None, scene.now);
                 (line.action, line.tries) = (JobAction::Install, 0);
@@ -291,11 +296,11 @@ fn is_late(line: &Line) -> bool {
     matches!(line.state, LineState::NotStarted | LineState::Deferred | LineState::PoweredOff)
 }
 
-/// Devices from which the updates were taken back and that a retry lets begin anew.
-fn taken_anew(run: &Run<'_>, scene: &Scene<'_>) -> u32 {
+/// Devices from which the updates were taken back: a retry lets no more of them begin anew. Whether one of them
+/// would at this moment is not asked, because that changes between a retry that was cut and the look after it.
+fn taken_back(run: &Run<'_>) -> u32 {
     let lines = run.stages.iter().flat_map(|stage| &stage.frozen).flat_map(|all| &all.lines);
-    let taken = lines.filter(|line| line.state == LineState::RolledBack);
-    taken.filter(|line| begins_anew(line, run.uid(), scene)).count() as u32
+    lines.filter(|line| line.state == LineState::RolledBack).count() as u32
 }
 
 /// Whether a retry gives the device a new attempt. What fell silent or could not be rolled back keeps

@@ -87,7 +87,7 @@ pub(crate) fn taken_of(run: &Run<'_>, is_meant: impl Fn(&Line) -> bool) -> (usiz
     (taken, size)
 }
 
-/// Notes how many devices a retry lets begin anew that were taken back, and says whether that is durable. Their lines
+/// Notes how many devices were taken back, which a retry may let begin anew, and says whether that is durable. Their lines
 /// and the rollout's status are written one after the other: without the note a process that dies between the two, or
 /// a person who edits the rollout then, would make the next order smaller than it is.
 pub(crate) fn note_taken(run: &mut Run<'_>, taken: u32) -> bool {
@@ -96,7 +96,7 @@ pub(crate) fn note_taken(run: &mut Run<'_>, taken: u32) -> bool {
 }
 
 /// Counts what was noted and is taken back no more: its lines were written, and the status that says so was not.
-/// `taken` devices are still to begin anew.
+/// `taken` devices are taken back still.
 pub(crate) fn settle_taken(run: &mut Run<'_>, taken: u32) {
     let begun = run.before.rolled_back_anew.saturating_sub(taken);
     run.status.rolled_back_before += begun;
