@@ -123,6 +123,7 @@ fn idle() -> State {
             boot_id: "boot-1".to_owned(),
             at: Timestamp::UNIX_EPOCH,
             kind: BootKind::Foreign,
+            off: None,
         },
         build: "20348.2700".to_owned(),
         roles: Vec::new(),

@@ -51,7 +51,7 @@ impl Machine for Hanging {
         None
     }
     fn boot(&self) -> RunningBoot {
-        RunningBoot { id: "boot".to_owned(), kind: BootKind::Unknown, uptime_ms: 0 }
+        RunningBoot { id: "boot".to_owned(), kind: BootKind::Unknown, off: None, uptime_ms: 0 }
     }
     fn build(&self) -> String {
         "20348.2700".to_owned()

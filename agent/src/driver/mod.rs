@@ -30,7 +30,7 @@ use crate::journal::{Journal, Loaded, Saved};
 use crate::milestone::{self, Milestone};
 use crate::pause;
 use crate::platform::{Platform, wall_clock};
-use crate::state::{self, Answer, BootRecord, Effect, Event, Look, Now, Start};
+use crate::state::{self, Answer, Effect, Event, Look, Now, Start};
 
 /// How often a device with a job is looked at for an administrator's pause; an idle one begins nothing, and
 /// is looked at with each answer of a gateway.
@@ -191,7 +191,7 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
         self.take(Event::Started(Box::new(Start {
             run: self.id.clone(),
             me: identity.me.clone(),
-            boot: BootRecord { boot_id: boot.id, at: wall_clock(), kind: boot.kind },
+            boot: boot.record(),
             build: self.agent.platform.build(),
             lost,
             refuses: self.agent.platform.refuses().map(str::to_owned),

@@ -14,7 +14,7 @@ use crate::driver::{Agent, RunEnd};
 use crate::identity::{Credentials, Identity};
 use crate::journal::{Durability, Journal, Loaded, Saved, WriteError};
 use crate::platform::{Platform, wall_clock};
-use crate::state::{self, BootRecord, Event, Me, Now, Start, Unexpected};
+use crate::state::{self, Event, Me, Now, Start, Unexpected};
 
 /// Nobody answers a poll, so there is no hurry with the next one.
 const POLL_WAIT_S: u64 = 300;
@@ -125,7 +125,7 @@ fn begin(
     let start = Start {
         run: chance::id(),
         me: me.clone(),
-        boot: BootRecord { boot_id: boot.id, at: wall_clock(), kind: boot.kind },
+        boot: boot.record(),
         build: platform.build(),
         lost: false,
         refuses: platform.refuses().map(str::to_owned),

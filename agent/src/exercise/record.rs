@@ -17,7 +17,7 @@ use crate::state::{BootRecord, Me};
 
 const FILE: &str = "exercise.json";
 /// An exercise is over within a night, whatever hangs.
-const BEGINS_WITHIN: SignedDuration = SignedDuration::from_hours(4);
+pub(super) const BEGINS_WITHIN: SignedDuration = SignedDuration::from_hours(4);
 const ENDS_WITHIN: SignedDuration = SignedDuration::from_hours(24);
 /// A service that runs on every Windows: it shows that health is read at all. Not one that ours needs, which
 /// would end with it.

@@ -192,6 +192,7 @@ mod tests {
             boot_id: "b".to_owned(),
             at: Timestamp::UNIX_EPOCH,
             kind: *kind,
+            off: None,
         };
         let outcome = OutcomePayload {
             version: PAYLOAD_VERSION,

@@ -5,10 +5,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use jiff::SignedDuration;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use wardring_seal::{OutcomeResult, UpdateKind, UpdateTarget};
 
+use super::record::BEGINS_WITHIN;
 use super::{Chosen, Paused, Record, Restarts, Wish, conduct};
 use crate::journal::{Durability, Journal, Loaded};
 use crate::platform::scripted::{Scripted, World};
@@ -25,11 +27,17 @@ struct Rig {
 
 impl Rig {
     fn new(effects: Value, restarts: Restarts) -> Rig {
+        Rig::switched_off(effects, restarts, Value::Null)
+    }
+
+    /// One that somebody switches off in the middle.
+    fn switched_off(effects: Value, restarts: Restarts, switched_off: Value) -> Rig {
         let folder = tempfile::tempdir().unwrap();
         let world: World = serde_json::from_value(json!({
             "product": "Windows Server 2022", "build": "20348.2700", "rebootMs": 20,
             "services": {"RpcSs": "Running", "EventLog": "Running"},
             "updates": [{"kb": KB, "targetBuild": "20348.2762", "installMs": 10, "effects": effects}],
+            "switchedOff": switched_off,
         }))
         .unwrap();
         let device = Scripted::open("exercise", Arc::new(world), folder.path()).unwrap();
@@ -104,6 +112,32 @@ async fn what_windows_takes_back_by_itself_is_told_and_nothing_of_it_stays() {
     assert_eq!(install, Some(OutcomeResult::RevertedByWindows));
     assert_eq!(rig.device.build(), "20348.2700");
     assert!(!has_job(rig.folder.path()));
+}
+
+#[tokio::test]
+async fn a_device_that_is_off_until_it_is_too_late_says_that_and_from_when_to_when() {
+    let off = json!({"after": "Download", "forMs": 3_000});
+    let mut rig = Rig::switched_off(json!({}), Restarts::Allowed, off);
+    // The last moment to begin comes while it is off.
+    rig.record.begun_at = wall_clock() - BEGINS_WITHIN + SignedDuration::from_millis(1_500);
+    assert_eq!(rig.finish().await, 1);
+    let install = rig.record.install.clone().unwrap();
+    let outcome = install.outcome.unwrap();
+    let end = (outcome.result, outcome.reason.as_deref(), outcome.started);
+    assert_eq!(end, (OutcomeResult::PoweredOff, Some("PoweredOff"), false));
+    let off = install.boots[0].off.unwrap();
+    let told = format!("switched off from {} to {}", off.since, off.until);
+    assert!(outcome.message.contains(&told), "{}", outcome.message);
+    assert_eq!((rig.device.build().as_str(), rig.record.removal), ("20348.2700", None));
+}
+
+#[tokio::test]
+async fn the_start_after_it_was_switched_off_is_the_restart_that_was_due() {
+    let off = json!({"after": "Install", "forMs": 50});
+    let mut rig = Rig::switched_off(json!({}), Restarts::Allowed, off);
+    rig.finish().await;
+    let install = rig.record.install.unwrap().outcome.unwrap();
+    assert_eq!((install.result, install.reboots), (OutcomeResult::Succeeded, 0));
 }
 
 #[tokio::test]

@@ -18,8 +18,8 @@ use wardring_protocol::{Facts, StartupFact};
 use wardring_seal::{ActiveHours, Hook, JobKey, Probe, UpdateSource, UpdateTarget};
 
 use crate::state::{
-    BootKind, DownloadFailure, Inspection, InstallFound, ProbeSample, ServiceSample, Startup,
-    Surroundings, Witness,
+    BootKind, BootRecord, DownloadFailure, Inspection, InstallFound, Off, ProbeSample,
+    ServiceSample, Startup, Surroundings, Witness,
 };
 
 /// The running boot, as the platform knows it.
@@ -29,8 +29,17 @@ pub struct RunningBoot {
     pub id: String,
     /// Why it came, if that can be told.
     pub kind: BootKind,
+    /// How long it had been off before, where somebody had switched it off.
+    pub off: Option<Off>,
     /// Milliseconds since it came.
     pub uptime_ms: u64,
+}
+
+impl RunningBoot {
+    /// The same for the journal, seen now.
+    pub fn record(self) -> BootRecord {
+        BootRecord { boot_id: self.id, at: wall_clock(), kind: self.kind, off: self.off }
+    }
 }
 
 /// The device as a whole.

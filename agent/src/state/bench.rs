@@ -79,6 +79,8 @@ pub(super) struct Bench {
     pub mono_ms: u64,
     pub boot: u32,
     pub boot_kind: BootKind,
+    /// How long it had been off before this boot.
+    pub off: Option<Off>,
     pub updates: BTreeMap<String, Script>,
     pub service: ServiceState,
     /// Services that no job names.
@@ -224,6 +226,7 @@ impl Bench {
             mono_ms: 0,
             boot: 1,
             boot_kind: BootKind::Foreign,
+            off: None,
             updates: BTreeMap::from([("KB1".to_owned(), Script::default())]),
             service: ServiceState::Running,
             others: BTreeMap::new(),
@@ -378,6 +381,7 @@ impl Bench {
             boot_id: format!("boot-{}", self.boot),
             at: self.wall,
             kind: self.boot_kind,
+            off: self.off,
         };
         let (run, build) = (format!("run-{}", self.state.turn), self.build());
         let (roles, refuses) = (self.roles.clone(), None);

@@ -54,6 +54,44 @@ pub struct BootRecord {
     pub at: Timestamp,
     /// Why.
     pub kind: BootKind,
+    /// How long it had been off before, where somebody had switched it off. No layout of its own: without it
+    /// an agent says of a job that it was not done in time, and does nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub off: Option<Off>,
+}
+
+/// A time in which a device was off, because somebody had shut it down cleanly, in whole seconds by the
+/// device's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Off {
+    /// Its end of work.
+    pub since: Timestamp,
+    /// Its next start.
+    pub until: Timestamp,
+}
+
+impl Off {
+    /// A shorter time may be a restart that took long: firmware that tests its memory, a start that waits at a
+    /// prompt for a moment, Windows that is at work on updates outside of any boot that logs.
+    const SHORTEST: SignedDuration = SignedDuration::from_mins(30);
+    /// A longer time is rather a clock that was set.
+    const LONGEST: SignedDuration = SignedDuration::from_hours(366 * 24);
+
+    /// The time between the end of one boot and the beginning of the next, where it says that the device was
+    /// off. A clock that was set back in between says nothing.
+    pub fn between(end: Timestamp, begin: Timestamp) -> Option<Off> {
+        let whole = |at: Timestamp| Timestamp::from_second(at.as_second()).unwrap_or(at);
+        let span = begin.duration_since(end);
+        (Off::SHORTEST..=Off::LONGEST)
+            .contains(&span)
+            .then(|| Off { since: whole(end), until: whole(begin) })
+    }
+
+    /// Whether this moment passed meanwhile.
+    pub fn covers(&self, moment: Timestamp) -> bool {
+        (self.since..=self.until).contains(&moment)
+    }
 }
 
 impl BootRecord {
@@ -124,6 +162,7 @@ mod tests {
                 boot_id: format!("boot-{minute}"),
                 at: at(*minute),
                 kind: *kind,
+                off: None,
             })
             .collect()
     }
@@ -186,5 +225,20 @@ mod tests {
         assert!(is_strike(crash, false) && is_strike(BootKind::Dirty, false));
         assert!(is_strike(BootKind::Unknown, true) && !is_strike(BootKind::Unknown, false));
         assert!(!is_strike(expected, true) && !is_strike(BootKind::Foreign, true));
+    }
+
+    #[test]
+    fn only_a_long_time_that_no_clock_made_up_is_one_in_which_it_was_off() {
+        let at = |minutes: i64| Timestamp::from_second(1_790_000_000 + minutes * 60).unwrap();
+        for minutes in [-600, 0, 29, 366 * 24 * 60 + 1] {
+            assert_eq!(Off::between(at(0), at(minutes)), None, "{minutes} minutes");
+        }
+        for minutes in [30, 366 * 24 * 60] {
+            let off = Off { since: at(0), until: at(minutes) };
+            assert_eq!(Off::between(at(0), at(minutes)), Some(off), "{minutes} minutes");
+        }
+        let night = Off::between(at(0), at(600)).unwrap();
+        assert!(night.covers(at(0)) && night.covers(at(300)) && night.covers(at(600)));
+        assert!(!night.covers(at(-1)) && !night.covers(at(601)));
     }
 }

@@ -124,7 +124,10 @@ pub(super) fn permit_answered(
             mv.pause(&mut job, after_ms);
             Some(job)
         }
-        Permitted::TooLate(message) if !job.begun() => mv.finish(job, permits::too_late(message)),
+        Permitted::TooLate(message) if !job.begun() => {
+            let end = permits::told_too_late(&job, message);
+            mv.finish(job, end)
+        }
         Permitted::TooLate(message) => {
             skip_the_rest(&mut job, "StartByPassed", &message);
             wrap_up(mv, job)

@@ -16,6 +16,7 @@ mod health;
 mod hooks;
 mod install;
 mod job;
+mod off;
 mod pause;
 mod permits;
 mod preflight;
@@ -31,7 +32,7 @@ mod wake;
 mod watch;
 
 pub use autonomous::OwnRollback;
-pub use boots::{BootKind, BootRecord};
+pub use boots::{BootKind, BootRecord, Off};
 pub use contact::{Contact, Witness};
 pub use event::{
     Answer, Ask, DownloadFailure, Effect, Event, Inspection, InstallFound, Reversible,
@@ -383,6 +384,8 @@ mod contact_stories;
 mod layout;
 #[cfg(test)]
 mod milestones;
+#[cfg(test)]
+mod off_stories;
 #[cfg(test)]
 mod pause_stories;
 #[cfg(test)]

@@ -5,7 +5,7 @@
 use wardring_seal::OutcomeResult;
 
 use super::end::End;
-use super::{Awaits, Effect, JobRun, Move, Phase, wake};
+use super::{Awaits, Effect, JobRun, Move, Phase, off, wake};
 use crate::pause::Pause;
 
 /// Pause between two looks whether it is over. The end of the job's time is noticed at them, too.
@@ -71,7 +71,12 @@ pub(super) fn too_late(job: &JobRun) -> End {
                         could go on";
         return End::failed(job, "Paused", sentence);
     }
-    End::failed(job, "FinishByPassed", "the job was not done by the end of its time")
+    let sentence = "the job was not done by the end of its time";
+    let sentence = match off::over(job, job.payload.finish_by) {
+        Some(off) => format!("{sentence}: {off}"),
+        None => sentence.to_owned(),
+    };
+    End::failed(job, "FinishByPassed", sentence)
 }
 
 /// The end of a job that may not begin.

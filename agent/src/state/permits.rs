@@ -5,7 +5,7 @@ use wardring_protocol::{Mode, PERMIT_LIFE_MS, PermitAnswer, Step};
 use wardring_seal::OutcomeResult;
 
 use super::end::End;
-use super::{Ask, JobRun, Move, accept, autonomous, contact, pause};
+use super::{Ask, JobRun, Move, accept, autonomous, contact, off, pause};
 
 /// First and longest pause after no gateway could be reached; the driver tried all of them before it
 /// said so. It doubles: an outage of hours must not fill the log and wear the disk.
@@ -105,6 +105,9 @@ pub(super) fn barred(mv: &Move, job: &JobRun) -> Option<End> {
         return Some(pause::paused(pause));
     }
     if !job.begun() && mv.now.wall > payload.start_by {
+        if let Some(end) = off::missed(job) {
+            return Some(end);
+        }
         let late = mv.now.wall.duration_since(payload.start_by);
         return Some(too_late(format!(
             "by this device's clock the last moment to begin passed {} ago",
@@ -120,8 +123,13 @@ pub(super) fn barred(mv: &Move, job: &JobRun) -> Option<End> {
     (mv.now.wall > payload.finish_by && job.own_rollback.is_none()).then(|| pause::too_late(job))
 }
 
+/// The end of a job that could not begin in time, by a gateway's clock.
+pub(super) fn told_too_late(job: &JobRun, message: String) -> End {
+    off::missed(job).unwrap_or_else(|| too_late(message))
+}
+
 /// The end of a job that could not begin in time.
-pub(super) fn too_late(message: String) -> End {
+fn too_late(message: String) -> End {
     End::because(OutcomeResult::NotStarted, "StartByPassed", message)
 }
 

@@ -1,6 +1,8 @@
 //! What must hold whatever happens: random updates, answers that are lost, doubled or late, agents
 //! that die right after a journal write, restarts by anybody, refused permits and clocks that jump.
 
+use std::collections::BTreeMap;
+
 use jiff::SignedDuration;
 use proptest::prelude::*;
 use wardring_seal::{
@@ -34,6 +36,10 @@ enum Happens {
     },
     /// Windows restarts without our order.
     Boot(BootKind),
+    /// Somebody switches it off and on again, so many hours later.
+    SwitchOff {
+        hours: i64,
+    },
     /// The next permits are answered like this.
     Refuse {
         times: usize,
@@ -78,6 +84,7 @@ fn happens() -> impl Strategy<Value = Happens> {
             Just(BootKind::Unknown), Just(BootKind::Expected),
         ]
         .prop_map(Happens::Boot),
+        1 => (0..40_i64).prop_map(|hours| Happens::SwitchOff { hours }),
         2 => (1..4_usize, any::<bool>()).prop_map(|(times, ends)| Happens::Refuse { times, ends }),
         1 => Just(Happens::NoGateway),
         2 => (any::<bool>(), any::<bool>())
@@ -207,6 +214,9 @@ struct Watched {
     /// The service did not run before anything happened.
     was_stopped: bool,
     baseline: Option<(JobKey, Baseline)>,
+    /// The boots of each job, by number: their kind, and whether the device had been switched off before.
+    /// The first is the one in which it was accepted.
+    boots: BTreeMap<JobKey, BTreeMap<u32, (BootKind, bool)>>,
 }
 
 impl Watched {
@@ -215,7 +225,11 @@ impl Watched {
         current.preflight.reboot_first = reboot_first;
         bench.take(Event::Offered(Box::new(current.clone())));
         let was_stopped = bench.service == ServiceState::Stopped;
-        Watched { bench, sequence: 1, current, reboot_first, was_stopped, baseline: None }
+        let (baseline, boots) = (None, BTreeMap::new());
+        let mut watched =
+            Watched { bench, sequence: 1, current, reboot_first, was_stopped, baseline, boots };
+        watched.check();
+        watched
     }
 
     fn happens(&mut self, what: Happens) {
@@ -254,6 +268,7 @@ impl Watched {
                 bench.start(false);
             }
             Happens::Boot(kind) => bench.boot_now(kind),
+            Happens::SwitchOff { hours } => bench.switch_off(hours),
             Happens::Refuse { times, ends } => {
                 let answer = if ends { ended() } else { refused("RolloutStopped", 1_000) };
                 bench.permits.extend(std::iter::repeat_n(answer, times));
@@ -297,6 +312,10 @@ impl Watched {
 
     fn check(&mut self) {
         let bench = &self.bench;
+        if let Some(job) = &bench.state.job {
+            let boots = self.boots.entry(job.payload.key.clone()).or_default();
+            boots.insert(bench.boot, (bench.boot_kind, bench.off.is_some()));
+        }
         for (install, times) in &bench.installs {
             assert!(*times <= 1, "{install:?} was begun {times} times");
         }
@@ -355,6 +374,9 @@ impl Watched {
         if outcome.result == OutcomeResult::NotStarted {
             assert!(!is_begun && !outcome.started, "begun, and called not started: {outcome:?}");
         }
+        if outcome.result == OutcomeResult::PoweredOff {
+            self.check_switched_off(outcome);
+        }
         if outcome.key.action == Action::Install && is_begun {
             assert!(outcome.started, "an installation is denied: {outcome:?}");
         }
@@ -364,6 +386,17 @@ impl Watched {
             assert_eq!(own, 1, "taken back, and nobody asked for it: {outcome:?}");
         }
         assert!(outcome.reboots <= MAX_REBOOTS * (1 + own) && outcome.message.len() <= 256);
+    }
+
+    /// It was off for long within the job, and nothing else happened in it that would have to be told.
+    fn check_switched_off(&self, outcome: &OutcomePayload) {
+        assert_eq!(outcome.key.action, Action::Install, "a removal has an end of its own");
+        let all = self.boots.get(&outcome.key).into_iter().flat_map(BTreeMap::values);
+        let boots: Vec<&(BootKind, bool)> = all.skip(1).collect();
+        let is_clean =
+            |(kind, _): &&(BootKind, bool)| matches!(kind, BootKind::Foreign | BootKind::Expected);
+        assert!(boots.iter().all(is_clean), "{boots:?}: {outcome:?}");
+        assert!(boots.iter().any(|(_, was_off)| *was_off), "{boots:?}: {outcome:?}");
     }
 
     /// From here on nothing goes wrong any more: it must come to an end, and the end must be known.

@@ -4,7 +4,7 @@ use super::boots::is_strike;
 use super::end::End;
 use super::{
     AfterHook, Contact, JobRun, MAX_BOOTS, Move, Phase, RebootWhy, Start, UpdateState, Waiting,
-    autonomous, hooks, install, preflight, reboot, retry, rollback, verify, watch,
+    autonomous, hooks, install, off, preflight, reboot, retry, rollback, verify, watch,
 };
 
 /// Boots that a job remembers: enough to tell a loop, bounded because a loop has no end.
@@ -151,12 +151,13 @@ fn new_boot(mv: &mut Move, mut job: JobRun) -> Option<JobRun> {
                 if !waits || retry::give_up(&mut job, index, "a restart came first") {
                     continue;
                 }
+                let why = off::last(&job).unwrap_or_else(|| "a restart came first".to_owned());
                 let update = &mut job.updates[index];
                 update.state = UpdateState::Skipped("interrupted by a restart".to_owned());
                 install::note_trouble(
                     &mut job.trouble,
                     &update.kb,
-                    "was not begun: a restart came first",
+                    &format!("was not begun: {why}"),
                 );
             }
             verify::settle(mv, job)

@@ -263,6 +263,7 @@ impl Device {
                 boot_id: self.world.boot_id(),
                 at: skewed(hub.now, self.skew_ms),
                 kind: self.last_boot,
+                off: None,
             },
             build: self.world.build(),
             lost: std::mem::take(&mut self.lost),

@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 use wardring_protocol::{RebootSource, key_id};
 use wardring_seal::JobKey;
 
-use super::world::{Availability, ScriptedUpdate, World, hresult};
+use super::world::{Availability, ScriptedUpdate, SwitchedOff, Work, World, hresult};
 use crate::state::{
-    BootKind, Reversible, ServiceSample, ServiceState, ServicingResult, StartType, UpdateStatus,
+    BootKind, Off, Reversible, ServiceSample, ServiceState, ServicingResult, StartType,
+    UpdateStatus,
 };
 
 /// Where Windows names a restart that an update waits for.
@@ -29,6 +30,12 @@ pub(super) struct Life {
     pub down_until: Option<Timestamp>,
     /// What kind the next boot will be.
     pub next_boot: BootKind,
+    /// When somebody switched it off, for the first time.
+    #[serde(default)]
+    pub switched_off: Option<Timestamp>,
+    /// How long it had been off before this boot.
+    #[serde(default)]
+    pub off: Option<Off>,
     /// Never comes up again.
     pub is_dead: bool,
     /// Crashes that are still to come.
@@ -109,6 +116,8 @@ impl Life {
             scanned_at: now,
             down_until: None,
             next_boot: BootKind::Foreign,
+            switched_off: None,
+            off: None,
             is_dead: false,
             crashes_left: 0,
             services: BTreeMap::new(),
@@ -128,6 +137,9 @@ impl Life {
         self.advance(world, now);
         self.boot_id = boot_id;
         self.boot_kind = std::mem::replace(&mut self.next_boot, BootKind::Foreign);
+        // The script says that it was off, however short it makes that.
+        let since = self.switched_off.filter(|since| *since >= self.booted_at);
+        self.off = since.map(|since| Off { since, until: now });
         self.booted_at = now;
         self.down_until = None;
         self.pending_reboot.clear();
@@ -156,6 +168,16 @@ impl Life {
             self.updates.insert(update.kb.clone(), next);
         }
         self.start_services(world);
+    }
+
+    /// Somebody switches it off at the end of this, if the script says so: until when.
+    pub fn switch_off(&mut self, world: &World, work: Work, now: Timestamp) -> Option<Timestamp> {
+        let SwitchedOff { after, for_ms } = world.switched_off?;
+        if after != work || self.switched_off.is_some() || self.down_until.is_some() {
+            return None;
+        }
+        self.switched_off = Some(now);
+        Some(later(now, for_ms))
     }
 
     fn start_services(&mut self, world: &World) {

@@ -9,7 +9,8 @@ mod world;
 
 pub use network::ScriptedNetwork;
 pub use world::{
-    Availability, Effects, ScriptedHook, ScriptedUpdate, StoppedService, World, WorldError,
+    Availability, Effects, ScriptedHook, ScriptedUpdate, StoppedService, SwitchedOff, Work, World,
+    WorldError,
 };
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use tokio::sync::watch;
 use wardring_protocol::{Facts, Scan, ServiceFact, key_id};
@@ -174,7 +175,12 @@ impl Scripted {
             }
         }
         match self.find(&name, kb).await {
-            InstallFound::Ended(result) => Performed::Ended(result),
+            InstallFound::Ended(result) => {
+                if !removes {
+                    self.switch_off_after(Work::Install).await;
+                }
+                Performed::Ended(result)
+            }
             InstallFound::NotBegun => Performed::PermitExpired,
         }
     }
@@ -207,7 +213,22 @@ impl Scripted {
     }
 
     fn go_down(&self, life: &mut Life, kind: BootKind) {
-        life.down_until = Some(later(wall_clock(), self.world.reboot_ms));
+        self.go_down_until(life, kind, later(wall_clock(), self.world.reboot_ms));
+    }
+
+    /// Somebody switches it off if the script says so; then nothing of this boot is answered any more.
+    async fn switch_off_after(&self, work: Work) {
+        {
+            let mut life = self.advanced();
+            let Some(until) = life.switch_off(&self.world, work, wall_clock()) else { return };
+            self.record("switchOff", &life, json!({}));
+            self.go_down_until(&mut life, BootKind::Foreign, until);
+        }
+        std::future::pending().await
+    }
+
+    fn go_down_until(&self, life: &mut Life, kind: BootKind, until: Timestamp) {
+        life.down_until = Some(until);
         life.next_boot = kind;
         self.keep(life);
         self.downs.send_modify(|count| *count += 1);
@@ -225,6 +246,7 @@ impl Machine for Scripted {
         RunningBoot {
             id: life.boot_id.clone(),
             kind: life.boot_kind,
+            off: life.off,
             uptime_ms: u64::try_from(up).unwrap_or(0),
         }
     }
@@ -405,10 +427,13 @@ impl Updates for Scripted {
             if update.effects.fail_download {
                 return Err(format!("0x80072EE2 for {}", update.kb).into());
             }
-            let mut life = self.advanced();
-            life.downloaded.insert(update.kb.clone());
-            self.record("download", &life, json!({ "key": key_id(key), "kb": update.kb }));
-            self.keep(&life);
+            {
+                let mut life = self.advanced();
+                life.downloaded.insert(update.kb.clone());
+                self.record("download", &life, json!({ "key": key_id(key), "kb": update.kb }));
+                self.keep(&life);
+            }
+            self.switch_off_after(Work::Download).await;
         }
         Ok(())
     }

@@ -36,6 +36,9 @@ pub struct World {
     /// Time that a restart takes, milliseconds.
     #[serde(default = "half_a_second")]
     pub reboot_ms: u64,
+    /// Somebody switches it off, once.
+    #[serde(default)]
+    pub switched_off: Option<SwitchedOff>,
     /// Free space on the system drive.
     #[serde(default = "a_hundred")]
     pub free_disk_gb: u32,
@@ -66,6 +69,25 @@ pub struct World {
     /// Its own active hours, by UTC: the first one, and the first one after them.
     #[serde(default)]
     pub active_hours: Option<[u8; 2]>,
+}
+
+/// When somebody switches a scripted Windows off, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SwitchedOff {
+    /// At the end of the first one of these.
+    pub after: Work,
+    /// Milliseconds until its next start.
+    pub for_ms: u64,
+}
+
+/// What Windows is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Work {
+    /// A download.
+    Download,
+    /// An installation.
+    Install,
 }
 
 /// State of a scripted component store.

@@ -187,7 +187,8 @@ impl Machine for Windows {
     }
 
     fn boot(&self) -> RunningBoot {
-        RunningBoot { id: self.boot.id.clone(), kind: self.boot.kind, uptime_ms: ffi::uptime_ms() }
+        let OwnBoot { id, kind, off } = self.boot.clone();
+        RunningBoot { id, kind, off, uptime_ms: ffi::uptime_ms() }
     }
 
     fn build(&self) -> String {

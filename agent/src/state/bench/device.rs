@@ -55,6 +55,12 @@ impl Bench {
             assert!(is_long, "called good {held} ms after its boot, {crashes} crashes");
             assert!(self.looks >= 4, "called good after {} looks", self.looks);
         }
+        if is_new && outcome.result == OutcomeResult::PoweredOff {
+            // What has begun is proven, or has failed.
+            let key = key_id(&outcome.key);
+            let is_begun = self.installs.keys().any(|(name, _)| *name == key);
+            assert!(!is_begun && !outcome.started, "{outcome:?}");
+        }
         self.outcomes.push(outcome.clone());
     }
 
@@ -279,6 +285,7 @@ impl Bench {
         self.crashes_since_install += u32::from(matches!(kind, BootKind::Crash | BootKind::Dirty));
         self.boot += 1;
         self.boot_kind = kind;
+        self.off = None;
         self.silence_mono_ms = None;
         self.due_since = None;
         self.last_look = None;
@@ -310,6 +317,15 @@ impl Bench {
             }
         }
         self.is_down = true;
+    }
+
+    /// Somebody shuts Windows down cleanly and starts the device again so much later.
+    pub fn switch_off(&mut self, hours: i64) {
+        self.boot_now(BootKind::Foreign);
+        let since = self.wall;
+        self.advance(u64::try_from(hours).unwrap() * 3_600_000);
+        self.booted_mono_ms = self.mono_ms;
+        self.off = Off::between(since, self.wall);
     }
 
     pub(super) fn build(&self) -> String {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::classify::{Circumstances, Finding, classify};
 use super::event::Event;
-use crate::state::BootKind;
+use crate::state::{BootKind, Off};
 
 /// How long the event log may need after a boot until it tells of it: so many looks, so far apart.
 const LOOKS: u32 = 60;
@@ -32,14 +32,27 @@ pub(super) trait SystemLog {
     fn newest(&self) -> Result<Vec<String>, LogError>;
 }
 
-/// What the log says about the running boot: its kind, the evidence, and its newest record. Right
+/// What the log says about the running boot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Told {
+    /// Its kind.
+    pub kind: BootKind,
+    /// The evidence, a sentence.
+    pub evidence: String,
+    /// How long the device had been off, where somebody had switched it off.
+    pub off: Option<Off>,
+    /// Its newest record.
+    pub record: u64,
+}
+
+/// What the log says about the running boot. Right
 /// after a boot the log is behind, so it is asked again, with pauses.
 pub(super) fn found(
     log: &impl SystemLog,
     known: &Circumstances<'_>,
     uptime_ms: u64,
     pause: impl Fn(Duration),
-) -> Result<(BootKind, String, u64), LogError> {
+) -> Result<Told, LogError> {
     let mut looks = if uptime_ms < YOUNG_MS { LOOKS } else { 1 };
     loop {
         looks -= 1;
@@ -50,16 +63,15 @@ pub(super) fn found(
     }
 }
 
-fn look(
-    log: &impl SystemLog,
-    known: &Circumstances<'_>,
-) -> Result<(BootKind, String, u64), LogError> {
+fn look(log: &impl SystemLog, known: &Circumstances<'_>) -> Result<Told, LogError> {
     let events: Vec<Event> = log.newest()?.iter().filter_map(|xml| Event::parse(xml)).collect();
     // Records begin anew when somebody clears the log.
     let newest = events.iter().map(|event| event.record).max().unwrap_or_default();
     let last_record = known.last_record.filter(|last| *last <= newest);
     match classify(events, &Circumstances { last_record, ..known.clone() }) {
-        Finding::Explained { kind, evidence, record } => Ok((kind, evidence, record)),
+        Finding::Explained { kind, evidence, off, record } => {
+            Ok(Told { kind, evidence, off, record })
+        }
         Finding::NotYet => Err(LogError::Silent),
     }
 }
@@ -113,7 +125,7 @@ mod tests {
     fn a_young_boot_is_waited_for_until_the_log_tells_of_it() {
         let log = script(3, 6);
         let told = found(&log, &known(None), 5_000, |_| {});
-        assert_eq!(told.map(|(kind, ..)| kind), Ok(BootKind::Dirty));
+        assert_eq!(told.map(|told| told.kind), Ok(BootKind::Dirty));
         assert_eq!(log.asked.get(), 6);
     }
 
@@ -131,7 +143,7 @@ mod tests {
     #[test]
     fn a_log_that_was_cleared_counts_from_the_beginning_again() {
         let told = found(&script(0, 0), &known(Some(90_000)), 5_000, |_| {});
-        assert_eq!(told.map(|(kind, _, record)| (kind, record)), Ok((BootKind::Dirty, 8)));
+        assert_eq!(told.map(|told| (told.kind, told.record)), Ok((BootKind::Dirty, 8)));
         let explained = found(&script(0, 0), &known(Some(8)), YOUNG_MS, |_| {});
         assert_eq!(explained, Err(LogError::Silent), "that was the boot before");
     }

@@ -7,7 +7,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::event::Event;
-use crate::state::BootKind;
+use crate::state::{BootKind, Off};
 
 const KERNEL: &str = "Microsoft-Windows-Kernel-General";
 const POWER: &str = "Microsoft-Windows-Kernel-Power";
@@ -24,6 +24,11 @@ pub(super) const QUERY: &str = "*[System[Provider[@Name='Microsoft-Windows-Kerne
     @Name='Microsoft-Windows-Eventlog' or @Name='Microsoft-Windows-WER-SystemErrorReporting' or \
     @Name='User32'] and (EventID=12 or EventID=13 or EventID=41 or EventID=109 or EventID=1001 or \
     EventID=1074 or EventID=6005 or EventID=6006 or EventID=6008 or EventID=6009)]]";
+
+/// `ShutdownActionType` of Kernel-Power 109 where Windows went down to stay off: PowerActionShutdown and
+/// PowerActionShutdownOff of POWER_ACTION (Windows driver documentation, `ntpoapi.h`); a restart is 5. The text
+/// of User32 1074 says it, too, but in the language of the device.
+const TO_STAY_OFF: [&str; 2] = ["4", "6"];
 
 /// A clock that is set right after the boot moves the time of its first event against the uptime.
 const TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
@@ -88,6 +93,8 @@ pub(super) enum Finding {
         kind: BootKind,
         /// The evidence, a sentence.
         evidence: String,
+        /// How long the device had been off, where somebody had switched it off.
+        off: Option<Off>,
         /// The newest record that belongs to the boot.
         record: u64,
     },
@@ -106,14 +113,30 @@ pub(super) fn classify(mut events: Vec<Event>, known: &Circumstances<'_>) -> Fin
     let Some(first) = first else { return Finding::NotYet };
     let length = beginning(&marks[first..]);
     let (now, before) = marks[first..].split_at(length);
-    if !now.iter().any(|(mark, event)| *mark == Mark::Began && is_ours(event, known)) {
-        return Finding::NotYet;
-    }
+    // The earliest: the log's own service starts a while after Windows.
+    let is_began = |(mark, event): &&(Mark, &Event)| *mark == Mark::Began && is_ours(event, known);
+    let Some((_, began)) = now.iter().rev().find(is_began) else { return Finding::NotYet };
     let end = before.iter().take_while(|(mark, _)| !mark.is_of_beginning());
     let end: Vec<(Mark, &Event)> = end.copied().collect();
     let (kind, evidence) = explain(now, &end, known);
     let record = now.iter().map(|(_, event)| event.record).max().unwrap_or_default();
-    Finding::Explained { kind, evidence, record }
+    // What the agent ordered is a restart, however long it takes.
+    let off = if kind == BootKind::Foreign { off(&end, began) } else { None };
+    Finding::Explained { kind, evidence, off, record }
+}
+
+/// How long the device was off between a clean end and the beginning after it, where that was no restart.
+///
+/// Sleep and hibernation are no end, and neither is the shutdown of a Windows with Fast Startup, which
+/// hibernates the system session (Windows driver documentation, "Distinguishing Fast Startup from Wake-from-
+/// Hibernation"): our volatile key outlives all of them, and the boot stays the one that it was.
+fn off(end: &[(Mark, &Event)], began: &Event) -> Option<Off> {
+    // The newest alone: one before it was taken back. Without it, nobody knows that it was no restart.
+    let is_order = |event: &Event| (event.provider.as_str(), event.id) == (POWER, 109);
+    let (_, order) = end.iter().find(|(_, event)| is_order(event))?;
+    let stays = order.field("ShutdownActionType").is_some_and(|kind| TO_STAY_OFF.contains(&kind));
+    let (_, ended) = end.iter().find(|(mark, _)| *mark == Mark::Ended)?;
+    if stays { Off::between(ended.at, began.at) } else { None }
 }
 
 /// How many marks belong to one beginning: until the end of the boot before, or until something
@@ -315,5 +338,76 @@ mod tests {
         let events = log(&boot(&[&STARTED, &[WINDOWS], &STOPPED, &STARTED]), BOOTED);
         let Finding::Explained { evidence, .. } = classify(events, &known()) else { panic!() };
         assert_eq!(evidence, "TrustedInstaller.exe ordered it");
+    }
+
+    /// The same log, after which the device was started `minutes` later than it went down.
+    fn off_for(minutes: i64, log: &[(&str, u32, &str)], known: &Circumstances<'_>) -> Option<Off> {
+        let mut events = self::log(log, BOOTED + 20);
+        let began = events.iter().rposition(|event| event.id == 12).unwrap();
+        for event in &mut events[..began] {
+            event.at = Timestamp::from_second(BOOTED + 10 - minutes * 60).unwrap();
+        }
+        match classify(events, known) {
+            Finding::Explained { off, .. } => off,
+            Finding::NotYet => panic!("it is not explained"),
+        }
+    }
+
+    const NIGHT: i64 = 600;
+    const DOWN: [(&str, u32, &str); 3] = [
+        (EVENT_LOG, 6006, ""),
+        (POWER, 109, "<Data Name='ShutdownActionType'>6</Data>"),
+        (KERNEL, 13, ""),
+    ];
+
+    #[test]
+    fn a_device_that_somebody_switched_off_was_off_until_it_was_started() {
+        let clean = boot(&[&STARTED, &DOWN, &STARTED]);
+        let off = off_for(NIGHT, &clean, &known()).unwrap();
+        assert_eq!(off.since.as_second(), BOOTED + 10 - NIGHT * 60);
+        assert_eq!(off.until.as_second(), BOOTED + 17, "Windows began, not its log");
+        // The start menu and `shutdown` say whose order it was.
+        let menu = (USER, 1074, r"<Data Name='param1'>C:\Windows\Explorer.EXE (PC)</Data>");
+        let ordered = boot(&[&STARTED, &[menu], &DOWN, &STARTED]);
+        assert!(off_for(NIGHT, &ordered, &known()).is_some());
+    }
+
+    #[test]
+    fn a_restart_is_no_time_off_however_long_it_takes() {
+        let clean = boot(&[&STARTED, &DOWN, &STARTED]);
+        assert_eq!(off_for(29, &clean, &known()), None);
+        let reset = (POWER, 109, "<Data Name='ShutdownActionType'>5</Data>");
+        let restart = boot(&[&STARTED, &[WINDOWS, STOPPED[0], reset, STOPPED[2]], &STARTED]);
+        assert_eq!(off_for(NIGHT, &restart, &known()), None);
+        // Where nobody says which of the two it was, it is none: of the log's service alone, and without the field.
+        for untold in [&STOPPED[..], &STOPPED[..1]] {
+            assert_eq!(off_for(NIGHT, &boot(&[&STARTED, untold, &STARTED]), &known()), None);
+        }
+        let ours = Circumstances { is_ordered: true, ..known() };
+        let expected = boot(&[&STARTED, &[OURS], &DOWN, &STARTED]);
+        assert_eq!(off_for(NIGHT, &expected, &ours), None);
+        assert_eq!(off_for(NIGHT, &clean, &ours), None, "a restart that the agent ordered");
+    }
+
+    #[test]
+    fn a_device_that_crashed_or_lost_power_was_not_switched_off() {
+        let bug = (POWER, 41, "<Data Name='BugcheckCode'>159</Data>");
+        let cut = (POWER, 41, "<Data Name='BugcheckCode'>0</Data>");
+        for hard in [bug, cut, (EVENT_LOG, 6008, ""), (ERROR_REPORTING, 1001, "")] {
+            let down = boot(&[&STARTED, &DOWN, &STARTED, &[hard]]);
+            assert_eq!(off_for(NIGHT, &down, &known()), None, "{hard:?}");
+        }
+        // An order that nobody saw carried out, and a boot that nobody saw end.
+        let ordered = boot(&[&STARTED, &[WINDOWS], &STARTED]);
+        assert_eq!(off_for(NIGHT, &ordered, &known()), None);
+        assert_eq!(off_for(NIGHT, &boot(&[&STARTED, &STARTED]), &known()), None);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_or_by_years_makes_no_time_off() {
+        let clean = boot(&[&STARTED, &DOWN, &STARTED]);
+        assert_eq!(off_for(-NIGHT, &clean, &known()), None, "back");
+        let years = 40 * 366 * 24 * 60;
+        assert_eq!(off_for(years, &clean, &known()), None, "forward");
     }
 }

@@ -12,10 +12,10 @@ use jiff::{SignedDuration, Timestamp};
 use windows::Win32::Foundation::{ERROR_SERVICE_NOT_ACTIVE, WIN32_ERROR};
 use windows_registry::{Key, LOCAL_MACHINE};
 
-use super::ask::{LogError, SystemLog, found};
+use super::ask::{LogError, SystemLog, Told, found};
 use super::classify::{Circumstances, QUERY};
 use crate::questions::Questions;
-use crate::state::BootKind;
+use crate::state::{BootKind, Off};
 use crate::{chance, ffi};
 
 const OWN_KEY: &str = r"SOFTWARE\Wardring";
@@ -24,6 +24,10 @@ const BOOT_KEY: &str = r"SOFTWARE\Wardring\Boot";
 const ID: &str = "Id";
 const BEFORE: &str = "Before";
 const KIND: &str = "Kind";
+/// Volatile: since and until when the device had been off before, where somebody had switched it off; seconds
+/// since 1970.
+const OFF_SINCE: &str = "OffSince";
+const OFF_UNTIL: &str = "OffUntil";
 /// Volatile: which of our acts asked for a restart.
 const ASKED_FOR: &str = "RestartAskedFor";
 /// Volatile: whether we ever ordered the end of this boot.
@@ -51,6 +55,8 @@ pub(in crate::platform::windows) struct OwnBoot {
     pub id: String,
     /// Why it came.
     pub kind: BootKind,
+    /// How long the device had been off before, where somebody had switched it off.
+    pub off: Option<Off>,
 }
 
 /// What outlives a boot.
@@ -80,11 +86,11 @@ impl OwnBoot {
         };
         // Also when it was known: the agent may have ended between the two writes.
         lasting.set_string(LAST, &id)?;
-        let kind = match volatile.get_string(KIND).ok().and_then(|word| kind(&word)) {
-            Some(kind) => kind,
+        let (kind, off) = match volatile.get_string(KIND).ok().and_then(|word| kind(&word)) {
+            Some(kind) => (kind, kept_off(&volatile)),
             None => explain(&id, &lasting, &volatile)?,
         };
-        Ok(OwnBoot { id, kind })
+        Ok(OwnBoot { id, kind, off })
     }
 
     /// Remembers, through to the disk, that we are about to order the end of this boot.
@@ -149,7 +155,11 @@ impl OwnBoot {
 }
 
 /// Asks the log why this boot came, and keeps the answer for the rest of the boot.
-fn explain(id: &str, lasting: &Key, volatile: &Key) -> windows::core::Result<BootKind> {
+fn explain(
+    id: &str,
+    lasting: &Key,
+    volatile: &Key,
+) -> windows::core::Result<(BootKind, Option<Off>)> {
     let uptime_ms = ffi::uptime_ms();
     let before = volatile.get_string(BEFORE).unwrap_or_default();
     let ordered = lasting.get_string(ORDERED).unwrap_or_default();
@@ -164,17 +174,37 @@ fn explain(id: &str, lasting: &Key, volatile: &Key) -> windows::core::Result<Boo
     };
     let log = Wevtapi { until: Instant::now() + LIMIT };
     match found(&log, &known, uptime_ms, thread::sleep) {
-        Ok((kind, evidence, record)) => {
-            tracing::info!(boot = id, kind = kind.as_str(), evidence, "this boot");
+        Ok(Told { kind, evidence, off, record }) => {
+            let off_since = off.map(|off| off.since.to_string());
+            tracing::info!(boot = id, kind = kind.as_str(), evidence, off_since, "this boot");
+            // The kind last: with it, all of it is kept.
+            if let Some(off) = off {
+                keep_off(volatile, off)?;
+            }
             volatile.set_string(KIND, kind.as_str())?;
             lasting.set_u64(LAST_RECORD, record)?;
-            Ok(kind)
+            Ok((kind, off))
         }
         Err(error) => {
             tracing::warn!(boot = id, %error, "nobody can tell why this boot came");
-            Ok(BootKind::Unknown)
+            Ok((BootKind::Unknown, None))
         }
     }
+}
+
+fn keep_off(volatile: &Key, off: Off) -> windows::core::Result<()> {
+    // After 1970, or it was not taken for one.
+    let second = |at: Timestamp| u64::try_from(at.as_second()).unwrap_or_default();
+    volatile.set_u64(OFF_SINCE, second(off.since))?;
+    volatile.set_u64(OFF_UNTIL, second(off.until))
+}
+
+fn kept_off(volatile: &Key) -> Option<Off> {
+    let at = |name| {
+        let second = volatile.get_u64(name).ok().and_then(|second| i64::try_from(second).ok())?;
+        Timestamp::from_second(second).ok()
+    };
+    Some(Off { since: at(OFF_SINCE)?, until: at(OFF_UNTIL)? })
 }
 
 fn kind(word: &str) -> Option<BootKind> {
