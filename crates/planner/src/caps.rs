@@ -4,7 +4,9 @@
 //! rounded down and a zero is a zero; coverage is rounded up. A budget is broken by strictly more.
 
 use jiff::{SignedDuration, Timestamp};
-use wardring_api::{Cap, Expedite, OfflineAction, ResolvedCaps, Span, Stage, StageStatus};
+use wardring_api::{
+    Cap, Expedite, OfflineAction, ResolvedCaps, Span, Stage, StageState, StageStatus,
+};
 
 use crate::tail;
 
@@ -32,6 +34,8 @@ pub(crate) struct Rules {
     pub close_after: SignedDuration,
     /// The stage's tail has closed: nothing of it begins any more, not a second attempt either.
     pub is_closed: bool,
+    /// Nobody begins in the stage any more: it is proven, and not open for latecomers.
+    pub is_past: bool,
     pub max_attempts: u32,
     pub backoff: SignedDuration,
 }
@@ -60,6 +64,7 @@ impl Rules {
             offline_after: span(stage.offline.after, Span::from_hours(24)),
             close_after: span(stage.offline.close_after, Span::from_hours(14 * 24)),
             is_closed: false,
+            is_past: false,
             max_attempts: stage.retry.max_attempts.unwrap_or(1),
             backoff: span(stage.retry.backoff, Span::from_mins(10)),
         }
@@ -67,7 +72,13 @@ impl Rules {
 
     /// The rules for a stage that has come this far.
     pub fn of(stage: &Stage, status: &StageStatus) -> Rules {
-        Rules { is_closed: tail::is_closed(status), ..Rules::new(stage) }
+        let is_proven =
+            matches!(status.state, StageState::Soaking | StageState::Tail | StageState::Completed);
+        Rules {
+            is_closed: tail::is_closed(status),
+            is_past: is_proven && !tail::is_open(status),
+            ..Rules::new(stage)
+        }
     }
 
     /// The same without what an expedited stage leaves out.

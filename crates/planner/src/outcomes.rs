@@ -386,6 +386,7 @@ impl Facts<'_, '_> {
             OutcomeResult::NotOffered => (LineState::NotOffered, reason),
             OutcomeResult::Superseded => (LineState::Superseded, reason),
             OutcomeResult::PatchedOutside => (LineState::PatchedOutside, reason),
+            OutcomeResult::PoweredOff if !outcome.started => return self.switched_off(line),
             OutcomeResult::PoweredOff => (LineState::PoweredOff, reason),
             // A device that may have begun before and has no attempts left is not asked again.
             OutcomeResult::NotStarted
@@ -416,6 +417,24 @@ impl Facts<'_, '_> {
         if outcome.started || may_have_begun || failed_again {
             next.tries += 1;
         }
+        next.set(state, reason, self.scene.now);
+        Turn::Becomes(next)
+    }
+
+    /// Somebody had switched the device off, and it began nothing: no word about the update. It begins anew, as
+    /// from any other end that came too early, where its stage still takes devices.
+    fn switched_off(&self, line: &Line) -> Turn {
+        // One that was given up as silent counts this attempt already. Those before it are fewer than its number.
+        let tries = line.tries.min(line.grants().saturating_sub(1));
+        let mut next = Line { tries, ..*line };
+        let (state, reason) = match tries {
+            _ if !self.rules.is_closed && !self.rules.is_past => {
+                (LineState::NotStarted, Some(Reason::PoweredOff))
+            }
+            0 => (LineState::PoweredOff, Some(Reason::PoweredOff)),
+            // What an earlier attempt left is not mended any more.
+            _ => (LineState::Failed, line.was_reason.or(Some(Reason::PoweredOff))),
+        };
         next.set(state, reason, self.scene.now);
         Turn::Becomes(next)
     }

@@ -464,7 +464,7 @@ const PARTS: &[Part] = &[
             ),
             (
                 PoweredOff,
-                "No agent of this version says it: a device that is switched off falls silent like any other (NotBack, Unreachable). Switch it on.",
+                "Nothing failed, and nothing had begun: somebody had switched it off. It gets a new attempt by itself; where its stage is past, a retry or the next rollout takes it along.",
             ),
             (NotOffered, "Approve the update where the device looks for updates, such as WSUS."),
             (

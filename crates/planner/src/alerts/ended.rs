@@ -135,6 +135,7 @@ impl Evidence<'_> {
             (LineState::RolledBack, _) => "the updates were taken back",
             (LineState::Unreachable, _) => "the device did not return in time",
             (LineState::Failed, Some(Reason::BootLoop)) => "the device restarts again and again",
+            (LineState::PoweredOff, _) => "somebody had switched the device off, and it is back",
             _ => "nobody waits for it any more",
         }
     }
@@ -156,7 +157,8 @@ fn is_answer(line: &SliceLine) -> bool {
         LineState::Succeeded
         | LineState::AlreadyInstalled
         | LineState::RevertedByWindows
-        | LineState::RolledBack => true,
+        | LineState::RolledBack
+        | LineState::PoweredOff => true,
         LineState::Failed => line.reason == Some(Reason::ServiceDown),
         _ => false,
     }

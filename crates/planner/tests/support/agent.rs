@@ -28,6 +28,8 @@ pub enum Script {
     Silent,
     /// Comes back from the restart after three hours.
     Slow,
+    /// A person switches it off right before it begins, for four hours. The next attempt is a good one.
+    SwitchedOff,
     Reverted,
     /// Becomes another version of Windows.
     Upgraded,
@@ -51,6 +53,7 @@ impl Script {
         Script::InstallFails,
         Script::Silent,
         Script::Slow,
+        Script::SwitchedOff,
         Script::Reverted,
         Script::Upgraded,
         Script::NotStarted,
@@ -238,6 +241,10 @@ impl Agent {
         }
         let step = if install { PermitStep::Install } else { PermitStep::Uninstall };
         match self.ask(step, world) {
+            PermitVerdict::Granted { .. } if install && self.script == Script::SwitchedOff => {
+                world.set_online(&self.name, false);
+                self.step = Step::Rebooting(240);
+            }
             PermitVerdict::Granted { .. } => {
                 self.begun += u32::from(install);
                 self.unprepared += u32::from(install && !self.fetched);
@@ -280,6 +287,12 @@ impl Agent {
             return;
         }
         self.boot += 1;
+        if self.script == Script::SwitchedOff && self.action() == JobAction::Install {
+            world.set_online(&self.name, true);
+            self.script = Script::Good;
+            self.step = Step::WaitsToBegin;
+            return self.end(OutcomeResult::PoweredOff, Some(Reason::PoweredOff), world);
+        }
         self.step = Step::Verifying;
         if self.script == Script::Reverted && self.action() == JobAction::Install {
             self.installed = false;
