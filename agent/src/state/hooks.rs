@@ -10,7 +10,7 @@ use wardring_seal::{HookMoment, OutcomeResult};
 
 use super::end::End;
 use super::{
-    Ask, JobRun, Move, Phase, RebootWhy, install, permits, preflight, reboot, rollback, verify,
+    Ask, JobRun, Move, Phase, RebootWhy, install, off, permits, preflight, reboot, rollback, verify,
 };
 
 /// Time beyond a hook's own in which it is ended and told of.
@@ -139,6 +139,7 @@ fn failed(mv: &mut Move, mut job: JobRun, next: AfterHook, why: String) -> Optio
         return mv.finish(job, end);
     }
     let ending = job.ending.take()?;
+    let ending = off::still(&job, ending);
     let is_good = matches!(
         ending.result,
         OutcomeResult::Succeeded | OutcomeResult::AlreadyInstalled | OutcomeResult::RolledBack
@@ -164,6 +165,7 @@ fn end(mv: &mut Move, mut job: JobRun) -> Option<JobRun> {
         return Some(job);
     }
     let ending = job.ending.take()?;
+    let ending = off::still(&job, ending);
     mv.close(job, ending)
 }
 

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use wardring_seal::{Action, OutcomeResult};
 
 use super::end::End;
-use super::{BootKind, JobRun, Off};
+use super::{BootKind, JobRun, Off, permits};
 
 /// Reason word.
 const REASON: &str = "PoweredOff";
@@ -14,12 +14,21 @@ const REASON: &str = "PoweredOff";
 /// The end of a job that has not begun and may not begin any more, where the last moment to begin passed while
 /// the device was off. Of one that has begun nobody knows what it came to before that is proven.
 pub(super) fn missed(job: &JobRun) -> Option<End> {
-    if job.begun() || !is_sound(job) {
+    if job.is_answerable() || !is_sound(job) {
         return None;
     }
     let off = over(job, job.payload.start_by)?;
     let message = format!("{off}, and the last moment to begin passed meanwhile");
     Some(End::because(OutcomeResult::PoweredOff, REASON, message))
+}
+
+/// The same ending, told as one that came too late where the device crashed since: while the hooks ran that bring it
+/// back into service.
+pub(super) fn still(job: &JobRun, ending: End) -> End {
+    if ending.result == OutcomeResult::PoweredOff && !is_sound(job) {
+        return permits::too_late(ending.message);
+    }
+    ending
 }
 
 /// Whether this moment of the job passed while the device was off, as a sentence.

@@ -129,7 +129,7 @@ pub(super) fn told_too_late(job: &JobRun, message: String) -> End {
 }
 
 /// The end of a job that could not begin in time.
-fn too_late(message: String) -> End {
+pub(super) fn too_late(message: String) -> End {
     End::because(OutcomeResult::NotStarted, "StartByPassed", message)
 }
 

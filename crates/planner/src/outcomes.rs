@@ -386,7 +386,7 @@ impl Facts<'_, '_> {
             OutcomeResult::NotOffered => (LineState::NotOffered, reason),
             OutcomeResult::Superseded => (LineState::Superseded, reason),
             OutcomeResult::PatchedOutside => (LineState::PatchedOutside, reason),
-            OutcomeResult::PoweredOff if !outcome.started => return self.switched_off(line),
+            OutcomeResult::PoweredOff if !outcome.started => return self.switched_off(line, job),
             OutcomeResult::PoweredOff => (LineState::PoweredOff, reason),
             // A device that may have begun before and has no attempts left is not asked again.
             OutcomeResult::NotStarted
@@ -422,13 +422,16 @@ impl Facts<'_, '_> {
     }
 
     /// Somebody had switched the device off, and it began nothing: no word about the update. It begins anew, as
-    /// from any other end that came too early, where its stage still takes devices.
-    fn switched_off(&self, line: &Line) -> Turn {
-        // One that was given up as silent counts this attempt already. Those before it are fewer than its number.
-        let tries = line.tries.min(line.grants().saturating_sub(1));
+    /// from any other end that came too early, where it may and its stage still takes devices.
+    fn switched_off(&self, line: &Line, job: Option<&JobView>) -> Turn {
+        // One that was given up as silent counts this attempt already.
+        let is_counted = line.state == LineState::Unreachable
+            && (line.was_remade() || job.is_some_and(was_permitted_to_install));
+        let tries = line.tries.saturating_sub(u32::from(is_counted));
         let mut next = Line { tries, ..*line };
+        let takes_devices = !self.rules.is_closed && !self.rules.is_past;
         let (state, reason) = match tries {
-            _ if !self.rules.is_closed && !self.rules.is_past => {
+            tries if takes_devices && tries < self.rules.max_attempts => {
                 (LineState::NotStarted, Some(Reason::PoweredOff))
             }
             0 => (LineState::PoweredOff, Some(Reason::PoweredOff)),

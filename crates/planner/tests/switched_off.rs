@@ -126,3 +126,29 @@ fn a_device_that_was_given_up_leaves_the_count_when_it_says_that_it_was_off() {
     let told = explained(&world);
     assert!(told.starts_with("test-1 is PoweredOff since "), "{told}");
 }
+
+#[test]
+fn a_device_that_is_switched_off_every_evening_is_asked_again_each_time() {
+    let mut world = attempts(1);
+    world.edit("november", |spec| spec.stages[0].max_unreachable = Some(Cap::Count(1)));
+    let away = world.agents.remove("test-2");
+    assert!(away.is_some(), "the other one keeps the stage open");
+    for evening in 1..4 {
+        let agent = world.agents.get("test-1").cloned();
+        while world.jobs["test-1"].state != Some(JobState::Installing) {
+            world.minute(|_| {});
+        }
+        world.agents.remove("test-1");
+        world.set_online("test-1", false);
+        orders::minutes(&mut world, 90);
+        assert_eq!(world.state("november", "test-1"), Some(LineState::Unreachable), "{evening}");
+        world.set_online("test-1", true);
+        answers(&mut world, false);
+        assert_eq!(end(&world), (LineState::NotStarted, Some(Reason::PoweredOff), 0), "{evening}");
+        world.agents.insert("test-1".to_owned(), agent.unwrap());
+        world.now += SignedDuration::from_mins(11);
+        world.settle();
+        let line = world.line("november", "test-1").unwrap();
+        assert_eq!((line.state, line.attempt), (LineState::Granted, evening + 1));
+    }
+}
