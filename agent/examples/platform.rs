@@ -23,7 +23,7 @@ mod act {
     use wardring_agent::platform::{
         Checks, Machine, Network, Performed, Permit, Services, Terms, Updates,
     };
-    use wardring_agent::state::Witness;
+    use wardring_agent::state::{Question, Witness};
     use wardring_seal::{
         Action, ActiveHours, Hook, JobKey, Package, Probe, UpdateKind, UpdateSource, UpdateTarget,
     };
@@ -117,6 +117,16 @@ mod act {
             "ask-to-leave" => {
                 device.ask_to_leave(rest.first().map(String::as_str), 3_600_000);
                 json!({ "asked": true })
+            }
+            "ask-people" => {
+                let question = Question {
+                    message: rest.first().cloned(),
+                    countdown_ms: 60_000,
+                    open_ms: 2_000,
+                    again_ms: None,
+                    within_ms: 3_600_000,
+                };
+                json!({ "reply": format!("{:?}", device.ask_people(question).await) })
             }
             "reboot" => match device.reboot(&key(), &device.boot().id, false) {
                 Ok(()) => json!({ "ordered": true }),

@@ -18,7 +18,7 @@ use crate::state::State;
 /// know a field would leave it out of its next write, and do again what the field says is done. So a
 /// newer layout is not read at all, and going back to an older agent is refused until that journal is at
 /// rest elsewhere.
-pub const SCHEMA: u32 = 3;
+pub const SCHEMA: u32 = 4;
 /// The oldest layout that is read: what it lacks was not there in its time either.
 const OLDEST: u32 = 1;
 const FILE: &str = "journal";

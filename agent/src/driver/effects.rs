@@ -51,6 +51,9 @@ impl<P: Platform, G: Gateway> Run<'_, P, G> {
             Ask::LookAround { hours } => self.answer_with(turn, async move {
                 Answer::LookedAround(platform.surroundings(hours).await)
             }),
+            Ask::AskPeople { question } => self.answer_with(turn, async move {
+                Answer::PeopleSaid(platform.ask_people(question).await)
+            }),
             Ask::Download { key, updates } => self.answer_with(turn, async move {
                 Answer::Downloaded(platform.download(&key, &updates, terms).await)
             }),

@@ -22,8 +22,8 @@ use crate::platform::{
     Checks, Machine, Network, Performed, Permit, RunningBoot, Services, Terms, Updates,
 };
 use crate::state::{
-    Answer, BootKind, DownloadFailure, Inspection, InstallFound, Me, ProbeSample, ServiceSample,
-    Surroundings, Witness,
+    Answer, BootKind, DownloadFailure, Inspection, InstallFound, Me, ProbeSample, Question, Reply,
+    ServiceSample, Surroundings, Witness,
 };
 
 /// Changes of a device; it rests afterwards.
@@ -67,6 +67,9 @@ impl Machine for Hanging {
     }
     fn announce(&self, _: Option<&str>, _: u64) {}
     fn ask_to_leave(&self, _: Option<&str>, _: u64) {}
+    async fn ask_people(&self, _: Question) -> Reply {
+        unreachable!("there is no job")
+    }
     async fn surroundings(&self, _: Option<ActiveHours>) -> Surroundings {
         Surroundings::default()
     }
@@ -181,7 +184,7 @@ impl Gateway for Silent {
     }
 }
 
-fn credentials() -> Credentials {
+pub(super) fn credentials() -> Credentials {
     let key = DeviceKey::generate().unwrap();
     let text = || "srv-1".to_owned();
     let details = DeviceIdentity {

@@ -4,6 +4,9 @@
 //! is [`crate::state::step`]'s to say, and no effect runs before the journal holds the state that
 //! ordered it.
 
+#[cfg(test)]
+#[cfg(all(feature = "scripted", not(windows)))]
+mod asked_tests;
 mod commit;
 mod effects;
 mod facts;

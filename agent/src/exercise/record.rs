@@ -257,6 +257,7 @@ impl Record {
                 message: Some("wardring-agent selftest --exercise".to_owned()),
                 stuck_after_ms: STUCK_AFTER_MS,
                 wait_ms: 0,
+                deferrals: 0,
                 force: false,
                 active_hours: None,
             },

@@ -3,7 +3,10 @@
 use windows::Win32::System::RemoteDesktop::{
     WTS_SESSION_INFOW, WTSEnumerateSessionsW, WTSFreeMemory, WTSSendMessageW,
 };
-use windows::Win32::UI::WindowsAndMessaging::{MB_ICONWARNING, MB_OK, MESSAGEBOX_RESULT};
+use windows::Win32::UI::WindowsAndMessaging::{
+    MB_DEFBUTTON2, MB_ICONQUESTION, MB_ICONWARNING, MB_OK, MB_TOPMOST, MB_YESNO, MESSAGEBOX_RESULT,
+    MESSAGEBOX_STYLE,
+};
 use windows::core::HSTRING;
 
 /// Every session with its number and Windows' number for its state; no names.
@@ -30,11 +33,34 @@ pub fn sessions() -> windows::core::Result<Vec<(u32, i32)>> {
 /// # Errors
 /// The session is gone.
 pub fn tell(session: u32, title: &str, message: &str, seconds: u32) -> windows::core::Result<()> {
+    let style = MB_OK | MB_ICONWARNING;
+    show(session, (title, message), style, seconds, false).map(drop)
+}
+
+/// Asks a question with the buttons Yes and No in a session, waits for a button at most so long, and tells
+/// Windows' number for what came of it: that of the button, or 32000 (IDTIMEOUT). The box does not take the
+/// keyboard away from anybody, and No is what Enter presses in it.
+///
+/// # Errors
+/// The session is gone.
+pub fn ask(session: u32, title: &str, message: &str, seconds: u32) -> windows::core::Result<i32> {
+    let style = MB_YESNO | MB_ICONQUESTION | MB_DEFBUTTON2 | MB_TOPMOST;
+    // To Windows, no time at all is no end at all.
+    show(session, (title, message), style, seconds.max(1), true)
+}
+
+fn show(
+    session: u32,
+    (title, message): (&str, &str),
+    style: MESSAGEBOX_STYLE,
+    seconds: u32,
+    waits: bool,
+) -> windows::core::Result<i32> {
     let (title, message) = (HSTRING::from(title), HSTRING::from(message));
     let bytes = |text: &HSTRING| u32::try_from(text.len() * 2).unwrap_or(u32::MAX);
     let mut response = MESSAGEBOX_RESULT::default();
-    // SAFETY: the texts are as long as we say and live through the call, as does the response, which
-    // nobody writes later because the call does not wait.
+    // SAFETY: the texts are as long as we say and live through the call, as does the response: it is
+    // written before the call returns where it waits, and not at all where it does not.
     unsafe {
         WTSSendMessageW(
             None,
@@ -43,10 +69,11 @@ pub fn tell(session: u32, title: &str, message: &str, seconds: u32) -> windows::
             bytes(&title),
             &message,
             bytes(&message),
-            MB_OK | MB_ICONWARNING,
+            style,
             seconds,
             &mut response,
-            false,
-        )
+            waits,
+        )?;
     }
+    Ok(response.0)
 }

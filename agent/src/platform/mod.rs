@@ -18,7 +18,7 @@ use wardring_protocol::{Facts, StartupFact};
 use wardring_seal::{ActiveHours, Hook, JobKey, Probe, UpdateSource, UpdateTarget};
 
 use crate::state::{
-    BootKind, BootRecord, DownloadFailure, Inspection, InstallFound, Off, ProbeSample,
+    BootKind, BootRecord, DownloadFailure, Inspection, InstallFound, Off, ProbeSample, Question, Reply,
     ServiceSample, Startup, Surroundings, Witness,
 };
 
@@ -64,6 +64,10 @@ pub trait Machine: Send + Sync + 'static {
 
     /// Tells people who are logged on that a restart waits for them, and how long.
     fn ask_to_leave(&self, message: Option<&str>, within_ms: u64);
+
+    /// Asks people who are logged on whether the device may restart now, and waits for their answers as long
+    /// as the question is open. Where nobody can be asked, nobody answers.
+    fn ask_people(&self, question: Question) -> impl Future<Output = Reply> + Send;
 
     /// What a restart would be in the way of.
     fn surroundings(&self, hours: Option<ActiveHours>)

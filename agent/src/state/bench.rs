@@ -60,6 +60,14 @@ impl Default for Script {
     }
 }
 
+/// What people answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Says {
+    Now,
+    Later,
+    Nothing,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stand {
     Offered,
@@ -156,6 +164,16 @@ pub(super) struct Bench {
     pub other_patch_sources: Vec<String>,
     /// Requests to let the device restart.
     pub asked_to_leave: u32,
+    /// How often people may put the restarts of the next jobs off.
+    pub deferrals: u8,
+    /// What they say to the next questions, after so many milliseconds; nothing when it is empty.
+    pub replies: VecDeque<(Says, u64)>,
+    /// What they were asked, and when.
+    pub questions: Vec<(u64, Question)>,
+    /// When they last agreed, and in which sessions.
+    pub agreed: Option<(u64, BTreeSet<u32>)>,
+    /// How often they put a restart off, as the job in hand was told.
+    pub put_off: u32,
     /// What Windows waits between the order of a restart and the end of the boot.
     pub grace_ms: u64,
     /// A restart that was ordered and can be taken back.
@@ -267,6 +285,11 @@ impl Bench {
             component_store: Some(StoreState::Healthy),
             other_patch_sources: Vec::new(),
             asked_to_leave: 0,
+            deferrals: 0,
+            replies: VecDeque::new(),
+            questions: Vec::new(),
+            agreed: None,
+            put_off: 0,
             grace_ms: 0,
             is_ending: false,
             due_since: None,
@@ -340,6 +363,7 @@ impl Bench {
                 message: None,
                 stuck_after_ms: 1_800_000,
                 wait_ms: 7_200_000,
+                deferrals: self.deferrals,
                 force: false,
                 active_hours: None,
             },
@@ -400,6 +424,7 @@ impl Bench {
     /// Takes a step whose effects are lost: the agent dies right after it wrote the journal. Reports
     /// are part of what it wrote.
     pub fn take_without_effects(&mut self, event: Event) -> Vec<Effect> {
+        self.hear(&event);
         match step(&self.state, self.now(), event) {
             Ok((state, effects)) => {
                 self.watch_own_rollback(&state);
@@ -529,6 +554,7 @@ fn begins(effect: &Effect) -> bool {
                 | Ask::Uninstall { .. }
                 | Ask::Reboot { .. }
                 | Ask::RestartService { .. }
+                | Ask::AskPeople { .. }
         ),
         Effect::Outcome(_) | Effect::Progress(_) | Effect::TakeBackRestart => false,
     }

@@ -9,7 +9,9 @@ use wardring_seal::{ActiveHours, Hook, JobKey, JobPayload, OutcomePayload, Probe
 use crate::hresult::{Class, Hresult};
 use crate::pause::Pause;
 
-use super::{BootRecord, Look, Me, ProbeSample, ServiceSample, Surroundings, Witness};
+use super::{
+    BootRecord, Look, Me, ProbeSample, Question, Reply, ServiceSample, Surroundings, Witness,
+};
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq)]
@@ -129,6 +131,11 @@ pub enum Ask {
         /// Hours in which it waits, if any.
         hours: Option<ActiveHours>,
     },
+    /// Ask those who work at the device whether it may restart now.
+    AskPeople {
+        /// What they are asked.
+        question: Question,
+    },
     /// Download updates; those that are there already cost nothing.
     Download {
         /// For this grant.
@@ -215,6 +222,8 @@ pub enum Answer {
     Blind(String),
     /// What a restart would be in the way of.
     LookedAround(Surroundings),
+    /// What people said.
+    PeopleSaid(Reply),
     /// Those that answered.
     Contact(BTreeSet<Witness>),
     /// How the download ended.
@@ -241,6 +250,7 @@ impl Answer {
             Answer::Inspected(_) => "Inspected",
             Answer::Blind(_) => "Blind",
             Answer::LookedAround(_) => "LookedAround",
+            Answer::PeopleSaid(_) => "PeopleSaid",
             Answer::Contact(_) => "Contact",
             Answer::Downloaded(_) => "Downloaded",
             Answer::Installed(_) => "Installed",

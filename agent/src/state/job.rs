@@ -111,6 +111,8 @@ pub enum Awaits {
     Answer,
     /// The answer who is there; when time is over first, somebody may be.
     Surroundings,
+    /// The answer of people; when time is over first, they said nothing.
+    People,
     /// The answer who on the network answers; when time is over first, nothing is known.
     Contact,
 }

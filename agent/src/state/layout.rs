@@ -33,5 +33,5 @@ fn a_field_more_or_less_is_another_layout_of_the_journal() {
     bench.go_until(is_verifying);
     let document = serde_json::to_value(&bench.state).unwrap();
     let found = (SCHEMA, fields(&document), fields(&document["job"]));
-    assert_eq!(found, (3, STATE.to_owned(), JOB.to_owned()));
+    assert_eq!(found, (4, STATE.to_owned(), JOB.to_owned()));
 }

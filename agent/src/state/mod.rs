@@ -10,6 +10,7 @@ mod autonomous;
 mod boots;
 mod changes;
 mod contact;
+mod deferral;
 mod end;
 mod event;
 mod health;
@@ -34,6 +35,7 @@ mod watch;
 pub use autonomous::OwnRollback;
 pub use boots::{BootKind, BootRecord, Off};
 pub use contact::{Contact, Witness};
+pub use deferral::{Agreement, Question, Reply};
 pub use event::{
     Answer, Ask, DownloadFailure, Effect, Event, Inspection, InstallFound, Reversible,
     ServicingResult, Start, StoreState, UpdateStatus,
@@ -262,6 +264,9 @@ fn answered(mv: &mut Move, answer: Answer) -> Result<(), Unexpected> {
         (Phase::AwaitingReboot { .. }, Answer::LookedAround(seen)) => {
             reboot::looked(mv, job, &seen)
         }
+        (Phase::AwaitingReboot { .. }, Answer::PeopleSaid(reply)) => {
+            reboot::people_said(mv, job, reply)
+        }
         (Phase::Rebooting { why, tries, .. }, Answer::Permit { asked_mono_ms, answer }) => {
             reboot::confirmed(mv, job, (why, tries), asked_mono_ms, answer)
         }
@@ -380,6 +385,8 @@ mod check_stories;
 mod considerate;
 #[cfg(test)]
 mod contact_stories;
+#[cfg(test)]
+mod deferral_stories;
 #[cfg(test)]
 mod layout;
 #[cfg(test)]

@@ -59,6 +59,7 @@ fn hold(mv: &mut Move, job: &mut JobRun, pause: &Pause) {
     job.waiting.was_paused = true;
     // Whoever was warned of a restart is warned again, with the whole countdown.
     job.warned_mono_ms = None;
+    job.waiting.agreed = None;
     mv.pause(job, LOOK_EVERY_MS);
     job.awaits = Awaits::Resume;
 }

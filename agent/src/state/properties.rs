@@ -10,7 +10,7 @@ use wardring_seal::{
     OutcomeResult,
 };
 
-use super::bench::{Bench, Script, Stand, ended, key, refused};
+use super::bench::{Bench, Says, Script, Stand, ended, key, refused};
 use super::*;
 use crate::pause::Pause;
 
@@ -68,6 +68,8 @@ enum Happens {
     Look(bool),
     /// People come and go, or Windows does not tell; the same for power and active hours.
     Around(Option<u32>, Power, bool),
+    /// What people say to the next question, after so many seconds.
+    Says(Says, u64),
 }
 
 fn happens() -> impl Strategy<Value = Happens> {
@@ -96,6 +98,8 @@ fn happens() -> impl Strategy<Value = Happens> {
         2 => any::<bool>().prop_map(Happens::Look),
         2 => (prop::option::of(0..3_u32), power(), any::<bool>())
             .prop_map(|(active, power, hours)| Happens::Around(active, power, hours)),
+        2 => (prop::sample::select(vec![Says::Now, Says::Later, Says::Nothing]), 0..400_u64)
+            .prop_map(|(says, seconds)| Happens::Says(says, seconds)),
     ]
 }
 
@@ -153,9 +157,10 @@ fn hooks() -> impl Strategy<Value = (Vec<Hook>, Vec<Result<(), String>>)> {
 }
 
 fn benches() -> impl Strategy<Value = Bench> {
-    let inputs = (script(), prop::option::of(script()), any::<[bool; 7]>(), hooks());
-    inputs.prop_map(|(first, second, flags, (hooks, hook_ends))| {
-        let mut bench = Bench::new().with("KB1", first);
+    let deferrals = prop_oneof![Just(0_u8), 1..=10_u8];
+    let inputs = (script(), prop::option::of(script()), any::<[bool; 7]>(), hooks(), deferrals);
+    inputs.prop_map(|(first, second, flags, (hooks, hook_ends), deferrals)| {
+        let mut bench = Bench { deferrals, ..Bench::new() }.with("KB1", first);
         if let Some(second) = second {
             bench = bench.with("KB2", second);
         }
@@ -301,6 +306,7 @@ impl Watched {
                 bench.around.power = power;
                 bench.around.active_until = is_active.then_some(17);
             }
+            Happens::Says(says, seconds) => bench.replies.push_back((says, seconds * 1_000)),
         }
         self.check();
     }
@@ -322,6 +328,9 @@ impl Watched {
         for tried in bench.state.job.iter().flat_map(|job| job.tries.values()) {
             assert!(tried.failed <= 5, "{tried:?}");
         }
+        if let Some(job) = &bench.state.job {
+            assert!(job.waiting.deferred <= job.payload.reboot.deferrals, "{:?}", job.waiting);
+        }
         for (key, reboots) in &bench.reboots {
             // A rollback that the device began by itself has a bound of its own.
             let bound = MAX_REBOOTS * (1 + bench.own_rollbacks.get(key).unwrap_or(&0));
@@ -334,6 +343,9 @@ impl Watched {
             self.check_outcome(outcome);
         }
         let job = bench.state.job.as_ref();
+        // A restart before anything was touched starts the service, and the baseline is taken after it.
+        self.was_stopped &=
+            bench.service == ServiceState::Stopped || job.is_none_or(|job| job.touched);
         assert!(bench.state.finished.len() <= MAX_FINISHED);
         // The baseline is final once anything was touched.
         let touched = job.filter(|job| job.touched);

@@ -11,7 +11,8 @@ use super::end::End;
 use super::permits::{self, Permitted};
 use super::surroundings::{self, Surroundings};
 use super::{
-    AfterHook, Ask, Awaits, Effect, JobRun, MAX_REBOOTS, Move, Phase, RebootWhy, hooks, pause,
+    AfterHook, Ask, Awaits, Effect, JobRun, MAX_REBOOTS, Move, Phase, RebootWhy, Reply, deferral,
+    hooks, pause,
 };
 
 /// Calls for one restart before it is called stuck.
@@ -49,6 +50,8 @@ pub(super) fn count_down(
     }
     mv.enter(&mut job, Phase::AwaitingReboot { why, counted, tries });
     job.warned_mono_ms = None;
+    // Whoever agreed to an earlier one is asked anew.
+    job.waiting.agreed = None;
     look(mv, job)
 }
 
@@ -69,11 +72,15 @@ pub(super) fn looked(mv: &mut Move, mut job: JobRun, seen: &Surroundings) -> Opt
     if pause::holds(mv, &mut job) {
         return Some(job);
     }
-    if let Some(sentence) = surroundings::obstacle(mv, &mut job, seen) {
-        job.message = sentence;
+    if let Some(obstacle) = surroundings::obstacle(mv, &mut job, seen) {
+        job.message = obstacle.sentence;
         // Whoever is there when it goes on is warned, with the whole countdown.
         job.warned_mono_ms = None;
-        mv.pause(&mut job, surroundings::LOOK_EVERY_MS);
+        job.waiting.agreed = None;
+        match obstacle.question {
+            Some(question) => deferral::ask(mv, &mut job, question),
+            None => mv.pause(&mut job, surroundings::LOOK_EVERY_MS),
+        }
         return Some(job);
     }
     match job.warned_mono_ms {
@@ -89,6 +96,12 @@ pub(super) fn looked(mv: &mut Move, mut job: JobRun, seen: &Surroundings) -> Opt
             Some(job)
         }
     }
+}
+
+/// People answered, or did not: whoever is there now decides what follows.
+pub(super) fn people_said(mv: &mut Move, mut job: JobRun, reply: Reply) -> Option<JobRun> {
+    deferral::replied(mv, &mut job, reply);
+    look(mv, job)
 }
 
 /// Whether the countdown was over so long ago that nobody expects the restart any more.

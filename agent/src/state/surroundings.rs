@@ -4,16 +4,19 @@
 //! counted on a clock that nobody sets, and is kept when the agent is started anew, so that neither a
 //! moved clock nor a restarted agent brings the deadline forward, or puts it off without end.
 
+use std::collections::BTreeSet;
+
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use wardring_seal::Preflight;
 
+use super::deferral::{self, Agreement, Question, Turn};
 use super::{Effect, JobRun, Move};
 
 /// Pause between two looks at who is there.
 pub(super) const LOOK_EVERY_MS: u64 = 60_000;
 /// People are told again that the device waits for them.
-const REMIND_EVERY_MS: u64 = 60 * 60_000;
+pub(super) const REMIND_EVERY_MS: u64 = 60 * 60_000;
 /// Longest that a restart or a removal waits only because Windows does not tell whether a person must be
 /// there; longer where people have longer. What answers that may be just what the update broke.
 const UNKNOWN_LIMIT_MS: u64 = 2 * 60 * 60_000;
@@ -25,6 +28,8 @@ const KEPT: SignedDuration = SignedDuration::from_mins(5);
 pub struct Surroundings {
     /// People who are logged on; `None` where Windows does not tell, which counts as somebody.
     pub people: Option<People>,
+    /// The sessions in which they work, by Windows' numbers.
+    pub sessions: BTreeSet<u32>,
     /// The hour of the device's day at which its active hours end, while they last.
     pub active_until: Option<u8>,
     /// What it runs on.
@@ -37,6 +42,7 @@ impl Surroundings {
     /// Nothing is in the way of anything.
     pub const CLEAR: Surroundings = Surroundings {
         people: Some(People::NOBODY),
+        sessions: BTreeSet::new(),
         active_until: None,
         power: Power::PluggedIn,
         startup: Startup::Unattended,
@@ -100,6 +106,26 @@ pub struct Waiting {
     /// It waited for an administrator who had paused the agent; only a word of the end depends on it.
     #[serde(default)]
     pub was_paused: bool,
+    /// How often people put it off.
+    #[serde(default)]
+    pub deferred: u8,
+    /// They are asked again when it has waited so long.
+    #[serde(default)]
+    pub ask_at_ms: u64,
+    /// When that is, as people were told.
+    #[serde(default)]
+    pub asks_at: Option<Timestamp>,
+    /// People agreed that it comes now.
+    #[serde(default)]
+    pub agreed: Option<Agreement>,
+}
+
+/// What a restart waits for.
+pub(super) struct Obstacle {
+    /// A sentence.
+    pub sentence: String,
+    /// What people are asked about it at this moment.
+    pub question: Option<Question>,
 }
 
 impl Waiting {
@@ -107,6 +133,7 @@ impl Waiting {
     pub(super) fn take_up(&mut self) {
         self.seen_mono_ms = None;
         self.told_mono_ms = None;
+        self.agreed = None;
     }
 }
 
@@ -155,7 +182,7 @@ pub(super) fn obstacle_to_removal(
     let rules = &job.payload.preflight;
     let (_, what) = bar(rules, seen)?;
     if is_only_unknown(rules, seen) {
-        count(mv, job);
+        count(mv, job, 2 * LOOK_EVERY_MS);
         if job.waiting.waited_ms >= UNKNOWN_LIMIT_MS.max(job.payload.reboot.wait_ms) {
             return None;
         }
@@ -164,59 +191,72 @@ pub(super) fn obstacle_to_removal(
     Some(what)
 }
 
-/// Counts the time since the last look that saw something in the way. A device that slept meanwhile has
-/// not asked anybody: its clock went on, and nobody was there.
-fn count(mv: &Move, job: &mut JobRun) {
+/// Counts the time since the last look that saw something in the way, up to the longest that may lie
+/// between two. A device that slept meanwhile has not asked anybody: its clock went on, and nobody was
+/// there.
+pub(super) fn count(mv: &Move, job: &mut JobRun, longest_ms: u64) {
     let before = job.waiting.seen_mono_ms.take();
     let since = before.map_or(0, |before| mv.now.mono_ms.saturating_sub(before));
-    job.waiting.waited_ms += since.min(2 * LOOK_EVERY_MS);
+    job.waiting.waited_ms += since.min(longest_ms);
 }
 
-/// What the restart of this job waits for at this moment, as a sentence; `None` when it may begin.
-pub(super) fn obstacle(mv: &mut Move, job: &mut JobRun, seen: &Surroundings) -> Option<String> {
+/// What the restart of this job waits for at this moment; `None` when it may begin.
+pub(super) fn obstacle(mv: &mut Move, job: &mut JobRun, seen: &Surroundings) -> Option<Obstacle> {
     let now = mv.now.mono_ms;
     // A rollback of its own has no end by time, and the device starts again and again anyway.
     let bar = bar(&job.payload.preflight, seen).filter(|_| job.own_rollback.is_none());
     let wait_ms = job.payload.reboot.wait_ms;
+    let mut people_alone = false;
     let (what, limit_ms) = match bar {
         Some((_, what)) if is_only_unknown(&job.payload.preflight, seen) => {
             (what, UNKNOWN_LIMIT_MS.max(wait_ms))
         }
         Some((_, what)) => {
             job.waiting.seen_mono_ms = None;
-            return Some(format!("waiting: {what}"));
+            return Some(Obstacle { sentence: format!("waiting: {what}"), question: None });
         }
-        None => match in_the_way(seen) {
-            Some(what) => (what, wait_ms),
+        None => match in_the_way(seen, deferral::is_agreed(mv, job, seen)) {
+            Some(what) => {
+                // While its active hours last, nobody can let it restart.
+                people_alone = seen.people.is_some() && seen.active_until.is_none();
+                (what, wait_ms)
+            }
             None => {
                 job.waiting.seen_mono_ms = None;
                 return None;
             }
         },
     };
-    count(mv, job);
+    count(mv, job, 2 * LOOK_EVERY_MS);
     let left_ms = limit_ms.saturating_sub(job.waiting.waited_ms);
     if left_ms == 0 {
         return None;
     }
     job.waiting.seen_mono_ms = Some(now);
-    tell(mv, job, left_ms);
-    let until = until(mv, job, left_ms);
+    let turn = if people_alone { deferral::turn(job, left_ms) } else { Turn::Told };
+    if matches!(turn, Turn::Told) {
+        tell(mv, job, left_ms);
+    }
+    let what = what + &deferral::note(mv, job, &turn);
+    let until = about(mv, job.waiting.until, left_ms);
+    job.waiting.until = Some(until);
     let finish_by = job.payload.finish_by;
-    Some(if until < finish_by {
+    let sentence = if until < finish_by {
         format!("waiting: {what}; restarts by {} at the latest", clock(until, mv.now.wall))
     } else {
         let end = clock(finish_by, mv.now.wall);
         format!("waiting: {what}; the job ends at {end} without a restart")
-    })
+    };
+    Some(Obstacle { sentence, question: turn.into_question() })
 }
 
-/// What is in the way, in words.
-fn in_the_way(seen: &Surroundings) -> Option<String> {
+/// What is in the way, in words. People who agreed are not, and active hours are all the same: they are
+/// not theirs to end.
+fn in_the_way(seen: &Surroundings, is_agreed: bool) -> Option<String> {
     let hours = |hour| format!("its active hours last until {hour:02}:00 by its own clock");
     match seen.people {
         None => Some("Windows does not tell who is logged on".to_owned()),
-        Some(People { active: 0, .. }) => seen.active_until.map(hours),
+        Some(People { active, .. }) if active == 0 || is_agreed => seen.active_until.map(hours),
         Some(People { active: 1, .. }) => Some("1 person is logged on".to_owned()),
         Some(People { active, .. }) => Some(format!("{active} people are logged on")),
     }
@@ -235,18 +275,16 @@ fn tell(mv: &mut Move, job: &mut JobRun, left_ms: u64) {
     }
 }
 
-/// The moment told to people: the same one as long as it is about right.
-fn until(mv: &Move, job: &mut JobRun, left_ms: u64) -> Timestamp {
-    let left = SignedDuration::from_millis(i64::try_from(left_ms).unwrap_or(i64::MAX));
-    let until = mv.now.wall.checked_add(left).unwrap_or(Timestamp::MAX);
-    let is_about = |told: Timestamp| told.duration_since(until).abs() <= KEPT;
-    let told = job.waiting.until.filter(|told| is_about(*told)).unwrap_or(until);
-    job.waiting.until = Some(told);
-    told
+/// The moment told to people, so far from now: the one told before as long as that is about right.
+pub(super) fn about(mv: &Move, told: Option<Timestamp>, in_ms: u64) -> Timestamp {
+    let span = SignedDuration::from_millis(i64::try_from(in_ms).unwrap_or(i64::MAX));
+    let at = mv.now.wall.checked_add(span).unwrap_or(Timestamp::MAX);
+    let is_about = |told: &Timestamp| told.duration_since(at).abs() <= KEPT;
+    told.filter(is_about).unwrap_or(at)
 }
 
 /// `22:00 UTC`, with the day where it is another one.
-fn clock(at: Timestamp, now: Timestamp) -> String {
+pub(super) fn clock(at: Timestamp, now: Timestamp) -> String {
     let (at, now) = (at.to_zoned(jiff::tz::TimeZone::UTC), now.to_zoned(jiff::tz::TimeZone::UTC));
     let format = if at.date() == now.date() { "%H:%M UTC" } else { "%Y-%m-%d %H:%M UTC" };
     at.strftime(format).to_string()

@@ -6,7 +6,7 @@
 use jiff::SignedDuration;
 use wardring_seal::{Action, Hook, HookMoment, OutcomePayload, OutcomeResult};
 
-use super::bench::{Bench, Script, ended, ended_because, refused};
+use super::bench::{Bench, Says, Script, ended, ended_because, refused};
 use super::*;
 
 const MINUTE_MS: u64 = 60_000;
@@ -149,8 +149,15 @@ fn with_hooks() -> Bench {
     bench
 }
 
+/// Somebody works there and says this to the first question.
+fn with_people(says: Says) -> Bench {
+    let people = Some(People { active: 1, disconnected: 0 });
+    let around = Surroundings { people, ..Surroundings::CLEAR };
+    Bench { around, deferrals: 2, replies: [(says, MINUTE_MS)].into(), ..Bench::new() }
+}
+
 fn places() -> Vec<Place> {
-    use Awaits::{Answer, Time};
+    use Awaits::{Answer, People, Time};
     let place = |name, reach| Place { name, reach };
     vec![
         place("looking", || offered(Bench::new(), |_| ())),
@@ -193,6 +200,12 @@ fn places() -> Vec<Place> {
             let bench = Bench::new().with("KB1", Script { failures, ..Script::default() });
             let bench = offered(bench, |job| job.preflight.reboot_first = true);
             until(bench, "RebootFirst", Time)
+        }),
+        place("asking people", || {
+            until(offered(with_people(Says::Later), |_| ()), "AwaitingReboot", People)
+        }),
+        place("counting down since they agreed", || {
+            until(offered(with_people(Says::Now), |_| ()), "AwaitingReboot", Time)
         }),
         place("counting down", || installing_until("AwaitingReboot", Time)),
         place("asking to restart", || installing_until("AwaitingReboot", Answer)),

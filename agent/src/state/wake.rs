@@ -4,7 +4,7 @@
 //! never answers would otherwise keep a job, and everybody who waits for it, forever.
 
 use super::{
-    Awaits, JobRun, Move, Phase, Surroundings, contact, hooks, install, preflight, reboot,
+    Awaits, JobRun, Move, Phase, Reply, Surroundings, contact, hooks, install, preflight, reboot,
     rollback, verify,
 };
 
@@ -22,8 +22,11 @@ pub(super) fn woke(mv: &mut Move, job: JobRun) -> Option<JobRun> {
         Awaits::Surroundings if matches!(job.phase, Phase::AwaitingReboot { .. }) => {
             reboot::looked(mv, job, &Surroundings::default())
         }
+        Awaits::People if matches!(job.phase, Phase::AwaitingReboot { .. }) => {
+            reboot::people_said(mv, job, Reply::Nothing)
+        }
         Awaits::Contact => contact::unknown(mv, job),
-        Awaits::Answer | Awaits::Surroundings => answer_is_overdue(mv, job),
+        Awaits::Answer | Awaits::Surroundings | Awaits::People => answer_is_overdue(mv, job),
     }
 }
 

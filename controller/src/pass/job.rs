@@ -120,6 +120,7 @@ fn payload(namespace: &str, job: &NewJob) -> JobPayload {
             message: job.reboot.message.clone(),
             stuck_after_ms: millis(job.reboot.stuck_after),
             wait_ms: millis(job.reboot.wait),
+            deferrals: job.reboot.deferrals,
             force: job.reboot.force,
             active_hours: job.reboot.active_hours.as_ref().and_then(active_hours),
         },

@@ -20,6 +20,12 @@ pub struct Reboot {
     /// last; then it comes after one more countdown. Default 2h, at most 24h; `0s` waits for nobody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Span>,
+    /// How often people who work at the device may put its restart off, 0 to 10. They are asked whether it
+    /// may come now; each "later" lasts until they are asked again, the last one until `deadline`, and
+    /// never less than a quarter of an hour. Default 0: nobody is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<i32>", range(min = 0, max = 10))]
+    pub deferrals: Option<u8>,
     /// End programs that refuse to end, and with them what is not saved. Without it, a program that
     /// objects keeps the device from restarting, and the job ends as RebootStuck.
     #[serde(default)]

@@ -150,6 +150,11 @@ fn job(
             message: spec.reboot.message.clone(),
             stuck_after: rules.reboot_deadline,
             wait: span(spec.reboot.deadline, Span::from_hours(2)),
+            // What has failed is not put off, and an agent that asks nobody would refuse the rollback.
+            deferrals: match line.action {
+                JobAction::Install => spec.reboot.deferrals.unwrap_or(0),
+                JobAction::Download | JobAction::Rollback => 0,
+            },
             force: spec.reboot.force,
             active_hours: spec.reboot.active_hours.clone(),
         },

@@ -375,6 +375,8 @@ pub struct JobReboot {
     pub stuck_after: SignedDuration,
     /// Longest that a restart waits for people and for active hours.
     pub wait: SignedDuration,
+    /// How often people may put it off.
+    pub deferrals: u8,
     /// End programs that refuse to end.
     pub force: bool,
     /// Hours in which a restart waits.

@@ -261,7 +261,7 @@ fn the_job_of_a_rollback_asks_for_nothing_that_an_older_agent_does_not_know() {
     world.device("test-1", "test", SERVER);
     world.devices.get_mut("test-1").unwrap().component_store = Some(ComponentStore::Healthy);
     world.agents.get_mut("test-1").unwrap().script = support::agent::Script::ServiceDown;
-    let rules = "preflight: {componentStore: Require}\nonFailure: {action: Rollback}";
+    let rules = "preflight: {componentStore: Require}\nreboot: {deferrals: 3}\nonFailure: {action: Rollback}";
     world.rollout("november", &format!("{ONE_STAGE}\n{rules}"));
     for _ in 0..60 {
         world.minute(|_| {});
@@ -279,4 +279,23 @@ fn the_job_of_a_rollback_asks_for_nothing_that_an_older_agent_does_not_know() {
     assert_eq!(job.action, JobAction::Rollback);
     assert_eq!(job.preflight.component_store, ComponentStorePolicy::Block);
     assert!(!job.preflight.sole_source);
+    assert_eq!(job.reboot.deferrals, 0);
+}
+
+#[test]
+fn the_job_of_an_installation_says_how_often_people_may_put_its_restart_off() {
+    for (rules, deferrals) in [("", 0), ("\nreboot: {deadline: 4h, deferrals: 3}", 3)] {
+        let mut world = World::new();
+        world.group("test");
+        world.device("test-1", "test", SERVER);
+        world.rollout("november", &format!("{ONE_STAGE}{rules}"));
+        world.settle();
+        world.jobs.clear();
+        let plan = wardring_planner::plan(&world.snapshot());
+        let made = plan.actions.iter().find_map(|action| match action {
+            wardring_planner::Action::CreateJob(job) => Some((job.action, job.reboot.deferrals)),
+            _ => None,
+        });
+        assert_eq!(made, Some((JobAction::Install, deferrals)));
+    }
 }

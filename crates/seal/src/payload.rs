@@ -241,12 +241,20 @@ pub struct RebootRules {
     /// waits for neither: an agent that cannot wait refuses the jobs that ask it to.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub wait_ms: u64,
+    /// How often people may put it off, each time until they are asked again and never beyond `wait_ms`.
+    /// Left out where nobody is asked: an agent that cannot ask refuses only the jobs that want it to.
+    #[serde(default, skip_serializing_if = "is_never")]
+    pub deferrals: u8,
     /// End programs that refuse to end.
     #[serde(default, skip_serializing_if = "is_false")]
     pub force: bool,
     /// Hours in which a restart waits, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active_hours: Option<ActiveHours>,
+}
+
+fn is_never(times: &u8) -> bool {
+    *times == 0
 }
 
 fn is_zero(ms: &u64) -> bool {
@@ -399,6 +407,7 @@ mod tests {
             },
             "reboot": {
                 "countdownMs": 1, "message": "m", "stuckAfterMs": 1, "waitMs": 1, "force": true,
+                "deferrals": 3,
                 "activeHours": { "type": "fixed", "start": 8, "end": 17 },
             },
             "onUnhealthy": "Report",
@@ -449,6 +458,17 @@ mod tests {
             }
             _ => Vec::new(),
         }
+    }
+
+    #[test]
+    fn a_restart_that_nobody_may_put_off_says_nothing_that_an_older_agent_does_not_know() {
+        let mut job: JobPayload = serde_json::from_value(whole()).unwrap();
+        let written = |job: &JobPayload| serde_json::to_value(job).unwrap()["reboot"].clone();
+        assert_eq!(written(&job)["deferrals"], 3);
+        job.reboot.deferrals = 0;
+        assert_eq!(written(&job).get("deferrals"), None);
+        let read: JobPayload = serde_json::from_str(&serde_json::to_string(&job).unwrap()).unwrap();
+        assert_eq!(read, job);
     }
 
     #[test]

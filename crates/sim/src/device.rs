@@ -9,7 +9,7 @@ use wardring_agent::{
     outbox::Outbox,
     state::{
         Answer, Ask, BootKind, BootRecord, Effect, Event as AgentEvent, InstallFound, Me, Now,
-        Start, State, Surroundings, step,
+        Reply, Start, State, Surroundings, step,
     },
 };
 use wardring_protocol::{
@@ -346,6 +346,7 @@ impl Device {
             }
             Ask::Inspect { .. }
             | Ask::LookAround { .. }
+            | Ask::AskPeople { .. }
             | Ask::SeekContact { .. }
             | Ask::RestartService { .. }
             | Ask::RunHook { .. } => {
@@ -432,6 +433,8 @@ impl Device {
                 self.answer(hub, turn, Answer::LookedAround(Surroundings::CLEAR));
             }
             // They have no network but their gateways, and no job asks them to go by it.
+            // Nobody works at the simulated devices.
+            Ask::AskPeople { .. } => self.answer(hub, turn, Answer::PeopleSaid(Reply::Nothing)),
             Ask::SeekContact { .. } => self.answer(hub, turn, Answer::Contact(BTreeSet::new())),
             Ask::RunHook { .. } => self.answer(hub, turn, Answer::HookEnded(Ok(()))),
             // No scripted installation fails with a code that is tried again, so there is one try.

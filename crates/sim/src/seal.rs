@@ -80,6 +80,7 @@ pub fn payload(new: &NewJob) -> String {
             message: new.reboot.message.clone(),
             stuck_after_ms: ms(new.reboot.stuck_after),
             wait_ms: ms(new.reboot.wait),
+            deferrals: new.reboot.deferrals,
             force: new.reboot.force,
             // The simulated devices have no local time.
             active_hours: None,

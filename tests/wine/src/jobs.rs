@@ -63,6 +63,7 @@ pub fn job(sequence: i64, action: Action) -> JobPayload {
             stuck_after_ms: 5_000,
             // Wine lists no sessions, and nobody knows who works there.
             wait_ms: 0,
+            deferrals: 0,
             force: false,
             active_hours: None,
         },

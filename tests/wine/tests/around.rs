@@ -19,6 +19,8 @@ fn wine_names_no_session_so_somebody_may_be_there_and_power_and_startup_are_know
     assert_eq!(act(&prefix, ["facts"]).unwrap()["startup"]["attendance"], "NotNeeded");
     // Nobody is there to be told; that is no error.
     assert_eq!(act(&prefix, ["ask-to-leave", "Patch night"]).unwrap()["asked"], true);
+    // And nobody is there to agree to anything, or to put it off.
+    assert_eq!(act(&prefix, ["ask-people", "Patch night"]).unwrap()["reply"], "Nothing");
 }
 
 #[test]

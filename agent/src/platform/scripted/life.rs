@@ -51,6 +51,9 @@ pub(super) struct Life {
     /// Results by key and KB.
     pub results: BTreeMap<String, ServicingResult>,
     pub pending_reboot: Vec<RebootSource>,
+    /// How often people were asked something.
+    #[serde(default)]
+    pub questions: usize,
     /// Number of the next process.
     pub next_pid: u32,
 }
@@ -126,6 +129,7 @@ impl Life {
             downloaded: BTreeSet::new(),
             results: BTreeMap::new(),
             pending_reboot: world.pending_reboot.clone(),
+            questions: 0,
             next_pid: 1000,
         };
         life.start_services(world);

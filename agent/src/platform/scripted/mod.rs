@@ -9,8 +9,8 @@ mod world;
 
 pub use network::ScriptedNetwork;
 pub use world::{
-    Availability, Effects, ScriptedHook, ScriptedUpdate, StoppedService, SwitchedOff, Work, World,
-    WorldError,
+    Answers, Availability, Effects, ScriptedHook, ScriptedUpdate, StoppedService, SwitchedOff, Work,
+    World, WorldError,
 };
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,7 +33,8 @@ use super::{
 };
 use crate::chance;
 use crate::state::{
-    BootKind, DownloadFailure, Inspection, InstallFound, ServiceSample, ServiceState, Surroundings,
+    BootKind, DownloadFailure, Inspection, InstallFound, Question, Reply, ServiceSample,
+    ServiceState, Surroundings,
 };
 
 /// A crash comes so soon after a boot: late enough for the agent to see the boot.
@@ -319,6 +320,29 @@ impl Machine for Scripted {
     fn ask_to_leave(&self, message: Option<&str>, within_ms: u64) {
         let life = self.lock();
         self.record("askToLeave", &life, json!({ "message": message, "withinMs": within_ms }));
+    }
+
+    async fn ask_people(&self, question: Question) -> Reply {
+        let answer = {
+            let mut life = self.lock();
+            let answer = self.world.people.answers.get(life.questions).copied();
+            life.questions += 1;
+            self.keep(&life);
+            let details = json!({
+                "message": question.message, "openMs": question.open_ms, "againMs": question.again_ms,
+                "withinMs": question.within_ms, "answer": format!("{answer:?}"),
+            });
+            self.record("askPeople", &life, details);
+            answer
+        };
+        let open = Duration::from_millis(question.open_ms);
+        let pause = Duration::from_millis(self.world.people.answer_after_ms);
+        tokio::time::sleep(if answer.is_some() { pause.min(open) } else { open }).await;
+        match answer {
+            Some(Answers::Now) => Reply::Now((1..=self.world.people.active).collect()),
+            Some(Answers::Later) => Reply::Later,
+            Some(Answers::Nothing) | None => Reply::Nothing,
+        }
     }
 
     async fn surroundings(&self, hours: Option<ActiveHours>) -> Surroundings {

@@ -117,6 +117,23 @@ pub struct ScriptedPeople {
     /// They leave so many milliseconds after a boot; without it they stay.
     #[serde(default)]
     pub leave_after_ms: Option<u64>,
+    /// What they answer when they are asked, first the first question; nothing after the last of them.
+    #[serde(default)]
+    pub answers: Vec<Answers>,
+    /// How long they think about it, milliseconds.
+    #[serde(default)]
+    pub answer_after_ms: u64,
+}
+
+/// What people answer to the question whether the device may restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answers {
+    /// It may.
+    Now,
+    /// Not yet.
+    Later,
+    /// Nothing, as long as the question is open.
+    Nothing,
 }
 
 /// A program in the hooks folder of a scripted Windows.
@@ -320,6 +337,7 @@ impl World {
         };
         Surroundings {
             people: Some(people),
+            sessions: (1..=people.active).collect(),
             active_until: hours.and_then(|[start, end]| until(start, end, hour)),
             power: self.battery.map_or(Power::PluggedIn, |percent| Power::Battery(Some(percent))),
             startup: self.startup(),

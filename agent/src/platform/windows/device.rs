@@ -20,8 +20,8 @@ use crate::platform::{
     Machine, Performed, Permit, RunningBoot, Services, Terms, Updates, startup_fact, told_free_gb,
 };
 use crate::state::{
-    DownloadFailure, Inspection, InstallFound, ServiceSample, ServicingResult, Surroundings,
-    UpdateStatus,
+    DownloadFailure, Inspection, InstallFound, Question, Reply, ServiceSample, ServicingResult,
+    Surroundings, UpdateStatus,
 };
 
 const CURRENT_VERSION: &str = r"SOFTWARE\Microsoft\Windows NT\CurrentVersion";
@@ -236,6 +236,10 @@ impl Machine for Windows {
 
     fn ask_to_leave(&self, message: Option<&str>, within_ms: u64) {
         power::ask_to_leave(message, within_ms);
+    }
+
+    async fn ask_people(&self, question: Question) -> Reply {
+        power::ask_people(question).await
     }
 
     async fn surroundings(&self, hours: Option<ActiveHours>) -> Surroundings {

@@ -2,6 +2,8 @@
 
 #[cfg_attr(not(windows), allow(dead_code, reason = "asked on Windows only"))]
 mod around;
+#[cfg_attr(not(windows), allow(dead_code, reason = "there are sessions on Windows alone"))]
+mod asking;
 #[cfg(windows)]
 mod bitlocker;
 mod boots;

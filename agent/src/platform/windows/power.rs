@@ -1,5 +1,6 @@
 //! Restarts of the device, and the people on it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use wardring_seal::{Action, ActiveHours, JobKey};
@@ -9,15 +10,16 @@ use windows::Win32::System::Shutdown::{
     SHTDN_REASON_MINOR_SECURITYFIX_UNINSTALL,
 };
 
+use super::asking::{self, MOST_SESSIONS, Said, span, with_message};
 use super::boots::OwnBoot;
 use super::order::{self, Refusal};
 use super::registry::LocalMachine;
-use super::sessions::{active, people};
+use super::sessions::{Session, active, people};
 use super::{around, bitlocker};
 use crate::ffi::{self, Restart};
 use crate::platform::active_hours::until;
 use crate::questions::Questions;
-use crate::state::{People, Power, Surroundings};
+use crate::state::{People, Power, Question, Reply, Surroundings};
 
 /// What Windows itself waits before it goes down: long enough to take the order back, short enough
 /// that nothing changes between the permit and the end. Without it nothing could be taken back.
@@ -36,17 +38,23 @@ const _: () = {
 /// can be stopped.
 static LOOKS: Questions = Questions::new("look around", 4);
 static MESSAGES: Questions = Questions::new("messages", 4);
+/// Whoever waits for the answers of people, and those in each session. A question of a job that is over stays
+/// on the screen until its time is, so that there may be two.
+static ANSWERS: Questions = Questions::new("answers of people", 4);
+static ASKED: Questions = Questions::new("ask people", 2);
 static TAKE_BACKS: Questions = Questions::new("take back", 4);
 /// Longest that it is waited for who is logged on, and until a restart is taken back.
 const LOOK_LIMIT: Duration = Duration::from_secs(10);
 const TAKE_BACK_LIMIT: Duration = Duration::from_secs(5);
+/// A box that Windows takes away by itself has an answer so soon after its time.
+const ANSWER_SLACK: Duration = Duration::from_secs(5);
 /// A message is shown at least so long.
 const SHORTEST_MESSAGE: Duration = Duration::from_secs(60);
 
 /// Whether an order is forced: where the rollout says so, and the second time where nobody is logged on
 /// who could lose anything.
 pub(super) fn is_forced(boot: &OwnBoot, force: bool) -> bool {
-    force || (boot.was_ordered() && here_within() == Some(People::NOBODY))
+    force || (boot.was_ordered() && here_within().0 == Some(People::NOBODY))
 }
 
 /// Orders a restart, unless another boot runs already. An order for this boot that was given before
@@ -128,20 +136,25 @@ fn take_back_now(boot: &OwnBoot) {
     }
 }
 
-/// Who is logged on, as far as Windows tells.
-fn here() -> Option<People> {
-    let sessions = ffi::sessions().unwrap_or_else(|error| {
+/// Every session, as far as Windows tells.
+fn sessions() -> Vec<Session> {
+    ffi::sessions().unwrap_or_else(|error| {
         tracing::warn!(%error, "Windows does not tell who is logged on");
         Vec::new()
-    });
-    people(&sessions)
+    })
+}
+
+/// Who is logged on, and the sessions in which somebody works.
+fn here() -> (Option<People>, BTreeSet<u32>) {
+    let sessions = sessions();
+    (people(&sessions), active(&sessions).into_iter().collect())
 }
 
 /// The same, and nobody knows where Windows does not answer.
-fn here_within() -> Option<People> {
+fn here_within() -> (Option<People>, BTreeSet<u32>) {
     LOOKS.answer(LOOK_LIMIT, here).unwrap_or_else(|why| {
         tracing::warn!(why, "Windows does not tell who is logged on");
-        None
+        (None, BTreeSet::new())
     })
 }
 
@@ -151,8 +164,10 @@ pub(super) fn surroundings(hours: Option<ActiveHours>) -> Surroundings {
         ActiveHours::Device {} => around::active_hours(&LocalMachine),
         ActiveHours::Fixed { start, end } => (start, end),
     });
+    let (people, sessions) = here_within();
     Surroundings {
-        people: here_within(),
+        people,
+        sessions,
         active_until: hours.and_then(|(start, end)| until(start, end, ffi::local_hour())),
         power: power(),
         startup: bitlocker::startup(),
@@ -175,6 +190,40 @@ pub(super) fn announce(message: Option<&str>, countdown_ms: u64) {
     tell(message, &restart, countdown);
 }
 
+/// Asks them whether the restart may come now. Waits for nothing that keeps the agent from ending.
+pub(super) async fn ask_people(question: Question) -> Reply {
+    let (tx, rx) = tokio::sync::oneshot::channel();
+    let then = move |reply| {
+        // Nobody listens any more when the job is over.
+        let _ = tx.send(reply);
+    };
+    if let Err(why) = ANSWERS.ask("", move || ask_now(&question), then) {
+        tracing::warn!(why, "people are not asked");
+    }
+    rx.await.unwrap_or(Reply::Nothing)
+}
+
+fn ask_now(question: &Question) -> Reply {
+    let sessions = active(&sessions());
+    tracing::info!(sessions = sessions.len(), "people are asked whether the device may restart");
+    if sessions.len() > MOST_SESSIONS {
+        ask_to_leave(question.message.as_deref(), question.within_ms);
+        return Reply::Nothing;
+    }
+    let (text, open) = (asking::text(question), Duration::from_millis(question.open_ms));
+    let seconds = u32::try_from(open.as_secs().max(1)).unwrap_or(u32::MAX);
+    let ask = move |session| match ffi::ask(session, "Wardring", &text, seconds) {
+        Ok(button) => asking::said(button),
+        Err(error) => {
+            tracing::warn!(session, %error, "a session cannot be asked");
+            Said::Nothing
+        }
+    };
+    let reply = asking::ask_each(&ASKED, &sessions, open + ANSWER_SLACK, ask);
+    tracing::info!(?reply, "what people say");
+    reply
+}
+
 /// Tells them that the restart waits for them.
 pub(super) fn ask_to_leave(message: Option<&str>, within_ms: u64) {
     let within = Duration::from_millis(within_ms);
@@ -188,7 +237,7 @@ pub(super) fn ask_to_leave(message: Option<&str>, within_ms: u64) {
 
 /// Does not wait until they have been.
 fn tell(message: Option<&str>, what: &str, shown: Duration) {
-    let text = message.map_or(what.to_owned(), |message| format!("{message}\n\n{what}"));
+    let text = with_message(message, what);
     tracing::info!(what, "people are told");
     if let Err(why) = MESSAGES.ask("", move || tell_now(&text, shown), drop) {
         tracing::warn!(why, "people are not told");
@@ -196,11 +245,7 @@ fn tell(message: Option<&str>, what: &str, shown: Duration) {
 }
 
 fn tell_now(text: &str, shown: Duration) {
-    let sessions = ffi::sessions().unwrap_or_else(|error| {
-        tracing::warn!(%error, "Windows does not tell who is logged on");
-        Vec::new()
-    });
-    let sessions = active(&sessions);
+    let sessions = active(&sessions());
     // Numbers only: who it is, is nobody's business here.
     tracing::info!(sessions = sessions.len(), "sessions of people");
     let seconds = shown.max(SHORTEST_MESSAGE).as_secs();
@@ -209,14 +254,5 @@ fn tell_now(text: &str, shown: Duration) {
         if let Err(error) = ffi::tell(session, "Wardring", text, seconds) {
             tracing::warn!(session, %error, "a session was not told");
         }
-    }
-}
-
-/// `a minute`, `25 minutes`, `2 hours`, rounded up.
-fn span(span: Duration) -> String {
-    match span.as_secs().div_ceil(60) {
-        0 | 1 => "a minute".to_owned(),
-        minutes @ 2..=119 => format!("{minutes} minutes"),
-        minutes => format!("{} hours", minutes.div_ceil(60)),
     }
 }

@@ -88,6 +88,7 @@ impl Bench {
         }
         let due = match &ask {
             Ask::Wake { after_ms } => self.mono_ms + after_ms,
+            Ask::AskPeople { question } => self.mono_ms + self.ask(question),
             _ => self.mono_ms,
         };
         match &ask {
@@ -247,7 +248,50 @@ impl Bench {
         assert!(is_held, "{step:?} began without a permit of this run");
     }
 
-    /// Nobody was there a moment ago, or the time that a restart waits for them is over.
+    /// Asks people, who think about it for so long.
+    fn ask(&mut self, question: &Question) -> u64 {
+        let job = self.state.job.as_ref().unwrap();
+        assert!(job.own_rollback.is_none() && self.state.paused.is_none(), "nobody is to be asked");
+        assert!(job.payload.reboot.deferrals > 0, "nobody may put it off");
+        let seen = &self.last_look.as_ref().unwrap().1;
+        assert!(seen.people.is_some_and(|people| people.active > 0), "nobody is there to be asked");
+        assert!(seen.active_until.is_none(), "nobody can let it restart in its active hours");
+        assert!(question.within_ms <= job.payload.reboot.wait_ms, "{question:?}");
+        self.questions.push((self.mono_ms, question.clone()));
+        let after = self.replies.front().map_or(u64::MAX, |(_, after)| *after);
+        after.min(question.open_ms)
+    }
+
+    /// What people said is heard by whoever waits for it, and by nobody else.
+    pub(super) fn hear(&mut self, event: &Event) {
+        let Event::Answered { turn, answer: Answer::PeopleSaid(reply) } = event else { return };
+        if *turn != self.state.turn {
+            return;
+        }
+        match reply {
+            Reply::Now(sessions) => self.agreed = Some((self.mono_ms, sessions.clone())),
+            Reply::Later => self.put_off += 1,
+            Reply::Nothing => {}
+        }
+    }
+
+    /// The sessions in which somebody works.
+    pub(super) fn sessions(&self) -> BTreeSet<u32> {
+        let active = self.around.people.map_or(0, |people| people.active);
+        let named = || self.around.sessions.clone();
+        if self.around.sessions.is_empty() { (1..=active).collect() } else { named() }
+    }
+
+    /// Whether all who are there said yes to this restart.
+    fn have_agreed(&self, seen: &Surroundings) -> bool {
+        // Until the countdown, the countdown, the time in which it is expected, and the life of a permit.
+        const EXPECTED_MS: u64 = 120_000 + 60_000 + 600_000 + PERMIT_LIFE_MS;
+        self.agreed.as_ref().is_some_and(|(at, sessions)| {
+            self.mono_ms - at <= EXPECTED_MS && seen.sessions.is_subset(sessions)
+        })
+    }
+
+    /// Nobody was there a moment ago, all agreed, or the time that a restart waits for them is over.
     pub(super) fn is_considerate(&self) {
         let waited = self.due_since.map_or(0, |since| self.mono_ms - since);
         let wait_ms = self.state.job.as_ref().unwrap().payload.reboot.wait_ms;
@@ -259,6 +303,8 @@ impl Bench {
             return;
         };
         let is_nobody = seen.people.is_some_and(|people| people.active == 0);
+        let is_known = seen.people.is_some();
+        let is_nobody = is_nobody || (is_known && self.have_agreed(seen));
         let is_free = is_nobody && seen.active_until.is_none();
         assert!(is_free || waited >= wait_ms, "{seen:?} after {waited} ms");
         let is_unknown = matches!(seen.startup, Startup::Unknown(_));
@@ -289,6 +335,7 @@ impl Bench {
         self.silence_mono_ms = None;
         self.due_since = None;
         self.last_look = None;
+        self.agreed = None;
         self.is_ending = false;
         self.booted_mono_ms = self.mono_ms;
         let waits = |script: &Script| matches!(script.stand, Stand::Pending | Stand::Removing);
@@ -466,9 +513,17 @@ impl Bench {
                 Answer::Contact(answering)
             }
             Ask::LookAround { .. } => {
-                self.last_look = Some((self.mono_ms, self.around.clone()));
-                Answer::LookedAround(self.around.clone())
+                let seen = Surroundings { sessions: self.sessions(), ..self.around.clone() };
+                self.last_look = Some((self.mono_ms, seen.clone()));
+                Answer::LookedAround(seen)
             }
+            Ask::AskPeople { .. } => Answer::PeopleSaid(match self.replies.pop_front() {
+                Some((Says::Now, _)) => {
+                    Reply::Now(self.last_look.as_ref().unwrap().1.sessions.clone())
+                }
+                Some((Says::Later, _)) => Reply::Later,
+                Some((Says::Nothing, _)) | None => Reply::Nothing,
+            }),
             Ask::Download { .. } => Answer::Downloaded(Ok(())),
             Ask::Install { key, update, tries, .. } | Ask::FindInstall { key, update, tries } => {
                 let found = self.results.get(&act(key, &update.kb, *tries)).cloned();

@@ -308,6 +308,12 @@ const PATCH_ROLLOUT: &[Rule] = &[
         "spec.reboot.deadline: must be at most `24h`; `0s` waits for nobody",
     ),
     rule(
+        "spec.reboot",
+        "!has(self.deferrals) || self.deferrals == 0 || !has(self.deadline) || self.deadline.contains('d') || \
+         duration(self.deadline) >= duration('15m')",
+        "spec.reboot.deferrals: needs a `deadline` of 15m at least; until then people may put the restart off",
+    ),
+    rule(
         "spec.reboot.activeHours",
         "has(self.fixed) == (self.type == 'Fixed')",
         "spec.reboot.activeHours: give `fixed` for type Fixed, and for no other",

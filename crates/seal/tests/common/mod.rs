@@ -104,6 +104,7 @@ pub fn job() -> JobPayload {
             message: None,
             stuck_after_ms: 60_000,
             wait_ms: 0,
+            deferrals: 0,
             force: false,
             active_hours: None,
         },
