@@ -1,13 +1,14 @@
 //! Sessions of people, and telling them something.
 
 use windows::Win32::System::RemoteDesktop::{
-    WTS_SESSION_INFOW, WTSEnumerateSessionsW, WTSFreeMemory, WTSSendMessageW,
+    WTS_SESSION_INFOW, WTS_SESSIONSTATE_UNLOCK, WTSEnumerateSessionsW, WTSFreeMemory, WTSINFOEXW,
+    WTSQuerySessionInformationW, WTSSendMessageW, WTSSessionInfoEx,
 };
 use windows::Win32::UI::WindowsAndMessaging::{
-    MB_DEFBUTTON2, MB_ICONQUESTION, MB_ICONWARNING, MB_OK, MB_TOPMOST, MB_YESNO, MESSAGEBOX_RESULT,
-    MESSAGEBOX_STYLE,
+    MB_DEFBUTTON2, MB_ICONQUESTION, MB_ICONWARNING, MB_OK, MB_OKCANCEL, MB_TOPMOST,
+    MESSAGEBOX_RESULT, MESSAGEBOX_STYLE,
 };
-use windows::core::HSTRING;
+use windows::core::{HSTRING, PWSTR};
 
 /// Every session with its number and Windows' number for its state; no names.
 ///
@@ -37,16 +38,40 @@ pub fn tell(session: u32, title: &str, message: &str, seconds: u32) -> windows::
     show(session, (title, message), style, seconds, false).map(drop)
 }
 
-/// Asks a question with the buttons Yes and No in a session, waits for a button at most so long, and tells
-/// Windows' number for what came of it: that of the button, or 32000 (IDTIMEOUT). The box does not take the
-/// keyboard away from anybody, and No is what Enter presses in it.
+/// Asks a question with the buttons OK and Cancel in a session, waits for a button at most so long, and tells
+/// Windows' number for what came of it: that of the button, or 32000 (IDTIMEOUT). These buttons have no
+/// letter of their own, and Enter, Space and Esc all press Cancel: what somebody was typing agrees to nothing
+/// where the box gets the keyboard.
 ///
 /// # Errors
 /// The session is gone.
 pub fn ask(session: u32, title: &str, message: &str, seconds: u32) -> windows::core::Result<i32> {
-    let style = MB_YESNO | MB_ICONQUESTION | MB_DEFBUTTON2 | MB_TOPMOST;
+    let style = MB_OKCANCEL | MB_ICONQUESTION | MB_DEFBUTTON2 | MB_TOPMOST;
     // To Windows, no time at all is no end at all.
     show(session, (title, message), style, seconds.max(1), true)
+}
+
+/// Whether a session is known to be unlocked; one that is gone, or of which Windows does not know it, is not
+/// (Windows documentation, `WTSINFOEX_LEVEL1_W`, `SessionFlags`).
+pub fn is_unlocked(session: u32) -> bool {
+    let (mut told, mut bytes) = (PWSTR::null(), 0);
+    let (class, into) = (WTSSessionInfoEx, &mut told);
+    // SAFETY: both places live through the call; what Windows allocates is freed below.
+    let asked = unsafe { WTSQuerySessionInformationW(None, session, class, into, &mut bytes) };
+    if asked.is_err() || told.is_null() {
+        return false;
+    }
+    let is_whole = bytes as usize >= size_of::<WTSINFOEXW>();
+    let is_unlocked = is_whole && {
+        // SAFETY: so many bytes of it are there, of the shape that this class has; it is copied.
+        let info = unsafe { told.0.cast::<WTSINFOEXW>().read_unaligned() };
+        // SAFETY: level 1 is the only one there is, and every bit pattern is a number.
+        let flags = unsafe { info.Data.WTSInfoExLevel1.SessionFlags };
+        info.Level == 1 && flags.cast_unsigned() == WTS_SESSIONSTATE_UNLOCK
+    };
+    // SAFETY: Windows allocated it for us, and nothing refers to it any more.
+    unsafe { WTSFreeMemory(told.0.cast()) };
+    is_unlocked
 }
 
 fn show(

@@ -72,6 +72,11 @@ fn share(left_ms: u64, deferrals: u8) -> u64 {
     (left_ms / u64::from(deferrals.max(1))).max(SHORTEST_MS)
 }
 
+/// The same where nobody answers: they are asked again as often as people are reminded without deferrals.
+fn unanswered(share_ms: u64) -> u64 {
+    share_ms.min(REMIND_EVERY_MS)
+}
+
 /// Whether all who are there agreed a moment ago. Who came since was not asked.
 pub(super) fn is_agreed(mv: &Move, job: &JobRun, seen: &Surroundings) -> bool {
     let Some((agreement, people)) = job.waiting.agreed.as_ref().zip(seen.people) else {
@@ -95,8 +100,13 @@ pub(super) enum Turn {
 }
 
 /// Whose turn it is, where people alone are in the way for `left_ms` at the most.
-pub(super) fn turn(job: &JobRun, left_ms: u64) -> Turn {
+pub(super) fn turn(mv: &Move, job: &JobRun, left_ms: u64) -> Turn {
     let deferrals = left(job);
+    let countdown_ms = job.payload.reboot.countdown_ms;
+    // A yes must still come before the end of the job.
+    let job_ms = job.payload.finish_by.duration_since(mv.now.wall).as_millis();
+    let job_ms = u64::try_from(job_ms).unwrap_or(0).saturating_sub(countdown_ms);
+    let left_ms = left_ms.min(job_ms);
     let in_ms = job.waiting.ask_at_ms.saturating_sub(job.waiting.waited_ms);
     if deferrals == 0 || in_ms + LOOK_EVERY_MS >= left_ms {
         return Turn::Told;
@@ -108,7 +118,7 @@ pub(super) fn turn(job: &JobRun, left_ms: u64) -> Turn {
     let again_ms = share(left_ms, deferrals);
     Turn::Asks(Question {
         message: rules.message.clone(),
-        countdown_ms: rules.countdown_ms,
+        countdown_ms,
         open_ms: OPEN_MS.min(left_ms),
         again_ms: Some(again_ms).filter(|again| deferrals > 1 && again + LOOK_EVERY_MS < left_ms),
         within_ms: left_ms,
@@ -145,6 +155,9 @@ pub(super) fn note(mv: &Move, job: &mut JobRun, turn: &Turn) -> String {
 
 /// Asks people, on the spot and for a while; everything that ends a wait for time ends this one, too.
 pub(super) fn ask(mv: &mut Move, job: &mut JobRun, question: Question) {
+    // An agent that is started anew meanwhile cannot hear the answer, and does not ask at every start.
+    job.waiting.ask_at_ms =
+        job.waiting.waited_ms + unanswered(share(question.within_ms, left(job)));
     let limit_ms = question.open_ms + SLACK_MS;
     mv.ask(job, Ask::AskPeople { question }, limit_ms);
     job.awaits = Awaits::People;
@@ -162,12 +175,14 @@ pub(super) fn replied(mv: &Move, job: &mut JobRun, reply: Reply) {
     let waiting = &mut job.waiting;
     match reply {
         Reply::Now(sessions) => {
+            // Whatever comes between: nobody is asked again at once.
+            waiting.ask_at_ms = waiting.waited_ms + SHORTEST_MS;
             waiting.agreed = Some(Agreement { sessions, at_mono_ms: mv.now.mono_ms });
         }
         Reply::Later => {
             waiting.deferred = waiting.deferred.saturating_add(1);
             waiting.ask_at_ms = waiting.waited_ms + share_ms;
         }
-        Reply::Nothing => waiting.ask_at_ms = waiting.waited_ms + share_ms.min(REMIND_EVERY_MS),
+        Reply::Nothing => waiting.ask_at_ms = waiting.waited_ms + unanswered(share_ms),
     }
 }

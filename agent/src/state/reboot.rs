@@ -7,12 +7,12 @@
 use wardring_protocol::{PermitAnswer, Step};
 use wardring_seal::HookMoment;
 
+use super::deferral::{self, Reply};
 use super::end::End;
 use super::permits::{self, Permitted};
 use super::surroundings::{self, Surroundings};
 use super::{
-    AfterHook, Ask, Awaits, Effect, JobRun, MAX_REBOOTS, Move, Phase, RebootWhy, Reply, deferral,
-    hooks, pause,
+    AfterHook, Ask, Awaits, Effect, JobRun, MAX_REBOOTS, Move, Phase, RebootWhy, hooks, pause,
 };
 
 /// Calls for one restart before it is called stuck.

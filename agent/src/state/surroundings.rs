@@ -20,6 +20,8 @@ pub(super) const REMIND_EVERY_MS: u64 = 60 * 60_000;
 /// Longest that a restart or a removal waits only because Windows does not tell whether a person must be
 /// there; longer where people have longer. What answers that may be just what the update broke.
 const UNKNOWN_LIMIT_MS: u64 = 2 * 60 * 60_000;
+/// A gateway that refuses a permit lets the next question wait so long at the most.
+const LONGEST_REFUSAL_MS: u64 = 10 * 60_000;
 /// A moment told to people moves when it is off by more than this; looks come a little late each time.
 const KEPT: SignedDuration = SignedDuration::from_mins(5);
 
@@ -200,6 +202,12 @@ pub(super) fn count(mv: &Move, job: &mut JobRun, longest_ms: u64) {
     job.waiting.waited_ms += since.min(longest_ms);
 }
 
+/// Longest time between two looks: it may lie in a countdown, or in the wait for a permit after one.
+fn longest(job: &JobRun) -> u64 {
+    let countdown_ms = job.payload.reboot.countdown_ms.max(LONGEST_REFUSAL_MS);
+    2 * LOOK_EVERY_MS + if job.warned_mono_ms.is_some() { countdown_ms } else { 0 }
+}
+
 /// What the restart of this job waits for at this moment; `None` when it may begin.
 pub(super) fn obstacle(mv: &mut Move, job: &mut JobRun, seen: &Surroundings) -> Option<Obstacle> {
     let now = mv.now.mono_ms;
@@ -221,19 +229,25 @@ pub(super) fn obstacle(mv: &mut Move, job: &mut JobRun, seen: &Surroundings) -> 
                 people_alone = seen.people.is_some() && seen.active_until.is_none();
                 (what, wait_ms)
             }
+            // Who agreed is still there: the time until the restart is theirs as well.
+            None if seen.people.is_none_or(|people| people.active > 0) => {
+                count(mv, job, longest(job));
+                job.waiting.seen_mono_ms = Some(now);
+                return None;
+            }
             None => {
                 job.waiting.seen_mono_ms = None;
                 return None;
             }
         },
     };
-    count(mv, job, 2 * LOOK_EVERY_MS);
+    count(mv, job, longest(job));
     let left_ms = limit_ms.saturating_sub(job.waiting.waited_ms);
     if left_ms == 0 {
         return None;
     }
     job.waiting.seen_mono_ms = Some(now);
-    let turn = if people_alone { deferral::turn(job, left_ms) } else { Turn::Told };
+    let turn = if people_alone { deferral::turn(mv, job, left_ms) } else { Turn::Told };
     if matches!(turn, Turn::Told) {
         tell(mv, job, left_ms);
     }

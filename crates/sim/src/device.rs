@@ -433,9 +433,9 @@ impl Device {
                 self.answer(hub, turn, Answer::LookedAround(Surroundings::CLEAR));
             }
             // They have no network but their gateways, and no job asks them to go by it.
+            Ask::SeekContact { .. } => self.answer(hub, turn, Answer::Contact(BTreeSet::new())),
             // Nobody works at the simulated devices.
             Ask::AskPeople { .. } => self.answer(hub, turn, Answer::PeopleSaid(Reply::Nothing)),
-            Ask::SeekContact { .. } => self.answer(hub, turn, Answer::Contact(BTreeSet::new())),
             Ask::RunHook { .. } => self.answer(hub, turn, Answer::HookEnded(Ok(()))),
             // No scripted installation fails with a code that is tried again, so there is one try.
             Ask::Install { key, update, not_after_mono_ms, .. } => {

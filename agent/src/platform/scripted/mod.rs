@@ -9,8 +9,8 @@ mod world;
 
 pub use network::ScriptedNetwork;
 pub use world::{
-    Answers, Availability, Effects, ScriptedHook, ScriptedUpdate, StoppedService, SwitchedOff, Work,
-    World, WorldError,
+    Availability, Effects, ScriptedHook, ScriptedUpdate, StoppedService, SwitchedOff, Work, World,
+    WorldError,
 };
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +27,7 @@ use wardring_protocol::{Facts, Scan, ServiceFact, key_id};
 use wardring_seal::{ActiveHours, JobKey, UpdateTarget};
 
 use self::life::{Life, Order, act, later};
+use self::world::Answers;
 use super::{
     Machine, Performed, Permit, RunningBoot, Services, Terms, Updates, startup_fact, told_free_gb,
     wall_clock,

@@ -24,13 +24,14 @@ pub(super) enum Said {
 }
 
 /// What Windows' number of a button means (Windows documentation, `WTSSendMessageW`, `pResponse`).
-/// Everything but the two buttons of the question, such as IDTIMEOUT (32000), is no answer.
-pub(super) fn said(button: i32) -> Said {
-    const IDYES: i32 = 6;
-    const IDNO: i32 = 7;
+/// Everything but the two buttons of the question, such as IDTIMEOUT (32000), is no answer. Neither is one
+/// from a session that is locked or gone when it comes: anybody may have pressed it, or nobody.
+pub(super) fn said(button: i32, is_unlocked: bool) -> Said {
+    const IDOK: i32 = 1;
+    const IDCANCEL: i32 = 2;
     match button {
-        IDYES => Said::Yes,
-        IDNO => Said::No,
+        IDOK if is_unlocked => Said::Yes,
+        IDCANCEL if is_unlocked => Said::No,
         _ => Said::Nothing,
     }
 }
@@ -83,8 +84,8 @@ pub(super) fn text(question: &Question) -> String {
         ),
     };
     let asked = format!(
-        "This computer must restart to finish its updates. May it restart now?\n\nYes: it restarts in {}. \
-         Save your work first.\nNo: {otherwise}",
+        "This computer must restart to finish its updates. May it restart now?\n\nOK: it restarts in {}. \
+         Save your work first.\nCancel: {otherwise}",
         in_ms(question.countdown_ms)
     );
     with_message(question.message.as_deref(), &asked)
@@ -162,6 +163,7 @@ mod tests {
         static ASKED: Questions = Questions::new("test", 1);
         let (_let_go, waits) = mpsc::channel::<()>();
         let waits = Arc::new(Mutex::new(waits));
+        let begun = Instant::now();
         let reply = ask_each(&ASKED, &[1, 2], LIMIT, move |session| match session {
             1 => Said::No,
             _ => {
@@ -170,15 +172,18 @@ mod tests {
             }
         });
         assert_eq!(reply, Reply::Later);
+        assert!(begun.elapsed() < LIMIT, "the question of the other is still open");
     }
 
     #[test]
-    fn only_the_two_buttons_are_answers() {
-        assert_eq!((said(6), said(7)), (Said::Yes, Said::No));
-        // Nothing at all, OK, cancelled, the end of the time, not waited for.
-        for button in [0, 1, 2, 32_000, 32_001, -1] {
-            assert_eq!(said(button), Said::Nothing, "{button}");
+    fn only_the_two_buttons_of_an_unlocked_session_are_answers() {
+        assert_eq!((said(1, true), said(2, true)), (Said::Yes, Said::No));
+        // Nothing at all, Yes, No, the end of the time, not waited for.
+        for button in [0, 6, 7, 32_000, 32_001, -1] {
+            assert_eq!(said(button, true), Said::Nothing, "{button}");
         }
+        // Whoever stands before a locked screen, or signed out: the box went with the session.
+        assert_eq!((said(1, false), said(2, false)), (Said::Nothing, Said::Nothing));
     }
 
     #[test]
@@ -193,13 +198,13 @@ mod tests {
         assert_eq!(
             text(&question),
             "Helpdesk: 4711\n\nThis computer must restart to finish its updates. May it restart now?\n\n\
-             Yes: it restarts in 5 minutes. Save your work first.\nNo: you are asked again in 40 minutes. \
+             OK: it restarts in 5 minutes. Save your work first.\nCancel: you are asked again in 40 minutes. \
              It restarts in 2 hours at the latest, or when nobody works here any more."
         );
         let last = Question { message: None, again_ms: None, within_ms: 2_340_000, ..question };
         let said = text(&last);
         assert!(said.starts_with("This computer must restart"), "{said}");
-        let end = "No: you are not asked again. It restarts in 39 minutes, or when nobody works here any more.";
+        let end = "Cancel: you are not asked again. It restarts in 39 minutes, or when nobody works here any more.";
         assert!(said.ends_with(end), "{said}");
     }
 }

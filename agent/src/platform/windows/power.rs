@@ -212,10 +212,16 @@ fn ask_now(question: &Question) -> Reply {
     }
     let (text, open) = (asking::text(question), Duration::from_millis(question.open_ms));
     let seconds = u32::try_from(open.as_secs().max(1)).unwrap_or(u32::MAX);
-    let ask = move |session| match ffi::ask(session, "Wardring", &text, seconds) {
-        Ok(button) => asking::said(button),
-        Err(error) => {
-            tracing::warn!(session, %error, "a session cannot be asked");
+    let within = Duration::from_millis(question.within_ms);
+    let told = with_message(question.message.as_deref(), &request_to_leave(within));
+    let told_s = u32::try_from(within.max(SHORTEST_MESSAGE).as_secs()).unwrap_or(u32::MAX);
+    let ask = move |session| match ffi::is_unlocked(session) {
+        true => ask_in(session, &text, seconds),
+        // Nobody is there to answer; who comes back reads it.
+        false => {
+            if let Err(error) = ffi::tell(session, "Wardring", &told, told_s) {
+                tracing::warn!(session, %error, "a session was not told");
+            }
             Said::Nothing
         }
     };
@@ -224,15 +230,28 @@ fn ask_now(question: &Question) -> Reply {
     reply
 }
 
+fn ask_in(session: u32, text: &str, seconds: u32) -> Said {
+    match ffi::ask(session, "Wardring", text, seconds) {
+        Ok(button) => asking::said(button, ffi::is_unlocked(session)),
+        Err(error) => {
+            tracing::warn!(session, %error, "a session cannot be asked");
+            Said::Nothing
+        }
+    }
+}
+
 /// Tells them that the restart waits for them.
 pub(super) fn ask_to_leave(message: Option<&str>, within_ms: u64) {
     let within = Duration::from_millis(within_ms);
+    tell(message, &request_to_leave(within), within);
+}
+
+fn request_to_leave(within: Duration) -> String {
     let when = span(within);
-    let request = format!(
+    format!(
         "This computer must restart to finish its updates. It waits until nobody works here any more, \
          but no longer than {when}. Save your work and sign out when you can."
-    );
-    tell(message, &request, within);
+    )
 }
 
 /// Does not wait until they have been.

@@ -257,6 +257,7 @@ impl Bench {
         assert!(seen.people.is_some_and(|people| people.active > 0), "nobody is there to be asked");
         assert!(seen.active_until.is_none(), "nobody can let it restart in its active hours");
         assert!(question.within_ms <= job.payload.reboot.wait_ms, "{question:?}");
+        self.agreed = None;
         self.questions.push((self.mono_ms, question.clone()));
         let after = self.replies.front().map_or(u64::MAX, |(_, after)| *after);
         after.min(question.open_ms)
@@ -270,7 +271,10 @@ impl Bench {
         }
         match reply {
             Reply::Now(sessions) => self.agreed = Some((self.mono_ms, sessions.clone())),
-            Reply::Later => self.put_off += 1,
+            Reply::Later => {
+                self.agreed = None;
+                self.put_off += 1;
+            }
             Reply::Nothing => {}
         }
     }
