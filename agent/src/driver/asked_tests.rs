@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use wardring_protocol::{
     JobAnswer, JobQuery, Mode, PermitAnswer, PermitRequest, ReportAck, ReportBatch, ReportBody,
@@ -229,6 +229,15 @@ async fn a_person_who_agrees_has_her_restart_at_once_with_its_countdown_and_its_
         (&"Helpdesk: 4711".into(), &2_400_000.into())
     );
     assert_eq!(*story.agent.gateway.permits.lock().unwrap(), ["Install", "Reboot"]);
+    let at = |name: &str| -> Timestamp {
+        let act = story.acts().into_iter().find(|(act, _)| act == name).unwrap().1;
+        act["at"].as_str().unwrap().parse().unwrap()
+    };
+    let took = at("reboot").duration_since(at("askPeople"));
+    assert!(
+        took >= SignedDuration::from_millis(250),
+        "she thinks, and then it counts down: {took:?}"
+    );
     // And the device proves what it was restarted for.
     story.agent.platform.up().await;
     let proven = async {
