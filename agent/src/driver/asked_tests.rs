@@ -157,8 +157,12 @@ impl Story {
         let journal = Journal::new(folder.path(), Durability::Process);
         let mut state = State::default();
         let id = || "srv-1".to_owned();
-        let boot =
-            BootRecord { boot_id: "before".to_owned(), at: wall_clock(), kind: BootKind::Unknown };
+        let boot = BootRecord {
+            boot_id: "before".to_owned(),
+            at: wall_clock(),
+            kind: BootKind::Unknown,
+            off: None,
+        };
         let start = Start {
             run: "before".to_owned(),
             me: Me { namespace: id(), device: id(), device_id: id() },

@@ -18,8 +18,8 @@ use wardring_protocol::{Facts, StartupFact};
 use wardring_seal::{ActiveHours, Hook, JobKey, Probe, UpdateSource, UpdateTarget};
 
 use crate::state::{
-    BootKind, BootRecord, DownloadFailure, Inspection, InstallFound, Off, ProbeSample, Question, Reply,
-    ServiceSample, Startup, Surroundings, Witness,
+    BootKind, BootRecord, DownloadFailure, Inspection, InstallFound, Off, ProbeSample, Question,
+    Reply, ServiceSample, Startup, Surroundings, Witness,
 };
 
 /// The running boot, as the platform knows it.

@@ -99,14 +99,18 @@ pub(super) enum Turn {
     Asks(Question),
 }
 
+/// What is left of the time until the deadline in which a yes still comes before the end of the job.
+fn within_job(mv: &Move, job: &JobRun, left_ms: u64) -> u64 {
+    let job_ms = job.payload.finish_by.duration_since(mv.now.wall).as_millis();
+    let job_ms = u64::try_from(job_ms).unwrap_or(0);
+    left_ms.min(job_ms.saturating_sub(job.payload.reboot.countdown_ms))
+}
+
 /// Whose turn it is, where people alone are in the way for `left_ms` at the most.
 pub(super) fn turn(mv: &Move, job: &JobRun, left_ms: u64) -> Turn {
     let deferrals = left(job);
     let countdown_ms = job.payload.reboot.countdown_ms;
-    // A yes must still come before the end of the job.
-    let job_ms = job.payload.finish_by.duration_since(mv.now.wall).as_millis();
-    let job_ms = u64::try_from(job_ms).unwrap_or(0).saturating_sub(countdown_ms);
-    let left_ms = left_ms.min(job_ms);
+    let left_ms = within_job(mv, job, left_ms);
     let in_ms = job.waiting.ask_at_ms.saturating_sub(job.waiting.waited_ms);
     if deferrals == 0 || in_ms + LOOK_EVERY_MS >= left_ms {
         return Turn::Told;
@@ -171,6 +175,7 @@ pub(super) fn replied(mv: &Move, job: &mut JobRun, reply: Reply) {
     // They have just heard how long it waits.
     waiting.told_mono_ms = Some(mv.now.mono_ms);
     let left_ms = job.payload.reboot.wait_ms.saturating_sub(waiting.waited_ms);
+    let left_ms = within_job(mv, job, left_ms);
     let share_ms = share(left_ms, left(job));
     let waiting = &mut job.waiting;
     match reply {

@@ -162,6 +162,27 @@ fn whoever_comes_after_the_yes_of_another_is_asked_too() {
 }
 
 #[test]
+fn whoever_did_not_agree_has_the_whole_countdown_of_the_deadline() {
+    let nobody = |times| vec![(Says::Nothing, 5 * MINUTE_MS); times];
+    let replies = nobody(3).into_iter().chain([(Says::Now, MINUTE_MS)]).collect();
+    let mut bench = Bench { around: among(1), deferrals: 3, replies, ..Bench::new() };
+    let mut job = bench.job(1, Action::Install);
+    job.reboot.countdown_ms = 40 * MINUTE_MS;
+    bench.take(Event::Offered(Box::new(job)));
+    bench.go_until(|bench| phase(bench) == "AwaitingReboot");
+    let begun = bench.mono_ms;
+    // She agrees shortly before the deadline; somebody else comes in her countdown, in which the deadline ends.
+    bench.go_until(|bench| bench.announced == 1);
+    assert!(bench.mono_ms - begun > 80 * MINUTE_MS && bench.mono_ms - begun < 2 * HOUR_MS);
+    bench.around = among(2);
+    bench.go_until(|bench| bench.announced == 2);
+    let announced = bench.mono_ms;
+    until_the_restart(&mut bench);
+    assert!(bench.mono_ms - announced >= 40 * MINUTE_MS);
+    assert!(bench.mono_ms - begun <= 3 * HOUR_MS);
+}
+
+#[test]
 fn active_hours_are_not_the_people_s_to_end() {
     let mut bench = asked(3, &[(Says::Now, 0)]);
     bench.go_until(is_open);

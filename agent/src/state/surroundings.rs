@@ -244,6 +244,10 @@ pub(super) fn obstacle(mv: &mut Move, job: &mut JobRun, seen: &Surroundings) -> 
     count(mv, job, longest(job));
     let left_ms = limit_ms.saturating_sub(job.waiting.waited_ms);
     if left_ms == 0 {
+        // Others agreed to the countdown that runs; those who are there have the whole one of the deadline.
+        if job.waiting.agreed.take().is_some() {
+            job.warned_mono_ms = None;
+        }
         return None;
     }
     job.waiting.seen_mono_ms = Some(now);
