@@ -36,7 +36,7 @@ pub use roots::roots;
 pub use secret::{unwrap, wrap};
 pub use security::{create_folder, is_link, own_account, security_of};
 pub use services::{Service, ServiceStatus};
-pub use sessions::{ask, is_unlocked, sessions, tell};
+pub use sessions::{ask, is_unlocked, lock, sessions, tell};
 pub use trust::publisher;
 
 use std::ffi::OsString;

@@ -51,27 +51,35 @@ pub fn ask(session: u32, title: &str, message: &str, seconds: u32) -> windows::c
     show(session, (title, message), style, seconds.max(1), true)
 }
 
-/// Whether a session is known to be unlocked; one that is gone, or of which Windows does not know it, is not
-/// (Windows documentation, `WTSINFOEX_LEVEL1_W`, `SessionFlags`).
+/// Whether a session is known to be unlocked; one that is gone, or of which Windows does not know it, is not.
 pub fn is_unlocked(session: u32) -> bool {
+    lock(session).is_ok_and(|lock| lock == Some(WTS_SESSIONSTATE_UNLOCK))
+}
+
+/// Windows' number for the lock of a session: 0 locked, 1 unlocked, others where it does not know
+/// (Windows documentation, `WTSINFOEX_LEVEL1_W`, `SessionFlags`); `None` where it answers in another shape.
+///
+/// # Errors
+/// The session is gone.
+pub fn lock(session: u32) -> windows::core::Result<Option<u32>> {
     let (mut told, mut bytes) = (PWSTR::null(), 0);
     let (class, into) = (WTSSessionInfoEx, &mut told);
     // SAFETY: both places live through the call; what Windows allocates is freed below.
-    let asked = unsafe { WTSQuerySessionInformationW(None, session, class, into, &mut bytes) };
-    if asked.is_err() || told.is_null() {
-        return false;
+    unsafe { WTSQuerySessionInformationW(None, session, class, into, &mut bytes)? };
+    if told.is_null() {
+        return Ok(None);
     }
     let is_whole = bytes as usize >= size_of::<WTSINFOEXW>();
-    let is_unlocked = is_whole && {
+    let lock = is_whole.then(|| {
         // SAFETY: so many bytes of it are there, of the shape that this class has; it is copied.
         let info = unsafe { told.0.cast::<WTSINFOEXW>().read_unaligned() };
         // SAFETY: level 1 is the only one there is, and every bit pattern is a number.
         let flags = unsafe { info.Data.WTSInfoExLevel1.SessionFlags };
-        info.Level == 1 && flags.cast_unsigned() == WTS_SESSIONSTATE_UNLOCK
-    };
+        (info.Level == 1).then_some(flags.cast_unsigned())
+    });
     // SAFETY: Windows allocated it for us, and nothing refers to it any more.
     unsafe { WTSFreeMemory(told.0.cast()) };
-    is_unlocked
+    Ok(lock.flatten())
 }
 
 fn show(

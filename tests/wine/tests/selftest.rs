@@ -148,7 +148,7 @@ fn what_wine_lacks_of_windows_is_listed_with_evidence_and_nothing_is_changed() {
         assert!(said.evidence(check).contains(evidence), "{check}: {}", said.evidence(check));
     }
     let untold = ["boot-id", "boot-events", "history-in-utc", "hidden-revisions", "msu-by-dism"];
-    for check in untold.into_iter().chain(["signatures"]) {
+    for check in untold.into_iter().chain(["signatures", "session-lock", "shutdown-event"]) {
         assert_eq!(said.answer(check), "unknown", "{check}: {}", said.evidence(check));
     }
     assert_eq!(said.exit_code, 1);

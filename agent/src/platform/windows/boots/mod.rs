@@ -11,3 +11,9 @@ mod own;
 
 #[cfg(windows)]
 pub(super) use own::OwnBoot;
+
+/// What Windows went down for, as a number of POWER_ACTION: what an event Kernel-Power 109 says, as XML.
+#[cfg(windows)]
+pub(super) fn shutdown_action(xml: &str) -> Option<u32> {
+    event::Event::parse(xml)?.field("ShutdownActionType")?.parse().ok()
+}

@@ -1,8 +1,8 @@
 //! Windows itself: version, rights, boots, events, services, power.
 
 use super::super::registry::{LocalMachine, Registry, number, text};
-use super::super::sessions::people;
-use super::super::{around, bitlocker, smbios};
+use super::super::sessions::{active, people};
+use super::super::{around, bitlocker, boots, smbios};
 use super::{LATER, Listed, SOON, must, refused, told};
 use crate::ffi;
 use crate::selftest::Finding;
@@ -92,8 +92,16 @@ pub(super) const CHECKS: &[Listed] = &[
     ),
     Listed(
         Assumed,
+        "session-lock",
+        "Windows tells whether the session of a person is locked (WTSSessionInfoEx)",
+        SOON,
+        session_lock,
+    ),
+    Listed(
+        Assumed,
         "shutdown-event",
-        "Kernel-Power 109 stands in the System log for each shutdown",
+        "Kernel-Power 109 stands in the System log for each shutdown, and its ShutdownActionType says \
+         whether Windows went down to stay off",
         LATER,
         shutdown_event,
     ),
@@ -211,7 +219,35 @@ fn boot_events() -> Finding {
 
 fn shutdown_event() -> Finding {
     let query = "*[System[EventID=109 and Provider[@Name='Microsoft-Windows-Kernel-Power']]]";
-    find(query, "it is there", "it is not there; no shutdown may have been recorded yet")
+    match ffi::newest_events("System", query, 1).as_deref() {
+        Ok([]) => Finding::unknown("it is not there; no shutdown may have been recorded yet"),
+        Ok([newest, ..]) => match boots::shutdown_action(newest) {
+            Some(action) => Finding::ok(format!("the newest one says {action}")),
+            None => Finding::differs(
+                "the newest one does not say it; no device is called switched off by a person",
+            ),
+        },
+        Err(error) => Finding::unknown(format!("the log cannot be read: {}", told(error))),
+    }
+}
+
+fn session_lock() -> Finding {
+    let people = match ffi::sessions() {
+        Ok(sessions) => active(&sessions),
+        Err(error) => return refused(&error),
+    };
+    let locks: Result<Vec<_>, _> = people.into_iter().map(ffi::lock).collect();
+    match locks.as_deref() {
+        Ok([]) => Finding::unknown("nobody is logged on; run it where somebody is"),
+        Ok(locks) if locks.iter().all(|lock| matches!(lock, Some(0 | 1))) => {
+            let unlocked = locks.iter().filter(|lock| **lock == Some(1)).count();
+            Finding::ok(format!("{unlocked} of {} sessions are unlocked", locks.len()))
+        }
+        Ok(_) => {
+            Finding::differs("it does not know it of all; those are not asked about a restart")
+        }
+        Err(error) => refused(error),
+    }
 }
 
 fn sessions() -> Finding {
