@@ -8,9 +8,11 @@ use super::{
 };
 use crate::tools;
 
+/// A million bytes in MiB, as the table shows sizes.
+const MB: f64 = 1_000_000.0 / 1_048_576.0;
 /// The project's figures: 5 MB of program, 15 MB of memory and two wake-ups a minute.
-const SIZE: f64 = 5.0;
-const MEMORY: f64 = 15.0;
+const SIZE: f64 = 5.0 * MB;
+const MEMORY: f64 = 15.0 * MB;
 const WAKEUPS: f64 = 2.0;
 
 /// What the peak of memory may grow by when Windows Update knows 2,000 updates instead of 20, MiB: eight
