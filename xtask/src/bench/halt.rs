@@ -35,6 +35,8 @@ use super::{
 const LIMIT_S: f64 = 2.0;
 /// What twenty times as many connected agents may make of it.
 const RATIO: f64 = 1.2;
+/// Times below this are not told apart: where no permit came after the stop, it took no time at all.
+const RESOLUTION_S: f64 = 0.01;
 /// Every device of a rollout gets two permits, for the installation and for the restart; people stop a
 /// rollout when these shares of them are granted.
 const STOPPED_AT: [(Brake, f64); 2] = [(Brake::Suspend, 0.3), (Brake::Stop, 0.65)];
@@ -85,11 +87,13 @@ pub fn run(options: Options) -> Result<Vec<Measure>> {
             let name = format!("halt: {words}, {crowd}");
             measures.push(outcome.measure(&field, &name, "s", Limit::AtMost(LIMIT_S))?);
         }
-        let name = format!("halt: 99th percentile, {crowd}");
-        let field = format!("p99-{few_or_many}");
-        measures.push(outcome.measure(&field, &name, "s", Limit::AtMost(LIMIT_S))?);
+        for (percentile, limit) in [("p50", Limit::None), ("p99", Limit::AtMost(LIMIT_S))] {
+            let name = format!("halt: {percentile} of all causes, {crowd}");
+            let field = format!("{percentile}-{few_or_many}");
+            measures.push(outcome.measure(&field, &name, "s", limit)?);
+        }
     }
-    let name = "halt: median, many to few agents";
+    let name = "halt: medians, many to few agents";
     measures.push(outcome.measure("ratio", name, "ratio", Limit::AtMost(RATIO))?);
     measures.push(outcome.measure(
         "late",
@@ -106,7 +110,6 @@ pub async fn measure(options: Options) -> Result<()> {
     let connected = options.connected.unwrap_or(20_000).max(devices);
     let rounds = options.rounds.unwrap_or(6);
     let mut result: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-    let mut medians = Vec::new();
     for (crowd, bystanders) in [("few", 0), ("many", connected - devices)] {
         let times = site(Crew {
             devices,
@@ -117,18 +120,34 @@ pub async fn measure(options: Options) -> Result<()> {
         })
         .await?;
         let mut all: Vec<f64> = times.iter().map(|time| time.seconds).collect();
-        all.sort_by(f64::total_cmp);
-        medians.push(all[all.len() / 2]);
-        result.insert(format!("p99-{crowd}"), vec![all[(all.len() * 99).div_ceil(100) - 1]]);
+        result.insert(format!("p50-{crowd}"), vec![percentile(&mut all, 50)]);
+        result.insert(format!("p99-{crowd}"), vec![percentile(&mut all, 99)]);
         for time in times {
             let field = format!("{}-{crowd}", time.brake.words().0);
             result.entry(field).or_default().push(time.seconds);
             result.entry("late".into()).or_default().push(time.late);
         }
     }
-    result.insert("ratio".into(), vec![medians[1] / medians[0]]);
+    let mut median = |brake: Brake, crowd: &str| {
+        let times = result.get_mut(&format!("{}-{crowd}", brake.words().0));
+        times.map_or(f64::NAN, |times| percentile(times, 50).max(RESOLUTION_S))
+    };
+    let ratios = Brake::ALL.map(|brake| median(brake, "many") / median(brake, "few"));
+    result.insert("ratio".into(), vec![geometric_mean(&ratios)]);
     println!("{}", json!(result));
     Ok(())
+}
+
+/// The least of the times that so many percent of them do not exceed; there is at least one.
+fn percentile(times: &mut [f64], percent: usize) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[(times.len() * percent).div_ceil(100) - 1]
+}
+
+/// Each cause counts alike, however long it takes.
+fn geometric_mean(ratios: &[f64]) -> f64 {
+    let logarithms: f64 = ratios.iter().map(|ratio| ratio.ln()).sum();
+    (logarithms / ratios.len() as f64).exp()
 }
 
 /// What one stop took.
@@ -390,5 +409,19 @@ impl Seen {
             let device = job.metadata.name.clone().unwrap_or_default();
             self.outcomes.entry(device).or_insert((Instant::now(), self.total));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentile_is_one_of_the_times_and_a_mean_of_ratios_weighs_each_cause_alike() {
+        let mut times = [0.4, 0.1, 0.3, 0.2];
+        assert_eq!((percentile(&mut times, 50), percentile(&mut times, 99)), (0.2, 0.4));
+        assert_eq!(percentile(&mut [0.7], 50), 0.7);
+        assert!((geometric_mean(&[2.0, 0.5]) - 1.0).abs() < 1e-9);
+        assert!((geometric_mean(&[1.2, 1.2]) - 1.2).abs() < 1e-9);
     }
 }
