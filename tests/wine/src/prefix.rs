@@ -370,7 +370,7 @@ impl Prefix {
 }
 
 /// Longest that a program of Wine may take, and that Windows may take to start.
-const LIMIT: Duration = Duration::from_secs(300);
+pub(crate) const LIMIT: Duration = Duration::from_secs(300);
 const BOOT_LIMIT: Duration = Duration::from_secs(90);
 
 /// How a program ended; one that does not end is killed.

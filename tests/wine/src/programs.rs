@@ -4,11 +4,12 @@ use std::io::{self, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
 
-use crate::prefix::{COMPILER, Prefix, build};
+use crate::prefix::{COMPILER, LIMIT, Prefix, build};
 
 /// Has a program of the agent alone take a library of the tests in the place of Wine's.
 pub(crate) const OWN_LIBRARIES: &str =
@@ -16,6 +17,7 @@ pub(crate) const OWN_LIBRARIES: &str =
 
 /// The signal of a program that touched memory which is not there.
 const SIGSEGV: i32 = 11;
+const SIGKILL: i32 = 9;
 /// A small program written in C, next to this crate.
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/programs");
 
@@ -79,10 +81,17 @@ pub fn prefix() -> anyhow::Result<Prefix> {
 pub fn act<const N: usize>(prefix: &Prefix, arguments: [&str; N]) -> anyhow::Result<Value> {
     let mut line = vec![r"C:\wardring\wardring-agent.exe"];
     line.extend(arguments);
+    let begun = Instant::now();
     let (status, text) = prefix.ended(&line)?;
-    // Wine now and then loses its way when a program ends beside threads of its own. What it had to tell
-    // is its last act, and told.
-    let has_told = status.signal() == Some(SIGSEGV) && text.ends_with('\n');
+    // Wine now and then loses its way when a program ends beside threads of its own, and its server kills
+    // what takes longer than a second to end. What it had to tell is its last act, and told. One that we
+    // killed ourselves stood still.
+    let is_lost = match status.signal() {
+        Some(SIGSEGV) => true,
+        Some(SIGKILL) => begun.elapsed() < LIMIT,
+        _ => false,
+    };
+    let has_told = is_lost && text.ends_with('\n');
     ensure!(status.success() || has_told, "{arguments:?} ended with {status}: {text}");
     if has_told {
         // It may be a fault of ours all the same. Past the capture of tests, which hides what passes.
