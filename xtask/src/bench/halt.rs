@@ -28,7 +28,7 @@ use super::{
     converge::Options,
     program,
     site::{Crew, FLEET, Site},
-    table::{Limit, Measure},
+    table::{Limit, Measure, middle},
 };
 
 /// Stop to last permit; the design's figure for agents that are connected.
@@ -39,7 +39,8 @@ const RATIO: f64 = 1.2;
 const RESOLUTION_S: f64 = 0.01;
 /// Every device of a rollout gets two permits, for the installation and for the restart; people stop a
 /// rollout when these shares of them are granted.
-const STOPPED_AT: [(Brake, f64); 2] = [(Brake::Suspend, 0.3), (Brake::Stop, 0.65)];
+const STOPPED_AT: [(Brake, f64); 4] =
+    [(Brake::Suspend, 0.15), (Brake::Stop, 0.35), (Brake::Suspend, 0.55), (Brake::Stop, 0.75)];
 /// The server that a gate asks says that things go wrong from this share of the devices' permits on; the
 /// gate asks every five seconds.
 const FAILS_AT: f64 = 0.1;
@@ -130,7 +131,10 @@ pub async fn measure(options: Options) -> Result<()> {
     }
     let mut median = |brake: Brake, crowd: &str| {
         let times = result.get_mut(&format!("{}-{crowd}", brake.words().0));
-        times.map_or(f64::NAN, |times| percentile(times, 50).max(RESOLUTION_S))
+        times.map_or(f64::NAN, |times| {
+            times.sort_by(f64::total_cmp);
+            middle(times).max(RESOLUTION_S)
+        })
     };
     let ratios = Brake::ALL.map(|brake| median(brake, "many") / median(brake, "few"));
     result.insert("ratio".into(), vec![geometric_mean(&ratios)]);
@@ -176,7 +180,7 @@ async fn site(crew: Crew) -> Result<Vec<Time>> {
     Ok(times)
 }
 
-/// A rollout that people stop twice and let go on.
+/// A rollout that people stop again and again and let go on.
 async fn by_people(site: &Site, round: usize) -> Result<Vec<Time>> {
     let devices = site.crew.devices;
     let permits = Permits::watch(site.api());

@@ -209,28 +209,34 @@ fn device_name(number: usize) -> String {
 }
 
 /// Enrols everybody, a process of the fleet for each few thousand.
+///
+/// Bystanders have the processors of this machine only when nobody else wants them: elsewhere, each brings
+/// its own, and what is measured is what being connected costs the installation.
 async fn enrol(tenant: &Tenant<'_>, crew: Crew) -> Result<Vec<Fleet>> {
-    let mut members: Vec<(String, String, &str)> = Vec::new();
-    let token = token(tenant, FLEET, crew.devices).await?;
-    for number in 1..=crew.devices {
-        let is_faulty = crew.faulty_updates > 0 && number == crew.faulty();
-        let world = if is_faulty { FAULTY } else { PRODUCT };
-        members.push((device_name(number), token.clone(), world));
-    }
-    if crew.bystanders > 0 {
-        let token = self::token(tenant, BYSTANDERS, crew.bystanders).await?;
-        let names = (1..=crew.bystanders).map(|number| format!("bystander-{number:05}"));
-        members.extend(names.map(|name| (name, token.clone(), PRODUCT)));
-    }
+    let devices: Vec<_> = (1..=crew.devices)
+        .map(|number| {
+            let is_faulty = crew.faulty_updates > 0 && number == crew.faulty();
+            (device_name(number), if is_faulty { FAULTY } else { PRODUCT })
+        })
+        .collect();
+    let bystanders: Vec<_> =
+        (1..=crew.bystanders).map(|number| (format!("bystander-{number:05}"), PRODUCT)).collect();
     let mut fleets = Vec::new();
-    for (part, members) in members.chunks(PER_PROCESS).enumerate() {
-        let mut file = FleetFile::default();
-        file.world(PRODUCT, world(crew, false));
-        file.world(FAULTY, world(crew, true));
-        for (name, token, world) in members {
-            file.device(name, world, token);
+    for (label, members, yields) in [(FLEET, devices, false), (BYSTANDERS, bystanders, true)] {
+        if members.is_empty() {
+            continue;
         }
-        fleets.push(tenant.named_fleet(&format!("fleet-{part}"), &file).await?);
+        let token = token(tenant, label, members.len()).await?;
+        for (part, members) in members.chunks(PER_PROCESS).enumerate() {
+            let mut file = FleetFile::default();
+            file.yields = yields;
+            file.world(PRODUCT, world(crew, false));
+            file.world(FAULTY, world(crew, true));
+            for (name, world) in members {
+                file.device(name, world, &token);
+            }
+            fleets.push(tenant.named_fleet(&format!("{label}-{part}"), &file).await?);
+        }
     }
     Ok(fleets)
 }

@@ -27,7 +27,7 @@ impl Measure {
     /// Of the values of several rounds, in any order; there is at least one.
     pub fn of(name: &str, unit: &'static str, mut values: Vec<f64>, limit: Limit) -> Measure {
         values.sort_by(f64::total_cmp);
-        let (min, median, max) = (values[0], values[values.len() / 2], values[values.len() - 1]);
+        let (min, median, max) = (values[0], middle(&values), values[values.len() - 1]);
         Measure { name: name.to_owned(), unit, min, median, max, limit }
     }
 
@@ -51,6 +51,11 @@ impl Measure {
         let (name, median, unit) = (&self.name, number(self.median), self.unit);
         Some(format!("{name} has a median of {median} {unit} and must have {word} {limit}"))
     }
+}
+
+/// The median of at least one value; the values are in order. Of an even number of them, the greater.
+pub fn middle(values: &[f64]) -> f64 {
+    values[values.len() / 2]
 }
 
 /// The table as text.
