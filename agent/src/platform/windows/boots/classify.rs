@@ -25,10 +25,26 @@ pub(super) const QUERY: &str = "*[System[Provider[@Name='Microsoft-Windows-Kerne
     @Name='User32'] and (EventID=12 or EventID=13 or EventID=41 or EventID=109 or EventID=1001 or \
     EventID=1074 or EventID=6005 or EventID=6006 or EventID=6008 or EventID=6009)]]";
 
-/// `ShutdownActionType` of Kernel-Power 109 where Windows went down to stay off: PowerActionShutdown and
-/// PowerActionShutdownOff of POWER_ACTION (Windows driver documentation, `ntpoapi.h`); a restart is 5. The text
-/// of User32 1074 says it, too, but in the language of the device.
-const TO_STAY_OFF: [&str; 2] = ["4", "6"];
+/// What Windows went down for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::platform::windows) enum Shutdown {
+    ToStayOff,
+    ToRestart,
+}
+
+impl Shutdown {
+    /// By `ShutdownActionType` of Kernel-Power 109: of POWER_ACTION (Windows driver documentation,
+    /// `ntpoapi.h`), PowerActionShutdown (4) and PowerActionShutdownOff (6) stay off, and
+    /// PowerActionShutdownReset (5) restarts; none for any other. The text of User32 1074 says it, too, but
+    /// in the language of the device.
+    pub(super) fn of(event: &Event) -> Option<Shutdown> {
+        match event.field("ShutdownActionType")? {
+            "4" | "6" => Some(Shutdown::ToStayOff),
+            "5" => Some(Shutdown::ToRestart),
+            _ => None,
+        }
+    }
+}
 
 /// A clock that is set right after the boot moves the time of its first event against the uptime.
 const TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
@@ -134,9 +150,12 @@ fn off(end: &[(Mark, &Event)], began: &Event) -> Option<Off> {
     // The newest alone: one before it was taken back. Without it, nobody knows that it was no restart.
     let is_order = |event: &Event| (event.provider.as_str(), event.id) == (POWER, 109);
     let (_, order) = end.iter().find(|(_, event)| is_order(event))?;
-    let stays = order.field("ShutdownActionType").is_some_and(|kind| TO_STAY_OFF.contains(&kind));
     let (_, ended) = end.iter().find(|(mark, _)| *mark == Mark::Ended)?;
-    if stays { Off::between(ended.at, began.at) } else { None }
+    if Shutdown::of(order)? == Shutdown::ToStayOff {
+        Off::between(ended.at, began.at)
+    } else {
+        None
+    }
 }
 
 /// How many marks belong to one beginning: until the end of the boot before, or until something
@@ -387,6 +406,17 @@ mod tests {
         let expected = boot(&[&STARTED, &[OURS], &DOWN, &STARTED]);
         assert_eq!(off_for(NIGHT, &expected, &ours), None);
         assert_eq!(off_for(NIGHT, &clean, &ours), None, "a restart that the agent ordered");
+    }
+
+    #[test]
+    fn only_a_shutdown_that_says_so_was_meant_to_stay_off() {
+        let said = |data: &str| Shutdown::of(&log(&[(POWER, 109, data)], BOOTED)[0]);
+        let kind = |number: &str| said(&format!("<Data Name='ShutdownActionType'>{number}</Data>"));
+        assert_eq!(["4", "6"].map(kind), [Some(Shutdown::ToStayOff); 2]);
+        assert_eq!(kind("5"), Some(Shutdown::ToRestart));
+        // Sleep, hibernation, an ejection, and what is no number.
+        assert_eq!(["0", "2", "3", "7", "", "Shutdown"].map(kind), [None; 6]);
+        assert_eq!(said(""), None);
     }
 
     #[test]

@@ -10,10 +10,10 @@ mod event;
 mod own;
 
 #[cfg(windows)]
-pub(super) use own::OwnBoot;
+pub(super) use {classify::Shutdown, own::OwnBoot};
 
-/// What Windows went down for, as a number of POWER_ACTION: what an event Kernel-Power 109 says, as XML.
+/// What an event Kernel-Power 109, as XML, says that Windows went down for; none if it is read as neither.
 #[cfg(windows)]
-pub(super) fn shutdown_action(xml: &str) -> Option<u32> {
-    event::Event::parse(xml)?.field("ShutdownActionType")?.parse().ok()
+pub(super) fn shutdown(xml: &str) -> Option<Shutdown> {
+    Shutdown::of(&event::Event::parse(xml)?)
 }

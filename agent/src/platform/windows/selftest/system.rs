@@ -1,8 +1,9 @@
 //! Windows itself: version, rights, boots, events, services, power.
 
+use super::super::boots::{self, Shutdown};
 use super::super::registry::{LocalMachine, Registry, number, text};
 use super::super::sessions::{active, people};
-use super::super::{around, bitlocker, boots, smbios};
+use super::super::{around, bitlocker, smbios};
 use super::{LATER, Listed, SOON, must, refused, told};
 use crate::ffi;
 use crate::selftest::Finding;
@@ -221,10 +222,11 @@ fn shutdown_event() -> Finding {
     let query = "*[System[EventID=109 and Provider[@Name='Microsoft-Windows-Kernel-Power']]]";
     match ffi::newest_events("System", query, 1).as_deref() {
         Ok([]) => Finding::unknown("it is not there; no shutdown may have been recorded yet"),
-        Ok([newest, ..]) => match boots::shutdown_action(newest) {
-            Some(action) => Finding::ok(format!("the newest one says {action}")),
+        Ok([newest, ..]) => match boots::shutdown(newest) {
+            Some(Shutdown::ToStayOff) => Finding::ok("the newest one says that it was to stay off"),
+            Some(Shutdown::ToRestart) => Finding::ok("the newest one says that it was to restart"),
             None => Finding::differs(
-                "the newest one does not say it; no device is called switched off by a person",
+                "the newest one says neither; a device that a person switches off is not told as PoweredOff",
             ),
         },
         Err(error) => Finding::unknown(format!("the log cannot be read: {}", told(error))),
@@ -232,11 +234,18 @@ fn shutdown_event() -> Finding {
 }
 
 fn session_lock() -> Finding {
-    let people = match ffi::sessions() {
-        Ok(sessions) => active(&sessions),
-        Err(error) => return refused(&error),
-    };
-    let locks: Result<Vec<_>, _> = people.into_iter().map(ffi::lock).collect();
+    let people = || ffi::sessions().map(|sessions| active(&sessions));
+    let locks: Result<Vec<_>, _> = people().and_then(|before| {
+        let locks: Vec<_> =
+            before.into_iter().map(|session| (session, ffi::lock(session))).collect();
+        // Who logged off meanwhile has no lock.
+        let now = people()?;
+        locks
+            .into_iter()
+            .filter(|(session, _)| now.contains(session))
+            .map(|(_, lock)| lock)
+            .collect()
+    });
     match locks.as_deref() {
         Ok([]) => Finding::unknown("nobody is logged on; run it where somebody is"),
         Ok(locks) if locks.iter().all(|lock| matches!(lock, Some(0 | 1))) => {
