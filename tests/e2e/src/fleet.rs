@@ -18,8 +18,6 @@ use crate::{Installation, binary};
 pub struct FleetFile {
     worlds: BTreeMap<String, Value>,
     devices: Vec<Value>,
-    /// Whether its process stands behind every other one that wants the processor.
-    pub yields: bool,
 }
 
 impl FleetFile {
@@ -53,7 +51,6 @@ pub struct Fleet {
     folder: PathBuf,
     name: String,
     devices: u32,
-    yields: bool,
     starts: u32,
 }
 
@@ -73,10 +70,9 @@ impl Fleet {
         std::fs::write(&path, content.to_string())
             .with_context(|| format!("failed to write {}", path.display()))?;
         let name = format!("{name} of {namespace}");
+        let process = spawn(&name, &folder, &installation.gateway_urls(), 1)?;
         let devices = file.len() as u32;
-        let process = spawn(&name, &folder, &installation.gateway_urls(), file.yields, 1)?;
-        let mut fleet =
-            Fleet { process, data, folder, name, devices, yields: file.yields, starts: 1 };
+        let mut fleet = Fleet { process, data, folder, name, devices, starts: 1 };
         fleet.ready().await?;
         Ok(fleet)
     }
@@ -88,7 +84,7 @@ impl Fleet {
             self.process.kill()?;
         }
         self.starts += 1;
-        self.process = spawn(&self.name, &self.folder, gateways, self.yields, self.starts)?;
+        self.process = spawn(&self.name, &self.folder, gateways, self.starts)?;
         self.ready().await
     }
 
@@ -100,19 +96,8 @@ impl Fleet {
     }
 }
 
-fn spawn(
-    name: &str,
-    folder: &Path,
-    gateways: &[String],
-    yields: bool,
-    start: u32,
-) -> Result<Process> {
-    let program = binary("wardring-fleet")?;
-    let mut command = Command::new(if yields { Path::new("nice") } else { &program });
-    if yields {
-        // It becomes the program, so that the process is the fleet's.
-        command.args(["-n", "19"]).arg(&program);
-    }
+fn spawn(name: &str, folder: &Path, gateways: &[String], start: u32) -> Result<Process> {
+    let mut command = Command::new(binary("wardring-fleet")?);
     command.arg("--gateway").arg(gateways.join(","));
     command.arg("--fleet").arg(folder.join("fleet.json"));
     command.arg("--data-dir").arg(folder.join("devices"));

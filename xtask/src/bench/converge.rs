@@ -47,6 +47,9 @@ pub struct Options {
     /// Agents that are connected in the second half (halt)
     #[arg(long)]
     pub connected: Option<usize>,
+    /// Devices that have a job at the same time (halt)
+    #[arg(long)]
+    pub at_work: Option<usize>,
     /// How often it is measured (converge, halt)
     #[arg(long)]
     pub rounds: Option<usize>,
@@ -79,7 +82,7 @@ pub async fn measure(options: Options) -> Result<()> {
     let rounds = options.rounds.unwrap_or(3);
     let folder = tempfile::tempdir().context("failed to make a folder")?;
     let bare = Bare::open(&folder.path().join("bare")).await?;
-    let crew = Crew { devices, updates: rounds, ..Crew::default() };
+    let crew = Crew { devices, install_ms: 1, updates: rounds, ..Crew::default() };
     let site = Site::open(&folder.path().join("site"), crew).await?;
     eprintln!("   {devices} devices enrolled");
     let mut results: BTreeMap<&str, Vec<f64>> = BTreeMap::new();

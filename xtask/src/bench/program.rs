@@ -40,6 +40,7 @@ pub fn optimised(bench: &str, options: Options) -> Result<Outcome> {
     for (flag, value) in [
         ("--devices", options.devices),
         ("--connected", options.connected),
+        ("--at-work", options.at_work),
         ("--rounds", options.rounds),
     ] {
         inside.args(value.map(|value| format!("{flag}={value}")));

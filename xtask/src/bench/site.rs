@@ -1,4 +1,4 @@
-//! A whole installation with a fleet that patches within milliseconds, for what is measured on a real
+//! A whole installation with a fleet that patches as fast as is wanted, for what is measured on a real
 //! API server.
 
 use std::{path::Path, time::Duration};
@@ -36,6 +36,8 @@ pub struct Crew {
     pub devices: usize,
     /// Devices that are connected and that no rollout is about.
     pub bystanders: usize,
+    /// How long an installation takes on each.
+    pub install_ms: u64,
     /// Updates 1 to this ask for a restart, and go well everywhere.
     pub updates: usize,
     /// As many updates after them ask for none, and fail on [`FAULTY`].
@@ -209,34 +211,28 @@ fn device_name(number: usize) -> String {
 }
 
 /// Enrols everybody, a process of the fleet for each few thousand.
-///
-/// Bystanders have the processors of this machine only when nobody else wants them: elsewhere, each brings
-/// its own, and what is measured is what being connected costs the installation.
 async fn enrol(tenant: &Tenant<'_>, crew: Crew) -> Result<Vec<Fleet>> {
-    let devices: Vec<_> = (1..=crew.devices)
-        .map(|number| {
-            let is_faulty = crew.faulty_updates > 0 && number == crew.faulty();
-            (device_name(number), if is_faulty { FAULTY } else { PRODUCT })
-        })
-        .collect();
-    let bystanders: Vec<_> =
-        (1..=crew.bystanders).map(|number| (format!("bystander-{number:05}"), PRODUCT)).collect();
+    let mut members: Vec<(String, String, &str)> = Vec::new();
+    let token = token(tenant, FLEET, crew.devices).await?;
+    for number in 1..=crew.devices {
+        let is_faulty = crew.faulty_updates > 0 && number == crew.faulty();
+        let world = if is_faulty { FAULTY } else { PRODUCT };
+        members.push((device_name(number), token.clone(), world));
+    }
+    if crew.bystanders > 0 {
+        let token = self::token(tenant, BYSTANDERS, crew.bystanders).await?;
+        let names = (1..=crew.bystanders).map(|number| format!("bystander-{number:05}"));
+        members.extend(names.map(|name| (name, token.clone(), PRODUCT)));
+    }
     let mut fleets = Vec::new();
-    for (label, members, yields) in [(FLEET, devices, false), (BYSTANDERS, bystanders, true)] {
-        if members.is_empty() {
-            continue;
+    for (part, members) in members.chunks(PER_PROCESS).enumerate() {
+        let mut file = FleetFile::default();
+        file.world(PRODUCT, world(crew, false));
+        file.world(FAULTY, world(crew, true));
+        for (name, token, world) in members {
+            file.device(name, world, token);
         }
-        let token = token(tenant, label, members.len()).await?;
-        for (part, members) in members.chunks(PER_PROCESS).enumerate() {
-            let mut file = FleetFile::default();
-            file.yields = yields;
-            file.world(PRODUCT, world(crew, false));
-            file.world(FAULTY, world(crew, true));
-            for (name, world) in members {
-                file.device(name, world, &token);
-            }
-            fleets.push(tenant.named_fleet(&format!("{label}-{part}"), &file).await?);
-        }
+        fleets.push(tenant.named_fleet(&format!("fleet-{part}"), &file).await?);
     }
     Ok(fleets)
 }
@@ -248,15 +244,15 @@ async fn token(tenant: &Tenant<'_>, group: &str, uses: usize) -> Result<String> 
     tenant.token(&options).await
 }
 
-/// A Windows that takes every update within milliseconds, the faulty ones aside.
+/// A Windows that takes every update, the faulty ones aside, and restarts within milliseconds.
 fn world(crew: Crew, is_faulty: bool) -> Value {
     let sound = (1..=crew.updates)
-        .map(|round| json!({ "kb": kb(round), "targetBuild": build(round), "installMs": 1 }));
+        .map(|round| json!({ "kb": kb(round), "targetBuild": build(round), "installMs": crew.install_ms }));
     let quick = (crew.updates + 1..=crew.all_updates()).map(|round| {
         let fails = is_faulty && round <= crew.updates + crew.faulty_updates;
         let effects = if fails { json!({ "failInstall": "0x80070643" }) } else { json!({}) };
         json!({
-            "kb": kb(round), "targetBuild": build(round), "installMs": 1, "rebootRequired": false,
+            "kb": kb(round), "targetBuild": build(round), "installMs": crew.install_ms, "rebootRequired": false,
             "effects": effects,
         })
     });

@@ -49,6 +49,7 @@ impl Measure {
             Limit::AtLeast(limit) => ("at least", limit),
         };
         let (name, median, unit) = (&self.name, number(self.median), self.unit);
+        let limit = limit_number(limit);
         Some(format!("{name} has a median of {median} {unit} and must have {word} {limit}"))
     }
 }
@@ -68,8 +69,8 @@ pub fn print(measures: &[Measure]) -> String {
         let mark = if measure.holds() { "✓" } else { "✗ missed" };
         let limit = match measure.limit {
             Limit::None => "-".to_owned(),
-            Limit::AtMost(limit) => format!("≤ {limit} {mark}"),
-            Limit::AtLeast(limit) => format!("≥ {limit} {mark}"),
+            Limit::AtMost(limit) => format!("≤ {} {mark}", limit_number(limit)),
+            Limit::AtLeast(limit) => format!("≥ {} {mark}", limit_number(limit)),
         };
         let Measure { name, unit, min, median, max, .. } = measure;
         let (min, median, max) = (number(*min), number(*median), number(*max));
@@ -98,9 +99,18 @@ fn number(value: f64) -> String {
     }
 }
 
+/// As [`number`], without zeros at its end.
+fn limit_number(value: f64) -> String {
+    let text = number(value);
+    match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Limit, Measure, judge, print};
+    use super::{Limit, Measure, judge, limit_number, print};
 
     #[test]
     fn a_measure_shows_the_least_the_middle_and_the_most_of_its_rounds() {
@@ -125,6 +135,13 @@ mod tests {
             "limits were missed: plan: cold has a median of 21.0 ms and must have at most 20; \
              check-ins has a median of 0.700 ratio and must have at least 0.8"
         );
+    }
+
+    #[test]
+    fn a_limit_has_as_few_digits_as_it_needs() {
+        let limits = [1000.0, 20.0, 5_000_000.0 / 1024.0 / 1024.0, 2.0, 0.8];
+
+        assert_eq!(limits.map(limit_number), ["1000", "20", "4.77", "2", "0.8"]);
     }
 
     #[test]
