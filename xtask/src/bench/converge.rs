@@ -7,6 +7,7 @@
 
 use std::{
     collections::BTreeMap,
+    num::NonZero,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -43,16 +44,16 @@ const SHARE: usize = 4;
 pub struct Options {
     /// Devices of the stage, or agents that ask for permits (converge, halt)
     #[arg(long)]
-    pub devices: Option<usize>,
+    pub devices: Option<NonZero<usize>>,
     /// Agents that are connected in the second half (halt)
     #[arg(long)]
-    pub connected: Option<usize>,
-    /// Devices that have a job at the same time (halt)
+    pub connected: Option<NonZero<usize>>,
+    /// Devices that have a job at the same time, instead of all at once (halt)
     #[arg(long)]
-    pub at_work: Option<usize>,
+    pub at_work: Option<NonZero<usize>>,
     /// How often it is measured (converge, halt)
     #[arg(long)]
-    pub rounds: Option<usize>,
+    pub rounds: Option<NonZero<usize>>,
 }
 
 /// Measures in optimised programs; returns what the table shows.
@@ -78,8 +79,8 @@ pub fn run(options: Options) -> Result<Vec<Measure>> {
 
 /// The measuring itself; prints one JSON object.
 pub async fn measure(options: Options) -> Result<()> {
-    let devices = options.devices.unwrap_or(2_000);
-    let rounds = options.rounds.unwrap_or(3);
+    let devices = options.devices.map_or(2_000, NonZero::get);
+    let rounds = options.rounds.map_or(3, NonZero::get);
     let folder = tempfile::tempdir().context("failed to make a folder")?;
     let bare = Bare::open(&folder.path().join("bare")).await?;
     let crew = Crew { devices, install_ms: 1, updates: rounds, ..Crew::default() };

@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    num::NonZero,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -35,11 +36,12 @@ use super::{
 const LIMIT_S: f64 = 2.0;
 /// What twenty times as many connected agents may make of it.
 const RATIO: f64 = 1.2;
-/// Devices that have a job at the same time, unless it is said, and how long each of them installs. Two
-/// processors bear so many with time to spare. Where they do not, what is measured is how long the requests
-/// wait that were there before the stop, and every agent that is connected makes them wait longer.
-const AT_WORK: usize = 30;
-const INSTALL_MS: u64 = 500;
+/// How long each device installs where all of them have a job at the same time: they ask for permits as
+/// fast as they get answers.
+const RUSH_MS: u64 = 1;
+/// The same where it is said how many have a job at the same time, so that processors which bear so many
+/// have time to spare. Where they have none, a stop takes as long as the requests wait that were there before.
+const STEADY_MS: u64 = 500;
 /// Every device of a rollout gets two permits, for the installation and for the restart; people stop a
 /// rollout when these shares of them are granted.
 const STOPPED_AT: [(Brake, f64); 4] =
@@ -110,16 +112,17 @@ pub fn run(options: Options) -> Result<Vec<Measure>> {
 
 /// The measuring itself; prints one JSON object.
 pub async fn measure(options: Options) -> Result<()> {
-    let devices = options.devices.unwrap_or(1_000);
-    let connected = options.connected.unwrap_or(20_000).max(devices);
-    let at_work = options.at_work.unwrap_or(AT_WORK).min(devices);
-    let rounds = options.rounds.unwrap_or(6);
+    let devices = options.devices.map_or(1_000, NonZero::get);
+    let connected = options.connected.map_or(20_000, NonZero::get).max(devices);
+    let (at_work, install_ms) =
+        options.at_work.map_or((devices, RUSH_MS), |at_work| (at_work.get(), STEADY_MS));
+    let rounds = options.rounds.map_or(6, NonZero::get);
     let mut result: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     for (crowd, bystanders) in [("few", 0), ("many", connected - devices)] {
         let crew = Crew {
             devices,
             bystanders,
-            install_ms: INSTALL_MS,
+            install_ms,
             updates: rounds,
             faulty_updates: rounds,
             quick_updates: rounds,

@@ -242,8 +242,7 @@ fn session_lock() -> Finding {
         let now = people()?;
         locks
             .into_iter()
-            .filter(|(session, _)| now.contains(session))
-            .map(|(_, lock)| lock)
+            .filter_map(|(session, lock)| now.contains(&session).then_some(lock))
             .collect()
     });
     match locks.as_deref() {
