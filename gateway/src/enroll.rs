@@ -7,7 +7,7 @@ use std::{
 };
 
 use axum::{Json, extract::State};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::{
     Api,
     api::{ObjectMeta, PostParams},
@@ -21,8 +21,11 @@ use wardring_seal::{EnrolmentClaim, SignedClaim, parse_device_certificate, verif
 
 use crate::{Gateway, answer::Refusal, body::Message, cache::path, identity::wait_for_binding};
 
-/// The signer answers within its next pass.
+/// The signer answers within its next pass, unless many wait for it.
 const RETRY_MS: u64 = 700;
+/// Where many do, who has waited for long pauses for this, and for up to half as much by chance: answers are
+/// kept for agents that fetch them within seconds.
+const PATIENT_RETRY_MS: u64 = 3_000;
 /// For a find, a create and a look at the cache.
 const PATIENCE: Duration = Duration::from_secs(12);
 const MAX_CLAIM: usize = 8_192;
@@ -135,10 +138,10 @@ async fn file(
     let metadata = ObjectMeta { name: Some(name), ..Default::default() };
     let request = EnrollmentRequest { metadata, spec, status: None };
     match api.create(&PostParams::default(), &request).await {
-        Ok(_) => Ok(pending()),
+        Ok(_) => Ok(pending(SignedDuration::ZERO)),
         Err(kube::Error::Api(status)) => match status.code {
             // Another gateway filed it meanwhile.
-            409 if status.reason == "AlreadyExists" => Ok(pending()),
+            409 if status.reason == "AlreadyExists" => Ok(pending(SignedDuration::ZERO)),
             // The namespace: an unknown tenant and an unknown token look the same from outside.
             403 | 404 | 409 => Ok(EnrolAnswer::Refused {
                 reason: Reason::TokenRefused.as_str().to_owned(),
@@ -156,7 +159,11 @@ async fn answer(gateway: &Gateway, request: EnrollmentRequest) -> Result<EnrolAn
     if let Some(refusal) = status.refused {
         return Ok(EnrolAnswer::Refused { reason: refusal.reason, message: refusal.message });
     }
-    let Some(certificate) = status.certificate else { return Ok(pending()) };
+    let Some(certificate) = status.certificate else {
+        let filed = request.metadata.creation_timestamp.map(|filed| filed.0);
+        let waited = filed.map(|filed| Timestamp::now().duration_since(filed));
+        return Ok(pending(waited.unwrap_or_default()));
+    };
     // The agent's next request comes with this certificate; let our watch see its device first.
     if let Some(key) = enrolment_of(&certificate) {
         wait_for_binding(gateway, &key).await;
@@ -178,9 +185,13 @@ fn admit(gateway: &Gateway) -> Result<(), Refusal> {
     bucket.take(gateway.enrol_rate, now).map_err(Refusal::too_often)
 }
 
-fn pending() -> EnrolAnswer {
-    let jitter = rand::rng().random_range(0..RETRY_MS / 2);
-    EnrolAnswer::Pending { retry_ms: RETRY_MS + jitter }
+/// Whoever has waited for long looks less often: the looks of thousands that wait together would take from
+/// the signer what it needs to answer them.
+fn pending(waited: SignedDuration) -> EnrolAnswer {
+    let waited_ms = u64::try_from(waited.as_millis()).unwrap_or_default();
+    let retry_ms = (waited_ms / 2).clamp(RETRY_MS, PATIENT_RETRY_MS);
+    let jitter = rand::rng().random_range(0..retry_ms / 2);
+    EnrolAnswer::Pending { retry_ms: retry_ms + jitter }
 }
 
 fn unavailable(error: kube::Error) -> Refusal {
@@ -210,4 +221,25 @@ fn is_name(text: &str) -> bool {
         && text.bytes().all(inner)
         && !text.starts_with('-')
         && !text.ends_with('-')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longer_somebody_waits_the_less_often_it_looks_but_within_seconds() {
+        let pause = |waited| match pending(waited) {
+            EnrolAnswer::Pending { retry_ms } => retry_ms,
+            other => panic!("{other:?}"),
+        };
+        // Our clock may be behind the API server's, or ahead of it.
+        for new in [SignedDuration::ZERO, SignedDuration::from_secs(-30), SignedDuration::MIN] {
+            assert!((700..1_050).contains(&pause(new)));
+        }
+        assert!((2_000..3_000).contains(&pause(SignedDuration::from_secs(4))));
+        for old in [SignedDuration::from_secs(30), SignedDuration::MAX] {
+            assert!((3_000..4_500).contains(&pause(old)));
+        }
+    }
 }
