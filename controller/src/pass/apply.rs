@@ -158,12 +158,7 @@ async fn carry_out(
     let mut actions = actions.into_iter().peekable();
     let mut unconfirmed: BTreeSet<String> = BTreeSet::new();
     while let Some(action) = actions.next() {
-        if !desk.in_office() {
-            return Err(Stop::TermOver);
-        }
-        if desk.intent(namespace) != intent {
-            return Err(Stop::NewIntent);
-        }
+        goes_on(&writer, intent)?;
         match action {
             Action::AddFinalizer(rollout) => writer.set_finalizer(basis, &rollout, true).await?,
             Action::RemoveFinalizer(rollout) => {
@@ -244,7 +239,7 @@ async fn carry_out(
                     }
                 }
                 tracing::debug!(namespace, count = jobs.len(), ?why, "deleting jobs");
-                delete_jobs(&mut writer, basis, jobs).await;
+                delete_jobs(&mut writer, basis, jobs, intent).await?;
             }
             Action::DeleteSlice { name } => writer.delete_slice(basis, &name).await,
             Action::CreateHold { rollout_uid, .. } if unconfirmed.contains(&rollout_uid) => {}
@@ -400,7 +395,7 @@ async fn create_jobs(writer: &mut Writer<'_>, jobs: Vec<NewJob>, intent: u64) ->
     let results: Vec<_> = stream::iter(jobs)
         .map(|job| async move {
             // A halt that arrives while a thousand jobs are being created stops the rest of them.
-            if !shared.desk.in_office() || shared.desk.intent(shared.namespace) != intent {
+            if goes_on(shared, intent).is_err() {
                 return (job, None);
             }
             let created = shared.create_job(&job).await;
@@ -449,10 +444,18 @@ fn grant_of(job: &NewJob) -> GrantId {
     }
 }
 
-async fn delete_jobs(writer: &mut Writer<'_>, basis: &Basis, jobs: Vec<(String, u32, String)>) {
+/// Deletes jobs side by side. What is not deleted is named by the next plan again.
+async fn delete_jobs(
+    writer: &mut Writer<'_>,
+    basis: &Basis,
+    jobs: Vec<(String, u32, String)>,
+    intent: u64,
+) -> Result<(), Stop> {
     let shared = &*writer;
     let gone: Vec<_> = stream::iter(jobs)
         .map(|(device, attempt, rollout_uid)| async move {
+            // A halt does not wait until a whole stage is swept.
+            goes_on(shared, intent).ok()?;
             let known = basis.jobs.get(&device).filter(|job| {
                 job.value.view.attempt == attempt && job.value.view.rollout_uid == rollout_uid
             })?;
@@ -476,6 +479,16 @@ async fn delete_jobs(writer: &mut Writer<'_>, basis: &Basis, jobs: Vec<(String, 
     for (device, uid) in gone.into_iter().flatten() {
         writer.memory.gone.insert(device, uid);
     }
+    goes_on(writer, intent)
+}
+
+/// Whether the plan is carried on: we lead, and people want what they wanted when it was made.
+fn goes_on(writer: &Writer<'_>, intent: u64) -> Result<(), Stop> {
+    match writer.desk.in_office() {
+        false => Err(Stop::TermOver),
+        true if writer.desk.intent(writer.namespace) != intent => Err(Stop::NewIntent),
+        true => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -490,7 +503,7 @@ pub(super) mod tests {
     use serde_json::{Value, json};
     use tokio::sync::watch;
     use wardring_api::{PatchRolloutStatus, UpdateHold, reasons::Reason};
-    use wardring_planner::RolloutRef;
+    use wardring_planner::{JobEnd, RolloutRef};
     use wardring_seal::Authority;
 
     use super::*;
@@ -668,5 +681,49 @@ pub(super) mod tests {
         let end = roll_back(client, &Cache::default()).await;
         assert!(matches!(end, Err(Stop::Conflict { .. })), "{end:?}");
         assert!(notes(&told).is_empty());
+    }
+
+    fn job(device: &str) -> Stored<CachedJob> {
+        let job = serde_json::from_value(json!({
+            "apiVersion": "wardring.dev/v1alpha1", "kind": "PatchJob",
+            "metadata": { "name": device },
+            "spec": {
+                "sealed": { "payload": "", "signature": "", "keyId": "k", "certificate": "" },
+                "rollout": "november", "rolloutUid": "u-1", "stage": "test", "slice": "november-1",
+                "enrolmentId": "e-1", "attempt": 1, "sequence": 7, "action": "Install",
+                "kbs": ["KB5068787"],
+                "startBy": "2026-11-21T06:00:00Z", "finishBy": "2026-11-22T02:00:00Z",
+            },
+        }))
+        .unwrap();
+        Stored { uid: "j-1".into(), version: 3, value: CachedJob::new(&job).into() }
+    }
+
+    #[tokio::test]
+    async fn what_people_want_does_not_wait_until_a_stage_is_swept() {
+        let names: Vec<String> = (0..10 * SIDE_BY_SIDE).map(|at| format!("ws-{at:03}")).collect();
+        let jobs = names.iter().map(|name| (name.clone(), job(name))).collect();
+        let basis = Basis { jobs, ..Basis::default() };
+        let delete = |name: &String| Action::DeleteJob {
+            device: name.clone(),
+            attempt: 1,
+            rollout_uid: "u-1".to_owned(),
+            why: JobEnd::Done,
+        };
+        let plan = Plan { actions: names.iter().map(delete).collect(), ..Plan::default() };
+        let (cache, deleted) = (Cache::default(), Arc::new(AtomicUsize::new(0)));
+        let (shared, count) = (cache.clone(), deleted.clone());
+        let (client, _) = api_server(move |_, _| {
+            count.fetch_add(1, Ordering::SeqCst);
+            shared.apply(hold());
+            (200, json!({ "kind": "Status", "apiVersion": "v1", "status": "Success" }))
+        });
+        let desk = desk(client, &cache);
+        let mut memory = Memory::default();
+        let end = apply(&desk, CLINIC, &mut memory, basis, plan, desk.intent(CLINIC)).await;
+        assert!(matches!(end, Err(Stop::NewIntent)), "{end:?}");
+        let deleted = deleted.load(Ordering::SeqCst);
+        assert!((1..=SIDE_BY_SIDE).contains(&deleted), "{deleted}");
+        assert_eq!(memory.gone.len(), deleted, "the rest is left to the next plan");
     }
 }
