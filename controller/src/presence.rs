@@ -61,6 +61,32 @@ struct Shared {
     began: Instant,
 }
 
+/// The devices of one namespace at one moment. Whoever has one must ask the [`Presence`] for nothing else:
+/// that would wait for this to be dropped.
+#[derive(Debug)]
+pub struct Roll<'a> {
+    judge: MutexGuard<'a, Judge>,
+    namespace: &'a str,
+    clock: Duration,
+    now: Timestamp,
+}
+
+impl Roll<'_> {
+    /// What is known of a device.
+    pub fn contact(&self, device: &str) -> Contact {
+        let instant = |since: Duration| {
+            let ago = self.clock.saturating_sub(since);
+            let ago = SignedDuration::try_from(ago).unwrap_or_default();
+            self.now.checked_sub(ago).unwrap_or(Timestamp::UNIX_EPOCH)
+        };
+        match self.judge.contact(self.namespace, device, self.clock) {
+            judge::Contact::Online { since } => Contact::Online { since: instant(since) },
+            judge::Contact::Offline { since } => Contact::Offline { since: instant(since) },
+            judge::Contact::Unknown => Contact::Unknown,
+        }
+    }
+}
+
 impl Presence {
     /// A device is marked offline after it was out of contact for `timeout` (10 minutes by default).
     pub fn new(timeout: Duration) -> Presence {
@@ -86,18 +112,12 @@ impl Presence {
 
     /// What is known of a device.
     pub fn contact(&self, namespace: &str, device: &str) -> Contact {
-        let device = (namespace.to_owned(), device.to_owned());
-        let now = self.clock();
-        let contact = self.judge().contact(&device, now);
-        let instant = |since: Duration| {
-            let ago = SignedDuration::try_from(now.saturating_sub(since)).unwrap_or_default();
-            Timestamp::now().checked_sub(ago).unwrap_or(Timestamp::UNIX_EPOCH)
-        };
-        match contact {
-            judge::Contact::Online { since } => Contact::Online { since: instant(since) },
-            judge::Contact::Offline { since } => Contact::Offline { since: instant(since) },
-            judge::Contact::Unknown => Contact::Unknown,
-        }
+        self.roll(namespace).contact(device)
+    }
+
+    /// What is known of the devices of a namespace, for whoever asks of many of them.
+    pub fn roll<'a>(&'a self, namespace: &'a str) -> Roll<'a> {
+        Roll { judge: self.judge(), namespace, clock: self.clock(), now: Timestamp::now() }
     }
 
     /// Whether the device is known to be in contact.

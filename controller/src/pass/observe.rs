@@ -115,19 +115,21 @@ pub fn foreign(desk: &Desk, namespace: &str, space: &Namespace) -> Option<i64> {
 /// that is said to be in contact. One that stays silent is waited for until it counts as offline; one
 /// that is offline presents its sequence when it comes, and that still tells.
 fn unheard(desk: &Desk, namespace: &str, space: &Namespace) -> Option<Unheard> {
-    let contact = |device: &DeviceRow| desk.presence.contact(namespace, &device.name);
-    silent(space.devices.rows(), contact, desk.presence.hears_until())
+    // First, because a roll keeps everybody else out.
+    let until = desk.presence.hears_until();
+    let roll = desk.presence.roll(namespace);
+    silent(space.devices.rows(), |device| roll.contact(&device.name), until)
 }
 
 /// Silent devices that a status names.
 const NAMED: usize = 3;
 
 fn silent(
-    rows: &[DeviceRow],
+    rows: &[Arc<DeviceRow>],
     contact: impl Fn(&DeviceRow) -> Contact,
     until: Option<Timestamp>,
 ) -> Option<Unheard> {
-    let is_awaited = |row: &&DeviceRow| {
+    let is_awaited = |row: &&Arc<DeviceRow>| {
         row.enrolment_id.is_some() && row.is_online() && contact(row) == Contact::Unknown
     };
     let devices = rows.iter().filter(is_awaited).count();
@@ -198,11 +200,11 @@ fn verified(view: &JobView, payload: OutcomePayload) -> JobOutcome {
 mod tests {
     use super::*;
 
-    fn devices() -> Vec<DeviceRow> {
+    fn devices() -> Vec<Arc<DeviceRow>> {
         let online = DeviceRow::ready("ws-1", "Windows 11");
         let offline = DeviceRow { online: Some(false), ..DeviceRow::ready("ws-2", "Windows 11") };
         let stranger = DeviceRow { enrolment_id: None, ..DeviceRow::ready("ws-3", "Windows 11") };
-        vec![online, offline, stranger]
+        [online, offline, stranger].map(Arc::new).to_vec()
     }
 
     #[test]

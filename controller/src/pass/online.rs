@@ -29,13 +29,15 @@ pub async fn mark(desk: &Desk, namespace: &str) {
     let now = Timestamp::now();
     let flips = desk.cache.read(namespace, |space| {
         let Some(space) = space else { return Vec::new() };
-        space
-            .devices
-            .rows()
-            .iter()
-            .filter(|row| row.enrolment_id.is_some())
-            .filter_map(|row| {
-                let contact = desk.presence.contact(namespace, &row.name);
+        let enrolled = space.devices.rows().iter().filter(|row| row.enrolment_id.is_some());
+        let roll = desk.presence.roll(namespace);
+        let contacts = enrolled.map(|row| (row, roll.contact(&row.name)));
+        let may_flip = contacts.filter(|(row, contact)| flip(row, *contact, || false).is_some());
+        let may_flip: Vec<_> = may_flip.collect();
+        drop(roll);
+        may_flip
+            .into_iter()
+            .filter_map(|(row, contact)| {
                 let online = flip(row, contact, || restarts_as_permitted(space, &row.name, now))?;
                 Some((row.name.clone(), online))
             })

@@ -128,7 +128,8 @@ impl Presented {
 pub struct Judge {
     timeout: Duration,
     sessions: BTreeMap<String, Session>,
-    index: HashMap<DeviceRef, usize>,
+    /// Positions in `names` and `states`, by namespace and name.
+    index: HashMap<String, HashMap<String, usize>>,
     names: Vec<DeviceRef>,
     states: Vec<State>,
     busy: HashMap<String, BTreeSet<String>>,
@@ -161,8 +162,8 @@ impl Judge {
     }
 
     /// What is known of a device at `now`.
-    pub fn contact(&self, device: &DeviceRef, now: Duration) -> Contact {
-        let Some(state) = self.index.get(device).map(|&at| self.states[at]) else {
+    pub fn contact(&self, namespace: &str, device: &str, now: Duration) -> Contact {
+        let Some(state) = self.position(namespace, device).map(|at| self.states[at]) else {
             // Nobody has mentioned it since this leader began. It is offline once gateways had the
             // whole timeout to mention it.
             return match self.watching {
@@ -259,8 +260,8 @@ impl Judge {
                 self.gain(device, now);
             }
         }
-        for device in batch.offline {
-            let Some(&device) = self.index.get(&device) else { continue };
+        for (namespace, name) in batch.offline {
+            let Some(device) = self.position(&namespace, &name) else { continue };
             session.confirmed.remove(&device);
             if session.devices.remove(&device) {
                 self.lose(device, now);
@@ -365,14 +366,18 @@ impl Judge {
         }
     }
 
-    fn intern(&mut self, device: DeviceRef, now: Duration) -> usize {
-        if let Some(&known) = self.index.get(&device) {
+    fn position(&self, namespace: &str, device: &str) -> Option<usize> {
+        self.index.get(namespace)?.get(device).copied()
+    }
+
+    fn intern(&mut self, (namespace, name): DeviceRef, now: Duration) -> usize {
+        if let Some(known) = self.position(&namespace, &name) {
             return known;
         }
         let at = self.names.len();
-        self.changed.insert(device.0.clone());
-        self.names.push(device.clone());
-        self.index.insert(device, at);
+        self.changed.insert(namespace.clone());
+        self.index.entry(namespace.clone()).or_default().insert(name.clone(), at);
+        self.names.push((namespace, name));
         self.states.push(State { holders: 0, gone: now, verdict: Verdict::Online, since: now });
         at
     }

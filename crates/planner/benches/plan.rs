@@ -67,10 +67,10 @@ fn copied(snapshot: &Snapshot) -> Snapshot {
         items.iter().map(|item| Arc::new((**item).clone())).collect()
     }
     let text = |text: &Arc<str>| Arc::<str>::from(&**text);
-    let row = |row: &DeviceRow| DeviceRow {
+    let row = |row: &Arc<DeviceRow>| DeviceRow {
         name: text(&row.name),
         enrolment_id: row.enrolment_id.as_ref().map(text),
-        ..row.clone()
+        ..DeviceRow::clone(row)
     };
     let rows = snapshot.devices.rows().iter().map(row).collect();
     Snapshot {

@@ -112,7 +112,7 @@ pub(crate) fn unproven(
         return Vec::new();
     }
     let rows = scene.table.rows();
-    proven(run, position, scene).gaps(members.iter().map(|&member| &rows[member]))
+    proven(run, position, scene).gaps(members.iter().map(|&member| &*rows[member]))
 }
 
 /// What of the stages to come no earlier stage even has: told before the first device is touched.
@@ -123,7 +123,7 @@ pub(crate) fn foresee(run: &mut Run<'_>, scene: &Scene<'_>) {
         let members = freeze::members(run, position, scene).unwrap_or_default();
         let status = &mut run.status.stages[position];
         if position > 0 && status.state == StageState::Pending {
-            status.canary_gaps = kinds.gaps(members.iter().map(|&member| &rows[member]));
+            status.canary_gaps = kinds.gaps(members.iter().map(|&member| &*rows[member]));
         }
         members.iter().for_each(|&member| kinds.add(&rows[member]));
     }

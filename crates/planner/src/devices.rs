@@ -262,7 +262,8 @@ impl GroupView {
 /// The shell keeps one and changes single rows; a pass only reads it.
 #[derive(Clone, Debug, Default)]
 pub struct DeviceTable {
-    rows: Vec<DeviceRow>,
+    /// Each by itself, so that a table that changes while a pass still reads it copies no row.
+    rows: Vec<Arc<DeviceRow>>,
     /// Parallel to `rows`: what every pass asks of every row.
     briefs: Vec<Brief>,
     /// Parallel to `rows`: the names.
@@ -310,9 +311,10 @@ pub const NO_PRODUCT: u16 = u16::MAX;
 
 impl DeviceTable {
     /// A table over rows and groups in any order. Of rows with one name the last stands.
-    pub fn new(rows: Vec<DeviceRow>, groups: Vec<GroupView>) -> DeviceTable {
-        let by_name: BTreeMap<Arc<str>, DeviceRow> =
-            rows.into_iter().map(|row| (row.name.clone(), row)).collect();
+    pub fn new(rows: Vec<impl Into<Arc<DeviceRow>>>, groups: Vec<GroupView>) -> DeviceTable {
+        let rows = rows.into_iter().map(Into::into);
+        let by_name: BTreeMap<Arc<str>, Arc<DeviceRow>> =
+            rows.map(|row| (row.name.clone(), row)).collect();
         let mut table = DeviceTable { rows: by_name.into_values().collect(), ..Default::default() };
         table.products = {
             let mut all: Vec<_> = table.rows.iter().filter_map(|row| row.product.clone()).collect();
@@ -321,7 +323,7 @@ impl DeviceTable {
             all
         };
         table.keys = table.rows.iter().map(|row| NameKey::new(&row.name)).collect();
-        let brief = |row| Brief::new(row, 0, table.product_id_of(row));
+        let brief = |row: &Arc<DeviceRow>| Brief::new(row, 0, table.product_id_of(row));
         table.briefs = table.rows.iter().map(brief).collect();
         table.set_groups(groups);
         table
@@ -362,13 +364,13 @@ impl DeviceTable {
                     self.intern_membership(&row)
                 };
                 self.briefs[index] = Brief::new(&row, membership, product);
-                self.rows[index] = row;
+                self.rows[index] = Arc::new(row);
             }
             Err(index) => {
                 let membership = self.intern_membership(&row);
                 self.briefs.insert(index, Brief::new(&row, membership, product));
                 self.keys.insert(index, NameKey::new(&row.name));
-                self.rows.insert(index, row);
+                self.rows.insert(index, Arc::new(row));
             }
         }
     }
@@ -383,7 +385,7 @@ impl DeviceTable {
     }
 
     /// Rows by name.
-    pub fn rows(&self) -> &[DeviceRow] {
+    pub fn rows(&self) -> &[Arc<DeviceRow>] {
         &self.rows
     }
 
@@ -404,7 +406,7 @@ impl DeviceTable {
 
     /// The row of a device, if there is one.
     pub fn get(&self, name: &str) -> Option<&DeviceRow> {
-        self.find(name).map(|index| &self.rows[index])
+        self.find(name).map(|index| &*self.rows[index])
     }
 
     /// Position of a group, if there is one.

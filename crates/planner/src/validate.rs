@@ -99,7 +99,7 @@ impl<'a> Scene<'a> {
 
     /// The device of a line, unless it is gone.
     pub fn row(&self, line: &Line) -> Option<&'a DeviceRow> {
-        self.table.rows().get(line.row as usize)
+        self.table.rows().get(line.row as usize).map(|row| &**row)
     }
 
     /// The job that carries the line's device name, of whatever rollout.

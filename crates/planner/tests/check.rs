@@ -8,8 +8,8 @@ use std::sync::Arc;
 use support::{SERVER, World, agent::Script};
 use wardring_api::{Abort, EmergencyStop, Latch, LineState, StageState};
 use wardring_planner::{
-    Action, DeviceTable, LineChange, Plan, RecallLine, RecordCause, RolloutRef, Snapshot, StopView,
-    Unheard, check, plan,
+    Action, DeviceRow, DeviceTable, LineChange, Plan, RecallLine, RecordCause, RolloutRef,
+    Snapshot, StopView, Unheard, check, plan,
 };
 
 /// A stage of three whose first grants are about to be written.
@@ -295,9 +295,9 @@ fn a_grant_of_what_somebody_bars_or_holds() {
         |snapshot| {
             let table = std::sync::Arc::make_mut(&mut snapshot.devices);
             let hold = wardring_api::Hold { reason: "surgery".to_owned(), until: None };
-            for mut row in table.rows().to_vec() {
-                row.hold = Some(Box::new(hold.clone()));
-                table.upsert(row);
+            for row in table.rows().to_vec() {
+                let hold = Some(Box::new(hold.clone()));
+                table.upsert(DeviceRow { hold, ..DeviceRow::clone(&row) });
             }
         },
         |snapshot| {

@@ -57,8 +57,13 @@ fn pass(judge: &mut Judge, gateways: &mut [&mut Gateway], from: u64, until: u64)
     }
 }
 
+fn contact(judge: &Judge, number: usize, now: u64) -> Contact {
+    let (namespace, name) = device(number);
+    judge.contact(&namespace, &name, secs(now))
+}
+
 fn offline(judge: &Judge, devices: std::ops::Range<usize>, now: u64) -> usize {
-    let judged = |n| matches!(judge.contact(&device(n), secs(now)), Contact::Offline { .. });
+    let judged = |n| matches!(contact(judge, n, now), Contact::Offline { .. });
     devices.filter(|&n| judged(n)).count()
 }
 
@@ -74,8 +79,8 @@ fn a_device_is_offline_only_after_the_whole_timeout() {
     pass(&mut judge, &mut [&mut gateway], 11, 609);
     assert_eq!(offline(&judge, 1..3, 609), 0);
     pass(&mut judge, &mut [&mut gateway], 610, 611);
-    assert_eq!(judge.contact(&device(1), secs(611)), Contact::Offline { since: secs(10) });
-    assert_eq!(judge.contact(&device(2), secs(611)), Contact::Online { since: secs(0) });
+    assert_eq!(contact(&judge, 1, 611), Contact::Offline { since: secs(10) });
+    assert_eq!(contact(&judge, 2, 611), Contact::Online { since: secs(0) });
 }
 
 #[test]
@@ -86,7 +91,7 @@ fn a_device_that_returns_is_online_at_once_and_says_since_when() {
     pass(&mut judge, &mut [&mut gateway], 2, 700);
     judge.take_changes();
     gateway.say(&mut judge, 701, &[1], &[]);
-    assert_eq!(judge.contact(&device(1), secs(701)), Contact::Online { since: secs(701) });
+    assert_eq!(contact(&judge, 1, 701), Contact::Online { since: secs(701) });
     assert!(judge.take_changes().contains("acme"));
 }
 
@@ -98,7 +103,7 @@ fn a_reboot_shorter_than_the_timeout_flips_nothing() {
     gateway.say(&mut judge, 1, &[], &[1]);
     pass(&mut judge, &mut [&mut gateway], 2, 500);
     gateway.say(&mut judge, 501, &[1], &[]);
-    assert_eq!(judge.contact(&device(1), secs(501)), Contact::Online { since: secs(0) });
+    assert_eq!(contact(&judge, 1, 501), Contact::Online { since: secs(0) });
     assert!(judge.take_changes().is_empty());
 }
 
@@ -223,10 +228,10 @@ fn a_batch_out_of_order_asks_for_a_new_session_and_changes_nothing() {
 #[test]
 fn a_device_nobody_mentions_is_unknown_until_gateways_had_time_to() {
     let (mut judge, mut gateway) = (Judge::new(TIMEOUT), Gateway::new("g1"));
-    assert_eq!(judge.contact(&device(9), secs(9_999)), Contact::Unknown);
+    assert_eq!(contact(&judge, 9, 9_999), Contact::Unknown);
     gateway.say(&mut judge, 10_000, &[1], &[]);
     pass(&mut judge, &mut [&mut gateway], 10_001, 10_599);
-    assert_eq!(judge.contact(&device(9), secs(10_599)), Contact::Unknown);
+    assert_eq!(contact(&judge, 9, 10_599), Contact::Unknown);
     pass(&mut judge, &mut [&mut gateway], 10_600, 10_600);
     assert_eq!(offline(&judge, 9..10, 10_600), 1);
 }

@@ -1,6 +1,9 @@
 //! Devices that groups keep apart, counted value by value from what stands in the API server.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use wardring_api::{Batch, LineState};
 
@@ -70,7 +73,7 @@ impl Replay<'_> {
     fn crowds(&self) -> Crowds {
         let mut unavailable: BTreeSet<&str> = BTreeSet::new();
         let rows = self.snapshot.devices.rows().iter();
-        let away = |row: &&DeviceRow| row.online != Some(true) && row.enrolment_id.is_some();
+        let away = |row: &&Arc<DeviceRow>| row.online != Some(true) && row.enrolment_id.is_some();
         unavailable.extend(rows.filter(away).map(|row| &*row.name));
         for view in self.slices.values() {
             let status = self.rollouts.get(view.rollout_uid.as_str()).map(|(_, status)| status);

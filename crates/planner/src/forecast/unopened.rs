@@ -51,7 +51,7 @@ pub(super) fn unopened(
                 }
                 Ok(mut members) => {
                     members.retain(|&row| !std::mem::replace(&mut taken[row], true));
-                    let rows = members.into_iter().map(|row| &table.rows()[row]);
+                    let rows = members.into_iter().map(|row| &*table.rows()[row]);
                     let why = why(stage, decided, end, None);
                     let devices = Some(devices(world, rollout, decided, stage, &why, rows));
                     Unopened { why, devices }

@@ -330,10 +330,11 @@ impl World {
 }
 
 fn come_online(snapshot: &mut Snapshot) {
-    let away: Vec<DeviceRow> =
-        snapshot.devices.rows().iter().filter(|row| !row.is_online()).cloned().collect();
+    let rows = snapshot.devices.rows().iter();
+    let away: Vec<Arc<DeviceRow>> = rows.filter(|row| !row.is_online()).cloned().collect();
     let table = Arc::make_mut(&mut snapshot.devices);
     for row in away {
+        let row = DeviceRow::clone(&row);
         table.upsert(DeviceRow { online: Some(true), online_since: Some(snapshot.now), ..row });
     }
 }
