@@ -124,8 +124,9 @@ pub async fn measure(options: Options) -> Result<()> {
             bystanders,
             install_ms,
             updates: rounds,
-            faulty_updates: rounds,
-            quick_updates: rounds,
+            // As often as people stop one by each of their means.
+            faulty_updates: 2 * rounds,
+            quick_updates: 2 * rounds,
         };
         let times = site(crew, at_work).await?;
         let mut all: Vec<f64> = times.iter().map(|time| time.seconds).collect();
@@ -180,6 +181,7 @@ async fn site(crew: Crew, at_work: usize) -> Result<Vec<Time>> {
     for round in before + 1..=before + crew.quick_updates {
         times.push(by_gate(&site, round, at_work).await?);
     }
+    site.until_bystanders_are_here().await?;
     Ok(times)
 }
 

@@ -25,9 +25,9 @@ const REPORT_LIMIT: Duration = Duration::from_secs(300);
 /// Programs for a benchmark write as fast as they can, and enrol as many at once as come.
 const GATEWAY: [&str; 6] = ["--write-cap", "0", "--enrol-rate", "1000", "--device-rate", "50"];
 
-/// Devices in one process of the fleet at most: each holds two files open, and a process may not hold
-/// more than some thousands.
-const PER_PROCESS: usize = 5_000;
+/// Devices in one process of the fleet at most, which are enrolled together: more would crowd the API server
+/// with claims, and a process may not hold more than some thousands of files open.
+const PER_PROCESS: usize = 1_000;
 
 /// Which devices a benchmark wants, and which updates they are offered.
 #[derive(Clone, Copy, Debug, Default)]
@@ -89,7 +89,7 @@ impl Site {
         }
         let fleets = enrol(&tenant, crew).await?;
         let site = Site { client, crew, _fleets: fleets, _installation: installation };
-        site.until_builds(&build(0)).await?;
+        site.until_builds(&build(0), "group", crew.devices + crew.bystanders).await?;
         Ok(site)
     }
 
@@ -139,9 +139,15 @@ impl Site {
         .await
     }
 
-    /// Waits until every device is in contact and has reported that it runs the update of a round.
+    /// Waits until every device that rollouts are about is in contact and has reported that it runs the
+    /// update of a round.
     pub async fn until_patched(&self, round: usize) -> Result<()> {
-        self.until_builds(&build(round)).await
+        self.until_builds(&build(round), &format!("group={FLEET}"), self.crew.devices).await
+    }
+
+    /// Waits until every bystander is in contact: what was measured beside them was beside all of them.
+    pub async fn until_bystanders_are_here(&self) -> Result<()> {
+        self.until_builds(&build(0), &format!("group={BYSTANDERS}"), self.crew.bystanders).await
     }
 
     /// Waits until no job is left: the last writes of a rollout.
@@ -157,27 +163,22 @@ impl Site {
         .await
     }
 
-    async fn until_builds(&self, build: &str) -> Result<()> {
+    async fn until_builds(&self, build: &str, labels: &str, all: usize) -> Result<()> {
         let devices = self.api::<Device>();
         // From the API server's memory: it is asked again and again.
-        let params = ListParams::default().match_any();
+        let params = ListParams::default().match_any().labels(labels);
         wait_until_ok(REPORT_LIMIT, "every device to report", async || {
             let list = devices.list(&params).await.map_err(|error| error.to_string())?;
             let reported = list.items.iter().filter(|device| {
-                let labels = device.metadata.labels.as_ref();
-                let is_bystander =
-                    labels.and_then(|labels| labels.get("group")) == Some(&BYSTANDERS.to_owned());
                 device.status.as_ref().is_some_and(|status| {
                     let is_online = wardring_api::conditions::is_true(
                         &status.conditions,
                         wardring_api::conditions::ONLINE,
                     );
-                    let has_build =
-                        |os: &wardring_api::OperatingSystem| is_bystander || os.build == build;
-                    is_online && status.os.as_ref().is_some_and(has_build)
+                    is_online && status.os.as_ref().is_some_and(|os| os.build == build)
                 })
             });
-            let (reported, all) = (reported.count(), self.crew.devices + self.crew.bystanders);
+            let reported = reported.count();
             if reported == all {
                 return Ok(());
             }
@@ -210,7 +211,7 @@ fn device_name(number: usize) -> String {
     format!("device-{number:05}")
 }
 
-/// Enrols everybody, a process of the fleet for each few thousand.
+/// Enrols everybody, a process of the fleet for each thousand.
 async fn enrol(tenant: &Tenant<'_>, crew: Crew) -> Result<Vec<Fleet>> {
     let mut members: Vec<(String, String, &str)> = Vec::new();
     let token = token(tenant, FLEET, crew.devices).await?;
