@@ -188,7 +188,7 @@ fn admit(gateway: &Gateway) -> Result<(), Refusal> {
 /// Whoever has waited for long looks less often: the looks of thousands that wait together would take from
 /// the signer what it needs to answer them.
 fn pending(waited: SignedDuration) -> EnrolAnswer {
-    let waited_ms = u64::try_from(waited.as_millis()).unwrap_or_default();
+    let waited_ms = u64::try_from(waited.as_millis().max(0)).unwrap_or(u64::MAX);
     let retry_ms = (waited_ms / 2).clamp(RETRY_MS, PATIENT_RETRY_MS);
     let jitter = rand::rng().random_range(0..retry_ms / 2);
     EnrolAnswer::Pending { retry_ms: retry_ms + jitter }
