@@ -1,5 +1,6 @@
-//! Carries out one act of the Windows platform and prints what came of it as JSON: for the tests
-//! under Wine, and for trying an act on a Windows that may be thrown away. Not part of any release.
+//! Carries out one act of the Windows platform and prints `begun`, and then what came of it as JSON: for
+//! the tests under Wine, and for trying an act on a Windows that may be thrown away. Not part of any
+//! release.
 
 #[cfg(windows)]
 fn main() -> std::process::ExitCode {
@@ -36,6 +37,8 @@ mod act {
     };
 
     pub fn main() -> ExitCode {
+        // Whoever reads this knows from here on that the act may have been carried out.
+        println!("begun");
         tracing_subscriber::fmt().json().with_writer(std::io::stderr).init();
         let arguments: Vec<String> = std::env::args().skip(1).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

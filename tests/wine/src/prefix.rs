@@ -2,6 +2,7 @@
 //! a real service control manager. Ending its server is a restart of this Windows.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -72,6 +73,28 @@ fn build_with(arguments: &[&str]) -> anyhow::Result<PathBuf> {
 pub struct Prefix {
     folder: TempDir,
     apart: Apart,
+}
+
+/// How a program of Windows ended, and what it printed.
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    pub(crate) output: String,
+    /// On standard error; what else runs in this Windows may have printed into it.
+    pub(crate) errors: String,
+}
+
+impl Ended {
+    /// Whether this is one of the lines on standard output.
+    pub(crate) fn has_printed(&self, line: &str) -> bool {
+        self.output.lines().any(|printed| printed.ends_with(line))
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Ended { status, output, errors } = self;
+        write!(formatter, "ended with {status}: {output:?}; it complained: {errors:?}")
+    }
 }
 
 /// What a prefix has of its own beneath its Windows, where it has: Wine is started with it preloaded.
@@ -267,21 +290,23 @@ impl Prefix {
     /// # Errors
     /// It fails.
     pub fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        let (status, text) = self.ended(arguments)?;
-        ensure!(status.success(), "`wine {}` ended with {status}: {text}", arguments.join(" "));
-        Ok(text)
+        let ended = self.ended(arguments)?;
+        ensure!(ended.status.success(), "`wine {}` {ended}", arguments.join(" "));
+        Ok(ended.output)
     }
 
     /// Runs a program of Windows: how it ended, and what it printed.
-    pub(crate) fn ended(&self, arguments: &[&str]) -> anyhow::Result<(ExitStatus, String)> {
-        // A file, not a pipe: what the first command starts (the services of this Windows) inherits
-        // it and would keep a pipe open for ever.
-        let path = self.folder.path().join("output");
-        let file = File::create(&path)?;
+    pub(crate) fn ended(&self, arguments: &[&str]) -> anyhow::Result<Ended> {
+        // Files, not pipes: what the first command starts (the services of this Windows) inherits them
+        // and would keep a pipe open for ever.
+        let [output, errors] = ["output", "errors"].map(|name| self.folder.path().join(name));
         let mut command = self.command("wine");
+        command.args(arguments).stdout(File::create(&output)?).stderr(File::create(&errors)?);
         let limit = if arguments == ["wineboot"] { BOOT_LIMIT } else { LIMIT };
-        let status = within(limit, command.args(arguments).stdout(file))?;
-        Ok((status, String::from_utf8_lossy(&std::fs::read(&path)?).into_owned()))
+        let status = within(limit, &mut command)?;
+        let read =
+            |path| std::fs::read(path).map(|text| String::from_utf8_lossy(&text).into_owned());
+        Ok(Ended { status, output: read(output)?, errors: read(errors)? })
     }
 
     /// Makes a service with `sc create` and these arguments, its name first. For a moment after its start,
