@@ -1,5 +1,7 @@
 //! When a permit is refused, whatever the cache believes.
 
+use std::sync::{Arc, Mutex};
+
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 use wardring_api::{JobState, conditions};
@@ -94,6 +96,43 @@ async fn a_permit_is_decided_on_a_fresh_read_of_every_object() {
     site.jobs().delete(&agent.name, &DeleteParams::default()).await.unwrap();
     let answer = gateway.permit(&agent, &key, Step::Reboot).await;
     assert!(matches!(&answer, PermitAnswer::Ended { reason, .. } if reason == "NoSuchJob"));
+}
+
+#[tokio::test]
+async fn what_stops_devices_while_the_rest_is_read_stops_this_one_too() {
+    let site = Site::new().await;
+    let agent = site.device("ws-1").await;
+    let key = site.grant(&agent, &site.rollout().await).await;
+    // A person suspends the rollout when the gateway has begun to read what this path names.
+    let awaited: Arc<Mutex<Option<String>>> = Arc::default();
+    let (rollouts, armed) = (site.rollouts(), awaited.clone());
+    let suspend = |value: bool| Patch::Merge(json!({ "spec": { "suspend": value } }));
+    let gateway = site.gateway_after(
+        &[],
+        Arc::new(move |method, path| {
+            let is_it = |awaited: &mut String| method == "GET" && path.ends_with(awaited.as_str());
+            let is_now = armed.lock().unwrap().take_if(is_it).is_some();
+            let rollouts = rollouts.clone();
+            Box::pin(async move {
+                if is_now {
+                    let params = PatchParams::default();
+                    rollouts.patch("november", &params, &suspend(true)).await.unwrap();
+                }
+            })
+        }),
+    );
+    let gateway = gateway.await;
+    gateway.sees_leader().await;
+    let home = format!("/namespaces/{}", agent.namespace);
+    for read in ["/patchjobs/ws-1", "/devices/ws-1", "/devicegroups", "/maintenancewindows", &home]
+    {
+        *awaited.lock().unwrap() = Some((*read).to_owned());
+        let answer = reason(gateway.permit(&agent, &key, Step::Install).await);
+        assert_eq!(answer, "SuspendedByPerson", "{read}");
+        assert!(awaited.lock().unwrap().is_none(), "{read} was not read");
+        site.rollouts().patch("november", &PatchParams::default(), &suspend(false)).await.unwrap();
+    }
+    assert_eq!(gateway.permit(&agent, &key, Step::Install).await, PermitAnswer::Granted);
 }
 
 #[tokio::test]

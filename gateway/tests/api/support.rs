@@ -1,5 +1,6 @@
 //! A tenant with devices, a gateway in front of it, and a pretended leader.
 
+pub mod before;
 mod groups;
 
 pub use groups::*;
@@ -25,6 +26,7 @@ use k8s_openapi::{
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{Patch, PatchParams, PostParams},
+    client::ClientBuilder,
     config::{KubeConfigOptions, Kubeconfig},
 };
 use reqwest::{Response, StatusCode};
@@ -239,6 +241,11 @@ impl Site {
 
     /// A gateway with short delays, running with its own service account's rights.
     pub async fn gateway(&self, flags: &[&str]) -> Gateway {
+        self.gateway_after(flags, Arc::new(|_, _| Box::pin(async {}))).await
+    }
+
+    /// The same, whose requests to the API server are each sent after an event.
+    pub async fn gateway_after(&self, flags: &[&str], event: before::Event) -> Gateway {
         let kubeconfig = self.kubeconfig().await;
         let loaded = Kubeconfig::read_from(&kubeconfig).unwrap();
         let options = KubeConfigOptions::default();
@@ -267,7 +274,8 @@ impl Site {
             "1000",
         ];
         let settings = Settings::parse_from(fixed.iter().chain(flags));
-        let client = Client::try_from(config).unwrap();
+        let client = ClientBuilder::try_from(config).unwrap();
+        let client = client.with_layer(&before::Before(event)).build();
         let token = Some(TokenSource::Text(token));
         let running = start_with(settings, client, token).await.unwrap();
         time::timeout(PATIENCE, running.ready()).await.unwrap().unwrap();
