@@ -179,6 +179,12 @@ impl Presence {
         self.judge().take_changes()
     }
 
+    /// Takes a batch as if a gateway had sent it.
+    #[cfg(test)]
+    pub(crate) fn hear(&self, batch: wardring_api::presence::PresenceBatch) {
+        assert!(self.act(|judge, now| judge.take(batch, now)).is_ok(), "the session goes on");
+    }
+
     fn is_leading(&self) -> bool {
         self.shared.leading.load(Ordering::SeqCst)
     }

@@ -179,7 +179,14 @@ async fn attempt(desk: &Desk, namespace: &str, memory: &mut Memory) -> Pass {
     if let Err(stop) = takeover::raise_to_confirmed(desk, namespace, memory).await {
         return stopped(namespace, &stop);
     }
-    online::mark(desk, namespace).await;
+    memory.pace.begin(Instant::now());
+    // Every device of the namespace is asked about, most of which no rollout is about.
+    if !memory.pace.holds_back(online::KEY, online::EVERY) {
+        match online::mark(desk, namespace).await {
+            true => memory.pace.wrote(online::KEY, online::EVERY, Instant::now()),
+            false => memory.pace.look_again(Instant::now() + online::EVERY),
+        }
+    }
     let terminating = match is_terminating(desk, namespace).await {
         Ok(terminating) => terminating,
         Err(error) => {
@@ -200,7 +207,7 @@ async fn attempt(desk: &Desk, namespace: &str, memory: &mut Memory) -> Pass {
     let Some(snapshot) = observe::observe(desk, namespace, memory, terminating, policy, now) else {
         desk.metrics.activities.note(namespace, Vec::new());
         desk.bulletin.note(namespace, Default::default());
-        return Pass::Done(None);
+        return Pass::Done(held_back(memory));
     };
     // Of what is written down, and not of what the plan is about to write: that is told once it stands.
     desk.bulletin.note(namespace, alerts(&snapshot));
@@ -217,7 +224,6 @@ async fn attempt(desk: &Desk, namespace: &str, memory: &mut Memory) -> Pass {
     desk.gates.follow(namespace, &plan.measure);
     forget_settled(memory, &snapshot);
     forget_unwanted_holds(memory, &plan);
-    memory.pace.begin(Instant::now());
     memory.unconfirmed = false;
     match apply::apply(desk, namespace, memory, basis, plan, intent).await {
         Ok(()) => {

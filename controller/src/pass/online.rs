@@ -1,7 +1,9 @@
 //! Device.status condition Online: the one thing that the controller writes on devices. A hint for
 //! people and for eligibility, never proof, and never a heartbeat: it is written when it flips.
 
-use futures::{StreamExt, stream};
+use std::time::Duration;
+
+use futures::{StreamExt, future, stream};
 use jiff::{SignedDuration, Timestamp};
 use kube::{
     Api,
@@ -18,16 +20,24 @@ use crate::{cache::Namespace, presence::Contact};
 /// offline for people, too (the job's own clocks run regardless).
 const EXPECTED_REBOOT: SignedDuration = SignedDuration::from_mins(30);
 
+/// Key of it in the pace of a namespace.
+pub const KEY: &str = "online";
+
+/// Devices that no rollout is about may be tens of thousands, and passes follow one another many times a
+/// second.
+pub const EVERY: Duration = Duration::from_secs(1);
+
 /// Flips at once; more would compete with grants and outcomes for the API server.
 const SIDE_BY_SIDE: usize = 4;
 
 /// Flips per pass: a whole site that comes back must not hold up a halt.
 const PER_PASS: usize = 200;
 
-/// Writes Online where it flipped.
-pub async fn mark(desk: &Desk, namespace: &str) {
-    let now = Timestamp::now();
-    let flips = desk.cache.read(namespace, |space| {
+/// Writes Online where it flipped, and returns whether that was all: it ends early when people want
+/// something else, leaves to the next pass what is more than one is for, and a write may fail.
+pub async fn mark(desk: &Desk, namespace: &str) -> bool {
+    let (now, intent) = (Timestamp::now(), desk.intent(namespace));
+    let flips: Vec<_> = desk.cache.read(namespace, |space| {
         let Some(space) = space else { return Vec::new() };
         let enrolled = space.devices.rows().iter().filter(|row| row.enrolment_id.is_some());
         let roll = desk.presence.roll(namespace);
@@ -45,16 +55,25 @@ pub async fn mark(desk: &Desk, namespace: &str) {
             .collect()
     });
     let api: Api<Device> = Api::namespaced(desk.client.clone(), namespace);
-    stream::iter(flips)
-        .for_each_concurrent(SIDE_BY_SIDE, |(name, online)| {
+    let count = flips.len();
+    let goes_on = || desk.in_office() && desk.intent(namespace) == intent;
+    let written = stream::iter(flips)
+        .take_while(|_| future::ready(goes_on()))
+        .map(|(name, online)| {
             let api = api.clone();
             async move {
-                if let Err(error) = write(&api, &name, online, now).await {
+                let written = write(&api, &name, online, now).await;
+                if let Err(error) = &written {
                     tracing::warn!(namespace, device = &*name, %error, "Online was not written");
                 }
+                written.is_ok()
             }
         })
+        .buffer_unordered(SIDE_BY_SIDE)
+        .filter(|is_written| future::ready(*is_written))
+        .count()
         .await;
+    written == count && count < PER_PASS
 }
 
 /// The value to write, if it is another one than the device's.
@@ -123,11 +142,24 @@ async fn write(
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use wardring_api::SliceLine;
+    use std::{
+        sync::{Arc, Mutex},
+        time::Instant,
+    };
+
+    use wardring_api::{SliceLine, presence::PresenceBatch};
     use wardring_planner::SliceView;
 
-    use super::*;
-    use crate::cache::{CachedJob, Stored};
+    use super::{
+        super::{Memory, Pass, apply::tests::desk, pass},
+        *,
+    };
+    use crate::{
+        cache::{Cache, CachedJob, SlimDevice, Stored},
+        events::tests::{api_server, refusal},
+    };
+
+    const CLINIC: &str = "clinic";
 
     const NOBODY: fn() -> bool = || false;
 
@@ -242,5 +274,81 @@ mod tests {
         assert_eq!(flip(&offline, Contact::Online { since: now }, NOBODY), Some(true));
         let new = DeviceRow { online: None, ..online };
         assert_eq!(flip(&new, Contact::Online { since: now }, NOBODY), Some(true));
+    }
+
+    /// A namespace with these devices, of none of which is known whether it is in contact.
+    fn known(devices: &[&str]) -> Cache {
+        let cache = Cache::default();
+        for device in devices {
+            cache.apply::<SlimDevice>(stored(json!({
+                "apiVersion": "wardring.dev/v1alpha1", "kind": "Device",
+                "metadata": { "name": device, "namespace": CLINIC, "resourceVersion": "3" },
+                "spec": { "enrolmentId": format!("eid-{device}") },
+            })));
+        }
+        cache
+    }
+
+    /// What a gateway tells of devices that came into contact.
+    fn heard(number: u64, devices: &[&str]) -> PresenceBatch {
+        let online = devices.iter().map(|name| (CLINIC.to_owned(), (*name).to_owned(), 7));
+        let (gateway, session) = ("gateway-1".to_owned(), "s-1".to_owned());
+        let online = online.collect();
+        PresenceBatch { gateway, session, number, complete: true, online, offline: Vec::new() }
+    }
+
+    #[tokio::test]
+    async fn a_device_that_flips_right_after_others_is_marked_a_moment_later() {
+        let marked = Arc::new(Mutex::new(Vec::new()));
+        let notes = marked.clone();
+        let (client, _) = api_server(move |path, body| {
+            notes.lock().unwrap().push(path.to_owned());
+            (200, body)
+        });
+        let marks = |device: &str| {
+            let paths = marked.lock().unwrap();
+            paths.iter().filter(|path| path.ends_with(&format!("/{device}/status"))).count()
+        };
+        let desk = desk(client, &known(&["ws-1", "ws-2"]));
+        let mut memory = Memory { fenced: true, ..Memory::default() };
+        desk.presence.hear(heard(0, &["ws-1"]));
+        pass(&desk, CLINIC, &mut memory).await;
+        assert_eq!((marks("ws-1"), marks("ws-2")), (1, 0));
+        assert!(memory.pace.holds_back(KEY, EVERY), "all devices would be asked about at once");
+
+        // However long the first pass took, this one follows within its pause.
+        memory.pace.wrote(KEY, EVERY, Instant::now() + EVERY);
+        desk.presence.hear(heard(1, &["ws-2"]));
+        let Pass::Done(Some(due)) = pass(&desk, CLINIC, &mut memory).await else {
+            panic!("nobody would look again");
+        };
+        assert_eq!(marks("ws-2"), 0);
+        let left = due.duration_since(Timestamp::now());
+        assert!(left <= SignedDuration::from_secs(2), "{left:?}");
+        tokio::time::sleep(left.try_into().unwrap_or_default()).await;
+        pass(&desk, CLINIC, &mut memory).await;
+        assert_eq!(marks("ws-2"), 1);
+    }
+
+    #[tokio::test]
+    async fn a_site_that_comes_back_keeps_nobody_waiting_who_wants_something() {
+        let names: Vec<String> = (0..100).map(|at| format!("ws-{at:03}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let (cache, marked) = (known(&names), Arc::new(Mutex::new(0)));
+        let (shared, count) = (cache.clone(), marked.clone());
+        let (client, _) = api_server(move |_, _| {
+            *count.lock().unwrap() += 1;
+            shared.apply::<wardring_api::UpdateHold>(stored(json!({
+                "apiVersion": "wardring.dev/v1alpha1", "kind": "UpdateHold",
+                "metadata": { "name": "surgery", "namespace": CLINIC, "resourceVersion": "9" },
+                "spec": { "kbs": ["KB5068787"], "reason": "Surgery." },
+            })));
+            refusal(500, "InternalError")
+        });
+        let desk = desk(client, &cache);
+        desk.presence.hear(heard(0, &names));
+        assert!(!mark(&desk, CLINIC).await, "the rest is left to the next pass");
+        let marked = *marked.lock().unwrap();
+        assert!((1..=SIDE_BY_SIDE).contains(&marked), "{marked}");
     }
 }

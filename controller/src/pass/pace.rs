@@ -33,9 +33,13 @@ impl Pace {
     /// Whether a write of counters has to wait, because `key` was written less than `every` ago.
     pub fn holds_back(&mut self, key: &str, every: Duration) -> bool {
         let Some((at, _)) = self.written.get(key) else { return false };
-        let due = *at + every;
-        self.due = Some(self.due.map_or(due, |known| known.min(due)));
+        self.look_again(*at + every);
         true
+    }
+
+    /// Has the namespace looked at again by then, whatever happens.
+    pub fn look_again(&mut self, at: Instant) {
+        self.due = Some(self.due.map_or(at, |known| known.min(at)));
     }
 
     /// Takes note of a write.
