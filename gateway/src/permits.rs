@@ -95,35 +95,21 @@ struct Desk<'a> {
 
 /// Everything the rule looks at, as just read.
 struct Read {
-    around: Around,
-    brakes: Brakes,
+    job: Option<PatchJob>,
+    slice: Option<Arc<fresh::Fresh<PatchRolloutSlice>>>,
+    rollout: Option<Arc<fresh::Fresh<PatchRollout>>>,
+    device: Option<Device>,
+    groups: Arc<Vec<DeviceGroup>>,
+    windows: Arc<Vec<Arc<WindowView>>>,
+    namespace: Arc<fresh::Fresh<Namespace>>,
+    stops: Arc<Vec<Arc<StopView>>>,
     holds: Arc<Vec<HoldView>>,
     updates: Arc<Vec<Arc<UpdateSpec>>>,
     order: Option<PatchRollback>,
-}
-
-/// What is read first.
-struct Around {
-    job: Option<PatchJob>,
-    device: Option<Device>,
-    namespace: Arc<fresh::Fresh<Namespace>>,
-    groups: Arc<Vec<DeviceGroup>>,
-    windows: Arc<Vec<Arc<WindowView>>>,
-    stops: Arc<Vec<Arc<StopView>>>,
-    /// Where the step is sure to begin an installation.
-    holds: Option<Arc<Vec<HoldView>>>,
     clock_trusted: bool,
 }
 
-/// What is read last: a rollout's word on whether it goes on, and what was granted. Nothing of it without a
-/// job.
-#[derive(Default)]
-struct Brakes {
-    slice: Option<Arc<fresh::Fresh<PatchRolloutSlice>>>,
-    rollout: Option<Arc<fresh::Fresh<PatchRollout>>>,
-}
-
-impl Brakes {
+impl Read {
     fn slice(&self) -> Option<&PatchRolloutSlice> {
         self.slice.as_ref()?.object.as_ref()
     }
@@ -131,12 +117,10 @@ impl Brakes {
     fn rollout(&self) -> Option<&PatchRollout> {
         self.rollout.as_ref()?.object.as_ref()
     }
-}
 
-impl Read {
     /// One that is not there any more was deleted.
     fn namespace_deleting(&self) -> bool {
-        let namespace = self.around.namespace.object.as_ref();
+        let namespace = self.namespace.object.as_ref();
         namespace.is_none_or(|namespace| namespace.metadata.deletion_timestamp.is_some())
     }
 }
@@ -146,10 +130,15 @@ impl Desk<'_> {
         // Held until the permit is recorded; nothing is read before.
         let _turn = self.gateway.permits.acquire().await;
         for _ in 0..TRIES {
-            let read = self.read().await?;
+            let mut read = self.read().await?;
+            let verdict = self.rule(&read, Timestamp::now());
+            if !matches!(verdict, PermitVerdict::Granted { repeated: false, .. }) {
+                return Ok(verdict);
+            }
+            self.look_again(&mut read).await?;
             let now = Timestamp::now();
             let verdict = self.rule(&read, now);
-            let (job, expedited) = match (&verdict, read.around.job) {
+            let (job, expedited) = match (&verdict, read.job) {
                 (&PermitVerdict::Granted { repeated: false, expedited }, Some(job)) => {
                     (job, expedited)
                 }
@@ -162,44 +151,47 @@ impl Desk<'_> {
         Err(DeskError::Conflicts)
     }
 
-    /// Every read begins after the permit was asked for, and the rollout is read last, with the slice: lists
-    /// may take the API server a tenth of a second (it waits until its own memory has caught up with etcd),
-    /// and a halt that comes meanwhile counts.
+    /// Every read begins after the permit was asked for. What a whole stage asks about is read once for
+    /// all who ask at the same time.
     async fn read(&self) -> Result<Read, DeskError> {
-        let mut around = self.read_around().await?;
-        let (brakes, holds) = match &around.job {
-            Some(job) => {
-                let begins = begins_installation(self.step(), &JobView::new(job, JobOutcome::None));
-                let (brakes, holds) = tokio::join!(
-                    self.read_brakes(job),
-                    self.read_holds(begins && around.holds.is_none())
-                );
-                (brakes?, around.holds.take().unwrap_or(holds?))
-            }
-            None => Default::default(),
-        };
-        let order = match &around.job {
-            Some(job) => self.read_order(job, brakes.rollout()).await?,
-            None => None,
-        };
-        let updates = self.catalogue(around.device.as_ref(), &holds).await?;
-        Ok(Read { around, brakes, holds, updates, order })
-    }
-
-    /// What a whole stage asks about is read once for all who ask at the same time.
-    async fn read_around(&self) -> Result<Around, DeskError> {
-        let Gateway { client, namespaces, groups, windows, stops, .. } = self.gateway;
+        let Gateway { client, slices, rollouts, groups, windows, namespaces, stops, holds, .. } =
+            self.gateway;
         let (namespace, name) = (&*self.speaker.device.namespace, &*self.speaker.device.name);
-        let begins = self.step() == PermitStep::Install;
-        let everything = ListParams::default();
-        let (job, device, home, groups, windows, stops, holds) = tokio::join!(
+        let (job, device, home) = tokio::join!(
             fresh::read::<PatchJob>(client, namespace, name),
             fresh::read::<Device>(client, namespace, name),
             namespaces.read(namespace, async || fresh::read_namespace(client, namespace).await),
+        );
+        let (fresh::Fresh { object: job, clock_trusted }, device) = (job?, device?.object);
+        let home = home?;
+        let Some(job) = job else {
+            return Ok(Read {
+                job: None,
+                slice: None,
+                rollout: None,
+                device,
+                groups: Arc::default(),
+                windows: Arc::default(),
+                namespace: home,
+                stops: Arc::default(),
+                holds: Arc::default(),
+                updates: Arc::default(),
+                order: None,
+                clock_trusted,
+            });
+        };
+        let step = step_of(self.request.step);
+        let begins = begins_installation(step, &JobView::new(&job, JobOutcome::None));
+        let (slice, rollout) = (&job.spec.slice, &job.spec.rollout);
+        let (of_slice, of_rollout) = (path(namespace, slice), path(namespace, rollout));
+        let everything = ListParams::default();
+        let api: Api<DeviceGroup> = Api::namespaced(client.clone(), namespace);
+        let (slice, rollout, groups, windows, stops, holds) = tokio::join!(
+            slices.read(&of_slice, async || { fresh::read(client, namespace, slice).await }),
+            rollouts.read(&of_rollout, async || { fresh::read(client, namespace, rollout).await }),
             groups.read(namespace, async || {
-                let all: Api<DeviceGroup> = Api::namespaced(client.clone(), namespace);
                 // Without a resource version this is a consistent read too.
-                all.list(&everything).await.map(|list| list.items)
+                api.list(&everything).await.map(|list| list.items)
             }),
             windows.read(namespace, async || {
                 let all: Api<MaintenanceWindow> = Api::namespaced(client.clone(), namespace);
@@ -215,23 +207,49 @@ impl Desk<'_> {
                     found.iter().map(|stop| Arc::new(StopView::new(stop))).collect(),
                 )
             }),
-            self.read_holds(begins),
+            async {
+                // They bar what would begin, and nothing else waits for them.
+                if !begins {
+                    return Ok(Arc::default());
+                }
+                holds
+                    .read(namespace, async || {
+                        let all: Api<UpdateHold> = Api::namespaced(client.clone(), namespace);
+                        let found = all.list(&everything).await?;
+                        Ok::<_, kube::Error>(found.iter().map(HoldView::new).collect())
+                    })
+                    .await
+            },
         );
-        let fresh::Fresh { object: job, clock_trusted } = job?;
-        Ok(Around {
-            job,
-            device: device?.object,
-            namespace: home?,
+        let holds = holds.map_err(DeskError::List)?;
+        let rollout = rollout?;
+        let order = match ordered(&job, rollout.object.as_ref()) {
+            Some(name) => fresh::read::<PatchRollback>(client, namespace, name).await?.object,
+            None => None,
+        };
+        let updates = self.catalogue(device.as_ref(), &holds).await?;
+        Ok(Read {
+            holds,
+            updates,
+            slice: Some(slice?),
+            order,
+            rollout: Some(rollout),
+            device,
             groups: groups.map_err(DeskError::List)?,
             windows: windows.map_err(DeskError::List)?,
+            namespace: home,
             stops: stops.map_err(DeskError::List)?,
-            holds: Some(holds?).filter(|_| begins),
             clock_trusted,
+            job: Some(job),
         })
     }
 
-    async fn read_brakes(&self, job: &PatchJob) -> Result<Brakes, DeskError> {
+    /// Reads once more what every halt is written into: lists may have taken a tenth of a second, and these
+    /// take milliseconds. What would be granted has to be granted both times: somebody may have gone from one
+    /// guard to another meanwhile, as from a suspension to a freeze.
+    async fn look_again(&self, read: &mut Read) -> Result<(), DeskError> {
         let Gateway { client, slices, rollouts, .. } = self.gateway;
+        let Some(job) = &read.job else { return Ok(()) };
         let namespace = &*self.speaker.device.namespace;
         let (slice, rollout) = (&*job.spec.slice, &*job.spec.rollout);
         let (of_slice, of_rollout) = (path(namespace, slice), path(namespace, rollout));
@@ -239,32 +257,8 @@ impl Desk<'_> {
             slices.read(&of_slice, async || fresh::read(client, namespace, slice).await),
             rollouts.read(&of_rollout, async || fresh::read(client, namespace, rollout).await),
         );
-        Ok(Brakes { slice: Some(slice?), rollout: Some(rollout?) })
-    }
-
-    /// What bars updates in the namespace, or nothing. Holds bar what would begin, and nothing else waits for
-    /// them.
-    async fn read_holds(&self, begins: bool) -> Result<Arc<Vec<HoldView>>, DeskError> {
-        if !begins {
-            return Ok(Arc::default());
-        }
-        let (client, namespace) = (&self.gateway.client, &*self.speaker.device.namespace);
-        let read = self.gateway.holds.read(namespace, async || {
-            let all: Api<UpdateHold> = Api::namespaced(client.clone(), namespace);
-            let found = all.list(&ListParams::default()).await?;
-            Ok::<_, kube::Error>(found.iter().map(HoldView::new).collect())
-        });
-        read.await.map_err(DeskError::List)
-    }
-
-    async fn read_order(
-        &self,
-        job: &PatchJob,
-        rollout: Option<&PatchRollout>,
-    ) -> Result<Option<PatchRollback>, DeskError> {
-        let Some(name) = ordered(job, rollout) else { return Ok(None) };
-        let namespace = &self.speaker.device.namespace;
-        Ok(fresh::read::<PatchRollback>(&self.gateway.client, namespace, name).await?.object)
+        (read.slice, read.rollout) = (Some(slice?), Some(rollout?));
+        Ok(())
     }
 
     /// The Updates of the namespace, where one of the holds bars on the device what took a barred one's place:
@@ -288,11 +282,10 @@ impl Desk<'_> {
     }
 
     fn rule(&self, read: &Read, now: Timestamp) -> PermitVerdict {
-        let job = read.around.job.as_ref().map(|job| JobView::new(job, JobOutcome::None));
-        let device = read.around.device.as_ref().map(DeviceRow::new);
-        let line = read.brakes.slice().and_then(|slice| line_of(slice, &self.speaker.device.name));
-        let groups =
-            device.as_ref().map(|row| groups_of(row, &read.around.groups)).unwrap_or_default();
+        let job = read.job.as_ref().map(|job| JobView::new(job, JobOutcome::None));
+        let device = read.device.as_ref().map(DeviceRow::new);
+        let line = read.slice().and_then(|slice| line_of(slice, &self.speaker.device.name));
+        let groups = device.as_ref().map(|row| groups_of(row, &read.groups)).unwrap_or_default();
         let holds =
             |row: &DeviceRow| groups.iter().find(|group| group.holds_reboots_of(&row.labels));
         let held = device.as_ref().and_then(holds);
@@ -309,35 +302,35 @@ impl Desk<'_> {
                 enrolment_id: self.speaker.enrolment_id(),
                 attempt: key.attempt,
                 action: action_of(key.action),
-                step: self.step(),
+                step: step_of(self.request.step),
                 agent_run: &self.request.agent_run,
                 accepted_in: &self.request.accepted_in,
                 boot_id: &self.request.boot_id,
             },
             job: job.as_ref(),
             line: line.as_ref(),
-            rollout: read.brakes.rollout(),
+            rollout: read.rollout(),
             device: device.as_ref(),
             reboots_held_by: held.map(|group| group.name.as_str()),
             missing_group: missing_group(
-                read.brakes.rollout(),
+                read.rollout(),
                 job.as_ref(),
-                read.around.groups.iter().filter_map(|group| group.metadata.name.as_deref()),
+                read.groups.iter().filter_map(|group| group.metadata.name.as_deref()),
             ),
             watched_by: watches.map(|group| group.name.as_str()),
             rollbacks_forbidden_by: forbids.map(|group| group.name.as_str()),
             rollbacks_asked_by: asks.map(|group| group.name.as_str()),
             order: read.order.as_ref(),
             group_windows: &lists,
-            windows: &read.around.windows,
-            stops: &read.around.stops,
+            windows: &read.windows,
+            stops: &read.stops,
             holds: &read.holds,
             updates: &read.updates,
             circumstances: Circumstances {
                 leader_fresh: self.gateway.leader.is_fresh(),
                 api_read: true,
                 second_live_run: self.has_second_run(read),
-                clock_trusted: read.around.clock_trusted,
+                clock_trusted: read.clock_trusted,
                 restored_from_backup: self.was_restored(read),
                 namespace_deleting: read.namespace_deleting(),
             },
@@ -345,7 +338,7 @@ impl Desk<'_> {
     }
 
     fn has_second_run(&self, read: &Read) -> bool {
-        let status = read.around.job.as_ref().and_then(|job| job.status.as_ref());
+        let status = read.job.as_ref().and_then(|job| job.status.as_ref());
         let recorded = status.map_or(Sighting::One, |status| {
             sighting(status, self.request.key.attempt, &self.request.agent_run)
         });
@@ -358,14 +351,14 @@ impl Desk<'_> {
     /// The controller said so, or this very agent holds a newer job than the API server knows.
     fn was_restored(&self, read: &Read) -> bool {
         let reason = Reason::RestoredFromBackup.as_str();
-        let status = read.brakes.rollout().and_then(|rollout| rollout.status.as_ref());
+        let status = read.rollout().and_then(|rollout| rollout.status.as_ref());
         let said = status.is_some_and(|status| {
             let is_it = |condition: &&k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| {
                 condition.type_ == conditions::STALLED && condition.reason == reason
             };
             status.conditions.iter().find(is_it).is_some_and(|stalled| stalled.status == "True")
         });
-        let known = read.around.job.as_ref().map_or(i64::MAX, |job| job.spec.sequence);
+        let known = read.job.as_ref().map_or(i64::MAX, |job| job.spec.sequence);
         said || self.request.highest_sequence > known
     }
 
@@ -387,7 +380,7 @@ impl Desk<'_> {
         apply_permit(
             &mut status,
             Permit {
-                step: self.step(),
+                step: step_of(self.request.step),
                 at: now,
                 attempt,
                 boot_id: self.request.boot_id.clone(),
@@ -415,17 +408,13 @@ impl Desk<'_> {
         }
     }
 
-    fn step(&self) -> PermitStep {
-        step_of(self.request.step)
-    }
-
     fn slot(&self) -> JobSlot {
         let device = &self.speaker.device;
         (path(&device.namespace, &device.name), self.request.key.clone())
     }
 
     fn answer(&self, verdict: PermitVerdict) -> PermitAnswer {
-        let step = self.step();
+        let step = step_of(self.request.step);
         let word = match self.request.step {
             Step::Install => "install",
             Step::Reboot => "reboot",
