@@ -182,9 +182,12 @@ async fn attempt(desk: &Desk, namespace: &str, memory: &mut Memory) -> Pass {
     memory.pace.begin(Instant::now());
     // Every device of the namespace is asked about, most of which no rollout is about.
     if !memory.pace.holds_back(online::KEY, online::EVERY) {
-        match online::mark(desk, namespace).await {
-            true => memory.pace.wrote(online::KEY, online::EVERY, Instant::now()),
-            false => memory.pace.look_again(Instant::now() + online::EVERY),
+        let marked = online::mark(desk, namespace).await;
+        if marked != online::Marked::More {
+            memory.pace.wrote(online::KEY, online::EVERY, Instant::now());
+        }
+        if let Some(wait) = marked.looks_again_in() {
+            memory.pace.look_again(Instant::now() + wait);
         }
     }
     let terminating = match is_terminating(desk, namespace).await {

@@ -27,15 +27,39 @@ pub const KEY: &str = "online";
 /// second.
 pub const EVERY: Duration = Duration::from_secs(1);
 
+/// A device whose status the API server refuses, say by somebody's policy, is tried again this often.
+const TRY_AGAIN: Duration = Duration::from_secs(30);
+
 /// Flips at once; more would compete with grants and outcomes for the API server.
 const SIDE_BY_SIDE: usize = 4;
 
 /// Flips per pass: a whole site that comes back must not hold up a halt.
 const PER_PASS: usize = 200;
 
-/// Writes Online where it flipped, and returns whether that was all: it ends early when people want
-/// something else, leaves to the next pass what is more than one is for, and a write may fail.
-pub async fn mark(desk: &Desk, namespace: &str) -> bool {
+/// How far a look at all devices came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Marked {
+    /// Nothing is left to write.
+    All,
+    /// The API server did not take all of it.
+    Refused,
+    /// People want something else, or it was more than one pass is for: the next one goes on.
+    More,
+}
+
+impl Marked {
+    /// When to look again without an event.
+    pub fn looks_again_in(self) -> Option<Duration> {
+        match self {
+            Marked::All => None,
+            Marked::Refused => Some(TRY_AGAIN),
+            Marked::More => Some(EVERY),
+        }
+    }
+}
+
+/// Writes Online where it flipped.
+pub async fn mark(desk: &Desk, namespace: &str) -> Marked {
     let (now, intent) = (Timestamp::now(), desk.intent(namespace));
     let flips: Vec<_> = desk.cache.read(namespace, |space| {
         let Some(space) = space else { return Vec::new() };
@@ -57,7 +81,7 @@ pub async fn mark(desk: &Desk, namespace: &str) -> bool {
     let api: Api<Device> = Api::namespaced(desk.client.clone(), namespace);
     let count = flips.len();
     let goes_on = || desk.in_office() && desk.intent(namespace) == intent;
-    let written = stream::iter(flips)
+    let mut writes = stream::iter(flips)
         .take_while(|_| future::ready(goes_on()))
         .map(|(name, online)| {
             let api = api.clone();
@@ -69,11 +93,17 @@ pub async fn mark(desk: &Desk, namespace: &str) -> bool {
                 written.is_ok()
             }
         })
-        .buffer_unordered(SIDE_BY_SIDE)
-        .filter(|is_written| future::ready(*is_written))
-        .count()
-        .await;
-    written == count && count < PER_PASS
+        .buffer_unordered(SIDE_BY_SIDE);
+    let (mut ended, mut refused) = (0, 0);
+    while let Some(is_written) = writes.next().await {
+        ended += 1;
+        refused += usize::from(!is_written);
+    }
+    match refused {
+        _ if ended < count || count == PER_PASS => Marked::More,
+        0 => Marked::All,
+        _ => Marked::Refused,
+    }
 }
 
 /// The value to write, if it is another one than the device's.
@@ -301,8 +331,9 @@ mod tests {
     async fn a_device_that_flips_right_after_others_is_marked_a_moment_later() {
         let marked = Arc::new(Mutex::new(Vec::new()));
         let notes = marked.clone();
-        let (client, _) = api_server(move |path, body| {
+        let (client, _) = api_server(move |path, mut body| {
             notes.lock().unwrap().push(path.to_owned());
+            body["spec"] = json!({ "enrolmentId": "eid" });
             (200, body)
         });
         let marks = |device: &str| {
@@ -347,7 +378,7 @@ mod tests {
         });
         let desk = desk(client, &cache);
         desk.presence.hear(heard(0, &names));
-        assert!(!mark(&desk, CLINIC).await, "the rest is left to the next pass");
+        assert_eq!(mark(&desk, CLINIC).await, Marked::More, "the rest is left to the next pass");
         let marked = *marked.lock().unwrap();
         assert!((1..=SIDE_BY_SIDE).contains(&marked), "{marked}");
     }
