@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use futures::StreamExt;
+use jiff::Timestamp;
 use kube::{
     Api,
     api::{DeleteParams, Patch, PatchParams, PostParams},
@@ -27,6 +28,7 @@ use wardring_harness::{
 
 use super::{
     converge::Options,
+    load::Load,
     program,
     site::{Crew, FLEET, Site},
     table::{Limit, Measure, middle},
@@ -98,9 +100,18 @@ pub fn run(options: Options) -> Result<Vec<Measure>> {
             let field = format!("{percentile}-{few_or_many}");
             measures.push(outcome.measure(&field, &name, "s", limit)?);
         }
+        let field = format!("busy-{few_or_many}");
+        let name = format!("halt: busy before a stop, {crowd}");
+        measures.push(outcome.measure(&field, &name, "share", Limit::None)?);
     }
     let name = "halt: mean of the causes, many to few agents";
     measures.push(outcome.measure("ratio", name, "ratio", Limit::AtMost(RATIO))?);
+    measures.push(outcome.measure(
+        "lost",
+        "halt: agents that lost contact meanwhile",
+        "agents",
+        Limit::AtMost(0.0),
+    )?);
     measures.push(outcome.measure(
         "late",
         "halt: permits after the stop",
@@ -118,6 +129,7 @@ pub async fn measure(options: Options) -> Result<()> {
         options.at_work.map_or((devices, RUSH_MS), |at_work| (at_work.get(), STEADY_MS));
     let rounds = options.rounds.map_or(6, NonZero::get);
     let mut result: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    let mut all_lost = 0;
     for (crowd, bystanders) in [("few", 0), ("many", connected - devices)] {
         let crew = Crew {
             devices,
@@ -128,7 +140,8 @@ pub async fn measure(options: Options) -> Result<()> {
             faulty_updates: 2 * rounds,
             quick_updates: 2 * rounds,
         };
-        let times = site(crew, at_work).await?;
+        let (times, lost) = site(crew, at_work).await?;
+        all_lost += lost;
         let mut all: Vec<f64> = times.iter().map(|time| time.seconds).collect();
         all.sort_by(f64::total_cmp);
         result.insert(format!("p50-{crowd}"), vec![middle(&all)]);
@@ -137,12 +150,14 @@ pub async fn measure(options: Options) -> Result<()> {
             let field = format!("{}-{crowd}", time.brake.words().0);
             result.entry(field).or_default().push(time.seconds);
             result.entry("late".into()).or_default().push(time.late);
+            result.entry(format!("busy-{crowd}")).or_default().push(time.busy);
         }
     }
     let means = |crowd: &str| -> f64 {
         Brake::ALL.map(|brake| mean(&result[&format!("{}-{crowd}", brake.words().0)])).iter().sum()
     };
     result.insert("ratio".into(), vec![means("many") / means("few")]);
+    result.insert("lost".into(), vec![all_lost as f64]);
     println!("{}", json!(result));
     Ok(())
 }
@@ -163,13 +178,16 @@ struct Time {
     brake: Brake,
     seconds: f64,
     late: f64,
+    /// Of the processors, while the rollout went on before the stop.
+    busy: f64,
 }
 
-/// Every stop, again and again, in an installation of its own.
-async fn site(crew: Crew, at_work: usize) -> Result<Vec<Time>> {
+/// Every stop, again and again, in an installation of its own; and how many bystanders lost contact.
+async fn site(crew: Crew, at_work: usize) -> Result<(Vec<Time>, usize)> {
     let folder = tempfile::tempdir().context("failed to make a folder")?;
     let site = Site::open(folder.path(), crew).await?;
     eprintln!("   {} devices and {} bystanders enrolled", crew.devices, crew.bystanders);
+    let began = Timestamp::now();
     let mut times = Vec::new();
     for round in 1..=crew.updates {
         times.extend(by_people(&site, round, at_work).await?);
@@ -181,8 +199,8 @@ async fn site(crew: Crew, at_work: usize) -> Result<Vec<Time>> {
     for round in before + 1..=before + crew.quick_updates {
         times.push(by_gate(&site, round, at_work).await?);
     }
-    site.until_bystanders_are_here().await?;
-    Ok(times)
+    let lost = crew.bystanders - site.bystanders_in_contact_since(began).await?;
+    Ok((times, lost))
 }
 
 /// A rollout that people stop again and again and let go on.
@@ -192,11 +210,13 @@ async fn by_people(site: &Site, round: usize, at_work: usize) -> Result<Vec<Time
     let rollout = site.roll_out(round, at_work, json!({})).await?;
     let mut times = Vec::new();
     for (brake, share) in STOPPED_AT {
+        let load = Load::now()?;
         permits.until((share * 2.0 * devices as f64) as usize).await?;
+        let busy = Load::now()?.since(load);
         let (began, before) = (Instant::now(), permits.lock().total);
         anyhow::ensure!(before < 2 * devices, "nobody was left to stop; measure with more devices");
         pull(site, &rollout, brake).await?;
-        times.push(permits.last(brake, began, before).await);
+        times.push(permits.last(brake, busy, began, before).await);
         release(site, &rollout, brake).await?;
     }
     site.until_completed(&rollout, LIMIT).await?;
@@ -208,12 +228,14 @@ async fn by_people(site: &Site, round: usize, at_work: usize) -> Result<Vec<Time
 /// device's own word stands in its job.
 async fn by_budget(site: &Site, round: usize, at_work: usize) -> Result<Time> {
     let permits = Permits::watch(site.api());
+    let load = Load::now()?;
     let rollout = site.roll_out(round, at_work, json!({})).await?;
     let (began, before) = permits.until_outcome(&site.faulty()).await?;
+    let busy = Load::now()?.since(load);
     // The failing device has a permit, too, and so had everybody before it.
     let left = site.crew.devices.saturating_sub(before);
     anyhow::ensure!(left > 0, "nobody was left to stop; measure with more devices");
-    let time = permits.last(Brake::Budget, began, before).await;
+    let time = permits.last(Brake::Budget, busy, began, before).await;
     end_halted(site, &rollout).await?;
     Ok(time)
 }
@@ -252,15 +274,17 @@ async fn by_gate(site: &Site, round: usize, at_work: usize) -> Result<Time> {
         "name": "errors", "type": "Prometheus", "interval": "5s", "onFailure": "Halt",
         "prometheus": { "provider": provider, "query": "errors" }, "successCondition": "result < 1.0",
     });
+    let load = Load::now()?;
     let rollout = site.roll_out(round, at_work, json!({ "during": [gate] })).await?;
     let (began, before) = wait_until_ok(LIMIT, "the gate's failing answer", async || {
         let failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
         failed.ok_or_else(|| "none yet".to_owned())
     })
     .await?;
+    let busy = Load::now()?.since(load);
     eprintln!("   the gate failed when {before} of {devices} devices had their permit");
     anyhow::ensure!(before < devices, "nobody was left to stop; measure with more devices");
-    let time = permits.last(Brake::Gate, began, before).await;
+    let time = permits.last(Brake::Gate, busy, began, before).await;
     end_halted(site, &rollout).await?;
     Ok(time)
 }
@@ -382,7 +406,7 @@ impl Permits {
     }
 
     /// Waits until no permit comes any more; what the stop that began then took.
-    async fn last(&self, brake: Brake, began: Instant, before: usize) -> Time {
+    async fn last(&self, brake: Brake, busy: f64, began: Instant, before: usize) -> Time {
         loop {
             let (last, total) = {
                 let seen = self.lock();
@@ -391,8 +415,11 @@ impl Permits {
             if last.elapsed() > QUIET {
                 let seconds = last.duration_since(began).as_secs_f64();
                 let late = (total - before) as f64;
-                eprintln!("   {}: {late} permits more, within {seconds:.3} s", brake.words().1);
-                return Time { brake, seconds, late };
+                let (cause, share) = (brake.words().1, busy * 100.0);
+                eprintln!(
+                    "   {cause}: {late} permits more, within {seconds:.3} s; processors {share:.0} % busy before"
+                );
+                return Time { brake, seconds, late, busy };
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

@@ -15,6 +15,7 @@ mod cache;
 mod checkin;
 mod converge;
 mod halt;
+mod load;
 mod plan;
 mod program;
 mod site;

@@ -4,12 +4,13 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result};
+use jiff::Timestamp;
 use kube::{
     Api, Client,
     api::{ListParams, PostParams},
 };
 use serde_json::{Value, json};
-use wardring_api::{Device, DeviceGroup, PatchJob, PatchRollout, RolloutPhase, Update};
+use wardring_api::{Device, DeviceGroup, PatchJob, PatchRollout, RolloutPhase, Update, conditions};
 use wardring_e2e::{Fleet, FleetFile, Installation, Tenant, TokenOptions};
 use wardring_harness::{DevCluster, wait_until_ok};
 
@@ -145,9 +146,21 @@ impl Site {
         self.until_builds(&build(round), &format!("group={FLEET}"), self.crew.devices).await
     }
 
-    /// Waits until every bystander is in contact: what was measured beside them was beside all of them.
-    pub async fn until_bystanders_are_here(&self) -> Result<()> {
-        self.until_builds(&build(0), &format!("group={BYSTANDERS}"), self.crew.bystanders).await
+    /// How many bystanders are in contact and have been all the time since then: what was measured was
+    /// measured beside those.
+    pub async fn bystanders_in_contact_since(&self, then: Timestamp) -> Result<usize> {
+        let params = ListParams::default().labels(&format!("group={BYSTANDERS}"));
+        let list = self.api::<Device>().list(&params).await;
+        let list = list.context("failed to list the bystanders")?;
+        let stayed = list.items.iter().filter(|device| {
+            let conditions = device.status.iter().flat_map(|status| &status.conditions);
+            conditions.into_iter().any(|condition| {
+                condition.type_ == conditions::ONLINE
+                    && condition.status == "True"
+                    && condition.last_transition_time.0 <= then
+            })
+        });
+        Ok(stayed.count())
     }
 
     /// Waits until no job is left: the last writes of a rollout.
@@ -171,10 +184,7 @@ impl Site {
             let list = devices.list(&params).await.map_err(|error| error.to_string())?;
             let reported = list.items.iter().filter(|device| {
                 device.status.as_ref().is_some_and(|status| {
-                    let is_online = wardring_api::conditions::is_true(
-                        &status.conditions,
-                        wardring_api::conditions::ONLINE,
-                    );
+                    let is_online = conditions::is_true(&status.conditions, conditions::ONLINE);
                     is_online && status.os.as_ref().is_some_and(|os| os.build == build)
                 })
             });
