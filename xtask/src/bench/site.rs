@@ -146,8 +146,8 @@ impl Site {
         self.until_builds(&build(round), &format!("group={FLEET}"), self.crew.devices).await
     }
 
-    /// How many bystanders are in contact and have been all the time since then: what was measured was
-    /// measured beside those.
+    /// How many bystanders are in contact and have been all the time since then, as their condition Online
+    /// says: what was measured was measured beside those. A silence of minutes is no loss of contact yet.
     pub async fn bystanders_in_contact_since(&self, then: Timestamp) -> Result<usize> {
         let params = ListParams::default().labels(&format!("group={BYSTANDERS}"));
         let list = self.api::<Device>().list(&params).await;
