@@ -394,7 +394,7 @@ pub fn path(namespace: &str, name: &str) -> String {
 
 /// Whether a resource version is older. They are decimal numbers that grow (API conventions since
 /// 1.35); if one is not, the arriving one counts as newer.
-fn is_older(arriving: &str, here: &str) -> bool {
+pub(crate) fn is_older(arriving: &str, here: &str) -> bool {
     match (arriving.parse::<u64>(), here.parse::<u64>()) {
         (Ok(arriving), Ok(here)) => arriving < here,
         _ => false,

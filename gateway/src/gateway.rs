@@ -10,7 +10,7 @@ use kube::Client;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use wardring_api::{DeviceGroup, PatchRollout, PatchRolloutSlice, UpdateSpec};
-use wardring_planner::{HoldView, StopView, WindowView};
+use wardring_planner::{HoldView, WindowView};
 
 use crate::{
     bucket::{Bucket, Rate},
@@ -24,7 +24,7 @@ use crate::{
     metrics, peers, roots,
     runs::Sighting,
     shared::Shared,
-    tls,
+    stops, tls,
     watches::{Readiness, Sinks},
     writes,
 };
@@ -34,7 +34,7 @@ const UNBOUND: usize = 256;
 
 /// How many permits are decided at once. Whoever waits for a turn has read nothing yet: however many
 /// devices ask, a permit is granted within moments of the reads it rests on, and a halt stops the rest.
-const PERMITS_AT_ONCE: usize = 16;
+const PERMITS_AT_ONCE: usize = 8;
 
 /// Everything that requests share.
 pub struct Gateway {
@@ -46,6 +46,8 @@ pub struct Gateway {
     pub cache: Arc<cache::Cache>,
     /// Whether a leader is at work.
     pub leader: Arc<leader::Leader>,
+    /// EmergencyStops, as a watch tells of them.
+    pub followed_stops: Arc<stops::Followed>,
     /// Trusted roots.
     pub roots: Arc<roots::TrustedRoots>,
     /// Serving certificate.
@@ -67,7 +69,7 @@ pub struct Gateway {
     pub(crate) groups: Shared<Vec<DeviceGroup>>,
     pub(crate) namespaces: Shared<Fresh<Namespace>>,
     pub(crate) windows: Shared<Vec<Arc<WindowView>>>,
-    pub(crate) stops: Shared<Vec<Arc<StopView>>>,
+    pub(crate) stops: Shared<stops::Listed>,
     pub(crate) holds: Shared<Vec<HoldView>>,
     pub(crate) updates: Shared<Vec<Arc<UpdateSpec>>>,
     pub(crate) began: Instant,
@@ -90,6 +92,7 @@ impl Gateway {
             client,
             cache,
             leader: Arc::default(),
+            followed_stops: Arc::default(),
             roots: Arc::default(),
             serving: Arc::default(),
             readiness: Arc::default(),
@@ -120,6 +123,7 @@ impl Gateway {
         Sinks {
             cache: self.cache.clone(),
             leader: self.leader.clone(),
+            stops: self.followed_stops.clone(),
             roots: self.roots.clone(),
             serving: self.serving.clone(),
             readiness: self.readiness.clone(),

@@ -61,6 +61,8 @@ mod shared;
 #[cfg(feature = "server")]
 pub mod start;
 #[cfg(feature = "server")]
+pub mod stops;
+#[cfg(feature = "server")]
 pub mod tls;
 #[cfg(feature = "server")]
 pub mod watches;

@@ -20,8 +20,8 @@ use wardring_api::{
 };
 use wardring_planner::{
     Circumstances, DeviceRow, DeviceTable, GroupView, HoldView, JobOutcome, JobView, PermitFacts,
-    PermitRequest as Asked, PermitVerdict, StopView, WindowView, bars_successors,
-    begins_installation, missing_group, permit as rule,
+    PermitRequest as Asked, PermitVerdict, WindowView, bars_successors, begins_installation,
+    missing_group, permit as rule,
 };
 use wardring_protocol::{PermitAnswer, PermitRequest, Step, check_permit};
 use wardring_seal::Action;
@@ -36,16 +36,22 @@ use crate::{
     identity::Speaker,
     merge::{apply_permit, sighting},
     runs::Sighting,
+    stops::Listed,
     writes::{JobSlot, JobWish, WriteError, merged},
 };
 
-/// An agent's permit lives a minute from when it asked, so a slow answer is worth little.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a request waits for its turn, and how long it may take from then on: together less than the 15 s
+/// after which an agent gives up, so that it learns why.
+const TURN: Duration = Duration::from_secs(8);
+const PATIENCE: Duration = Duration::from_secs(6);
 /// Conflicts borne; each one means that somebody else changed the job meanwhile.
 const TRIES: usize = 5;
 /// EmergencyStops are of no namespace: one read serves all who ask at the same time.
 const EVERYWHERE: &str = "";
-const RETRY_UNREADABLE: SignedDuration = SignedDuration::from_secs(5);
+const RETRY_UNDECIDED: SignedDuration = SignedDuration::from_secs(5);
+const UNREADABLE: &str = "The gateway could not read or write what the permit depends on.";
+const CROWDED: &str =
+    "Too many devices ask this gateway for permits at once; it has not come to this one.";
 
 /// Decides on one step of one job.
 pub async fn permit(
@@ -59,6 +65,10 @@ pub async fn permit(
     }
     let seen = gateway.note(&speaker, &request.agent_run, request.highest_sequence);
     let desk = Desk { gateway: &gateway, speaker: &speaker, request: &request, seen };
+    // Held until the permit is recorded; nothing is read before.
+    let Ok(_turn) = time::timeout(TURN, gateway.permits.acquire()).await else {
+        return Ok(Json(desk.answer(undecided(CROWDED))));
+    };
     let verdict = match time::timeout(PATIENCE, desk.decide()).await {
         Ok(Ok(verdict)) => verdict,
         Ok(Err(error)) => {
@@ -66,9 +76,9 @@ pub async fn permit(
                 error = &error as &dyn std::error::Error,
                 "a permit could not be decided"
             );
-            unreadable()
+            undecided(UNREADABLE)
         }
-        Err(_) => unreadable(),
+        Err(_) => undecided(UNREADABLE),
     };
     Ok(Json(desk.answer(verdict)))
 }
@@ -102,7 +112,7 @@ struct Read {
     groups: Arc<Vec<DeviceGroup>>,
     windows: Arc<Vec<Arc<WindowView>>>,
     namespace: Arc<fresh::Fresh<Namespace>>,
-    stops: Arc<Vec<Arc<StopView>>>,
+    stops: Arc<Listed>,
     holds: Arc<Vec<HoldView>>,
     updates: Arc<Vec<Arc<UpdateSpec>>>,
     order: Option<PatchRollback>,
@@ -127,12 +137,10 @@ impl Read {
 
 impl Desk<'_> {
     async fn decide(&self) -> Result<PermitVerdict, DeskError> {
-        // Held until the permit is recorded; nothing is read before.
-        let _turn = self.gateway.permits.acquire().await;
         for _ in 0..TRIES {
             let mut read = self.read().await?;
             let verdict = self.rule(&read, Timestamp::now());
-            if !matches!(verdict, PermitVerdict::Granted { repeated: false, .. }) {
+            if !matches!(verdict, PermitVerdict::Granted { .. }) {
                 return Ok(verdict);
             }
             self.look_again(&mut read).await?;
@@ -202,10 +210,7 @@ impl Desk<'_> {
             }),
             stops.read(EVERYWHERE, async || {
                 let all: Api<EmergencyStop> = Api::all(client.clone());
-                let found = all.list(&everything).await?;
-                Ok::<_, kube::Error>(
-                    found.iter().map(|stop| Arc::new(StopView::new(stop))).collect(),
-                )
+                all.list(&everything).await.map(|list| Listed::new(&list))
             }),
             async {
                 // They bar what would begin, and nothing else waits for them.
@@ -245,8 +250,9 @@ impl Desk<'_> {
     }
 
     /// Reads once more what every halt is written into: lists may have taken a tenth of a second, and these
-    /// take milliseconds. What would be granted has to be granted both times: somebody may have gone from one
-    /// guard to another meanwhile, as from a suspension to a freeze.
+    /// take milliseconds. EmergencyStops that came since are known by the watch. What would be granted has to
+    /// be granted both times: somebody may have gone from one guard to another meanwhile, as from a
+    /// suspension to a freeze.
     async fn look_again(&self, read: &mut Read) -> Result<(), DeskError> {
         let Gateway { client, slices, rollouts, .. } = self.gateway;
         let Some(job) = &read.job else { return Ok(()) };
@@ -258,6 +264,7 @@ impl Desk<'_> {
             rollouts.read(&of_rollout, async || fresh::read(client, namespace, rollout).await),
         );
         (read.slice, read.rollout) = (Some(slice?), Some(rollout?));
+        self.gateway.followed_stops.add_newer(&mut read.stops);
         Ok(())
     }
 
@@ -323,7 +330,7 @@ impl Desk<'_> {
             order: read.order.as_ref(),
             group_windows: &lists,
             windows: &read.windows,
-            stops: &read.stops,
+            stops: &read.stops.stops,
             holds: &read.holds,
             updates: &read.updates,
             circumstances: Circumstances {
@@ -455,11 +462,11 @@ impl Desk<'_> {
     }
 }
 
-fn unreadable() -> PermitVerdict {
+fn undecided(message: &str) -> PermitVerdict {
     PermitVerdict::Refused {
         reason: Reason::ApiUnavailable,
-        message: "The gateway could not read or write what the permit depends on.".to_owned(),
-        retry_after: RETRY_UNREADABLE,
+        message: message.to_owned(),
+        retry_after: RETRY_UNDECIDED,
     }
 }
 

@@ -28,12 +28,14 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use wardring_api::{
-    Device, PatchJob,
+    Device, EmergencyStop, PatchJob,
     names::{GATEWAY_TLS_SECRET, LEASE_NAME, ROOTS_CONFIGMAP},
 };
 use wardring_seal::Roots;
 
-use crate::{cache::Cache, cache::path, leader::Leader, roots::TrustedRoots, tls::Serving};
+use crate::{
+    cache::Cache, cache::path, leader::Leader, roots::TrustedRoots, stops::Followed, tls::Serving,
+};
 
 /// Between log lines of one watch that breaks again and again.
 const SAY_EVERY: Duration = Duration::from_secs(30);
@@ -79,6 +81,8 @@ pub struct Sinks {
     pub cache: Arc<Cache>,
     /// The leader.
     pub leader: Arc<Leader>,
+    /// EmergencyStops.
+    pub stops: Arc<Followed>,
     /// Roots.
     pub roots: Arc<TrustedRoots>,
     /// Serving certificate.
@@ -94,7 +98,8 @@ pub async fn run(client: Client, system_namespace: &str, sinks: Sinks) {
     let system = system_namespace;
     tokio::join!(
         devices(Api::all(client.clone()), everywhere.clone(), &sinks),
-        jobs(Api::all(client.clone()), everywhere, &sinks),
+        jobs(Api::all(client.clone()), everywhere.clone(), &sinks),
+        stops(Api::all(client.clone()), everywhere, &sinks.stops),
         single(Api::<Lease>::namespaced(client.clone(), system), named(LEASE_NAME), |lease| {
             match lease {
                 Some(lease) => sinks.leader.put(&lease),
@@ -181,6 +186,21 @@ async fn jobs(api: Api<PatchJob>, config: watcher::Config, sinks: &Sinks) {
             let (namespace, name) = (job.namespace().unwrap_or_default(), job.name_any());
             sinks.cache.remove_job(&namespace, &name, job.metadata.uid.as_deref());
         }
+    })
+    .await;
+}
+
+async fn stops(api: Api<EmergencyStop>, config: watcher::Config, known: &Followed) {
+    let mut listed = HashSet::new();
+    follow(api, config, |event| match event {
+        Event::Init => listed.clear(),
+        Event::InitApply(stop) => {
+            listed.insert(stop.name_any());
+            known.put(&stop);
+        }
+        Event::InitDone => known.retain(&std::mem::take(&mut listed)),
+        Event::Apply(stop) => known.put(&stop),
+        Event::Delete(stop) => known.remove(&stop.name_any()),
     })
     .await;
 }

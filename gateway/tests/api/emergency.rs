@@ -1,17 +1,23 @@
 //! EmergencyStops at the permit desk: in force at every gateway with the next permit, and never skipped
 //! because they cannot be read.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
+use tokio::{sync::Notify, time};
 use wardring_api::EmergencyStop;
 use wardring_harness::wait_until;
 use wardring_protocol::{PermitAnswer, Step};
 
-use crate::support::*;
+use crate::support::{before::Event, *};
 
 fn told(answer: PermitAnswer) -> (String, String) {
     match answer {
@@ -102,6 +108,63 @@ async fn the_next_permit_at_every_gateway_is_refused_under_a_stop_and_granted_af
     lift(&site, &stop).await;
     assert_eq!(there.permit(&two, &second_key, Step::Install).await, PermitAnswer::Granted);
     assert_eq!(here.permit(&one, &first_key, Step::Reboot).await, PermitAnswer::Granted);
+}
+
+#[tokio::test]
+async fn a_stop_that_comes_after_the_stops_were_read_permits_nothing() {
+    let site = Site::new().await;
+    let agent = site.device("ws-1").await;
+    label(&site, &agent).await;
+    let key = site.grant(&agent, &site.rollout().await).await;
+    // Before it reads the rollout for the second time, the gateway waits.
+    let (reached, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (at, on, asked) = (reached.clone(), go.clone(), AtomicUsize::new(0));
+    let before: Event = Arc::new(move |method, path| {
+        let is_it = method == "GET" && path.ends_with("/patchrollouts/november");
+        let is_second = is_it && asked.fetch_add(1, Ordering::SeqCst) == 1;
+        let (at, on) = (at.clone(), on.clone());
+        Box::pin(async move {
+            if is_second {
+                at.notify_one();
+                on.notified().await;
+            }
+        })
+    });
+    let gateway = site.gateway_after(&[], before).await;
+    gateway.sees_leader().await;
+
+    let followed = &gateway.running.gateway.followed_stops;
+    let until_told = async |stop: &EmergencyStop, is_here: bool| {
+        wait_until(PATIENCE, "the watch to tell of the stop", async || {
+            (followed.knows(&stop.name_any()) == is_here).then_some(())
+        })
+        .await
+        .unwrap();
+    };
+    // The watch is at work.
+    let other = stop(&site, "other").await;
+    until_told(&other, true).await;
+    lift(&site, &other).await;
+    until_told(&other, false).await;
+
+    let stopping = async {
+        time::timeout(PATIENCE, reached.notified()).await.expect("the rollout was not read twice");
+        let stop = stop(&site, "erp-down").await;
+        until_told(&stop, true).await;
+        go.notify_one();
+        stop
+    };
+    let (answer, stop) = tokio::join!(gateway.permit(&agent, &key, Step::Install), stopping);
+
+    let (reason, message) = told(answer);
+    let name = stop.name_any();
+    assert_eq!(reason, "EmergencyStop", "{message}");
+    let sentence = format!("EmergencyStop {name} is in force: the ERP does not answer.");
+    assert_eq!(message, sentence);
+    assert!(site.job_status(&agent).await.permitted.is_empty());
+    // Once it is lifted it holds up nobody, although the watch may tell so later.
+    lift(&site, &stop).await;
+    assert_eq!(gateway.permit(&agent, &key, Step::Install).await, PermitAnswer::Granted);
 }
 
 #[tokio::test]

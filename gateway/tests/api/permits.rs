@@ -123,14 +123,19 @@ async fn a_rollout_that_is_stopped_while_the_rest_is_read_permits_nothing() {
     );
     let gateway = gateway.await;
     gateway.sees_leader().await;
-    for read in ["/devicegroups", "/maintenancewindows", "/emergencystops", "/updateholds"] {
-        *awaited.lock().unwrap() = Some(read.to_owned());
-        let answer = reason(gateway.permit(&agent, &key, Step::Install).await);
-        assert_eq!(answer, "SuspendedByPerson", "{read}");
-        assert!(awaited.lock().unwrap().is_none(), "{read} was not read");
-        site.rollouts().patch("november", &PatchParams::default(), &suspend(false)).await.unwrap();
+    let lists = ["/updateholds", "/devicegroups", "/maintenancewindows", "/emergencystops"];
+    // Bars are for what has not begun.
+    for (is_repeated, lists) in [(false, &lists[..]), (true, &lists[1..])] {
+        for read in lists {
+            *awaited.lock().unwrap() = Some((*read).to_owned());
+            let answer = reason(gateway.permit(&agent, &key, Step::Install).await);
+            assert_eq!(answer, "SuspendedByPerson", "{read}, repeated: {is_repeated}");
+            assert!(awaited.lock().unwrap().is_none(), "{read} was not read");
+            let resume = suspend(false);
+            site.rollouts().patch("november", &PatchParams::default(), &resume).await.unwrap();
+        }
+        assert_eq!(gateway.permit(&agent, &key, Step::Install).await, PermitAnswer::Granted);
     }
-    assert_eq!(gateway.permit(&agent, &key, Step::Install).await, PermitAnswer::Granted);
 }
 
 #[tokio::test]

@@ -1,7 +1,12 @@
 //! Peers that take their time: none may hold a connection for ever, and none that works is cut off.
 
-use std::time::{Duration, Instant};
+use std::{
+    future::pending,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use futures::future::join_all;
 use reqwest::{Method, StatusCode};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -9,8 +14,9 @@ use tokio::{
     time,
 };
 use tokio_rustls::client::TlsStream;
+use wardring_protocol::{PermitAnswer, Step};
 
-use crate::support::*;
+use crate::support::{before::Event, *};
 
 /// What the gateway still sends until it closes the connection.
 async fn until_closed(stream: &mut TlsStream<TcpStream>) -> String {
@@ -143,4 +149,38 @@ async fn a_check_in_takes_one_method_only_and_names_it() {
         let sent = gateway.client(&agent).get(url).send().await.unwrap();
         refusal(sent, StatusCode::NOT_FOUND).await;
     }
+}
+
+#[tokio::test]
+async fn a_device_that_gets_no_turn_for_a_permit_is_told_so() {
+    let site = Site::new().await;
+    let agent = site.device("ws-1").await;
+    let key = site.grant(&agent, &site.rollout().await).await;
+    // No read of the job is ever answered.
+    let never: Event = Arc::new(|method, path| {
+        let is_it = method == "GET" && path.ends_with("/patchjobs/ws-1");
+        Box::pin(async move {
+            if is_it {
+                pending::<()>().await;
+            }
+        })
+    });
+    let gateway = site.gateway_after(&[], never).await;
+    gateway.sees_leader().await;
+
+    let asked = (0..40).map(|_| gateway.permit(&agent, &key, Step::Install));
+    let (mut unread, mut crowded) = (0, 0);
+    for answer in join_all(asked).await {
+        let PermitAnswer::Refused { reason, message, .. } = answer else { panic!("{answer:?}") };
+        assert_eq!(reason, "ApiUnavailable");
+        match &*message {
+            "The gateway could not read or write what the permit depends on." => unread += 1,
+            "Too many devices ask this gateway for permits at once; it has not come to this one." =>
+            {
+                crowded += 1;
+            }
+            _ => panic!("{message}"),
+        }
+    }
+    assert!(unread > 0 && crowded > 0, "{unread} {crowded}");
 }

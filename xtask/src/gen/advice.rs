@@ -481,7 +481,10 @@ const PARTS: &[Part] = &[
             (NoSuchJob, "Nothing: the job was taken back or replaced."),
             (NotGranted, "Nothing: the record does not know this attempt any more."),
             (NoLeader, "No controller leads; look at the controller's pods."),
-            (ApiUnavailable, "The gateway cannot read the API server; look at both."),
+            (
+                ApiUnavailable,
+                "The gateway cannot read the API server, or more devices ask at once than it gets through; the sentence says which. Look at both; where they are well, let fewer devices begin at once or add a gateway.",
+            ),
             (
                 TwoAgents,
                 "Two live agents use one key: a cloned machine. Enrol one of them anew; until then neither \
