@@ -51,6 +51,8 @@ const LISTEN: SignedDuration = SignedDuration::from_secs(2);
 /// The cache is this late at most before a pass looks anyway: a delete that another controller made
 /// first, say, never shows up under the version we wait for.
 const LATE_CACHE: Duration = Duration::from_secs(5);
+/// How long news may put off the question which devices are in contact.
+const PUT_OFF: Duration = Duration::from_secs(2);
 
 /// What every pass of a term shares.
 #[derive(Clone)]
@@ -120,6 +122,22 @@ pub struct Memory {
     /// Devices whose condition Quarantined was not written, with when that was tried.
     refused_marks: BTreeMap<String, Instant>,
     pace: pace::Pace,
+    /// Counter of what people want, as the last plan knew it that was carried out.
+    intent: u64,
+    /// Since when nobody was asked about who is in contact, because of news.
+    put_off: Option<Instant>,
+}
+
+impl Memory {
+    /// Whether what may be a halt comes before the question which devices are in contact. Where something
+    /// fails all the time, people still want to know that.
+    fn hurries(&mut self, intent: u64, now: Instant) -> bool {
+        if intent == self.intent {
+            return false;
+        }
+        let since = *self.put_off.get_or_insert(now);
+        now.saturating_duration_since(since) < PUT_OFF
+    }
 }
 
 /// An UpdateHold that the API server refused.
@@ -181,7 +199,11 @@ async fn attempt(desk: &Desk, namespace: &str, memory: &mut Memory) -> Pass {
     }
     memory.pace.begin(Instant::now());
     // Every device of the namespace is asked about, most of which no rollout is about.
-    if !memory.pace.holds_back(online::KEY, online::EVERY) {
+    let is_due = !memory.pace.holds_back(online::KEY, online::EVERY);
+    if is_due && memory.hurries(desk.intent(namespace), Instant::now()) {
+        memory.pace.look_again(Instant::now() + online::EVERY);
+    } else if is_due {
+        memory.put_off = None;
         let marked = online::mark(desk, namespace).await;
         if marked != online::Marked::More {
             memory.pace.wrote(online::KEY, online::EVERY, Instant::now());
@@ -208,6 +230,7 @@ async fn attempt(desk: &Desk, namespace: &str, memory: &mut Memory) -> Pass {
     let intent = desk.intent(namespace);
     let basis = desk.cache.read(namespace, |space| space.map(Basis::of)).unwrap_or_default();
     let Some(snapshot) = observe::observe(desk, namespace, memory, terminating, policy, now) else {
+        memory.intent = intent;
         desk.metrics.activities.note(namespace, Vec::new());
         desk.bulletin.note(namespace, Default::default());
         return Pass::Done(held_back(memory));
@@ -230,6 +253,7 @@ async fn attempt(desk: &Desk, namespace: &str, memory: &mut Memory) -> Pass {
     memory.unconfirmed = false;
     match apply::apply(desk, namespace, memory, basis, plan, intent).await {
         Ok(()) => {
+            memory.intent = intent;
             let unconfirmed = memory.unconfirmed.then(|| now.checked_add(LISTEN).ok()).flatten();
             let marks = marks_due(memory);
             let due = [next, held_back(memory), listens, unconfirmed, marks];
@@ -429,4 +453,22 @@ fn forget_settled(memory: &mut Memory, snapshot: &Snapshot) {
     };
     memory.uncreated.retain(&is_open);
     memory.cannot_create.retain(|grant, _| is_open(grant));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn news_comes_before_the_question_who_is_in_contact_but_not_for_ever() {
+        let (mut memory, now) = (Memory::default(), Instant::now());
+        assert!(!memory.hurries(0, now), "nothing is new");
+        assert!(memory.hurries(1, now));
+        let soon = now + Duration::from_secs(1);
+        assert!(memory.hurries(1, soon), "no plan was carried out yet");
+        assert!(memory.hurries(2, soon));
+        assert!(!memory.hurries(3, now + PUT_OFF), "somebody may have come or gone");
+        memory.intent = 3;
+        assert!(!memory.hurries(3, soon));
+    }
 }

@@ -327,6 +327,15 @@ mod tests {
         PresenceBatch { gateway, session, number, complete: true, online, offline: Vec::new() }
     }
 
+    /// A person wants something else.
+    fn surgery(cache: &Cache) {
+        cache.apply::<wardring_api::UpdateHold>(stored(json!({
+            "apiVersion": "wardring.dev/v1alpha1", "kind": "UpdateHold",
+            "metadata": { "name": "surgery", "namespace": CLINIC, "resourceVersion": "9" },
+            "spec": { "kbs": ["KB5068787"], "reason": "Surgery." },
+        })));
+    }
+
     #[tokio::test]
     async fn a_device_that_flips_right_after_others_is_marked_a_moment_later() {
         let marked = Arc::new(Mutex::new(Vec::new()));
@@ -362,6 +371,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_people_want_comes_before_marks_which_follow_a_moment_later() {
+        let marked = Arc::new(Mutex::new(0));
+        let count = marked.clone();
+        let (client, _) = api_server(move |_, mut body| {
+            *count.lock().unwrap() += 1;
+            body["spec"] = json!({ "enrolmentId": "eid" });
+            (200, body)
+        });
+        let cache = known(&["ws-1"]);
+        let desk = desk(client, &cache);
+        let mut memory = Memory { fenced: true, ..Memory::default() };
+        desk.presence.hear(heard(0, &["ws-1"]));
+        surgery(&cache);
+
+        let Pass::Done(Some(due)) = pass(&desk, CLINIC, &mut memory).await else {
+            panic!("nobody would look again");
+        };
+        assert_eq!(*marked.lock().unwrap(), 0);
+        let left = due.duration_since(Timestamp::now());
+        assert!(left <= SignedDuration::from_secs(2), "{left:?}");
+        pass(&desk, CLINIC, &mut memory).await;
+        assert_eq!(*marked.lock().unwrap(), 1);
+    }
+
+    #[tokio::test]
     async fn a_site_that_comes_back_keeps_nobody_waiting_who_wants_something() {
         let names: Vec<String> = (0..100).map(|at| format!("ws-{at:03}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -369,11 +403,7 @@ mod tests {
         let (shared, count) = (cache.clone(), marked.clone());
         let (client, _) = api_server(move |_, _| {
             *count.lock().unwrap() += 1;
-            shared.apply::<wardring_api::UpdateHold>(stored(json!({
-                "apiVersion": "wardring.dev/v1alpha1", "kind": "UpdateHold",
-                "metadata": { "name": "surgery", "namespace": CLINIC, "resourceVersion": "9" },
-                "spec": { "kbs": ["KB5068787"], "reason": "Surgery." },
-            })));
+            surgery(&shared);
             refusal(500, "InternalError")
         });
         let desk = desk(client, &cache);
