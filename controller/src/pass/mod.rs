@@ -124,8 +124,8 @@ pub struct Memory {
     pace: pace::Pace,
     /// Counter of what people want, as the last plan knew it that was carried out.
     intent: u64,
-    /// Since when nobody was asked about who is in contact, because of news.
-    put_off: Option<Instant>,
+    /// Since when there are news that no such plan knew.
+    news_since: Option<Instant>,
 }
 
 impl Memory {
@@ -135,8 +135,13 @@ impl Memory {
         if intent == self.intent {
             return false;
         }
-        let since = *self.put_off.get_or_insert(now);
+        let since = *self.news_since.get_or_insert(now);
         now.saturating_duration_since(since) < PUT_OFF
+    }
+
+    /// Takes note of a plan that was carried out.
+    fn planned(&mut self, intent: u64) {
+        (self.intent, self.news_since) = (intent, None);
     }
 }
 
@@ -203,7 +208,6 @@ async fn attempt(desk: &Desk, namespace: &str, memory: &mut Memory) -> Pass {
     if is_due && memory.hurries(desk.intent(namespace), Instant::now()) {
         memory.pace.look_again(Instant::now() + online::EVERY);
     } else if is_due {
-        memory.put_off = None;
         let marked = online::mark(desk, namespace).await;
         if marked != online::Marked::More {
             memory.pace.wrote(online::KEY, online::EVERY, Instant::now());
@@ -230,7 +234,7 @@ async fn attempt(desk: &Desk, namespace: &str, memory: &mut Memory) -> Pass {
     let intent = desk.intent(namespace);
     let basis = desk.cache.read(namespace, |space| space.map(Basis::of)).unwrap_or_default();
     let Some(snapshot) = observe::observe(desk, namespace, memory, terminating, policy, now) else {
-        memory.intent = intent;
+        memory.planned(intent);
         desk.metrics.activities.note(namespace, Vec::new());
         desk.bulletin.note(namespace, Default::default());
         return Pass::Done(held_back(memory));
@@ -253,7 +257,7 @@ async fn attempt(desk: &Desk, namespace: &str, memory: &mut Memory) -> Pass {
     memory.unconfirmed = false;
     match apply::apply(desk, namespace, memory, basis, plan, intent).await {
         Ok(()) => {
-            memory.intent = intent;
+            memory.planned(intent);
             let unconfirmed = memory.unconfirmed.then(|| now.checked_add(LISTEN).ok()).flatten();
             let marks = marks_due(memory);
             let due = [next, held_back(memory), listens, unconfirmed, marks];
@@ -467,8 +471,14 @@ mod tests {
         let soon = now + Duration::from_secs(1);
         assert!(memory.hurries(1, soon), "no plan was carried out yet");
         assert!(memory.hurries(2, soon));
-        assert!(!memory.hurries(3, now + PUT_OFF), "somebody may have come or gone");
-        memory.intent = 3;
-        assert!(!memory.hurries(3, soon));
+        let late = now + PUT_OFF;
+        assert!(!memory.hurries(3, late), "somebody may have come or gone");
+        assert!(
+            !memory.hurries(4, late),
+            "no plan is carried out, and people still ask who is there"
+        );
+        memory.planned(4);
+        assert!(!memory.hurries(4, late));
+        assert!(memory.hurries(5, late));
     }
 }
