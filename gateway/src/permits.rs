@@ -40,10 +40,12 @@ use crate::{
     writes::{JobSlot, JobWish, WriteError, merged},
 };
 
-/// How long a request waits for its turn, and how long it may take from then on: together less than the 15 s
-/// after which an agent gives up, so that it learns why.
-const TURN: Duration = Duration::from_secs(8);
-const PATIENCE: Duration = Duration::from_secs(6);
+/// Less than the 15 s after which an agent gives up, so that it learns why. And more than the 10 s that it
+/// waits once it has ordered a restart: a gateway that does not get through is silent to it, which takes
+/// back nothing, where a refusal would.
+const PATIENCE: Duration = Duration::from_secs(12);
+/// A turn that comes later than this leaves no time to decide.
+const TURN: Duration = Duration::from_secs(11);
 /// Conflicts borne; each one means that somebody else changed the job meanwhile.
 const TRIES: usize = 5;
 /// EmergencyStops are of no namespace: one read serves all who ask at the same time.
@@ -65,11 +67,12 @@ pub async fn permit(
     }
     let seen = gateway.note(&speaker, &request.agent_run, request.highest_sequence);
     let desk = Desk { gateway: &gateway, speaker: &speaker, request: &request, seen };
+    let asked = time::Instant::now();
     // Held until the permit is recorded; nothing is read before.
-    let Ok(_turn) = time::timeout(TURN, gateway.permits.acquire()).await else {
+    let Ok(_turn) = time::timeout_at(asked + TURN, gateway.permits.acquire()).await else {
         return Ok(Json(desk.answer(undecided(CROWDED))));
     };
-    let verdict = match time::timeout(PATIENCE, desk.decide()).await {
+    let verdict = match time::timeout_at(asked + PATIENCE, desk.decide()).await {
         Ok(Ok(verdict)) => verdict,
         Ok(Err(error)) => {
             tracing::warn!(

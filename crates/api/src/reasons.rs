@@ -301,7 +301,7 @@ reasons! {
     NotGranted,
     /// The leader has not renewed its Lease lately.
     NoLeader,
-    /// The gateway could not read the API server.
+    /// The gateway could not read the API server, or not in time.
     ApiUnavailable,
     /// Another live agent asks with the same key.
     TwoAgents,

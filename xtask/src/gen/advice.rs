@@ -483,7 +483,7 @@ const PARTS: &[Part] = &[
             (NoLeader, "No controller leads; look at the controller's pods."),
             (
                 ApiUnavailable,
-                "The gateway cannot read the API server, or more devices ask at once than it gets through; the sentence says which. Look at both; where they are well, let fewer devices begin at once or add a gateway.",
+                "The gateway cannot read the API server, or more devices ask at once than it gets through; the sentence says which. Look at both; where they are well, let fewer devices begin at once.",
             ),
             (
                 TwoAgents,
