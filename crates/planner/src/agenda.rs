@@ -47,7 +47,7 @@ enum Obstacle<'a> {
     /// None of a list's windows concerns the device, or lets the action begin.
     Never(&'a [String]),
     /// The windows of a list are closed; the first to open, and when.
-    Shut(Option<(&'a WindowView, Timestamp)>, &'a [String]),
+    Shut(Option<(&'a WindowView, Opening)>, &'a [String]),
     /// A freeze, and its end.
     Frozen(&'a WindowView, Timestamp),
 }
@@ -129,7 +129,7 @@ impl<'a> Agenda<'a> {
         action: WindowAction,
         at: Timestamp,
     ) -> Result<Timestamp, Obstacle<'a>> {
-        let (mut until, mut next) = (None, None::<(&WindowView, Timestamp)>);
+        let (mut until, mut next) = (None, None::<(&WindowView, Opening)>);
         let mut concerned = false;
         for name in list {
             let named = self.windows.iter().find(|window| *window.name == **name);
@@ -153,9 +153,10 @@ impl<'a> Agenda<'a> {
                 }
                 opening = self.opening(window, now.close);
             }
-            let earlier = |opening: &Opening| next.is_none_or(|(_, known)| opening.open < known);
+            let earlier =
+                |opening: &Opening| next.is_none_or(|(_, known)| opening.open < known.open);
             if let Some(opening) = opening.filter(earlier) {
-                next = Some((window, opening.open));
+                next = Some((window, opening));
             }
         }
         match until {
@@ -179,11 +180,10 @@ impl<'a> Agenda<'a> {
         for _ in 0..STEPS {
             at = match self.at(action, at) {
                 Ok(_) => return Some(at),
-                Err(Obstacle::Shut(Some((_, next)), _) | Obstacle::Frozen(_, next))
-                    if next > at =>
-                {
-                    next
-                }
+                Err(
+                    Obstacle::Shut(Some((_, Opening { open: next, .. })), _)
+                    | Obstacle::Frozen(_, next),
+                ) if next > at => next,
                 Err(_) => return None,
             };
         }
@@ -285,8 +285,9 @@ impl<'a> Agenda<'a> {
                 format!("No window of {} opens within five years.", list.join(", ")),
                 None,
             ),
-            Obstacle::Shut(Some((window, open)), _) => {
-                let (open, until) = (whole_seconds(*open), next());
+            Obstacle::Shut(Some((window, opening)), _) => {
+                let (open, until) = (whole_seconds(opening.open), next());
+                let close = whole_seconds(opening.close);
                 let (reason, told) = match until {
                     Some(until) if until > open => (
                         Reason::OutsideWindow,
@@ -298,7 +299,10 @@ impl<'a> Agenda<'a> {
                         ", and something else is in the way then and ever after".to_owned(),
                     ),
                 };
-                let message = format!("MaintenanceWindow {} opens at {open}{told}.", window.name);
+                let message = format!(
+                    "MaintenanceWindow {} opens at {open} and closes at {close}{told}.",
+                    window.name
+                );
                 (reason, message, until)
             }
             Obstacle::Frozen(window, close) => {

@@ -74,16 +74,11 @@ fn what_waits_says_for_which_window_and_until_when() {
     assert_eq!(plan.next_evaluation, Some(opens));
     let (reason, message, until) = waiting(&world);
     assert_eq!(reason, "OutsideWindow");
-    assert!(
-        message.ends_with("MaintenanceWindow saturday opens at 2026-11-21T20:00:00Z."),
-        "{message}"
-    );
+    let sentence = "MaintenanceWindow saturday opens at 2026-11-21T20:00:00Z and closes at 2026-11-22T00:00:00Z.";
+    assert!(message.ends_with(sentence), "{message}");
     assert_eq!(until, Some(opens));
     let told = explained(&world);
-    assert_eq!(
-        told,
-        "test-1 does not start: MaintenanceWindow saturday opens at 2026-11-21T20:00:00Z."
-    );
+    assert_eq!(told, format!("test-1 does not start: {sentence}"));
     let status = world.status("november");
     assert!(conditions::is_true(&status.conditions, conditions::AWAITING_WINDOW));
     let window = world.windows["saturday"].status.clone().unwrap();

@@ -19,13 +19,14 @@ async fn a_stage_begins_when_its_window_opens_and_not_before() -> Result<()> {
     let (place, _fleet) = Place::open(shared().await?, "calendar", &plan).await?;
     let history = History::begin(&place.client, &place.namespace).await;
     let opens = (Timestamp::now() + SignedDuration::from_hours(1)).round(Unit::Second)?;
+    let closes = opens + SignedDuration::from_hours(1);
     place
         .create::<MaintenanceWindow>(json!({
             "apiVersion": "wardring.dev/v1alpha1", "kind": "MaintenanceWindow",
             "metadata": { "name": "tonight" },
             "spec": {
                 "type": "Allow",
-                "schedule": { "once": { "from": opens, "until": opens + SignedDuration::from_hours(1) } },
+                "schedule": { "once": { "from": opens, "until": closes } },
             },
         }))
         .await?;
@@ -34,7 +35,8 @@ async fn a_stage_begins_when_its_window_opens_and_not_before() -> Result<()> {
     place
         .until::<PatchRollout>(SHORT, "november", "to say which window it waits for", |rollout| {
             let Some(status) = &rollout.status else { return false };
-            let sentence = format!("MaintenanceWindow tonight opens at {opens}.");
+            let sentence =
+                format!("MaintenanceWindow tonight opens at {opens} and closes at {closes}.");
             let told = status.waiting_for.iter().any(|waiting| {
                 waiting.reason == Reason::OutsideWindow.as_str()
                     && waiting.message.ends_with(&sentence)
