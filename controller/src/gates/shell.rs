@@ -235,17 +235,20 @@ mod tests {
         time::{Duration, Instant},
     };
 
-    use serde_json::json;
+    use serde_json::{Value, json};
     use tokio::sync::Semaphore;
-    use wardring_api::{Gate, GateStatus};
+    use wardring_api::{Gate, GateProviderSpec, GateProviderType, GateStatus, PatchRolloutSlice};
     use wardring_harness::{
         https::{self, HttpsServer, Step},
         wait_until,
     };
-    use wardring_planner::{Population, RolloutRef};
+    use wardring_planner::{Population, RolloutRef, SliceView};
 
     use super::*;
-    use crate::gates::provider::{Provider, tests::spec_at};
+    use crate::{
+        cache::SlimDevice,
+        gates::provider::{Provider, tests::spec_at},
+    };
 
     const SOON: Duration = Duration::from_secs(20);
 
@@ -256,15 +259,25 @@ mod tests {
         gates.registry.know(BTreeMap::from([(name.to_owned(), Arc::new(provider))]));
     }
 
+    /// The same of this kind, called `tests`.
+    fn provide_as(gates: &Gates, kind: GateProviderType, server: &HttpsServer) {
+        let spec = GateProviderSpec { kind, ..spec_at(server) };
+        let provider = Provider::new(&spec, None, Arc::new(Semaphore::new(1))).unwrap();
+        gates.registry.know(BTreeMap::from([("tests".to_owned(), Arc::new(provider))]));
+    }
+
     fn order(name: &str, provider: &str) -> MeasureOrder {
-        let at = "2026-11-21T02:00:00Z".parse().unwrap();
-        let gate: Gate = serde_json::from_value(json!({
+        order_of(json!({
             "name": name, "type": "Prometheus", "successCondition": "result < 5.0",
             "prometheus": { "provider": provider, "query": "errors" },
         }))
-        .unwrap();
+    }
+
+    fn order_of(gate: Value) -> MeasureOrder {
+        let at = "2026-11-21T02:00:00Z".parse().unwrap();
+        let gate: Gate = serde_json::from_value(gate).unwrap();
         let status: GateStatus = serde_json::from_value(json!({
-            "name": name, "phase": "During", "state": "Waiting", "since": at, "startedAt": at,
+            "name": gate.name, "phase": "During", "state": "Waiting", "since": at, "startedAt": at,
             "definition": "d",
         }))
         .unwrap();
@@ -330,6 +343,108 @@ mod tests {
         assert_eq!(gates.news("clinic"), 1);
         assert_eq!(gates.cache.take_dirty(), BTreeSet::from(["clinic".to_owned()]));
         gates.stop();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_a_webhook_says_is_what_its_gate_measures() {
+        let limit = Some("result < 5.0");
+        for (answer, condition, result) in [
+            (json!({ "state": "pass" }), None, GateResult::Pass),
+            (json!({ "state": "fail" }), None, GateResult::Fail),
+            (json!({ "state": "wait" }), None, GateResult::Inconclusive),
+            (json!({ "state": "pass", "value": 4 }), limit, GateResult::Pass),
+            (json!({ "state": "pass", "value": 7 }), limit, GateResult::Fail),
+            (json!({ "state": "fail", "value": 4 }), limit, GateResult::Fail),
+            (json!({ "state": "wait", "value": 4 }), limit, GateResult::Inconclusive),
+            (json!({ "state": "fine" }), None, GateResult::Error),
+        ] {
+            let told = answer.clone();
+            let server = HttpsServer::start(move |_| https::json(&told)).await.unwrap();
+            let gates = fresh();
+            provide_as(&gates, GateProviderType::Webhook, &server);
+            let gate = json!({
+                "name": "smoke-test", "type": "Webhook", "webhook": { "provider": "tests" },
+                "successCondition": condition,
+            });
+            gates.follow("clinic", &[order_of(gate)]);
+            let measurement = measured(&gates, "smoke-test").await;
+            assert_eq!(measurement.result, result, "{answer} {condition:?}: {measurement:?}");
+        }
+    }
+
+    /// A stage of two devices, of which only the first has reported its name; and one that is not in it.
+    fn pilot(gates: &Gates) -> Population {
+        for (name, hostname) in [("web-1", "ERP1"), ("other", "LAB7")] {
+            let device = json!({
+                "apiVersion": "wardring.dev/v1alpha1", "kind": "Device",
+                "metadata": { "name": name, "namespace": "clinic", "uid": name, "resourceVersion": "3" },
+                "spec": {}, "status": { "identity": { "hostname": hostname } },
+            });
+            gates.cache.apply::<SlimDevice>(serde_json::from_value(device).unwrap());
+        }
+        let slice: PatchRolloutSlice = serde_json::from_value(json!({
+            "apiVersion": "wardring.dev/v1alpha1", "kind": "PatchRolloutSlice",
+            "metadata": { "name": "november-1", "namespace": "clinic" },
+            "spec": {
+                "rollout": "november", "rolloutUid": "u-1", "stage": "pilot", "index": 0, "of": 1,
+                "freezeId": "f-1", "lines": ["web-1 0 Pending", "web-2 0 Pending"],
+            },
+        }))
+        .unwrap();
+        let slices = Arc::new(vec![Arc::new(SliceView::new(&slice))]);
+        Population { slices, counts: Default::default() }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn tickets_are_asked_for_by_the_names_that_the_stages_devices_report() {
+        let server =
+            HttpsServer::start(|_| https::json(&json!({ "counts": [0, 0] }))).await.unwrap();
+        let gates = fresh();
+        provide_as(&gates, GateProviderType::Tickets, &server);
+        let gate = json!({
+            "name": "tickets", "type": "Tickets", "tickets": { "provider": "tests" },
+            "successCondition": "result < 5.0",
+        });
+        gates.follow("clinic", &[MeasureOrder { population: pilot(&gates), ..order_of(gate) }]);
+
+        assert_eq!(measured(&gates, "tickets").await.result, GateResult::Pass);
+        let asked: Value = serde_json::from_slice(&server.received()[0].body).unwrap();
+        let expected = json!([
+            { "name": "web-1", "aliases": ["erp1"] },
+            { "name": "web-2", "aliases": [] },
+        ]);
+        assert_eq!(asked["devices"], expected);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn alerts_count_under_the_names_that_the_stages_devices_report() {
+        for (instance, result) in [
+            ("ERP1.clinic.example:9182", GateResult::Fail),
+            ("web-2:9182", GateResult::Fail),
+            ("LAB7.clinic.example:9182", GateResult::Pass),
+        ] {
+            let server = HttpsServer::start(move |asked| {
+                let new = json!({
+                    "labels": { "alertname": "Down", "instance": instance }, "annotations": {},
+                    "startsAt": "2026-11-21T02:30:00Z", "endsAt": "2026-11-21T04:00:00Z",
+                    "updatedAt": "2026-11-21T02:30:00Z", "fingerprint": "f-1", "receivers": [],
+                    "status": { "state": "active", "silencedBy": [], "inhibitedBy": [] },
+                });
+                let explains = asked.target.contains("WardringRebootExpected");
+                https::json(&if explains { json!([]) } else { json!([new]) })
+            })
+            .await
+            .unwrap();
+            let gates = fresh();
+            provide_as(&gates, GateProviderType::Alertmanager, &server);
+            let gate = json!({
+                "name": "alerts", "type": "Alertmanager", "alertmanager": { "provider": "tests" },
+                "successCondition": "result < 1.0",
+            });
+            gates.follow("clinic", &[MeasureOrder { population: pilot(&gates), ..order_of(gate) }]);
+            let measurement = measured(&gates, "alerts").await;
+            assert_eq!(measurement.result, result, "{instance}: {measurement:?}");
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -98,6 +98,23 @@ fn a_model_whose_devices_fail_each_in_its_own_way_is_named() {
 }
 
 #[test]
+fn a_build_whose_devices_fail_each_in_its_own_way_is_named() {
+    let bad = [Script::ServiceDown, Script::InstallFails, Script::Reverted, Script::Good];
+    let ends: Vec<_> = bad.into_iter().chain([Script::Good; 4]).map(|end| (end, "any")).collect();
+    let mut world = world(&ends);
+    for number in 0..ends.len() {
+        let row = world.devices.get_mut(&format!("ward-{number:02}")).unwrap();
+        // What follows the dot is the last update's.
+        let family = if number < bad.len() { 20_348 } else { 26_100 };
+        row.build = Some(format!("{family}.{}", 2_000 + number).into());
+    }
+    run(&mut world, 60);
+    let (reason, message) = halt(&world).expect("it halted");
+    assert_eq!(reason, "CorrelatedFailure");
+    assert!(message.contains("build 20348 on 3 of 4 tried, and 0 of 4 others"), "{message}");
+}
+
+#[test]
 fn a_model_that_fails_no_more_than_others_is_not_to_blame() {
     let mut ends = vec![(Script::ServiceDown, "R640"), (Script::InstallFails, "R640")];
     ends.extend([(Script::Reverted, "R640"), (Script::Good, "R640"), (Script::Good, "R640")]);

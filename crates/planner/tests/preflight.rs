@@ -119,6 +119,27 @@ fn what_no_agent_takes_back_is_held_by_its_kind_where_that_is_asked_for() {
     }
 }
 
+#[test]
+fn an_update_that_is_marked_as_irreversible_is_held_where_that_is_asked_for() {
+    use wardring_api::Reversible::{Expected, No, Unknown};
+    for (reversible, rule, is_held) in
+        [(No, true, true), (Unknown, true, false), (Expected, true, false), (No, false, false)]
+    {
+        let mut world = World::new();
+        world.group("test");
+        world.device("test-1", "test", SERVER);
+        world.updates[0].reversible = reversible;
+        let preflight = format!("{ONE_STAGE}\npreflight: {{requireReversible: {rule}}}");
+        world.rollout("november", &preflight);
+        world.settle();
+        let state = if is_held { LineState::Pending } else { LineState::Granted };
+        assert_eq!(world.state("november", "test-1"), Some(state), "{reversible:?} {rule}");
+        if is_held {
+            assert_eq!(world.status("november").waiting_for[0].reason, "NotReversible");
+        }
+    }
+}
+
 fn pause() -> Option<Box<Hold>> {
     Some(Box::new(Hold { reason: "disk swap".to_owned(), until: None }))
 }
@@ -202,6 +223,40 @@ fn what_a_device_finds_on_the_spot_is_told_and_asked_less_and_less_often() {
     }
     // With the usual pause of ten minutes it would have been asked every time.
     assert!((5..=9).contains(&grants), "{grants}");
+}
+
+#[test]
+fn a_device_that_somebody_else_patches_is_held_in_an_exclusive_group() {
+    use PatchAuthority::{Exclusive, Shared};
+    for (authority, others, is_held) in
+        [(Exclusive, true, true), (Exclusive, false, false), (Shared, true, false)]
+    {
+        let mut world = world("", |row| row.other_patch_sources = others);
+        world.groups.get_mut("test").unwrap().spec.patch_authority = authority;
+        world.settle();
+        let state = if is_held { LineState::Pending } else { LineState::Granted };
+        assert_eq!(world.state("november", "test-1"), Some(state), "{authority:?} {others}");
+        if is_held {
+            assert_eq!(world.status("november").waiting_for[0].reason, "PatchAuthority");
+            world.devices.get_mut("test-1").unwrap().other_patch_sources = false;
+            world.settle();
+            assert_eq!(world.state("november", "test-1"), Some(LineState::Granted));
+        }
+    }
+}
+
+#[test]
+fn a_device_that_names_another_source_of_updates_counts_as_patched_by_somebody_else() {
+    let device = |sources: &[&str]| -> wardring_api::Device {
+        serde_json::from_value(serde_json::json!({
+            "apiVersion": "wardring.dev/v1alpha1", "kind": "Device",
+            "metadata": { "name": "test-1" }, "spec": {},
+            "status": { "otherPatchSources": sources },
+        }))
+        .unwrap()
+    };
+    assert!(DeviceRow::new(&device(&["ConfigMgr"])).other_patch_sources);
+    assert!(!DeviceRow::new(&device(&[])).other_patch_sources);
 }
 
 #[test]

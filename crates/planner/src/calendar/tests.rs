@@ -187,6 +187,38 @@ fn days_after_patch_tuesday_cross_months_and_years() {
     );
 }
 
+/// November 2026 begins on a Sunday.
+#[test]
+fn the_nth_weekday_of_a_month_is_that_of_the_calendar() {
+    for (week, day, expected) in [
+        ("First", "Sunday", "11-01"),
+        ("First", "Monday", "11-02"),
+        ("Second", "Wednesday", "11-11"),
+        ("Second", "Friday", "11-13"),
+        ("Third", "Tuesday", "11-17"),
+        ("Third", "Thursday", "11-19"),
+        ("Fourth", "Saturday", "11-28"),
+        ("Fourth", "Sunday", "11-22"),
+        ("Last", "Sunday", "11-29"),
+        ("Last", "Monday", "11-30"),
+        ("Last", "Tuesday", "11-24"),
+    ] {
+        let rule = format!("monthly: {{week: {week}, day: {day}, at: '22:00'}}");
+        let told = openings(&rule, "1h", "UTC", "2026-11-01T00:00:00Z", 1);
+        let expected = format!("{expected} 22:00+00 to {expected} 23:00+00");
+        assert_eq!(told, [expected], "{week} {day}");
+    }
+    let third = "monthly: {week: Third, day: Saturday, at: '22:00'}";
+    assert_eq!(
+        openings(third, "1h", "UTC", "2026-11-22T00:00:00Z", 3),
+        [
+            "12-19 22:00+00 to 12-19 23:00+00",
+            "01-16 22:00+00 to 01-16 23:00+00",
+            "02-20 22:00+00 to 02-20 23:00+00",
+        ]
+    );
+}
+
 #[test]
 fn leap_days_and_fifth_weekdays_open_when_there_is_one_and_never_otherwise() {
     let leap = openings("cron: 0 22 29 2 *", "1h", "UTC", "2026-11-20T00:00:00Z", 1);
