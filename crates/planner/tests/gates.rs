@@ -187,6 +187,10 @@ fn nothing_starts_before_its_gate_and_the_device_says_why() {
         plan.rollouts[0].stages[0].decisions,
         [Decision::Hold(Reason::GateFailed), Decision::Hold(Reason::GateFailed)]
     );
+    let shown = gate(&world);
+    assert_eq!(shown.value.as_deref(), Some("0.3"));
+    assert_eq!(shown.threshold.as_deref(), Some("result < 0.05"));
+    assert_eq!(shown.since, world.now, "it failed at once");
     let told = gate(&world).message.unwrap();
     assert!(told.contains("0.3") && told.contains("result < 0.05"), "{told}");
     let status = world.status("november");
@@ -194,6 +198,11 @@ fn nothing_starts_before_its_gate_and_the_device_says_why() {
     assert_eq!(status.waiting_for[0].message, told);
     assert_eq!(status.waiting_for[0].until, gate(&world).next);
     assert_eq!(explained(&world), format!("test-1 does not start: {told}"));
+    let failed_at = world.now;
+    for _ in 0..10 {
+        world.minute(|_| {});
+    }
+    assert_eq!(gate(&world).since, failed_at, "it fails as it did");
 }
 
 #[test]
