@@ -46,7 +46,7 @@ enum Obstacle<'a> {
     Unknown(&'a WindowView, Reason),
     /// None of a list's windows concerns the device, or lets the action begin.
     Never(&'a [String]),
-    /// The windows of a list are closed; the first to open, and when.
+    /// The windows of a list are closed; the first to open, and from when to when.
     Shut(Option<(&'a WindowView, Opening)>, &'a [String]),
     /// A freeze, and its end.
     Frozen(&'a WindowView, Timestamp),
